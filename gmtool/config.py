@@ -1,0 +1,142 @@
+"""Everything a training run depends on, as nested frozen dataclasses. `settings.py` fills and writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "toy"]
+LayoutName = Literal["voc", "folder"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are, and how a batch is drawn from them."""
+
+    root: Path
+    """Folder of the data set."""
+    layout: LayoutName = "voc"
+    """How images and masks lie in it: `voc` or `folder`."""
+    classes: str = "voc"
+    """`voc`, `cityscapes`, `context`, or a `classes.json` file."""
+    labeled: Path | None = None
+    """Split list of the labeled images; without it the layout's whole training set is labeled."""
+    unlabeled: Path | None = None
+    """Split list of the unlabeled images; without it the rest of the training set."""
+    val: Path | None = None
+    """Split list of the validation images; without it the layout's own validation set."""
+    mask_dir: str = "SegmentationClass"
+    """Folder of the masks in layout `voc`."""
+    mask_values: Literal["index", "raw"] = "index"
+    """Whether mask files hold class indices (trainIds) or the class set's raw ids (labelIds)."""
+    crop_px: Annotated[int, Ge(8)] = 321
+    """Height and width of a training crop, pixels."""
+    scale_min: Annotated[float, Gt(0)] = 0.5
+    """Smallest random scale."""
+    scale_max: Annotated[float, Gt(0)] = 2.0
+    """Largest random scale."""
+    rotation_deg: Annotated[float, Ge(0), Le(180)] = 10.0
+    """Largest random rotation to either side, degrees."""
+    flip: bool = True
+    """Mirror half of the crops, left to right."""
+    labeled_batch: Annotated[int, Ge(2)] = 6
+    """Labeled images a step; at least 2, since batch statistics of one pooled value do not exist."""
+    unlabeled_batch: Annotated[int, Ge(2)] = 6
+    """Unlabeled images a step."""
+    workers: Annotated[int, Ge(0)] = 4
+    """Processes that decode and augment; 0 does it in the training process."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network (METHOD: encoder, pyramid pooling, two MITrans modules, image classifier)."""
+
+    encoder: EncoderName = "resnet50"
+    """A ResNet of torchvision, or `toy`: four narrow stages for tests and the demo."""
+    encoder_weights: str = "imagenet"
+    """`imagenet` (torchvision's, downloaded once), `none`, or a .safetensors or .pth file."""
+    output_stride: Literal[8, 16] = 8
+    """Input size over the size of the encoder's last features."""
+    decoder_channels: Annotated[int, Ge(16)] = 512
+    """Channels after pyramid pooling; the upsampling stages have a quarter and an eighth of them."""
+    non_local_1: bool = True
+    """Non-local block in the first MITrans module (off: the paper's "without MITrans")."""
+    non_local_2: bool = False
+    """Non-local block in the second MITrans module, at twice the resolution: four times the positions."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What a training step computes. Equations are those of the GuidedMix-Net paper."""
+
+    name: Literal["guidedmix", "supervised"] = "guidedmix"
+    """`supervised` uses the labeled images alone."""
+    pairing: Literal["similar", "random"] = "similar"
+    """Partner of an image: nearest by pooled encoder features (Eq. 3), or drawn at random."""
+    lambda_bound: Annotated[float, Gt(0), Le(0.5)] = 0.5
+    """The mixing coefficient is redrawn until below this."""
+    decoupling: Literal["soft", "hard"] = "soft"
+    """Subtract the labeled prediction times lambda (Eq. 8), or whole (Eq. 7)."""
+    normalize: bool = False
+    """Divide the softly decoupled mask by 1 - lambda, so that it sums to one again."""
+    detach: Literal["pseudo", "direct", "none"] = "pseudo"
+    """Which side of the unlabeled loss (Eq. 10) is a constant: the decoupled pseudo mask, the direct
+    prediction, or neither."""
+    classification: bool = True
+    """Loss of the image classifier on the labeled images."""
+    labeled_decoupling: bool = True
+    """Loss of mixed labeled pairs (Eq. 12)."""
+    omega_max: Annotated[float, Ge(0)] = 30.0
+    """Final weight of the unlabeled loss, for means over batch, classes and pixels."""
+    warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.05
+    """Share of the iterations that use labeled images alone."""
+    ramp_fraction: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Share of the iterations after warm-up over which the weight rises to `omega_max`."""
+    batch_norm: Literal["separate", "joint"] = "separate"
+    """Labeled and unlabeled images in forwards of their own, or in one with shared batch statistics."""
+    mixed_statistics: bool = False
+    """Whether mixed images update the running statistics of batch normalisation."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Stochastic gradient descent with a polynomial schedule."""
+
+    iterations: Annotated[int, Ge(1)] = 40_000
+    """Optimiser steps."""
+    lr: Annotated[float, Gt(0)] = 1e-3
+    """Learning rate of the encoder at the start."""
+    head_lr_multiplier: Annotated[float, Gt(0)] = 10.0
+    """Learning rate of everything but the encoder, as a multiple of `lr`."""
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    poly_power: Annotated[float, Gt(0)] = 0.9
+    """lr(i) = lr (1 - i / iterations) ** poly_power."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The machine, the seed, and how often a run looks at itself."""
+
+    seed: Annotated[int, Ge(0)] = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Lightning Fabric's name; `auto` takes bf16-mixed where the device computes it natively."""
+    log_every: Annotated[int, Ge(1)] = 10
+    """Optimiser steps between two log events."""
+    validations: Annotated[int, Ge(1)] = 10
+    """Validations in a run, evenly spaced; the last follows the last step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run. `config.toml` in the run folder holds it before the first step."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)

@@ -1,0 +1,64 @@
+"""Errors that a user can cause: one line that says where, what was got, what was expected, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+
+class GmtoolError(Exception):
+    """An expected failure. The command line prints its message as one line and exits with 1."""
+
+
+class ConfigError(GmtoolError):
+    """A setting that does not exist, has a wrong value or contradicts another."""
+
+
+class DataError(GmtoolError):
+    """An image, a mask, a list or a data set folder that cannot be used."""
+
+
+class CheckpointError(GmtoolError):
+    """Weights that are missing, damaged or made for another network."""
+
+
+class ArtifactError(GmtoolError):
+    """An exported model that is damaged, foreign or not what it says it is."""
+
+
+class ParityError(GmtoolError):
+    """An exported model that does not give the masks of the network it came from."""
+
+
+class BackendError(GmtoolError):
+    """A runtime that is not there, or did not give what was asked of it."""
+
+
+class MissingExtraError(GmtoolError):
+    """A command whose optional packages are not installed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean X?"` for the closest known word, else `"; known: A, B, C"`."""
+    names = list(known)
+    close = get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
+
+
+@contextmanager
+def needs_extra(extra: str, doing: str) -> Iterator[None]:
+    """Turn a failed import into the line that says what to install.
+
+    Args:
+        extra: Name of the extra that brings the packages.
+        doing: What the user was about to do, for example "exporting".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == "gmtool":
+            raise
+        raise MissingExtraError(
+            f'{doing} needs {error.name}, which is not installed: pip install "gmtool[{extra}]"'
+        ) from error

@@ -1,0 +1,84 @@
+"""Writing a file so that its name never points at half of it, and naming a file by its content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY_SUFFIX = ".gmtool-tmp"
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under `path` whole, or not at all.
+
+    Temporary file in the same folder, write, flush, fsync, `os.replace`, fsync of the folder. The mode of
+    a file that is replaced is kept. An exception inside the block leaves the old file as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) under `path`, whole or not at all."""
+    with open_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_path_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let a library that only takes a path write a file that appears under `path` whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def sweep_leftovers(folder: Path) -> list[Path]:
+    """Delete temporary files that a killed process left in `folder`; return what was deleted."""
+    leftovers = sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return leftovers
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_lines(lines: list[str]) -> str:
+    """Return the SHA-256 of a list of strings, one a line, as 64 hexadecimal digits."""
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # a folder cannot be opened for syncing elsewhere
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

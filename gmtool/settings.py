@@ -1,0 +1,134 @@
+"""From a preset, a TOML file, `--set` and flags to one checked `TrainConfig`, and back to TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from gmtool.config import TrainConfig
+from gmtool.errors import ConfigError, did_you_mean
+
+Settings = Mapping[str, Any]
+"""Settings by dotted name: `{"optim.lr": 0.001}`."""
+
+
+def build_config(*layers: Settings) -> TrainConfig:
+    """Return the configuration that results from layers of settings, the later ones over the earlier.
+
+    Raises:
+        ConfigError: A name does not exist, a value has the wrong type or range, or two contradict.
+    """
+    tree: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            section, key = _known_name(name)
+            tree.setdefault(section, {})[key] = value
+    if "root" not in tree.get("data", {}):
+        raise ConfigError("no data set folder: give --data DIR")
+    try:
+        config = TypeAdapter(TrainConfig).validate_python(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from error
+    _check_combinations(config)
+    return config
+
+
+def parse_assignments(assignments: Sequence[str]) -> Settings:
+    """Read `--set` arguments such as `optim.lr=1e-3`; values are TOML, or else plain text.
+
+    Raises:
+        ConfigError: An argument has no `=`.
+    """
+    settings = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: expected name=value, for example optim.lr=1e-3")
+        settings[name.strip()] = _toml_value(value.strip())
+    return settings
+
+
+def load_toml(path: Path) -> Settings:
+    """Read settings from a TOML file with one table a section.
+
+    Raises:
+        ConfigError: The file is missing, not TOML, or has a value outside a table.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path}: not TOML: {error}") from error
+    settings = {}
+    for section, table in tree.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"configuration {path}: {section} must stand in a table, such as [optim]")
+        settings.update({f"{section}.{key}": value for key, value in table.items()})
+    return settings
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read the `config.toml` of a run folder."""
+    return build_config(load_toml(path))
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Return the configuration as TOML; settings that are None are left out."""
+    tree = {
+        section: {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in table.items()
+            if value is not None
+        }
+        for section, table in asdict(config).items()
+    }
+    return tomli_w.dumps(tree)
+
+
+def _known_name(name: str) -> tuple[str, str]:
+    known = [
+        f"{section}.{item.name}"
+        for section, hint in get_type_hints(TrainConfig).items()
+        if is_dataclass(hint)
+        for item in fields(hint)
+    ]
+    if name not in known:
+        raise ConfigError(f"unknown setting {name}{did_you_mean(name, known)}")
+    section, _, key = name.partition(".")
+    return section, key
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"] if part != "function-after")
+    message = first["msg"].replace("Input should be", "expected")
+    return f"setting {name}: got {first['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _check_combinations(config: TrainConfig) -> None:
+    if config.method.normalize and config.method.decoupling == "hard":
+        raise ConfigError(
+            "method.normalize=true only applies to method.decoupling=soft: the hard mask does not sum to 1-lambda"
+        )
+    if config.data.scale_min > config.data.scale_max:
+        raise ConfigError(
+            f"data.scale_min {config.data.scale_min} is above data.scale_max {config.data.scale_max}"
+        )
+    if config.run.precision == "16-mixed" and config.run.device in ("cpu", "mps"):
+        raise ConfigError(
+            f"run.precision=16-mixed needs a CUDA device; on {config.run.device} take bf16-mixed or 32-true"
+        )

@@ -1,0 +1,95 @@
+"""What an exported model must know about itself so that nobody has to guess."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from gmtool.classes import ClassSet
+from gmtool.errors import ArtifactError, DataError
+
+FORMAT_VERSION = 1
+
+Precision = Literal["fp32"]
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What a client feeds. Normalisation and padding are in the graph."""
+
+    name: str = "image"
+    dtype: str = "uint8"
+    layout: str = "NHWC"
+    color: str = "RGB"
+    min_size_px: int = 1
+    """Smallest height and width."""
+
+
+@dataclass(frozen=True)
+class ModelProvenance:
+    """Where the weights came from."""
+
+    run: str
+    """Name of the run folder."""
+    iteration: int
+    """Optimiser steps behind these weights."""
+    miou: float | None
+    """Validation mIoU in [0, 1] that training measured for them."""
+    weights_sha256: str
+    """Hash of the checkpoint's weights file."""
+    gmtool_version: str
+    torch_version: str
+    created: str
+    """When the model was exported, ISO 8601, UTC."""
+
+
+@dataclass(frozen=True)
+class ArtifactSpec:
+    """The contract of one exported model. The same record lies in an ONNX file and beside a TensorRT plan."""
+
+    classes: ClassSet
+    precision: Precision
+    encoder: str
+    output_stride: int
+    outputs: tuple[str, ...]
+    """Names of the graph's outputs; `mask` is uint8 [N, H, W] of class indices."""
+    provenance: ModelProvenance
+    input: InputContract = InputContract()
+    opset: int = 18
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Return the spec as a JSON object."""
+        return json.dumps(asdict(self) | {"classes": self.classes.to_dict()})
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> ArtifactSpec:
+        """Read a spec.
+
+        Raises:
+            ArtifactError: Not a spec, or written by a newer gmtool.
+        """
+        try:
+            value: dict[str, Any] = json.loads(text)
+            version = int(value["format_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{where}: its description is damaged: {error!r}") from error
+        if version > FORMAT_VERSION:
+            raise ArtifactError(
+                f"{where} has description format {version}; this gmtool reads up to {FORMAT_VERSION}: update it"
+            )
+        try:
+            return cls(
+                classes=ClassSet.from_dict(value["classes"], where=where),
+                precision=value["precision"],
+                encoder=value["encoder"],
+                output_stride=value["output_stride"],
+                outputs=tuple(value["outputs"]),
+                provenance=ModelProvenance(**value["provenance"]),
+                input=InputContract(**value["input"]),
+                opset=value["opset"],
+                format_version=version,
+            )
+        except (KeyError, TypeError, DataError) as error:
+            raise ArtifactError(f"{where}: its description is damaged: {error!r}") from error
