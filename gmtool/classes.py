@@ -92,9 +92,7 @@ class ClassSet:
         try:
             return cls(
                 names=names,
-                palette=tuple(
-                    _as_color(color) for color in value.get("palette") or voc_palette(len(names))
-                ),
+                palette=tuple(_as_color(color) for color in value.get("palette") or voc_palette(len(names))),
                 raw_ids=tuple(int(raw_id) for raw_id in value.get("raw_ids") or range(len(names))),
                 ignore_index=int(value.get("ignore_index", 255)),
                 background=None if background is None else names.index(background),

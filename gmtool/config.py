@@ -10,6 +10,8 @@ from annotated_types import Ge, Gt, Le, Lt
 
 EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "toy"]
 LayoutName = Literal["voc", "folder"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ class RunConfig:
     """The machine, the seed, and how often a run looks at itself."""
 
     seed: Annotated[int, Ge(0)] = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
     """Lightning Fabric's name; `auto` takes bf16-mixed where the device computes it natively."""
     log_every: Annotated[int, Ge(1)] = 10
     """Optimiser steps between two log events."""

@@ -20,9 +20,7 @@ def check_masks(samples: Sequence[Sample], classes: ClassSet, *, values: MaskVal
     """
     with ThreadPoolExecutor() as pool:  # decoding PNG releases the interpreter lock
         problems = [
-            problem
-            for problem in pool.map(lambda sample: _problem(sample, classes, values), samples)
-            if problem
+            problem for problem in pool.map(lambda sample: _problem(sample, classes, values), samples) if problem
         ]
     if problems:
         more = f" (and {len(problems) - 1} more such files)" if len(problems) > 1 else ""

@@ -57,7 +57,7 @@ def needs_extra(extra: str, doing: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] == "gmtool":
+        if error.name and error.name.startswith("gmtool"):  # a bug of ours, not a missing extra
             raise
         raise MissingExtraError(
             f'{doing} needs {error.name}, which is not installed: pip install "gmtool[{extra}]"'

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageOps,
+    TiffImagePlugin,  # noqa: F401  registers its format; Pillow's own lazy way is not safe in threads
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 from gmtool.errors import DataError
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
 """Larger images are refused before they are decoded (a small file can claim to hold gigabytes)."""
 

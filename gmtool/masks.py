@@ -36,7 +36,8 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
     """
     labels = _read_labels(path)
     if values == "raw":
-        return _index_of_raw_id(classes)[np.minimum(labels, 255)]
+        indices: UInt8Array = _index_of_raw_id(classes)[np.minimum(labels, 255)]
+        return indices
     valid = labels < len(classes)
     valid |= labels == classes.ignore_index
     if not valid.all():
@@ -70,7 +71,7 @@ def _read_labels(path: Path) -> npt.NDArray[np.integer]:
             "is it a colour-coded mask?"
         )
     try:
-        labels = np.asarray(image)
+        labels = np.array(image)
     except Exception as error:  # Pillow's plugins raise a dozen types for damaged files
         raise DataError(f"{path}: damaged mask: {error}") from error
     return labels.astype(np.uint8) if labels.dtype == bool else labels

@@ -65,7 +65,8 @@ def pixel_accuracy(matrix: Int64Array) -> float:
 def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Float64Array:
     whole = np.asarray(whole, dtype=np.float64)
     empty = np.full_like(whole, np.nan)
-    return np.divide(part, whole, out=empty, where=whole > 0)
+    ratio: Float64Array = np.divide(part, whole, out=empty, where=whole > 0)
+    return ratio
 
 
 def _size(mask: UInt8Array) -> str:

@@ -18,9 +18,7 @@ from gmtool.images import UInt8Array
 from gmtool.masks import write_mask
 
 NAMES = ("background", "disc", "square", "triangle", "star", "ring")
-CLASSES = ClassSet(
-    names=NAMES, palette=voc_palette(len(NAMES)), raw_ids=tuple(range(len(NAMES))), background=0
-)
+CLASSES = ClassSet(names=NAMES, palette=voc_palette(len(NAMES)), raw_ids=tuple(range(len(NAMES))), background=0)
 HUES = (0.30, 0.02, 0.60, 0.13, 0.80, 0.48)
 """Mean hue of each class; they spread enough to overlap, so that texture and shape matter too."""
 

@@ -1,0 +1,1 @@
+"""torch modules that training and export share."""

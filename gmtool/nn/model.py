@@ -1,0 +1,82 @@
+"""The whole network: encoder, pyramid pooling, two MITrans modules, pixel and image classifiers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gmtool.config import ModelConfig
+from gmtool.nn.encoder import Encoder
+from gmtool.nn.mitrans import MITrans, NonLocal
+from gmtool.nn.psp import PyramidPooling
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Output(NamedTuple):
+    """What one forward pass gives."""
+
+    logits: Tensor
+    """(B, C, H, W): class scores at the input's size, before softmax."""
+    image_logits: Tensor
+    """(B, number of foreground classes): scores of "occurs in the image", before the sigmoid."""
+    embedding: Tensor
+    """(B, D): the encoder's last features averaged over the image, for matching."""
+
+
+class GuidedMixNet(nn.Module):
+    """One encoder and one decoder, used for labeled, unlabeled and mixed images alike.
+
+    Args:
+        config: Encoder, output stride, widths, and which MITrans modules have a non-local block.
+        num_classes: Classes of the pixel classifier.
+        num_foreground: Classes of the image classifier (used in training only).
+    """
+
+    def __init__(self, config: ModelConfig, *, num_classes: int, num_foreground: int) -> None:
+        super().__init__()
+        channels = config.decoder_channels
+        self.output_stride = config.output_stride
+        self.encoder = Encoder(config.encoder, output_stride=config.output_stride)
+        self.psp = PyramidPooling(self.encoder.out_channels, channels)
+        self.mitrans1 = MITrans(
+            channels, channels // 4, skip_channels=self.encoder.skip_channels, non_local=config.non_local_1
+        )
+        self.mitrans2 = MITrans(channels // 4, channels // 8, skip_channels=0, non_local=config.non_local_2)
+        self.classifier = nn.Conv2d(channels // 8, num_classes, 1)
+        self.image_classifier = nn.Linear(channels, num_foreground)
+
+    def forward(self, image: Tensor) -> Output:
+        """Return the scores of normalised images, (B, 3, H, W) float, of any height and width."""
+        height, width = image.shape[-2:]
+        stride = self.output_stride
+        # Right and below, with zeros: the mean colour
+        padded = F.pad(image, (0, -width % stride, 0, -height % stride))
+        features = self.encoder(padded)
+        context = self.psp(features.last)
+        detailed = self.mitrans2(self.mitrans1(context, features.skip))
+        scores = self.classifier(detailed)
+        # Upscale the logits, not the labels, to the padded input, then drop the padding
+        logits = F.interpolate(scores, size=padded.shape[-2:], mode="bilinear")[..., :height, :width]
+        return Output(
+            logits=logits,
+            image_logits=self.image_classifier(context.mean(dim=(2, 3))),
+            embedding=features.last.mean(dim=(2, 3)),
+        )
+
+    def materialize_attention(self) -> None:
+        """Write attention as plain products from now on, as exporters need it. The values stay."""
+        for module in self.modules():
+            if isinstance(module, NonLocal):
+                module.materialize = True
+
+
+def normalize(image: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) of 0-255 as float32 with ImageNet's mean 0 and standard deviation 1."""
+    mean = torch.tensor(IMAGENET_MEAN, device=image.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, device=image.device)[:, None, None]
+    return (image.float() / 255 - mean) / std

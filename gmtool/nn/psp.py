@@ -1,0 +1,66 @@
+"""Pyramid pooling (PSPNet) whose pooling is two matrix products, so that it exports with dynamic sizes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BINS = (1, 2, 3, 6)
+
+
+def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
+    """Return the averages of a bins x bins grid of regions, equal to `adaptive_avg_pool2d`.
+
+    torch's exporter turns `adaptive_avg_pool2d` with dynamic height and width into a graph that is
+    silently wrong; each axis as a small matrix is right in ONNX Runtime and TensorRT.
+
+    Args:
+        x: (B, C, H, W), any H and W.
+        bins: Regions an axis.
+
+    Returns:
+        (B, C, bins, bins) of the same dtype.
+    """
+    rows = _averaging_matrix(x.shape[-2], bins, x)
+    columns = _averaging_matrix(x.shape[-1], bins, x)
+    return torch.matmul(rows, torch.matmul(x, columns.transpose(0, 1)))
+
+
+def _averaging_matrix(length: int, bins: int, like: Tensor) -> Tensor:
+    """Return (bins, length): row i averages positions floor(i n / bins) to ceil((i + 1) n / bins)."""
+    position = torch.arange(length, device=like.device)[None, :]
+    index = torch.arange(bins, device=like.device)[:, None]
+    start = index * length // bins
+    end = ((index + 1) * length + bins - 1) // bins
+    inside = ((position >= start) & (position < end)).float()
+    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
+
+
+class PyramidPooling(nn.Module):
+    """Concatenate the features with their averages over 1, 4, 9 and 36 regions, then reduce the channels."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        branch_channels = in_channels // len(BINS)
+        self.branches = nn.ModuleList(conv_bn_relu(in_channels, branch_channels, kernel_size=1) for _ in BINS)
+        self.reduce = conv_bn_relu(in_channels + branch_channels * len(BINS), out_channels, kernel_size=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, H, W) for features (B, in_channels, H, W)."""
+        size = x.shape[-2:]
+        pooled = [
+            F.interpolate(branch(adaptive_average_pool(x, bins)), size=size, mode="bilinear")
+            for branch, bins in zip(self.branches, BINS, strict=True)
+        ]
+        reduced: Tensor = self.reduce(torch.cat([x, *pooled], dim=1))
+        return reduced
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, *, kernel_size: int) -> nn.Sequential:
+    """Return a convolution that keeps the size, batch normalisation and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,90 @@
+"""Pretrained encoder weights: torchvision's by download, or a file; what did not fit is always said."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from gmtool.config import EncoderName
+from gmtool.errors import CheckpointError
+from gmtool.nn.encoder import Encoder
+
+
+def load_encoder_weights(encoder: Encoder, name: EncoderName, source: str) -> str:
+    """Fill an encoder with pretrained weights.
+
+    Args:
+        encoder: The encoder, already initialised.
+        name: Its name.
+        source: `imagenet`, `none`, or a .safetensors or .pth file with torchvision's names.
+
+    Returns:
+        One line that says what was loaded and what was not.
+
+    Raises:
+        CheckpointError: The weights cannot be had or read, or fewer than half of the tensors fit.
+    """
+    if source == "none":
+        return f"encoder {name}: starts from random weights"
+    weights = _download(name) if source == "imagenet" else _read(Path(source))
+    return _fill(encoder, weights, where=f"encoder weights {source}")
+
+
+def _download(name: EncoderName) -> dict[str, Tensor]:
+    if name == "toy":
+        raise CheckpointError(
+            "encoder toy has no ImageNet weights: --encoder-weights none, or another --set model.encoder=..."
+        )
+    # The first published weights: those that the paper's results start from
+    weights = get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # urllib, sockets, http and file systems raise a dozen types
+        raise CheckpointError(
+            f"encoder weights: {weights.url} could not be downloaded ({error}): "
+            "give a file with --encoder-weights FILE, or --encoder-weights none"
+        ) from error
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"encoder weights {path}: no such file; expected imagenet, none or a file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"encoder weights {path}: cannot be read: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"encoder weights {path}: expected a flat state dict of tensors")
+    return state
+
+
+def _fill(encoder: Encoder, weights: dict[str, Tensor], *, where: str) -> str:
+    wanted = {
+        name: value for name, value in encoder.state_dict().items() if not name.endswith("num_batches_tracked")
+    }
+    missing = [name for name in wanted if name not in weights]
+    misfits = [name for name in wanted if name in weights and weights[name].shape != wanted[name].shape]
+    fitting = [name for name in wanted if name not in missing and name not in misfits]
+    line = f"{where}: {len(fitting)} of {len(wanted)} tensors loaded"
+    if missing:
+        line += f"; {len(missing)} missing ({_summary(missing)}) keep their random start"
+    if misfits:
+        line += f"; {len(misfits)} of another shape ({_summary(misfits)}) keep their random start"
+    if len(fitting) * 2 < len(wanted):
+        raise CheckpointError(f"{line}: more than half do not fit: are they of another encoder?")
+    encoder.load_state_dict({name: weights[name].float() for name in fitting}, strict=False)
+    return line
+
+
+def _summary(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")

@@ -1,0 +1,79 @@
+"""The terms of the GuidedMix-Net loss, as pure functions of tensors, and their sum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Every term of one step, scalars on the device without gradient. L_dec and L_usup are 0 when not used."""
+
+    cross_entropy: Tensor
+    """L_ce (Eq. 1)."""
+    classification: Tensor
+    """L_cla."""
+    labeled_decoupling: Tensor
+    """L_dec (Eq. 12)."""
+    unlabeled: Tensor
+    """L_usup (Eq. 10), before its weight."""
+    omega: float
+    """Weight of the unlabeled loss in this step."""
+
+    @property
+    def total(self) -> Tensor:
+        """L = L_ce + L_cla + L_dec + omega L_usup."""
+        return self.cross_entropy + self.classification + self.labeled_decoupling + self.omega * self.unlabeled
+
+
+def cross_entropy(logits: Tensor, masks: Tensor, *, ignore_index: int) -> Tensor:
+    """Return the mean cross-entropy over the pixels that are not ignored; 0 if all are.
+
+    Args:
+        logits: (B, C, H, W).
+        masks: (B, H, W) class indices, any integer type.
+        ignore_index: Label that does not count.
+    """
+    target = masks.long()
+    total = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="sum")
+    return total / (target != ignore_index).sum().clamp(min=1)
+
+
+def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tuple[int, ...]) -> Tensor:
+    """Return the mean binary cross-entropy of "this class occurs in the crop" over images and classes.
+
+    Args:
+        image_logits: (B, F) scores of the foreground classes.
+        masks: (B, H, W) uint8 labels.
+        foreground: The F class indices.
+    """
+    batch = masks.shape[0]
+    occurs = torch.zeros(batch, 256, device=masks.device).scatter_(1, masks.flatten(1).long(), 1.0)
+    return F.binary_cross_entropy_with_logits(image_logits.float(), occurs[:, list(foreground)])
+
+
+def squared_difference(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the squared difference of two masks (B, C, H, W), mean over batch, classes and pixels."""
+    return F.mse_loss(prediction, target)
+
+
+def omega_at(iteration: int, *, iterations: int, warmup: int, ramp_fraction: float, omega_max: float) -> float:
+    """Return the weight of the unlabeled loss: 0 in warm-up, then omega_max exp(-5 (1 - t)^2), t from 0 to 1.
+
+    Args:
+        iteration: Index of the step, from 0.
+        iterations: Steps in the run.
+        warmup: Steps without unlabeled images.
+        ramp_fraction: Share of the steps after warm-up in which t rises.
+        omega_max: Final weight.
+    """
+    if iteration < warmup:
+        return 0.0
+    ramp = ramp_fraction * (iterations - warmup)
+    t = min(1.0, (iteration - warmup) / ramp) if ramp > 0 else 1.0
+    return omega_max * math.exp(-5 * (1 - t) ** 2)

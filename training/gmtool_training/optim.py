@@ -1,0 +1,30 @@
+"""The optimiser and the schedule of the recipe."""
+
+from __future__ import annotations
+
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
+
+from gmtool.config import OptimConfig
+from gmtool.nn.model import GuidedMixNet
+
+
+def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
+    """Return SGD with two parameter groups: the encoder, and everything else at a multiple of its rate."""
+    encoder = list(network.encoder.parameters())
+    known = {id(parameter) for parameter in encoder}
+    heads = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    return SGD(
+        [
+            {"params": encoder, "lr": config.lr},
+            {"params": heads, "lr": config.lr * config.head_lr_multiplier},
+        ],
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def build_schedule(optimizer: Optimizer, config: OptimConfig) -> LRScheduler:
+    """Return the polynomial decay to zero over the whole run."""
+    return PolynomialLR(optimizer, total_iters=config.iterations, power=config.poly_power)

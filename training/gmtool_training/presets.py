@@ -1,0 +1,41 @@
+"""The recipe of each data set kind, as settings over the defaults (which are the paper's for VOC)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gmtool.errors import ConfigError, did_you_mean
+from gmtool.settings import Settings
+
+PRESETS: Mapping[str, Settings] = {
+    # The paper's VOC recipe is what `gmtool.config` has as defaults
+    "voc": {"data.layout": "voc"},
+    # A data set of one's own: the same recipe with a batch that fits smaller machines
+    "folder": {"data.layout": "folder", "data.labeled_batch": 4, "data.unlabeled_batch": 4},
+    # Generated shapes, a narrow network from random weights: minutes on a CPU
+    "toy": {
+        "data.layout": "voc",
+        "data.crop_px": 96,
+        "data.labeled_batch": 8,
+        "data.unlabeled_batch": 8,
+        "data.workers": 0,
+        "model.encoder": "toy",
+        "model.encoder_weights": "none",
+        "model.decoder_channels": 64,
+        "optim.iterations": 400,
+        "optim.lr": 0.02,
+        "optim.head_lr_multiplier": 1.0,
+        "run.validations": 5,
+    },
+}
+
+
+def preset(kind: str) -> Settings:
+    """Return the settings for a data set kind.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if kind not in PRESETS:
+        raise ConfigError(f"unknown data set kind {kind}{did_you_mean(kind, PRESETS)}")
+    return PRESETS[kind]

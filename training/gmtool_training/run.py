@@ -1,0 +1,192 @@
+"""A training run from its configuration to its report: everything is checked before anything is written."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from gmtool.classes import ClassSet, load_classes
+from gmtool.config import DeviceName, MethodConfig, TrainConfig
+from gmtool.console import remark
+from gmtool.datacheck import check_masks
+from gmtool.datasets import TrainingData, load_training_data
+from gmtool.errors import BackendError, ConfigError
+from gmtool.files import write_atomically
+from gmtool.nn.checkpoint import CheckpointName, build_network, read_checkpoint, save_checkpoint
+from gmtool.nn.weights import load_encoder_weights
+from gmtool.report import IoUReport, Provenance, percent
+from gmtool.runs import CONFIG_NAME, require_empty
+from gmtool.settings import dump_config
+from gmtool_training.data import labeled_batches, unlabeled_batches
+from gmtool_training.fit import FitPlan, FitResult, fit
+from gmtool_training.log import RunLog
+from gmtool_training.losses import omega_at
+from gmtool_training.optim import build_optimizer, build_schedule
+from gmtool_training.step import Step, guidedmix_step, supervised_step
+from gmtool_training.validate import validate
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run can say."""
+
+    run_dir: Path
+    report: IoUReport
+    """Scores of the last weights."""
+    best_miou: float
+    best_iteration: int
+    seconds: float
+    """Wall-clock time of the training loop, validations included."""
+
+
+def train(config: TrainConfig, run_dir: Path) -> RunResult:
+    """Train, and leave in `run_dir`: config.toml, checkpoints/, metrics.jsonl, tensorboard/, report.json and .md.
+
+    Raises:
+        GmtoolError: Something is wrong with settings, data or weights. If it was found before the first
+            step, `run_dir` was not created.
+    """
+    require_empty(run_dir)
+    classes = load_classes(config.data.classes)
+    data = _checked_data(config, classes)
+    fabric, config = _build_fabric(config)
+    torch.manual_seed(config.run.seed)
+    network = build_network(config.model, classes)
+    remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(run_dir / CONFIG_NAME, dump_config(config))
+
+    optimizer = build_optimizer(network, config.optim)
+    schedule = build_schedule(optimizer, config.optim)
+    wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
+
+    def save(iteration: int, miou: float, is_best: bool) -> None:
+        names: list[CheckpointName] = ["last", "best"] if is_best else ["last"]
+        known_miou = None if math.isnan(miou) else miou
+        save_checkpoint(
+            run_dir, names, network, iteration=iteration, miou=known_miou, model=config.model, classes=classes
+        )
+
+    pin_memory = fabric.device.type == "cuda"
+    seed = config.run.seed
+    started = time.monotonic()
+    with RunLog(run_dir, iterations=config.optim.iterations) as log:
+        result = fit(
+            fabric,
+            cast(nn.Module, wrapped),
+            wrapped_optimizer,
+            schedule,
+            _build_step(config.method, classes),
+            plan=_plan(config),
+            labeled=labeled_batches(data.labeled.samples, classes, config.data, seed=seed, pin_memory=pin_memory),
+            unlabeled=None
+            if config.method.name == "supervised"
+            else unlabeled_batches(data.unlabeled.samples, config.data, seed=seed, pin_memory=pin_memory),
+            validate=partial(validate, fabric, wrapped, data.val, classes=classes, config=config.data),
+            save=save,
+            log=log,
+        )
+    seconds = time.monotonic() - started
+    report = _report(run_dir, result, data, classes, config)
+    report.save(run_dir)
+    return RunResult(run_dir, report, result.best_miou, result.best_iteration, seconds)
+
+
+def _checked_data(config: TrainConfig, classes: ClassSet) -> TrainingData:
+    data = load_training_data(config.data)
+    if config.method.name == "guidedmix" and not data.unlabeled.samples:
+        raise ConfigError(
+            f"no unlabeled images: all {len(data.labeled.samples)} of {data.labeled.name} are labeled; give a "
+            "shorter list with --labels, others with --unlabeled, or --set method.name=supervised"
+        )
+    check_masks([*data.labeled.samples, *data.val.samples], classes, values=config.data.mask_values)
+    remark(
+        f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "
+        f"unlabeled, {len(data.val.samples)} validation ({data.val.name}), {len(classes)} classes"
+    )
+    return data
+
+
+def _build_fabric(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
+    """Return Fabric on the asked device, and the configuration with what `auto` came to."""
+    device, precision = config.run.device, config.run.precision
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("--device cuda: torch sees no CUDA device here: take --device cpu, or auto")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise BackendError("--device mps: torch sees no Apple GPU here: take --device cpu, or auto")
+    precision = _native_precision(device) if precision == "auto" else precision
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # says what the next line says
+    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    fabric.launch()
+    found = cast(DeviceName, fabric.device.type)
+    remark(f"device {found}, precision {precision}, seed {config.run.seed}")
+    return fabric, replace(config, run=replace(config.run, device=found, precision=precision))
+
+
+def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed"]:
+    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if device in ("auto", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    # Not public, so it may be missing; then 32-bit is the safe answer
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bf16-mixed" if has_bf16() else "32-true"
+
+
+def _build_step(method: MethodConfig, classes: ClassSet) -> Step:
+    step = guidedmix_step if method.name == "guidedmix" else supervised_step
+    return partial(step, method=method, classes=classes)
+
+
+def _plan(config: TrainConfig) -> FitPlan:
+    iterations, method = config.optim.iterations, config.method
+    supervised = method.name == "supervised"
+    warmup = iterations if supervised else round(method.warmup_fraction * iterations)
+    return FitPlan(
+        iterations=iterations,
+        unlabeled_from=warmup,
+        omega_at=partial(
+            omega_at,
+            iterations=iterations,
+            warmup=warmup,
+            ramp_fraction=method.ramp_fraction,
+            omega_max=method.omega_max,
+        ),
+        seed=config.run.seed,
+        log_every=config.run.log_every,
+        validations=min(config.run.validations, iterations),
+    )
+
+
+def _report(
+    run_dir: Path, result: FitResult, data: TrainingData, classes: ClassSet, config: TrainConfig
+) -> IoUReport:
+    checkpoint = read_checkpoint(run_dir, "last")
+    remark(
+        f"last mIoU {percent(checkpoint.miou)} %, best {percent(result.best_miou)} % at iteration "
+        f"{result.best_iteration} (chosen on the validation set, so it flatters)"
+    )
+    return IoUReport(
+        confusion=result.last,
+        classes=classes,
+        num_images=len(data.val.samples),
+        failed=(),
+        provenance=Provenance(
+            split=data.val.name,
+            split_sha256=data.val.sha256,
+            model=str(run_dir),
+            model_sha256=checkpoint.sha256,
+            backend=f"torch {torch.__version__} {config.run.device}",
+            precision=config.run.precision,
+        ),
+    )

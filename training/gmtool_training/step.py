@@ -1,0 +1,185 @@
+"""One training step: supervised, and GuidedMix-Net in full (paper Sec. 3; the order is METHOD 2's).
+
+A step computes its losses and propagates each part by `backward` as soon as it stands, so that the
+activations of one part are gone before those of the next exist. The optimiser belongs to the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gmtool.classes import ClassSet
+from gmtool.config import MethodConfig
+from gmtool.nn.model import Output, normalize
+from gmtool_training.data import LabeledBatch
+from gmtool_training.losses import StepLosses, cross_entropy, image_classification, squared_difference
+from gmtool_training.mixing import (
+    decouple,
+    draw_lambda,
+    mix_pairs,
+    nearest_others,
+    nearest_partners,
+    random_others,
+    random_partners,
+)
+
+Backward = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What one step works on."""
+
+    labeled: LabeledBatch
+    unlabeled: Tensor | None
+    """(B, 3, H, W) uint8 RGB; None in warm-up and in supervised training."""
+    omega: float
+    """Weight of the unlabeled loss."""
+    random: np.random.Generator
+    """Source of every draw of this step."""
+
+
+class Step(Protocol):
+    """What `fit` calls: compute the losses of one step, and propagate them with `backward`."""
+
+    def __call__(self, network: nn.Module, inputs: StepInput, backward: Backward) -> StepLosses: ...
+
+
+def supervised_step(
+    network: nn.Module,
+    inputs: StepInput,
+    backward: Backward,
+    *,
+    method: MethodConfig,
+    classes: ClassSet,
+) -> StepLosses:
+    """L_ce + L_cla on the labeled images alone. Unlabeled images are not looked at."""
+    output: Output = network(normalize(inputs.labeled.images))
+    ce, cla = _labeled_losses(output, inputs.labeled.masks, method, classes)
+    backward(ce + cla)
+    zero = torch.zeros_like(ce.detach())
+    return StepLosses(ce.detach(), cla.detach(), zero, zero, inputs.omega)
+
+
+def guidedmix_step(
+    network: nn.Module,
+    inputs: StepInput,
+    backward: Backward,
+    *,
+    method: MethodConfig,
+    classes: ClassSet,
+) -> StepLosses:
+    """L_ce + L_cla + L_dec + omega L_usup, with every switch of `MethodConfig`.
+
+    Without unlabeled images (warm-up) it is the supervised step. Each labeled image goes through the
+    network once by itself; its probabilities serve both decouplings and are constants there.
+    """
+    if inputs.unlabeled is None:
+        return supervised_step(network, inputs, backward, method=method, classes=classes)
+    x_l, x_u = normalize(inputs.labeled.images), normalize(inputs.unlabeled)
+    lam = draw_lambda(inputs.random, bound=method.lambda_bound)
+
+    # Labeled images: supervised losses, and what both decouplings need
+    joint = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
+    out_l = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
+    ce, cla = _labeled_losses(out_l, inputs.labeled.masks, method, classes)
+    known = _Known(x_l, torch.softmax(out_l.logits.detach(), dim=1), out_l.embedding.detach())
+    if joint is None:
+        backward(ce + cla)
+
+    # Unlabeled images: direct prediction against the mask decoupled from the mixed one
+    out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
+    usup = _unlabeled_loss(network, out_u, x_u, known, lam, inputs.random, method)
+    backward(inputs.omega * usup if joint is None else ce + cla + inputs.omega * usup)
+    del out_l, out_u, joint
+
+    # Labeled pairs: the decoupled mask of a mixed pair against the known prediction
+    dec = torch.zeros_like(ce.detach())
+    if method.labeled_decoupling and len(x_l) >= 2:
+        dec = _labeled_decoupling_loss(network, known, lam, inputs.random, method)
+        backward(dec)
+    return StepLosses(ce.detach(), cla.detach(), dec.detach(), usup.detach(), inputs.omega)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the labeled images' own forward gave, as constants."""
+
+    images: Tensor
+    """(B, 3, H, W), normalised."""
+    probabilities: Tensor
+    """(B, C, H, W)."""
+    embedding: Tensor
+    """(B, D), pooled encoder features."""
+
+
+def _labeled_losses(
+    output: Output, masks: Tensor, method: MethodConfig, classes: ClassSet
+) -> tuple[Tensor, Tensor]:
+    ce = cross_entropy(output.logits, masks, ignore_index=classes.ignore_index)
+    if not method.classification:
+        return ce, torch.zeros_like(ce)
+    return ce, image_classification(output.image_logits, masks, foreground=classes.foreground)
+
+
+def _unlabeled_loss(
+    network: nn.Module,
+    out_u: Output,
+    x_u: Tensor,
+    known: _Known,
+    lam: float,
+    random: np.random.Generator,
+    method: MethodConfig,
+) -> Tensor:
+    """L_usup (Eq. 10). As a target, the mixed pass needs no gradient and saves no activations."""
+    if method.pairing == "similar":
+        partner = nearest_partners(out_u.embedding.detach(), known.embedding)
+    else:
+        partner = random_partners(len(x_u), len(known.images), random).to(x_u.device)
+    with torch.no_grad() if method.detach == "pseudo" else nullcontext():
+        m_mix = _mixed_probabilities(network, mix_pairs(known.images[partner], x_u, lam), method)
+        m_dec = decouple(m_mix, known.probabilities[partner], lam, method=method)
+    m_u = torch.softmax(out_u.logits, dim=1)
+    return squared_difference(m_u.detach() if method.detach == "direct" else m_u, m_dec)
+
+
+def _labeled_decoupling_loss(
+    network: nn.Module, known: _Known, lam: float, random: np.random.Generator, method: MethodConfig
+) -> Tensor:
+    """L_dec (Eq. 12): gradient through the mixed prediction only."""
+    if method.pairing == "similar":
+        other = nearest_others(known.embedding)
+    else:
+        other = random_others(len(known.images), random).to(known.images.device)
+    m_mix = _mixed_probabilities(network, mix_pairs(known.images, known.images[other], lam), method)
+    m_dec = decouple(m_mix, known.probabilities, lam, method=method)
+    return squared_difference(m_dec, known.probabilities[other])
+
+
+def _mixed_probabilities(network: nn.Module, mixed: Tensor, method: MethodConfig) -> Tensor:
+    with nullcontext() if method.mixed_statistics else _frozen_statistics(network):
+        output: Output = network(mixed)
+    return torch.softmax(output.logits, dim=1)
+
+
+@contextmanager
+def _frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Normalise by the batch, as in training, without updating the running statistics."""
+    tracking = [
+        module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
