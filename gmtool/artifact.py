@@ -1,4 +1,8 @@
-"""Where an ONNX file keeps its spec and its own hash, and how both are checked before it is used."""
+"""Where an ONNX file keeps its spec and its own hash, and how both are read without any ONNX library.
+
+Both lie in the model's metadata, which protobuf writes as key and value one after the other. So the file is
+checked before a runtime parses it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 from gmtool.errors import ArtifactError
+from gmtool.spec import ArtifactSpec
 
 SPEC_KEY = "gmtool.spec"
 """Metadata key of the `ArtifactSpec` as JSON."""
@@ -23,40 +28,52 @@ def seal(content: bytes) -> bytes:
     Returns:
         The same bytes with those 64 zeros replaced by the hash of `content`.
     """
-    position = _seal_position(content, UNSEALED)
+    found = _find_value(content, SHA256_KEY)
+    assert found is not None and content[found] == UNSEALED.encode()
     digest = hashlib.sha256(content).hexdigest().encode()
-    return content[:position] + digest + content[position + len(digest) :]
+    return content[: found.start] + digest + content[found.stop :]
 
 
-def check_seal(content: bytes, digest: str | None, *, where: Path) -> None:
-    """Check that a model file is what was exported, byte for byte.
+def read_sealed_spec(content: bytes, *, where: Path) -> ArtifactSpec:
+    """Check that a model file is what was exported, byte for byte, and return its spec.
 
     Args:
         content: The file's bytes.
-        digest: What its metadata has under `SHA256_KEY`.
         where: The file, for messages.
 
     Raises:
-        ArtifactError: No hash, or another one than the bytes have.
+        ArtifactError: Not written by gmtool, damaged, changed, or made by a newer gmtool.
     """
-    if digest is None or len(digest) != len(UNSEALED):
-        raise ArtifactError(f"{where} was not written by gmtool export: it has no {SHA256_KEY}")
-    position = _seal_position(content, digest)
-    actual = hashlib.sha256(content[:position])
+    sha256, spec = _find_value(content, SHA256_KEY), _find_value(content, SPEC_KEY)
+    if sha256 is None or spec is None:
+        raise ArtifactError(
+            f"{where} is not a model that gmtool export wrote, or it was cut short: expected {SHA256_KEY} "
+            "in its metadata"
+        )
+    actual = hashlib.sha256(content[: sha256.start])
     actual.update(UNSEALED.encode())
-    actual.update(content[position + len(UNSEALED) :])
+    actual.update(content[sha256.stop :])
+    digest = content[sha256].decode("ascii", "replace")
     if actual.hexdigest() != digest:
         raise ArtifactError(
-            f"{where} was changed after it was exported: sha256 {actual.hexdigest()[:12]}..., "
-            f"expected {digest[:12]}...: export it again"
+            f"{where} was changed after it was exported: sha256 {actual.hexdigest()[:12]}..., expected "
+            f"{digest[:12]}...: export it again"
         )
+    return ArtifactSpec.from_json(content[spec].decode("utf-8", "replace"), where=str(where))
 
 
-def _seal_position(content: bytes, digits: str) -> int:
-    marker = SHA256_KEY.encode()
-    # The value follows its key within a few bytes of protobuf framing
-    key = content.rfind(marker)
-    position = content.find(digits.encode(), key)
-    if key < 0 or not 0 <= position - key - len(marker) <= 8:
-        raise ArtifactError("the model has no place for its hash: was it written by gmtool export?")
-    return position
+def _find_value(content: bytes, key: str) -> slice | None:
+    """Return where a metadata entry has its value: field 1 is the key, field 2 the value, each with its length."""
+    marker = b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12"
+    position = content.rfind(marker)
+    if position < 0:
+        return None
+    position += len(marker)
+    length = shift = 0
+    while position < len(content):  # a protobuf varint: seven bits a byte, lowest first
+        byte = content[position]
+        length |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return slice(position, position + length) if position + length <= len(content) else None
+    return None

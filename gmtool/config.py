@@ -48,8 +48,8 @@ class DataConfig:
     """Labeled images a step; at least 2, since batch statistics of one pooled value do not exist."""
     unlabeled_batch: Annotated[int, Ge(2)] = 6
     """Unlabeled images a step."""
-    workers: Annotated[int, Ge(0)] = 4
-    """Processes that decode and augment; 0 does it in the training process."""
+    workers: Annotated[int, Ge(0)] | None = None
+    """Processes that decode and augment; 0 does it in the training process; by default one a core, at most 8."""
 
 
 @dataclass(frozen=True)

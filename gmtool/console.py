@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
 
 
 @cache
@@ -33,3 +36,15 @@ def remark(line: str) -> None:
 def result(text: str) -> None:
     """Print a result, on stdout, as it is."""
     stdout().print(text, markup=False)
+
+
+def track(items: Iterable[T], *, total: int) -> Iterator[T]:
+    """Pass items on; on a terminal, show on stderr how far it is, how fast, and how long it will take."""
+    if not stderr().is_terminal:
+        yield from items
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    speed = TaskProgressColumn("", show_speed=True)
+    with Progress(BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn(), console=stderr()) as progress:
+        yield from progress.track(items, total=total)

@@ -52,6 +52,9 @@ class ArtifactSpec:
     precision: Precision
     encoder: str
     output_stride: int
+    attention_stride: int | None
+    """Input size over the size at which every position attends to every other one; None if none does.
+    Memory for it grows with the square of the pixels."""
     outputs: tuple[str, ...]
     """Names of the graph's outputs; `mask` is uint8 [N, H, W] of class indices."""
     provenance: ModelProvenance
@@ -85,6 +88,7 @@ class ArtifactSpec:
                 precision=value["precision"],
                 encoder=value["encoder"],
                 output_stride=value["output_stride"],
+                attention_stride=value["attention_stride"],
                 outputs=tuple(value["outputs"]),
                 provenance=ModelProvenance(**value["provenance"]),
                 input=InputContract(**value["input"]),

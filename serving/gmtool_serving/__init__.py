@@ -1,0 +1,1 @@
+"""Serving: run an exported model over images and score it. Never imports torch."""

@@ -93,7 +93,7 @@ def labeled_batches(
         LabeledCrops(samples, classes, config, seed),
         EndlessSampler(len(samples), [seed, 1]),
         batch=config.labeled_batch,
-        workers=config.workers,
+        workers=config.workers or 0,
         pin_memory=pin_memory,
     )
     for images, masks in _checked(loader):
@@ -112,7 +112,7 @@ def unlabeled_batches(
         UnlabeledCrops(samples, config, seed),
         EndlessSampler(len(samples), [seed, 2]),
         batch=config.unlabeled_batch,
-        workers=config.workers,
+        workers=config.workers or 0,
         pin_memory=pin_memory,
     )
     yield from _checked(loader)
@@ -128,7 +128,7 @@ def whole_images(
     """
     dataset = _WholeImages(samples, classes, config)
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=None, num_workers=config.workers, generator=torch.Generator()
+        dataset, batch_size=None, num_workers=config.workers or 0, generator=torch.Generator()
     )
     yield from _checked(loader)
 

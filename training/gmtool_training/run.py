@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,7 +130,12 @@ def _build_fabric(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
     fabric.launch()
     found = cast(DeviceName, fabric.device.type)
     remark(f"device {found}, precision {precision}, seed {config.run.seed}")
-    return fabric, replace(config, run=replace(config.run, device=found, precision=precision))
+    workers = min(8, os.cpu_count() or 1) if config.data.workers is None else config.data.workers
+    return fabric, replace(
+        config,
+        data=replace(config.data, workers=workers),
+        run=replace(config.run, device=found, precision=precision),
+    )
 
 
 def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed"]:

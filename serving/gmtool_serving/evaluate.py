@@ -1,0 +1,145 @@
+"""Scoring: a model on a data set, or a folder of masks against a folder of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gmtool.classes import ClassSet
+from gmtool.datasets import Sample, Split
+from gmtool.errors import DataError, GmtoolError
+from gmtool.images import UInt8Array, read_image
+from gmtool.masks import MaskValues, read_mask
+from gmtool.metrics import confusion_matrix
+from gmtool.report import IoUReport, Provenance
+from gmtool.splits import read_split
+from gmtool_serving.backend import Backend
+
+Progress = Callable[[Iterable[Sample]], Iterator[Sample]]
+"""Passes samples on and shows how far it is."""
+
+
+@dataclass(frozen=True)
+class _Score:
+    confusion: np.ndarray
+    num_images: int
+    failed: tuple[str, ...]
+
+
+def evaluate_model(backend: Backend, split: Split, *, values: MaskValues, progress: Progress) -> IoUReport:
+    """Score a model on a split: whole images at their own size. Images that fail are listed and left out.
+
+    Raises:
+        DataError: Not one image could be scored.
+    """
+    classes = backend.spec.classes
+
+    def predict(sample: Sample) -> UInt8Array:
+        mask: UInt8Array = backend.masks(read_image(sample.image_path)[None])[0]
+        return mask
+
+    score = _score(split, classes, predict, values, progress)
+    return IoUReport(
+        confusion=score.confusion,
+        classes=classes,
+        num_images=score.num_images,
+        failed=score.failed,
+        provenance=Provenance(
+            split=split.name,
+            split_sha256=split.sha256,
+            model=backend.model,
+            model_sha256=backend.model_sha256,
+            backend=backend.description,
+            precision=backend.spec.precision,
+        ),
+    )
+
+
+def evaluate_masks(
+    predictions: Path,
+    ground_truth: Path,
+    list_path: Path | None,
+    *,
+    classes: ClassSet,
+    values: MaskValues,
+    progress: Progress,
+) -> IoUReport:
+    """Score a folder of masks (class indices) against a folder of ground truth of the same relative names.
+
+    Every ground-truth mask, or every one in the list, counts as asked for: one without a prediction is
+    listed as failed.
+
+    Raises:
+        DataError: A folder is missing, or not one mask could be scored.
+    """
+    split = _mask_split(predictions, ground_truth, list_path)
+
+    def predict(sample: Sample) -> UInt8Array:
+        if not sample.image_path.is_file():
+            raise DataError(f"no prediction {sample.image_path}")
+        return read_mask(sample.image_path, classes)
+
+    score = _score(split, classes, predict, values, progress)
+    return IoUReport(
+        confusion=score.confusion,
+        classes=classes,
+        num_images=score.num_images,
+        failed=score.failed,
+        provenance=Provenance(
+            split=split.name,
+            split_sha256=split.sha256,
+            model=str(predictions),
+            model_sha256=None,
+            backend="masks on disk",
+            precision="not known",
+        ),
+    )
+
+
+def _mask_split(predictions: Path, ground_truth: Path, list_path: Path | None) -> Split:
+    """Return samples whose "image" is the predicted mask."""
+    for folder in (predictions, ground_truth):
+        if not folder.is_dir():
+            raise DataError(f"folder of masks {folder} does not exist")
+    if list_path is None:
+        names = [path.relative_to(ground_truth).with_suffix("").as_posix() for path in ground_truth.rglob("*.png")]
+        names.sort()
+    else:
+        # A published list names images with their folder; masks are named after the file
+        names = [_name_in(ground_truth, entry.name) for entry in read_split(list_path)]
+    if not names:
+        raise DataError(f"{ground_truth}: no ground truth (*.png) in it")
+    samples = tuple(Sample(name, predictions / f"{name}.png", ground_truth / f"{name}.png") for name in names)
+    return Split(str(list_path or ground_truth), samples)
+
+
+def _name_in(ground_truth: Path, name: str) -> str:
+    parts = name.split("/")
+    candidates = ["/".join(parts[start:]) for start in range(len(parts))]
+    return next((name for name in candidates if (ground_truth / f"{name}.png").is_file()), name)
+
+
+def _score(
+    split: Split,
+    classes: ClassSet,
+    predict: Callable[[Sample], UInt8Array],
+    values: MaskValues,
+    progress: Progress,
+) -> _Score:
+    matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    failed = []
+    for sample in progress(split.samples):
+        assert sample.mask_path is not None
+        try:
+            truth = read_mask(sample.mask_path, classes, values=values)
+            matrix += confusion_matrix(
+                truth, predict(sample), num_classes=len(classes), ignore_index=classes.ignore_index
+            )
+        except GmtoolError as error:
+            failed.append(f"{sample.id}: {error}")
+    if len(failed) == len(split.samples):
+        raise DataError(f"not one of {len(failed)} images could be scored; the first: {failed[0]}")
+    return _Score(matrix, len(split.samples) - len(failed), tuple(failed))

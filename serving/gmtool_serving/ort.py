@@ -1,0 +1,114 @@
+"""Running an exported ONNX model with ONNX Runtime, on the processor or on CUDA."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from pathlib import Path
+
+import onnxruntime as ort
+
+from gmtool.artifact import read_sealed_spec
+from gmtool.console import remark
+from gmtool.errors import ArtifactError, BackendError
+from gmtool.images import UInt8Array
+from gmtool_serving.backend import DeviceName
+
+MEMORY_SHARE = 0.8
+"""Share of the machine's memory that the non-local block of one image may ask for."""
+
+
+class OrtBackend:
+    """An ONNX model in ONNX Runtime.
+
+    Args:
+        path: A file that `gmtool export` wrote. Its hash is checked before the runtime sees it.
+        device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
+        threads: Threads of the processor; 0 for one a core.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or foreign.
+        BackendError: CUDA was asked for and is not to be had.
+    """
+
+    def __init__(self, path: Path, *, device: DeviceName = "auto", threads: int = 0) -> None:
+        if not path.is_file():
+            raise ArtifactError(f"model {path}: no such file; expected a model_*.onnx of gmtool export")
+        content = path.read_bytes()
+        self.spec = read_sealed_spec(content, where=path)
+        self.model, self.model_sha256 = str(path), hashlib.sha256(content).hexdigest()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what fails is raised; the rest is noise
+        options.intra_op_num_threads = threads
+        provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
+        try:
+            # From bytes: a model cannot then refer to other files
+            self._session = ort.InferenceSession(content, options, providers=[provider])
+        except Exception as error:  # onnxruntime raises classes of its native part
+            raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
+        self._check_provider(provider, device)
+        self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
+
+    def masks(self, images: UInt8Array) -> UInt8Array:
+        """Return class indices (N, H, W) for RGB images (N, H, W, 3), both uint8.
+
+        Raises:
+            BackendError: Too large for the machine's memory, or the runtime failed.
+        """
+        self._refuse_too_large(images)
+        try:
+            masks: UInt8Array = self._session.run(["mask"], {self.spec.input.name: images})[0]
+        except Exception as error:  # onnxruntime raises classes of its native part
+            raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
+        return masks
+
+    def _check_provider(self, provider: str, device: DeviceName) -> None:
+        actual = self._session.get_providers()[0]
+        if actual == provider:
+            return
+        if device == "cuda":
+            raise BackendError(
+                f"--device cuda: onnxruntime fell back to {actual}; its CUDA provider needs CUDA and cuDNN "
+                "libraries of its version: install them, or take --device cpu"
+            )
+        remark(f"CUDA could not be used: predicting with {actual}")
+
+    def _refuse_too_large(self, images: UInt8Array) -> None:
+        stride = self.spec.attention_stride
+        if stride is None:
+            return
+        count, height, width, _ = images.shape
+        positions = -(-height // stride) * -(-width // stride)
+        needed = 2 * 4 * count * positions**2  # scores and softmax, float32
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > MEMORY_SHARE * memory:
+            raise BackendError(
+                f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.0f} GiB and this "
+                f"machine has {memory / 2**30:.0f}: make the image smaller"
+            )
+
+
+def _wants_cuda(device: DeviceName) -> bool:
+    if device == "cpu":
+        return False
+    if "CUDAExecutionProvider" not in ort.get_available_providers() or not _has_cuda_driver():
+        if device == "cuda":
+            raise BackendError(
+                "--device cuda: there is no CUDA driver, or this onnxruntime was built without CUDA: "
+                "take --device cpu"
+            )
+        return False
+    ort.preload_dlls()  # finds the CUDA libraries that pip installed
+    return True
+
+
+def _has_cuda_driver() -> bool:
+    try:
+        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
+    except OSError:
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
