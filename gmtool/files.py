@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,20 +39,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` (text as UTF-8) under `path`, whole or not at all."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-
-
-def write_path_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let a library that only takes a path write a file that appears under `path` whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def sweep_leftovers(folder: Path) -> list[Path]:

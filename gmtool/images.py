@@ -24,6 +24,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
 """Larger images are refused before they are decoded (a small file can claim to hold gigabytes)."""
 
+PNG_END = b"IEND\xaeB`\x82"
+
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -63,6 +65,8 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(f"{path}: not an image (of {', '.join(FORMATS)})") from error
     except Exception as error:
         raise DataError(f"{path}: damaged image: {error}") from error
+    if image.format == "PNG" and PNG_END not in content:
+        raise DataError(f"{path}: damaged image: it ends too early")  # Pillow may not need the last bytes
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are taken")
     return image
@@ -80,9 +84,10 @@ def _read_regular_file(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"{path}: not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DataError(f"{path}: not a regular file")
         try:
             return file.read()
         except OSError as error:

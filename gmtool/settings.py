@@ -99,9 +99,12 @@ def _known_name(name: str) -> tuple[str, str]:
         if is_dataclass(hint)
         for item in fields(hint)
     ]
-    if name not in known:
-        raise ConfigError(f"unknown setting {name}{did_you_mean(name, known)}")
     section, _, key = name.partition(".")
+    if name not in known:
+        same_key = [other for other in known if other.endswith(f".{key or name}")]
+        keys = [other.partition(".")[2] for other in known if other.startswith(f"{section}.")]
+        hint = f"; did you mean {same_key[0]}?" if same_key else did_you_mean(key or name, keys or known)
+        raise ConfigError(f"unknown setting {name}{hint}")
     return section, key
 
 

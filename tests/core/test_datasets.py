@@ -1,0 +1,127 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gmtool.config import DataConfig
+from gmtool.datasets import load_split, load_training_data
+from gmtool.errors import DataError
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Four training images a-d with masks, one validation image v, in VOC layout."""
+    root = tmp_path / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for name in "abcdv":
+        Image.new("RGB", (8, 6)).save(root / "JPEGImages" / f"{name}.jpg")
+        for masks in ("SegmentationClass", "SegmentationClassAug"):
+            Image.fromarray(np.zeros((6, 8), np.uint8)).save(root / masks / f"{name}.png")
+    (root / "ImageSets/Segmentation/train.txt").write_text("a\nb\nc\nd\n")
+    (root / "ImageSets/Segmentation/val.txt").write_text("v\n")
+    (root / "labeled.txt").write_text("/JPEGImages/a.jpg /SegmentationClass/a.png\n")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images and masks in images/{train,val}/ and masks/{train,val}/, some in a sub-folder."""
+    root = tmp_path / "mine"
+    for name in ("train/a", "train/city/b", "train/c", "val/v"):
+        for kind, suffix in (("images", ".jpg"), ("masks", ".png")):
+            path = root / kind / (name + suffix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((6, 8), np.uint8)).save(path)
+    (root / "labeled.txt").write_text("a\n")
+    return root
+
+
+def names(samples: tuple[object, ...]) -> list[str]:
+    return [sample.image_path.stem for sample in samples]  # type: ignore[attr-defined]
+
+
+def test_voc_unlabeled_images_are_the_rest_of_the_training_set(voc: Path) -> None:
+    data = load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
+    assert names(data.labeled.samples) == ["a"]
+    assert names(data.unlabeled.samples) == ["b", "c", "d"]
+    assert names(data.val.samples) == ["v"]
+    assert data.labeled.samples[0].mask_path == voc / "SegmentationClass" / "a.png"
+    assert all(sample.mask_path is None for sample in data.unlabeled.samples)
+
+
+def test_voc_root_may_be_the_devkit(voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "VOCdevkit").mkdir()
+    shutil.move(voc, tmp_path / "VOCdevkit" / "VOC2012")
+    split = load_split(DataConfig(root=tmp_path), "val", None)
+    assert names(split.samples) == ["v"]
+
+
+def test_unlabeled_images_need_no_mask(voc: Path) -> None:
+    for name in "bcd":
+        (voc / "SegmentationClass" / f"{name}.png").unlink()
+    data = load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
+    assert len(data.unlabeled.samples) == 3
+
+
+def test_masks_of_two_folders_are_not_mixed(voc: Path) -> None:
+    (voc / "labeled.txt").write_text("JPEGImages/a.jpg SegmentationClassAug/a.png\n")
+    with pytest.raises(DataError, match="data.mask_dir=SegmentationClassAug"):
+        load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
+    data = load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt", mask_dir="SegmentationClassAug"))
+    assert data.labeled.samples[0].mask_path == voc / "SegmentationClassAug" / "a.png"
+
+
+def test_an_image_without_its_mask_is_named(voc: Path) -> None:
+    (voc / "SegmentationClass" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"a\.jpg has no mask: expected .*a\.png"):
+        load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
+
+
+def test_a_listed_image_that_does_not_exist_is_named(voc: Path) -> None:
+    (voc / "labeled.txt").write_text("zebra\n")
+    with pytest.raises(DataError, match=r"labeled\.txt: no image zebra"):
+        load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
+
+
+@pytest.mark.parametrize("which", ["labeled", "unlabeled"])
+def test_training_images_may_not_be_validation_images(voc: Path, which: str) -> None:
+    (voc / "more.txt").write_text("b\nv\n")
+    lists = {"labeled": voc / "labeled.txt"} | {which: voc / "more.txt"}
+    with pytest.raises(DataError, match=r"share 1 images, for example v\.jpg"):
+        load_training_data(DataConfig(root=voc, **lists))
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere does not exist"):
+        load_training_data(DataConfig(root=tmp_path / "nowhere"))
+
+
+def test_the_wrong_layout_is_recognised(voc: Path, folder: Path) -> None:
+    with pytest.raises(DataError, match="not a data set of layout folder.*is it of layout voc"):
+        load_training_data(DataConfig(root=voc, layout="folder"))
+    with pytest.raises(DataError, match="not a data set of layout voc.*found images, masks"):
+        load_training_data(DataConfig(root=folder, layout="voc"))
+
+
+def test_folder_layout_resolves_bare_ids_and_keeps_subfolders(folder: Path) -> None:
+    data = load_training_data(DataConfig(root=folder, layout="folder", labeled=folder / "labeled.txt"))
+    assert names(data.labeled.samples) == ["a"]
+    assert sorted(names(data.unlabeled.samples)) == ["b", "c"]
+    assert data.labeled.samples[0].mask_path == folder / "masks/train/a.png"
+
+
+def test_folder_layout_without_parts_asks_for_a_list(folder: Path) -> None:
+    shutil.rmtree(folder / "images/val")
+    with pytest.raises(DataError, match="--val LIST"):
+        load_training_data(DataConfig(root=folder, layout="folder", labeled=folder / "labeled.txt"))
+
+
+def test_the_split_hash_depends_on_names_and_order(voc: Path) -> None:
+    config = DataConfig(root=voc)
+    (voc / "ab.txt").write_text("a\nb\n")
+    (voc / "ba.txt").write_text("b\na\n")
+    hashes = {load_split(config, "train", path).sha256 for path in (None, voc / "ab.txt", voc / "ba.txt")}
+    assert len(hashes) == 3

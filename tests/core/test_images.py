@@ -1,0 +1,124 @@
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gmtool.errors import DataError
+from gmtool.images import displayed_size, open_image, read_image
+
+
+def picture() -> np.ndarray:
+    """A 24x16 picture without symmetry."""
+    y, x = np.mgrid[:16, :24]
+    return np.stack([x * 10, y * 15, (x + y) * 6], axis=-1).astype(np.uint8)
+
+
+def claimed_png(width: int, height: int) -> bytes:
+    """A PNG header that claims a size, with no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<html></html>"])
+def test_case_01_what_is_not_an_image_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.jpg: not an image"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("twentieth", range(20))
+def test_case_03_a_truncated_image_is_refused_wherever_it_ends(
+    tmp_path: Path, suffix: str, twentieth: int
+) -> None:
+    whole = tmp_path / f"whole.{suffix}"
+    Image.fromarray(picture()).save(whole)
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * twentieth // 20])
+    with pytest.raises(DataError, match=r"cut\."):
+        read_image(path)
+
+
+def test_case_03_a_png_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(picture()).save(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 12] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.png: damaged image"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_000), (60_000, 60_000)])
+def test_case_05_a_claimed_size_is_refused_before_decoding(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(claimed_png(*size))
+    with pytest.raises(DataError, match="bomb"):
+        read_image(path)
+
+
+def test_case_06_a_named_pipe_a_folder_and_a_dangling_link_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nothing")
+    for name in ("pipe.jpg", "folder.jpg", "link.jpg"):
+        with pytest.raises(DataError, match=name.replace(".", r"\.")):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_case_11_every_exif_orientation_gives_the_displayed_image(tmp_path: Path, orientation: int) -> None:
+    shown = Image.fromarray(picture())
+    # How a camera stores what is shown, for each orientation: the inverse of what a viewer does
+    inverse = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    stored = shown
+    for operation in inverse[orientation]:
+        stored = stored.transpose(operation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "x.png"
+    stored.save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), picture())
+    assert displayed_size(open_image(path)) == (16, 24)
+
+
+def test_case_12_modes_have_a_documented_mapping_or_are_refused(tmp_path: Path) -> None:
+    grey = picture()[:, :, 0]
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
+    for name, image in {
+        "l.png": Image.fromarray(grey),
+        "la.png": Image.fromarray(grey).convert("LA"),
+        "p.png": Image.fromarray(grey).convert("P"),
+        "rgba.png": Image.fromarray(grey).convert("RGBA"),
+        "16.png": Image.fromarray(grey.astype(np.uint16) * 257),
+    }.items():
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name), expected, err_msg=name)
+    Image.fromarray(grey > 100).save(tmp_path / "1.png")
+    assert set(np.unique(read_image(tmp_path / "1.png"))) == {0, 255}
+    Image.fromarray(picture()).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100, subsampling=0)
+    assert np.abs(read_image(tmp_path / "cmyk.jpg").astype(int) - picture()).max() <= 12
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match="mode F"):
+        read_image(tmp_path / "float.tiff")
+
+
+def test_case_13_the_first_frame_of_several_is_taken(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "x.gif")[0, 0].tolist() == [255, 0, 0]

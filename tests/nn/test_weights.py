@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torchvision.models import get_model
+
+from gmtool.errors import CheckpointError
+from gmtool.nn import weights as weights_module
+from gmtool.nn.encoder import Encoder
+from gmtool.nn.weights import load_encoder_weights
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder("resnet18", output_stride=8)
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return get_model("resnet18", weights=None).state_dict()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_torchvision_files_of_both_kinds_are_read(
+    tmp_path: Path, encoder: Encoder, official: dict[str, torch.Tensor], suffix: str
+) -> None:
+    path = tmp_path / f"resnet18{suffix}"
+    (torch.save if suffix == ".pth" else safetensors.torch.save_file)(official, path)
+    line = load_encoder_weights(encoder, "resnet18", str(path))
+    assert "100 of 100 tensors loaded" in line
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(value, official[key]), key
+
+
+def test_what_is_missing_or_does_not_fit_is_said_in_one_line(
+    tmp_path: Path, encoder: Encoder, official: dict[str, torch.Tensor]
+) -> None:
+    part = {key: value.half() for key, value in official.items() if not key.startswith("layer4")}
+    part["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    path = tmp_path / "part.safetensors"
+    safetensors.torch.save_file(part, path)
+    before = encoder.layer4[0].conv1.weight.clone()
+    line = load_encoder_weights(encoder, "resnet18", str(path))
+    assert "74 of 100 tensors loaded; 25 missing (layer4.0.conv1.weight, " in line
+    assert "1 of another shape (conv1.weight)" in line
+    assert torch.equal(encoder.layer4[0].conv1.weight, before)
+    assert torch.equal(encoder.layer1[0].conv1.weight, official["layer1.0.conv1.weight"].half().float())
+
+
+def test_more_than_half_missing_is_an_error(
+    tmp_path: Path, encoder: Encoder, official: dict[str, torch.Tensor]
+) -> None:
+    few = {key: value for key, value in official.items() if key.startswith("layer1")}
+    path = tmp_path / "few.safetensors"
+    safetensors.torch.save_file(few, path)
+    with pytest.raises(CheckpointError, match="more than half do not fit"):
+        load_encoder_weights(encoder, "resnet18", str(path))
+
+
+def test_case_33_a_pickle_payload_is_refused_and_does_not_run(tmp_path: Path, encoder: Encoder) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (str(tmp_path / "ran"),)
+
+    torch.save({"conv1.weight": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match=r"evil\.pth: cannot be read"):
+        load_encoder_weights(encoder, "resnet18", str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_damaged_file_is_one_line(tmp_path: Path, encoder: Encoder, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read") as error:
+        load_encoder_weights(encoder, "resnet18", str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_failed_download_names_the_file_option(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Offline:
+        url = "somewhere/resnet18.pth"
+
+        def get_state_dict(self, **_: object) -> None:
+            raise OSError("no route")
+
+    monkeypatch.setattr(weights_module, "get_model_weights", lambda _: {"IMAGENET1K_V1": Offline()})
+    with pytest.raises(CheckpointError, match=r"could not be downloaded \(no route\).*--encoder-weights FILE"):
+        load_encoder_weights(encoder, "resnet18", "imagenet")
+
+
+def test_the_downloaded_weights_are_torchvisions_first(
+    encoder: Encoder, official: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision's own loading code, with its cache filled beforehand."""
+    from torchvision.models import ResNet18_Weights
+
+    asked = []
+
+    def cached(self: object, *_: object, **__: object) -> dict[str, torch.Tensor]:
+        asked.append(self)
+        return official
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", cached)
+    load_encoder_weights(encoder, "resnet18", "imagenet")
+    assert asked == [ResNet18_Weights.IMAGENET1K_V1]
+    assert torch.equal(encoder.conv1.weight, official["conv1.weight"])
+
+
+def test_none_keeps_the_random_start_and_toy_has_no_weights(encoder: Encoder) -> None:
+    before = encoder.conv1.weight.clone()
+    assert "random weights" in load_encoder_weights(encoder, "resnet18", "none")
+    assert torch.equal(encoder.conv1.weight, before)
+    with pytest.raises(CheckpointError, match="encoder toy has no ImageNet weights"):
+        load_encoder_weights(Encoder("toy", output_stride=8), "toy", "imagenet")
