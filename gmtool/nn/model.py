@@ -41,6 +41,7 @@ class GuidedMixNet(nn.Module):
         super().__init__()
         channels = config.decoder_channels
         self.output_stride = config.output_stride
+        self._upscale = config.output_stride // 4  # the MITrans modules have doubled the resolution twice
         self.encoder = Encoder(config.encoder, output_stride=config.output_stride)
         self.psp = PyramidPooling(self.encoder.out_channels, channels)
         self.mitrans1 = MITrans(
@@ -54,14 +55,18 @@ class GuidedMixNet(nn.Module):
         """Return the scores of normalised images, (B, 3, H, W) float, of any height and width."""
         height, width = image.shape[-2:]
         stride = self.output_stride
-        # Right and below, with zeros: the mean colour
-        padded = F.pad(image, (0, -width % stride, 0, -height % stride))
+        # Right and below, with zeros: the mean colour. Not `-width % stride`: TensorRT-RTX takes the remainder
+        # of a negative number for negative
+        right = (width + stride - 1) // stride * stride - width
+        below = (height + stride - 1) // stride * stride - height
+        padded = F.pad(image, (0, right, 0, below))
         features = self.encoder(padded)
         context = self.psp(features.last)
         detailed = self.mitrans2(self.mitrans1(context, features.skip))
         scores = self.classifier(detailed)
         # Upscale the logits, not the labels, to the padded input, then drop the padding
-        logits = F.interpolate(scores, size=padded.shape[-2:], mode="bilinear")[..., :height, :width]
+        upscaled = F.interpolate(scores, scale_factor=self._upscale, mode="bilinear")
+        logits = upscaled[..., :height, :width]
         return Output(
             logits=logits,
             image_logits=self.image_classifier(context.mean(dim=(2, 3))),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 BINS = (1, 2, 3, 6)
@@ -22,6 +21,8 @@ def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
     Returns:
         (B, C, bins, bins) of the same dtype.
     """
+    if bins == 1:  # TensorRT-RTX cannot compile the matrix form of a plain mean
+        return x.mean(dim=(-2, -1), keepdim=True)
     rows = _averaging_matrix(x.shape[-2], bins, x)
     columns = _averaging_matrix(x.shape[-1], bins, x)
     return torch.matmul(rows, torch.matmul(x, columns.transpose(0, 1)))
@@ -37,6 +38,25 @@ def _averaging_matrix(length: int, bins: int, like: Tensor) -> Tensor:
     return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
+def bilinear_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return `x` (B, C, h, w) at another size, equal to `interpolate(mode="bilinear")` without aligned corners.
+
+    As two matrix products too: TensorRT-RTX refuses a Resize whose target is computed from the input's shape.
+    """
+    if x.shape[-2] == x.shape[-1] == 1:
+        return x.expand(-1, -1, *size)
+    rows = _interpolation_matrix(x.shape[-2], size[0], x)
+    columns = _interpolation_matrix(x.shape[-1], size[1], x)
+    return torch.matmul(rows, torch.matmul(x, columns.transpose(0, 1)))
+
+
+def _interpolation_matrix(length: int, target: int, like: Tensor) -> Tensor:
+    """Return (target, length): row i holds the weights of the two positions around (i + 0.5) n / m - 0.5."""
+    position = (torch.arange(target, device=like.device) + 0.5) * length / target - 0.5
+    distance = position.clamp(0, length - 1)[:, None] - torch.arange(length, device=like.device)[None, :]
+    return (1 - distance.abs()).clamp(min=0).to(like.dtype)
+
+
 class PyramidPooling(nn.Module):
     """Concatenate the features with their averages over 1, 4, 9 and 36 regions, then reduce the channels."""
 
@@ -48,9 +68,9 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, out_channels, H, W) for features (B, in_channels, H, W)."""
-        size = x.shape[-2:]
+        size = (x.shape[-2], x.shape[-1])
         pooled = [
-            F.interpolate(branch(adaptive_average_pool(x, bins)), size=size, mode="bilinear")
+            bilinear_resize(branch(adaptive_average_pool(x, bins)), size)
             for branch, bins in zip(self.branches, BINS, strict=True)
         ]
         reduced: Tensor = self.reduce(torch.cat([x, *pooled], dim=1))
