@@ -59,9 +59,7 @@ def evaluate(
     if predictions is not None or ground_truth is not None:
         for option, value in (("--model", model), ("--data", data), ("--layout", layout)):
             if value is not None:
-                raise ConfigError(
-                    f"{option} scores a model, --predictions and --ground-truth score masks: take one"
-                )
+                raise ConfigError(f"{option} scores a model, --predictions a folder of masks: take one of them")
         report = _evaluate_masks(predictions, ground_truth, list_, classes, mask_values or "index")
     else:
         if classes is not None:

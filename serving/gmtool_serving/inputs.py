@@ -102,9 +102,7 @@ def _named(found: dict[Path, PurePosixPath]) -> list[InputImage]:
         )
     taken: dict[str, Path] = {}
     for image in images:
-        other = taken.setdefault(str(image.output).lower(), image.path)
+        other = taken.setdefault(str(image.output), image.path)
         if other != image.path:
-            raise DataError(
-                f"{other} and {image.path} would both be written to {image.output}: predict them apart"
-            )
+            raise DataError(f"{other} and {image.path} would both become {image.output}: predict them apart")
     return sorted(images, key=lambda image: str(image.output))

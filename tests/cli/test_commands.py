@@ -1,0 +1,218 @@
+"""The command line as a person meets it: exit codes, one-line errors, what goes to which stream."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, Cli
+
+SMALL_FLAGS = [
+    item for name, value in SMALL.items() if name != "optim.iterations" for item in ("--set", f"{name}={value}")
+]
+
+
+def test_train_export_predict_evaluate_with_defaults_find_each_other(
+    cli: Cli, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    classes, labels = toy_data / "classes.json", toy_data / "splits/labeled.txt"
+    data = ["--data", toy_data, "--classes", classes, "--labels", labels, "--iterations", "20"]
+    code, out, err = cli(["train", "voc", *data, *SMALL_FLAGS])
+    assert code == 0, err
+    assert out.startswith("# mIoU ")
+    assert "gmtool export runs/voc" in err
+    code, out, err = cli(["export"])
+    assert code == 0, err
+    assert out.strip() == "runs/voc/export/model_fp32.onnx"
+    code, out, err = cli(["predict", toy_data / "JPEGImages", "--out", "masks", "--device", "cpu"])
+    assert code == 0, err
+    assert out.startswith("24 masks in masks, 0 failed")
+    code, out, err = cli(["evaluate", "--json", "--out", "report", "--device", "cpu"])
+    assert code == 0, err
+    report = json.loads(out)
+    assert report == json.loads((tmp_path / "report/report.json").read_text())
+    assert report["num_images"] == 4
+    val = toy_data / "ImageSets/Segmentation/val.txt"
+    folders = ["--predictions", "masks", "--ground-truth", toy_data / "SegmentationClass"]
+    code, out, err = cli(["evaluate", *folders, "--classes", classes, "--list", val, "--json"])
+    assert code == 0, err
+    assert json.loads(out)["confusion_matrix"] == report["confusion_matrix"]
+
+
+def test_folder_data_trains_with_its_own_classes_file(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    val = set((toy_data / "ImageSets/Segmentation/val.txt").read_text().split())
+    for source, kind in (("JPEGImages", "images"), ("SegmentationClass", "masks")):
+        for path in (toy_data / source).iterdir():
+            target = root / kind / ("val" if path.stem in val else "train") / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    shutil.copy(toy_data / "classes.json", root)
+    run = tmp_path / "run"
+    flags = ["--data", root, "--labels", toy_data / "splits/labeled.txt", "--iterations", "4", "--out", run]
+    code, out, err = cli(["train", "folder", *flags, *SMALL_FLAGS])
+    assert code == 0, err
+    assert "8 labeled" in err and "12 unlabeled, 4 validation" in err
+    assert "| triangle |" in out
+    code, out, err = cli(["export", run])
+    assert code == 0, err
+    model = out.strip()
+    code, out, err = cli(["evaluate", "--model", model, "--data", root, "--layout", "folder", "--device", "cpu"])
+    assert code == 0, err
+    assert f"on {root}/images/val" in out
+
+
+def test_demo_goes_the_whole_way(cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli(["demo", "--out", tmp_path / "demo", "--iterations", "5"])
+    assert code == 0, err
+    for word in ("parity", "mIoU", "200 masks", "in all"):
+        assert word in out
+    assert (tmp_path / "demo/report.md").is_file()
+    assert len(list((tmp_path / "demo/masks").glob("*.png"))) == 200
+    code, _, err = cli(["demo", "--out", tmp_path / "demo"])
+    assert code == 1
+    assert "exists already and is not empty" in err
+
+
+def one_line(err: str) -> str:
+    """Return the one line of an expected failure."""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+TRAINING_MISTAKES = {
+    "kind": (["train", "vok"], "unknown data set kind vok; did you mean voc?"),
+    "no data": (["train", "voc"], "give --data DIR"),
+    "path": (["train", "voc", "--data", "nowhere"], "nowhere does not exist"),
+    "setting": (["train", "voc", "--data", "{data}", "--set", "optm.lr=1"], "did you mean optim.lr?"),
+    "value": (["train", "voc", "--data", "{data}", "--iterations", "0"], "setting optim.iterations: got 0"),
+    "device": (["train", "voc", "--data", "{data}", "--device", "gpu"], "setting run.device: got 'gpu'"),
+    "classes": (["train", "voc", "--data", "{data}", "--classes", "citys"], "did you mean cityscapes?"),
+    "list": (["train", "voc", "--data", "{data}", "--labels", "no.txt"], "no.txt: cannot be read"),
+    "config": (["train", "voc", "--data", "{data}", "--config", "no.toml"], "no.toml: cannot be read"),
+    "overlap": (
+        ["train", "voc", "--data", "{data}", "--labels", "{data}/ImageSets/Segmentation/val.txt"],
+        "share 4 images, for example",
+    ),
+    "empty list": (
+        ["train", "voc", "--data", "{data}", "--labels", "{empty}"],
+        "is empty: expected one image a line",
+    ),
+    "layout": (["train", "folder", "--data", "{data}"], "is it of layout voc?"),
+}
+
+
+@pytest.mark.parametrize("mistake", TRAINING_MISTAKES)
+def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
+    cli: Cli, toy_data: Path, tmp_path: Path, mistake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, expected = TRAINING_MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
+    places = {"data": str(toy_data), "empty": str(tmp_path / "empty.txt")}
+    code, out, err = cli([argument.format(**places) for argument in arguments])
+    assert (code, out) == (1, "")
+    assert expected in one_line(err)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["export"], "no trained run below runs/"),
+        (["export", "nowhere"], "nowhere does not exist"),
+        (["predict", "nowhere.jpg", "--out", "masks"], "nowhere.jpg: no such file or folder"),
+        (["predict", "{data}/JPEGImages", "--out", "masks"], "no exported model below runs/"),
+        (["predict", "{data}/JPEGImages", "--out", "{data}/classes.json"], "cannot be made"),
+        (["predict", "{data}/JPEGImages", "--out", "masks", "--model", "{data}/toy.json"], "is not a model"),
+        (["evaluate", "--predictions", "x"], "--ground-truth DIR"),
+        (["evaluate", "--predictions", "x", "--model", "y"], "take one of them"),
+        (["evaluate", "--model", "nowhere.onnx"], "no such file"),
+    ],
+)
+def test_a_mistake_elsewhere_is_one_line(
+    cli: Cli, toy_data: Path, tmp_path: Path, arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli([argument.format(data=toy_data) for argument in arguments])
+    assert (code, out) == (1, "")
+    assert expected in one_line(err)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_usage_errors_exit_with_2(cli: Cli) -> None:
+    for arguments in (["predict"], ["train"], ["nonsense"], ["evaluate", "--layout", "tree"]):
+        code, _, err = cli(arguments)
+        assert code == 2, err
+
+
+def test_case_02_some_bad_images_exit_with_3_and_all_bad_with_1(
+    cli: Cli, toy_data: Path, toy_model: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "bad.jpg").write_text("<html>")
+    arguments = ["predict", images, "--out", tmp_path / "masks", "--model", toy_model, "--device", "cpu"]
+    code, out, err = cli(arguments)
+    assert code == 1
+    assert "0 masks" in out and "1 failed" in out
+    shutil.copy(toy_data / "JPEGImages/toy_00000.jpg", images)
+    code, out, err = cli(arguments)
+    assert code == 3
+    assert "1 masks" in out and "1 failed" in out
+    assert "failed: " in err and "bad.jpg: not an image" in err
+
+
+def test_a_missing_extra_is_one_line(cli: Cli, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("gmtool_serving", "onnxruntime"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = cli(["evaluate", "--model", toy_model])
+    assert code == 1
+    assert 'evaluating needs onnxruntime, which is not installed: pip install "gmtool[serve]"' in one_line(err)
+
+
+def test_debug_shows_the_traceback_of_an_expected_failure(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gmtool", "--debug", "export", "nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "nowhere does not exist" in done.stderr
+
+
+def test_case_20_interrupting_a_prediction_leaves_whole_masks_and_exits_with_130(
+    toy_data: Path, toy_model: Path, tmp_path: Path
+) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    for index in range(400):
+        os.link(toy_data / "JPEGImages/toy_00000.jpg", images / f"{index:04d}.jpg")
+    command = [sys.executable, "-m", "gmtool", "predict", str(images), "--out", str(masks)]
+    process = subprocess.Popen([*command, "--model", str(toy_model), "--device", "cpu"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(masks.glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err
+    done = list(masks.glob("*.png"))
+    assert 0 < len(done) < 400
+    assert len({path.read_bytes() for path in done}) == 1
+
+
+def test_version(cli: Cli) -> None:
+    from gmtool import __version__
+
+    assert cli(["--version"]) == (0, f"gmtool {__version__}\n", "")
