@@ -88,7 +88,7 @@ class Cli:
     def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capfd, self._monkeypatch = capfd, monkeypatch
 
-    def __call__(self, arguments: Sequence[str | Path]) -> tuple[int, str, str]:
+    def __call__(self, arguments: Sequence[object]) -> tuple[int, str, str]:
         """Return exit code, stdout and stderr."""
         self._monkeypatch.setattr(sys, "argv", ["gmtool", *map(str, arguments)])
         self._capfd.readouterr()

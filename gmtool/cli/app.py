@@ -49,7 +49,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed; Typer's 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 interrupted."""
     try:
         app()
     except GmtoolError as error:

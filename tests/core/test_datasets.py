@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +90,9 @@ def test_a_listed_image_that_does_not_exist_is_named(voc: Path) -> None:
 @pytest.mark.parametrize("which", ["labeled", "unlabeled"])
 def test_training_images_may_not_be_validation_images(voc: Path, which: str) -> None:
     (voc / "more.txt").write_text("b\nv\n")
-    lists = {"labeled": voc / "labeled.txt"} | {which: voc / "more.txt"}
+    config = replace(DataConfig(root=voc, labeled=voc / "labeled.txt"), **{which: voc / "more.txt"})  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"share 1 images, for example v\.jpg"):
-        load_training_data(DataConfig(root=voc, **lists))
+        load_training_data(config)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

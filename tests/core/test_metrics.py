@@ -46,7 +46,8 @@ def test_iou_equals_the_official_cityscapes_script(tmp_path: Path, monkeypatch: 
     official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
     classes = load_classes("cityscapes")
     matrix = np.zeros((19, 19), dtype=np.int64)
-    ground_truths, predictions = [], []
+    ground_truths: list[str] = []
+    predictions: list[str] = []
     for index in range(2):
         truth, prediction = maps(19)
         truth = np.roll(truth, index * 5)

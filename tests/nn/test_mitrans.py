@@ -18,8 +18,10 @@ def test_attention_is_scaled_softmax_over_key_positions_plus_residual() -> None:
     block = NonLocal(8)
     x = torch.randn(1, 8, 2, 3)
     columns = x[0].flatten(1)
+    state = block.state_dict()
     query, key, value = (
-        conv.weight[:, :, 0, 0] @ columns + conv.bias[:, None] for conv in (block.query, block.key, block.value)
+        state[f"{part}.weight"][:, :, 0, 0] @ columns + state[f"{part}.bias"][:, None]
+        for part in ("query", "key", "value")
     )
     expected = torch.empty(8, 6)
     for position in range(6):

@@ -40,8 +40,9 @@ def test_squared_difference_is_a_mean_over_batch_classes_and_pixels() -> None:
 
 
 def test_total_is_the_single_sum_of_all_terms() -> None:
-    terms = [torch.tensor(value) for value in (1.0, 2.0, 3.0, 4.0)]
-    assert StepLosses(*terms, omega=10.0).total.item() == 46.0
+    one = torch.tensor(1.0)
+    losses = StepLosses(one, 2 * one, 3 * one, 4 * one, omega=10.0)
+    assert losses.total.item() == 46.0
 
 
 def test_omega_is_zero_in_warm_up_and_then_rises_to_its_maximum() -> None:
