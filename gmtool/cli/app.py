@@ -52,7 +52,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 interrupted."""
     try:
         app()
-    except GmtoolError as error:
+    except (GmtoolError, OSError) as error:  # a full disk or a folder without permission is no bug of ours
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         typer.echo(f"error: {error}", err=True)

@@ -81,20 +81,21 @@ def run_training(
         {name: value for name, value in flags.items() if value is not None},
     ]
     run_dir = require_empty(out or fresh_dir(kind))
-    if kind == "toy":
-        layers.append(_toy_settings(layers))
-    elif kind == "folder":
+    if kind == "folder":
         layers.insert(1, _own_classes(layers))
-    return run(build_config(*layers), run_dir)
-
-
-def _toy_settings(layers: list[Any]) -> dict[str, Any]:
-    """Generate the toy data where `data.root` says, and return the settings that name its files."""
+    if kind != "toy":
+        return run(build_config(*layers), run_dir)
     from gmtool.toy import ToyConfig, generate_toy
 
+    config = build_config(*layers, _toy_files(layers))
+    generate_toy(config.data.root, ToyConfig())
+    return run(config, run_dir)
+
+
+def _toy_files(layers: list[Any]) -> dict[str, Any]:
+    """Return the settings that name the files of the toy data, where nothing else was asked for."""
     named = {name: value for layer in layers for name, value in layer.items()}
     root = Path(named.get("data.root", "runs/toy-data"))
-    generate_toy(root, ToyConfig())
     files = {
         "data.root": root,
         "data.classes": str(root / "classes.json"),

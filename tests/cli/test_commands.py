@@ -148,6 +148,22 @@ def test_a_mistake_elsewhere_is_one_line(
     assert not list(tmp_path.rglob("*.png"))
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = cli(["train", "toy", "--data", tmp_path / "file" / "data", "--out", tmp_path / "run"])
+    assert code == 1
+    assert "Not a directory" in one_line(err)
+
+
+def test_a_wrong_setting_does_not_leave_toy_data_behind(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli(["train", "toy", "--set", "optm.lr=1"])
+    assert code == 1, err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_usage_errors_exit_with_2(cli: Cli) -> None:
     for arguments in (["predict"], ["train"], ["nonsense"], ["evaluate", "--layout", "tree"]):
         code, _, err = cli(arguments)

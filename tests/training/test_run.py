@@ -133,9 +133,12 @@ def test_a_used_run_folder_is_refused(toy_config: TrainConfig, toy_run: Path) ->
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(toy_settings: Settings, tmp_path: Path) -> None:
-    config = build_config(toy_settings, {"optim.lr": 1e20, "optim.iterations": 10})
+    changes = {"optim.lr": 1e20, "optim.iterations": 8, "run.log_every": 100, "run.validations": 4}
     with pytest.raises(GmtoolError, match="lower optim.lr"):
-        train(config, tmp_path / "run")
+        train(build_config(toy_settings, changes), tmp_path / "run")
+    # Nothing that is not finite was saved on the way
+    if (tmp_path / "run/checkpoints/last.json").exists():
+        load_network(tmp_path / "run", "last")
 
 
 @pytest.mark.parametrize(("iterations", "validations"), [(40, 2), (7, 3), (3, 3), (1, 1), (100, 7)])

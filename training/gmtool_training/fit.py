@@ -106,8 +106,10 @@ def fit(
         done = iteration + 1
         images += len(inputs.labeled.images) + (0 if unlabeled_images is None else len(unlabeled_images))
         log.step(done)
+        if not (plan.is_logged(done) or plan.is_validated(done)):
+            continue
+        figures = _loss_figures(losses, done)
         if plan.is_logged(done):
-            figures = _loss_figures(losses, done)
             speed = images / (time.monotonic() - since)
             rates = {"lr": optimizer.param_groups[0]["lr"], "images_per_s": speed}
             log.event("train", done, figures | rates)
@@ -116,18 +118,22 @@ def fit(
             started = time.monotonic()
             matrix = validate()
             miou = mean_iou(matrix)
-            is_best = miou > best_miou
+            is_best = not miou <= best_miou  # so that anything replaces "no pixel was scored"
             if is_best:
                 best_miou, best_iteration = miou, done
-            save(done, miou, is_best or done == plan.iterations == best_iteration)
-            log.event("val", done, {"miou": None if math.isnan(miou) else miou, "best": max(best_miou, 0.0)})
+            save(done, miou, is_best)
+            log.event("val", done, {"miou": _defined(miou), "best": _defined(best_miou)})
             since += time.monotonic() - started  # validation is not training time
     assert matrix is not None
     return FitResult(best_miou, best_iteration, matrix)
 
 
+def _defined(miou: float) -> float | None:
+    return None if math.isnan(miou) else miou
+
+
 def _loss_figures(losses: StepLosses, done: int) -> dict[str, float | None]:
-    """Return the terms as numbers. Waits for the device: only when logging."""
+    """Return the terms as numbers. Waits for the device: only when logging, and before weights are saved."""
     total = losses.total.item()
     if not math.isfinite(total):
         raise GmtoolError(
