@@ -68,8 +68,10 @@ def run_training(
     out: Path | None,
 ) -> RunResult:
     """Build the configuration from all its layers, and train."""
+    from gmtool.console import remark
     from gmtool.runs import fresh_dir, require_empty
     from gmtool.settings import build_config, load_toml, parse_assignments
+    from gmtool.toy import ToyConfig, generate_toy
 
     with needs_extra("train", "training"):
         from gmtool_training.presets import preset
@@ -83,13 +85,16 @@ def run_training(
     run_dir = require_empty(out or fresh_dir(kind))
     if kind == "folder":
         layers.insert(1, _own_classes(layers))
-    if kind != "toy":
-        return run(build_config(*layers), run_dir)
-    from gmtool.toy import ToyConfig, generate_toy
-
-    config = build_config(*layers, _toy_files(layers))
-    generate_toy(config.data.root, ToyConfig())
-    return run(config, run_dir)
+    if kind == "toy":
+        layers.append(_toy_files(layers))
+    settings = build_config(*layers)
+    if kind == "toy":
+        generate_toy(settings.data.root, ToyConfig())
+    try:
+        return run(settings, run_dir)
+    except KeyboardInterrupt:
+        remark(f"interrupted; what was saved at the last validation is in {run_dir}")
+        raise
 
 
 def _toy_files(layers: list[Any]) -> dict[str, Any]:

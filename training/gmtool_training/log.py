@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from gmtool.console import remark, stderr
+from gmtool.report import percent
 
 SECONDS_BETWEEN_LINES = 15.0
 """Where stderr is not a terminal, one line at most this often."""
@@ -72,10 +73,12 @@ class RunLog:
         for name, value in figures.items():
             if value is not None:
                 self._board.add_scalar(f"{kind}/{name}", value, iteration)
-        text = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
         if kind == "val":
-            remark(f"iteration {iteration}/{self._iterations}  validation  {text}")
-        elif stderr().is_terminal:
+            text = f"validation mIoU {percent(figures['miou'])} %, best so far {percent(figures['best'])} %"
+            remark(f"iteration {iteration}/{self._iterations}  {text}")
+            return
+        text = "  ".join(f"{name.replace('_per_', '/')} {_short(value)}" for name, value in figures.items())
+        if stderr().is_terminal:
             self._progress.update(self._task, figures=text)
         elif seconds - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = seconds
