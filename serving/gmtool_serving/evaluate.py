@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,6 @@ Progress = Callable[[Iterable[Sample]], Iterator[Sample]]
 """Passes samples on and shows how far it is."""
 
 
-@dataclass(frozen=True)
-class _Score:
-    confusion: np.ndarray
-    num_images: int
-    failed: tuple[str, ...]
-
-
 def evaluate_model(backend: Backend, split: Split, *, values: MaskValues, progress: Progress) -> IoUReport:
     """Score a model on a split: whole images at their own size. Images that fail are listed and left out.
 
@@ -41,21 +33,15 @@ def evaluate_model(backend: Backend, split: Split, *, values: MaskValues, progre
         mask: UInt8Array = backend.masks(read_image(sample.image_path)[None])[0]
         return mask
 
-    score = _score(split, classes, predict, values, progress)
-    return IoUReport(
-        confusion=score.confusion,
-        classes=classes,
-        num_images=score.num_images,
-        failed=score.failed,
-        provenance=Provenance(
-            split=split.name,
-            split_sha256=split.sha256,
-            model=backend.model,
-            model_sha256=backend.model_sha256,
-            backend=backend.description,
-            precision=backend.spec.precision,
-        ),
+    provenance = Provenance(
+        split=split.name,
+        split_sha256=split.sha256,
+        model=backend.model,
+        model_sha256=backend.model_sha256,
+        backend=backend.description,
+        precision=backend.spec.precision,
     )
+    return _score(split, classes, predict, provenance, values=values, progress=progress)
 
 
 def evaluate_masks(
@@ -82,21 +68,15 @@ def evaluate_masks(
             raise DataError(f"no prediction {sample.image_path}")
         return read_mask(sample.image_path, classes)
 
-    score = _score(split, classes, predict, values, progress)
-    return IoUReport(
-        confusion=score.confusion,
-        classes=classes,
-        num_images=score.num_images,
-        failed=score.failed,
-        provenance=Provenance(
-            split=split.name,
-            split_sha256=split.sha256,
-            model=str(predictions),
-            model_sha256=None,
-            backend="masks on disk",
-            precision="not known",
-        ),
+    provenance = Provenance(
+        split=split.name,
+        split_sha256=split.sha256,
+        model=str(predictions),
+        model_sha256=None,
+        backend="masks on disk",
+        precision="not known",
     )
+    return _score(split, classes, predict, provenance, values=values, progress=progress)
 
 
 def _mask_split(predictions: Path, ground_truth: Path, list_path: Path | None) -> Split:
@@ -126,9 +106,11 @@ def _score(
     split: Split,
     classes: ClassSet,
     predict: Callable[[Sample], UInt8Array],
+    provenance: Provenance,
+    *,
     values: MaskValues,
     progress: Progress,
-) -> _Score:
+) -> IoUReport:
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
     failed = []
     for sample in progress(split.samples):
@@ -142,4 +124,10 @@ def _score(
             failed.append(f"{sample.id}: {error}")
     if len(failed) == len(split.samples):
         raise DataError(f"not one of {len(failed)} images could be scored; the first: {failed[0]}")
-    return _Score(matrix, len(split.samples) - len(failed), tuple(failed))
+    return IoUReport(
+        confusion=matrix,
+        classes=classes,
+        num_images=len(split.samples) - len(failed),
+        failed=tuple(failed),
+        provenance=provenance,
+    )
