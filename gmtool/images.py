@@ -80,8 +80,8 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 def _read_regular_file(path: Path) -> bytes:
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        # O_NONBLOCK: opening a named pipe must not wait for a writer. O_BINARY: Windows alone has it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -119,10 +119,10 @@ class IoUReport:
             lines += ["", "## Failed", "", *(f"- {line}" for line in self.failed)]
         return "\n".join(lines) + "\n"
 
-    def save(self, folder: Path, *, stem: str = "report") -> None:
-        """Write `<stem>.json` and `<stem>.md` into an existing folder."""
-        write_atomically(folder / f"{stem}.json", json.dumps(self.to_dict(), indent=1) + "\n")
-        write_atomically(folder / f"{stem}.md", self.to_markdown())
+    def save(self, folder: Path) -> None:
+        """Write `report.json` and `report.md` into an existing folder."""
+        write_atomically(folder / "report.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        write_atomically(folder / "report.md", self.to_markdown())
 
 
 def percent(ratio: float | None) -> str:
