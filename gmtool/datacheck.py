@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from gmtool.classes import ClassSet
-from gmtool.datasets import Sample
 from gmtool.errors import DataError
 from gmtool.images import displayed_size, open_image
+from gmtool.layouts import Sample
 from gmtool.masks import MaskValues, read_mask
 
 

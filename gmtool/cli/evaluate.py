@@ -13,7 +13,7 @@ from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
     from gmtool.config import DataConfig
-    from gmtool.datasets import Sample
+    from gmtool.layouts import Sample
     from gmtool.report import IoUReport
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from gmtool.classes import ClassSet
-from gmtool.datasets import Sample, Split
+from gmtool.datasets import Split
 from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array, read_image
+from gmtool.layouts import Sample
 from gmtool.masks import MaskValues, read_mask
 from gmtool.metrics import confusion_matrix
 from gmtool.report import IoUReport, Provenance

@@ -120,6 +120,15 @@ def test_folder_layout_without_parts_asks_for_a_list(folder: Path) -> None:
         load_training_data(DataConfig(root=folder, layout="folder", labeled=folder / "labeled.txt"))
 
 
+def test_the_split_hash_does_not_depend_on_how_a_list_writes_its_images(voc: Path) -> None:
+    config = DataConfig(root=voc)
+    (voc / "ids.txt").write_text("a\nb\n")
+    (voc / "columns.txt").write_text("".join(f"/JPEGImages/{i}.jpg /SegmentationClass/{i}.png\n" for i in "ab"))
+    splits = [load_split(config, "train", voc / name) for name in ("ids.txt", "columns.txt")]
+    assert splits[0].samples == splits[1].samples
+    assert splits[0].sha256 == splits[1].sha256
+
+
 def test_the_split_hash_depends_on_names_and_order(voc: Path) -> None:
     config = DataConfig(root=voc)
     (voc / "ab.txt").write_text("a\nb\n")

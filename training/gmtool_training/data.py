@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
-from gmtool.datasets import Sample
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array, read_image
+from gmtool.layouts import Sample
 from gmtool.masks import read_mask
 from gmtool_training.augment import CropWindow, crop_image, crop_mask, draw_window
 
