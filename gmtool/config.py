@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "toy"]
-LayoutName = Literal["voc", "folder"]
+LayoutName = Literal["voc", "cityscapes", "folder"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -21,19 +21,24 @@ class DataConfig:
     root: Path
     """Folder of the data set."""
     layout: LayoutName = "voc"
-    """How images and masks lie in it: `voc` or `folder`."""
+    """How images and masks lie in it: `voc`, `cityscapes` or `folder`."""
     classes: str = "voc"
     """`voc`, `cityscapes`, `context`, or a `classes.json` file."""
     labeled: Path | None = None
     """Split list of the labeled images; without it the layout's whole training set is labeled."""
     unlabeled: Path | None = None
-    """Split list of the unlabeled images; without it the rest of the training set."""
+    """Split list of the unlabeled images, or a plain folder of them; without it the rest of the training set."""
     val: Path | None = None
     """Split list of the validation images; without it the layout's own validation set."""
     mask_dir: str = "SegmentationClass"
     """Folder of the masks in layout `voc`."""
+    train_list: str = "ImageSets/Segmentation/train.txt"
+    """The training set's own list in layout `voc`, such as SBD's `ImageSets/Segmentation/trainaug.txt`."""
+    val_list: str = "ImageSets/Segmentation/val.txt"
+    """The validation set's own list in layout `voc`."""
     mask_values: Literal["index", "raw"] = "index"
-    """Whether mask files hold class indices (trainIds) or the class set's raw ids (labelIds)."""
+    """Whether mask files hold class indices (trainIds) or the class set's raw ids (labelIds). In layout
+    `cityscapes` it also decides which of the two files is read."""
     crop_px: Annotated[int, Ge(8)] = 321
     """Height and width of a training crop, pixels."""
     scale_min: Annotated[float, Gt(0)] = 0.5

@@ -9,7 +9,7 @@ from pathlib import Path
 from gmtool.config import DataConfig
 from gmtool.errors import DataError
 from gmtool.files import sha256_of_lines
-from gmtool.layouts import Layout, Part, Sample, open_layout
+from gmtool.layouts import Layout, Part, Sample, images_below, open_layout
 from gmtool.splits import read_split
 
 
@@ -52,6 +52,8 @@ def load_training_data(config: DataConfig) -> TrainingData:
         known = {sample.image_path for sample in labeled.samples}
         left = tuple(sample for sample in rest.samples if sample.image_path not in known)
         unlabeled = Split(f"{rest.name} without {labeled.name}", left)
+    elif config.unlabeled.is_dir():
+        unlabeled = Split(str(config.unlabeled), images_below(config.unlabeled))
     else:
         unlabeled = _split(layout, "train", config.unlabeled, with_masks=False)
     _refuse_overlap(labeled, val)
@@ -71,8 +73,9 @@ def _split(layout: Layout, part: Part, list_path: Path | None, *, with_masks: bo
         name, entries = layout.parts[part]
     else:
         option = "--labels" if part == "train" else "--val"
-        expected = layout.part_hint.format(part=part)
-        raise DataError(f"{layout.root} has no {expected}: give {option} LIST with one image a line")
+        raise DataError(
+            f"{layout.root} has no {layout.part_hints[part]}: give {option} LIST with one image a line"
+        )
     return Split(name, tuple(layout.sample(entry, with_mask=with_masks, where=name) for entry in entries))
 
 

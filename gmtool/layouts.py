@@ -37,8 +37,8 @@ class Layout:
     """Image by id."""
     parts: dict[str, tuple[str, list[SplitEntry]]]
     """Name and entries of the parts that the data set itself defines."""
-    part_hint: str
-    """Where a part would have been found, for messages."""
+    part_hints: dict[str, str]
+    """What a part would have been found in, for messages."""
 
     def sample(self, entry: SplitEntry, *, with_mask: bool, where: str) -> Sample:
         """Return the image, and on request the mask, that a line of a split list means.
@@ -76,6 +76,7 @@ class Layout:
                     f"{where} names mask {entry.mask}, but masks are taken from {self.mask_dir}: masks of two "
                     f"folders are not mixed (--set data.mask_dir={Path(entry.mask).parent})"
                 )
+            self._refuse_other_kind(mask_path, image_path, where=where)
         elif image_path.is_relative_to(self.image_dir):
             mask_path = self.mask_dir / self.mask_of(image_path.relative_to(self.image_dir))
         else:
@@ -83,6 +84,14 @@ class Layout:
         if not mask_path.is_file():
             raise DataError(f"{where}: image {image_path} has no mask: expected {mask_path}")
         return mask_path
+
+    def _refuse_other_kind(self, mask_path: Path, image_path: Path, *, where: str) -> None:
+        """Refuse a listed labelIds file where labelTrainIds are read, and the other way round."""
+        kinds = {"labelIds": "raw", "labelTrainIds": "index"}
+        named = next((kind for kind in kinds if mask_path.stem.endswith(f"_{kind}")), None)
+        if named is not None and not self.mask_of(image_path).stem.endswith(f"_{named}"):
+            values = kinds[named]
+            raise DataError(f"{where} names {mask_path.name}: --set data.mask_values={values} reads {named} files")
 
 
 def open_layout(config: DataConfig) -> Layout:
@@ -93,17 +102,30 @@ def open_layout(config: DataConfig) -> Layout:
     """
     if not config.root.is_dir():
         raise DataError(f"data set folder {config.root} does not exist")
-    openers = {"voc": _open_voc, "folder": _open_folder}
+    openers = {"voc": _open_voc, "cityscapes": _open_cityscapes, "folder": _open_folder}
     return openers[config.layout](config)
 
 
+def images_below(folder: Path) -> tuple[Sample, ...]:
+    """Return every image in a plain folder and below it, without masks.
+
+    Raises:
+        DataError: There is none, or two differ in their suffix alone.
+    """
+    images = _index_images(folder)
+    if not images:
+        raise DataError(f"{folder}: no image in it; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return tuple(Sample(name, path, None) for name, path in images.items())
+
+
 def _open_voc(config: DataConfig) -> Layout:
-    for root in (config.root, config.root / "VOC2012", config.root / "VOCdevkit" / "VOC2012"):
+    years = [year for name in ("VOC2012", "VOC2010") for year in (name, f"VOCdevkit/{name}")]
+    for root in (config.root, *(config.root / year for year in years)):
         if (root / "JPEGImages").is_dir():
             break
     else:
         raise _wrong_layout(config.root, "voc", "JPEGImages")
-    lists = {part: root / "ImageSets" / "Segmentation" / f"{part}.txt" for part in ("train", "val")}
+    lists = {"train": root / config.train_list, "val": root / config.val_list}
     return Layout(
         root=root,
         image_dir=root / "JPEGImages",
@@ -111,7 +133,7 @@ def _open_voc(config: DataConfig) -> Layout:
         mask_of=_png,
         images=_index_images(root / "JPEGImages"),
         parts={part: (str(path), read_split(path)) for part, path in lists.items() if path.is_file()},
-        part_hint="ImageSets/Segmentation/{part}.txt",
+        part_hints={part: str(path.relative_to(root)) for part, path in lists.items()},
     )
 
 
@@ -132,7 +154,34 @@ def _open_folder(config: DataConfig) -> Layout:
         mask_of=_png,
         images=images,
         parts=parts,
-        part_hint="images/{part} folder",
+        part_hints={part: f"images in images/{part}" for part in ("train", "val")},
+    )
+
+
+def _open_cityscapes(config: DataConfig) -> Layout:
+    image_dir = config.root / "leftImg8bit"
+    if not image_dir.is_dir():
+        raise _wrong_layout(config.root, "cityscapes", "leftImg8bit")
+    suffix = "gtFine_labelIds" if config.mask_values == "raw" else "gtFine_labelTrainIds"
+    by_path = _index_images(image_dir)
+    parts = {}
+    for part in ("train", "val"):
+        names = [name for name in by_path if name.startswith(f"{part}/")]
+        if names:
+            parts[part] = (str(image_dir / part), [SplitEntry(name, None, None) for name in names])
+    # Lists name images by path, by file name, or by <city>_<sequence>_<frame>
+    by_file = {Path(name).name: path for name, path in by_path.items()}
+    if len(by_file) < len(by_path):
+        raise DataError(f"{image_dir}: two images have one file name; Cityscapes has each frame once")
+    by_frame = {name.removesuffix("_leftImg8bit"): path for name, path in by_file.items()}
+    return Layout(
+        root=config.root,
+        image_dir=image_dir,
+        mask_dir=config.root / "gtFine",
+        mask_of=lambda image: image.with_name(f"{image.stem.removesuffix('leftImg8bit')}{suffix}.png"),
+        images=by_frame | by_file | by_path,
+        parts=parts,
+        part_hints={part: f"images in leftImg8bit/{part}" for part in ("train", "val")},
     )
 
 
@@ -154,8 +203,9 @@ def _index_images(folder: Path) -> dict[str, Path]:
 
 def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
-    other = {"voc": "folder", "folder": "voc"}[layout]
+    marks = {"JPEGImages": "voc", "leftImg8bit": "cityscapes", "images": "folder"}
+    likely = [f"; is it of layout {marks[name]}?" for name in found if name in marks]
     return DataError(
         f"{root} is not a data set of layout {layout}: expected a folder {expected} in it, found "
-        f"{', '.join(found[:5]) or 'no folders'}; is it of layout {other}?"
+        f"{', '.join(found[:5]) or 'no folders'}{likely[0] if likely else ''}"
     )

@@ -25,7 +25,8 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the data set; default: that of the model's run.")
     ] = None,
     layout: Annotated[
-        Literal["voc", "folder"] | None, typer.Option(help="Layout of --data; default: that of the model's run.")
+        Literal["voc", "cityscapes", "folder"] | None,
+        typer.Option(help="Layout of --data; default: that of the model's run."),
     ] = None,
     list_: Annotated[
         Path | None, typer.Option("--list", help="List of the images to score; default: the validation set.")

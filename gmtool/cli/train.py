@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="Kind of data set and its recipe: voc, folder or toy.")],
+    kind: Annotated[
+        str, typer.Argument(help="Kind of data set and its recipe: voc, cityscapes, context, folder, toy.")
+    ],
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
     classes: Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")] = None,
     labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
     unlabeled: Annotated[
-        Path | None, typer.Option(help="List of the unlabeled images; default: the rest of the training set.")
+        Path | None,
+        typer.Option(help="List or folder of unlabeled images; default: the rest of the training set."),
     ] = None,
     val: Annotated[Path | None, typer.Option(help="List of the validation images.")] = None,
     encoder_weights: Annotated[

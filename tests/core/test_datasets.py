@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gmtool.classes import load_classes
 from gmtool.config import DataConfig
 from gmtool.datasets import load_split, load_training_data
 from gmtool.errors import DataError
+from gmtool.masks import MaskValues, read_mask
 
 
 @pytest.fixture
@@ -67,6 +69,18 @@ def test_unlabeled_images_need_no_mask(voc: Path) -> None:
     assert len(data.unlabeled.samples) == 3
 
 
+def test_unlabeled_images_may_lie_in_any_folder(voc: Path, tmp_path: Path) -> None:
+    for name in ("x.jpg", "deep/y.png"):
+        path = tmp_path / "camera" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(path)
+    data = load_training_data(DataConfig(voc, labeled=voc / "labeled.txt", unlabeled=tmp_path / "camera"))
+    assert [sample.id for sample in data.unlabeled.samples] == ["deep/y", "x"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no image in it"):
+        load_training_data(DataConfig(voc, labeled=voc / "labeled.txt", unlabeled=tmp_path / "empty"))
+
+
 def test_masks_of_two_folders_are_not_mixed(voc: Path) -> None:
     (voc / "labeled.txt").write_text("JPEGImages/a.jpg SegmentationClassAug/a.png\n")
     with pytest.raises(DataError, match="data.mask_dir=SegmentationClassAug"):
@@ -118,6 +132,79 @@ def test_folder_layout_without_parts_asks_for_a_list(folder: Path) -> None:
     shutil.rmtree(folder / "images/val")
     with pytest.raises(DataError, match="--val LIST"):
         load_training_data(DataConfig(root=folder, layout="folder", labeled=folder / "labeled.txt"))
+
+
+@pytest.fixture
+def cityscapes(tmp_path: Path) -> Path:
+    """Two cities for training and one for validation, both kinds of masks, in the official layout."""
+    root = tmp_path / "cityscapes"
+    for name in (
+        "train/aachen/aachen_000000_000019",
+        "train/bochum/bochum_000000_000313",
+        "val/lindau/lindau_0_1",
+    ):
+        files = {
+            f"leftImg8bit/{name}_leftImg8bit.png": (0, "RGB"),
+            f"gtFine/{name}_gtFine_labelIds.png": (26, "L"),
+            f"gtFine/{name}_gtFine_labelTrainIds.png": (13, "L"),
+        }
+        for file, (value, mode) in files.items():
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (8, 6), value).save(root / file)
+    return root
+
+
+PUBLISHED_CITYSCAPES = (
+    "aachen_000000_000019",
+    "aachen_000000_000019_leftImg8bit.png",
+    "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png",
+    "/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png "
+    "/gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png",
+)
+
+
+@pytest.mark.parametrize("line", PUBLISHED_CITYSCAPES)
+def test_cityscapes_lists_of_every_form_mean_the_same(cityscapes: Path, line: str) -> None:
+    (cityscapes / "list.txt").write_text(line)
+    config = DataConfig(cityscapes, "cityscapes", "cityscapes", cityscapes / "list.txt", mask_values="raw")
+    data = load_training_data(config)
+    (sample,) = data.labeled.samples
+    assert sample.id == "train/aachen/aachen_000000_000019_leftImg8bit"
+    assert sample.mask_path == cityscapes / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"
+    assert [other.id for other in data.unlabeled.samples] == ["train/bochum/bochum_000000_000313_leftImg8bit"]
+    assert len(data.val.samples) == 1
+
+
+@pytest.mark.parametrize("values", ["raw", "index"])
+def test_both_kinds_of_cityscapes_masks_give_the_same_classes(cityscapes: Path, values: MaskValues) -> None:
+    config = DataConfig(cityscapes, "cityscapes", "cityscapes", mask_values=values)
+    (sample,) = load_split(config, "val", None).samples
+    assert sample.mask_path is not None
+    mask = read_mask(sample.mask_path, load_classes("cityscapes"), values=values)
+    assert set(mask.ravel().tolist()) == {load_classes("cityscapes").names.index("car")}
+
+
+def test_cityscapes_frames_of_one_name_are_refused(cityscapes: Path) -> None:
+    shutil.copytree(cityscapes / "leftImg8bit/train/aachen", cityscapes / "leftImg8bit/val/aachen")
+    with pytest.raises(DataError, match="two images have one file name"):
+        load_split(DataConfig(cityscapes, "cityscapes", "cityscapes"), "val", None)
+
+
+def test_a_list_of_the_other_kind_of_cityscapes_masks_is_refused(cityscapes: Path) -> None:
+    (cityscapes / "list.txt").write_text(PUBLISHED_CITYSCAPES[-1])
+    config = DataConfig(cityscapes, "cityscapes", "cityscapes", cityscapes / "list.txt", mask_values="index")
+    with pytest.raises(DataError, match="data.mask_values=raw reads labelIds files"):
+        load_training_data(config)
+
+
+def test_voc_takes_sbds_list_and_masks(voc: Path) -> None:
+    shutil.move(voc / "ImageSets/Segmentation/train.txt", voc / "ImageSets/Segmentation/trainaug.txt")
+    config = DataConfig(voc, mask_dir="SegmentationClassAug", train_list="ImageSets/Segmentation/trainaug.txt")
+    split = load_split(config, "train", None)
+    assert [sample.id for sample in split.samples] == ["a", "b", "c", "d"]
+    assert split.samples[0].mask_path == voc / "SegmentationClassAug/a.png"
+    with pytest.raises(DataError, match=r"has no ImageSets/Segmentation/train\.txt: give --labels"):
+        load_split(DataConfig(voc), "train", None)
 
 
 def test_the_split_hash_does_not_depend_on_how_a_list_writes_its_images(voc: Path) -> None:

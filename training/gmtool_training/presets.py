@@ -10,6 +10,30 @@ from gmtool.settings import Settings
 PRESETS: Mapping[str, Settings] = {
     # The paper's VOC recipe is what `gmtool.config` has as defaults
     "voc": {"data.layout": "voc"},
+    # The paper's: wider crops, random pairs, no image classifier
+    "cityscapes": {
+        "data.layout": "cityscapes",
+        "data.classes": "cityscapes",
+        "data.mask_values": "raw",
+        "data.crop_px": 513,
+        "data.labeled_batch": 4,
+        "data.unlabeled_batch": 4,
+        "model.encoder": "resnet101",
+        "method.pairing": "random",
+        "method.classification": False,
+        "method.lambda_bound": 0.3,
+    },
+    # VOC 2010 images with the 59 classes and background of PASCAL Context
+    "context": {
+        "data.layout": "voc",
+        "data.classes": "context",
+        "data.mask_dir": "SegmentationClassContext",
+        "data.train_list": "ImageSets/SegmentationContext/train.txt",
+        "data.val_list": "ImageSets/SegmentationContext/val.txt",
+        "data.crop_px": 480,
+        "data.labeled_batch": 4,
+        "data.unlabeled_batch": 4,
+    },
     # A data set of one's own: the same recipe with a batch that fits smaller machines
     "folder": {"data.layout": "folder", "data.labeled_batch": 4, "data.unlabeled_batch": 4},
     # Generated shapes, a narrow network from random weights: minutes on a CPU
@@ -22,9 +46,9 @@ PRESETS: Mapping[str, Settings] = {
         "model.encoder": "toy",
         "model.encoder_weights": "none",
         "model.decoder_channels": 64,
-        # The paper's weight of 30 is for 40 000 iterations; in 400 it drowns the labels
+        # The paper's weight of 30 is for 40 000 iterations; in a few hundred it drowns the labels
         "method.omega_max": 3.0,
-        "optim.iterations": 400,
+        "optim.iterations": 600,
         "optim.lr": 0.02,
         "optim.head_lr_multiplier": 1.0,
         "run.validations": 5,
