@@ -8,6 +8,7 @@ import sys
 import typer
 
 from gmtool import __version__
+from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich would cost 0.35 s of every start
 )
+app.add_typer(data_app, name="data")
 for command in (demo, train, export, predict, evaluate):
     app.command()(command)
 

@@ -22,7 +22,7 @@ def train(
     labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
     unlabeled: Annotated[
         Path | None,
-        typer.Option(help="List or folder of unlabeled images; default: the rest of the training set."),
+        typer.Option(help="List or folder of unlabeled images; default: all that are not labeled."),
     ] = None,
     val: Annotated[Path | None, typer.Option(help="List of the validation images.")] = None,
     encoder_weights: Annotated[
@@ -71,49 +71,19 @@ def run_training(
     out: Path | None,
 ) -> RunResult:
     """Build the configuration from all its layers, and train."""
+    from gmtool.cli.configure import configure
     from gmtool.console import remark
     from gmtool.runs import fresh_dir, require_empty
-    from gmtool.settings import build_config, load_toml, parse_assignments
     from gmtool.toy import ToyConfig, generate_toy
 
     with needs_extra("train", "training"):
-        from gmtool_training.presets import preset
         from gmtool_training.run import train as run
-    layers = [
-        preset(kind),
-        load_toml(config_path) if config_path else {},
-        parse_assignments(assignments),
-        {name: value for name, value in flags.items() if value is not None},
-    ]
     run_dir = require_empty(out or fresh_dir(kind))
-    if kind == "folder":
-        layers.insert(1, _own_classes(layers))
+    config = configure(kind, flags, config_path=config_path, assignments=assignments)
     if kind == "toy":
-        layers.append(_toy_files(layers))
-    settings = build_config(*layers)
-    if kind == "toy":
-        generate_toy(settings.data.root, ToyConfig())
+        generate_toy(config.data.root, ToyConfig())
     try:
-        return run(settings, run_dir)
+        return run(config, run_dir)
     except KeyboardInterrupt:
         remark(f"interrupted; what was saved at the last validation is in {run_dir}")
         raise
-
-
-def _toy_files(layers: list[Any]) -> dict[str, Any]:
-    """Return the settings that name the files of the toy data, where nothing else was asked for."""
-    named = {name: value for layer in layers for name, value in layer.items()}
-    root = Path(named.get("data.root", "runs/toy-data"))
-    files = {
-        "data.root": root,
-        "data.classes": str(root / "classes.json"),
-        "data.labeled": root / "splits" / "labeled.txt",
-    }
-    return {name: value for name, value in files.items() if name not in named}
-
-
-def _own_classes(layers: list[Any]) -> dict[str, Any]:
-    """Return the setting that names a `classes.json` in the data set's folder, if there is one."""
-    roots = [layer["data.root"] for layer in layers if "data.root" in layer]
-    path = Path(roots[-1]) / "classes.json" if roots else None
-    return {"data.classes": str(path)} if path and path.is_file() else {}

@@ -1,0 +1,45 @@
+"""From a data set kind and options to a configuration: the layers of settings, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gmtool_training.presets import preset
+
+from gmtool.config import TrainConfig
+from gmtool.settings import Settings, build_config, load_toml, parse_assignments
+
+
+def configure(
+    kind: str,
+    flags: Mapping[str, Any],
+    *,
+    config_path: Path | None = None,
+    assignments: Sequence[str] = (),
+) -> TrainConfig:
+    """Return defaults < recipe of the kind < `--config` < `--set` < named flags (None: not given).
+
+    Raises:
+        ConfigError: The kind or a setting does not exist, or a value is wrong.
+    """
+    asked = {
+        **(load_toml(config_path) if config_path else {}),
+        **parse_assignments(assignments),
+        **{name: value for name, value in flags.items() if value is not None},
+    }
+    return build_config(preset(kind), _own_files(kind, asked), asked)
+
+
+def _own_files(kind: str, asked: Settings) -> Settings:
+    """Return the settings that name what a data set of this kind brings along."""
+    if kind == "toy":
+        root = Path(asked.get("data.root", "runs/toy-data"))
+        return {
+            "data.root": root,
+            "data.classes": str(root / "classes.json"),
+            "data.labeled": root / "splits" / "labeled.txt",
+        }
+    classes = Path(asked.get("data.root", ".")) / "classes.json"
+    return {"data.classes": str(classes)} if kind == "folder" and classes.is_file() else {}

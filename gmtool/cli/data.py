@@ -1,0 +1,171 @@
+"""`gmtool data`: look at a data set before training, choose its labeled images, make a toy one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gmtool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gmtool.config import TrainConfig
+    from gmtool.datacheck import DataReport
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, split or make a data set.")
+
+Kind = Annotated[str, typer.Argument(help="Data set: voc, cityscapes, context, folder, toy.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
+Classes = Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting.")]
+
+
+@app.command()
+def check(
+    kind: Kind,
+    data: Data = None,
+    classes: Classes = None,
+    labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
+    unlabeled: Annotated[Path | None, typer.Option(help="List or folder of unlabeled images.")] = None,
+    val: Annotated[Path | None, typer.Option(help="List of the validation images.")] = None,
+    set_: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Decode every image and mask and say what is wrong. Exit code 1 if there are errors.
+
+    Errors: unusable files, labels out of range, masks of another size, training images in validation.
+    Warnings: classes in no labeled image, images smaller than the crop, duplicates.
+    """
+    from gmtool.classes import load_classes
+    from gmtool.console import result
+    from gmtool.datacheck import check_data
+    from gmtool.datasets import load_training_data
+
+    lists = {"data.labeled": labels, "data.unlabeled": unlabeled, "data.val": val}
+    config = _configure(kind, data, classes, lists, set_)
+    class_set = load_classes(config.data.classes)
+    report = check_data(load_training_data(config.data), class_set, config.data, progress=_track)
+    if as_json:
+        result(json.dumps(report.to_dict(), indent=1))
+    else:
+        _show(report)
+    if report.num_errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def split(
+    kind: Kind,
+    out: Annotated[Path, typer.Option(help="Folder for labeled.txt, unlabeled.txt and split.json.")],
+    data: Data = None,
+    classes: Classes = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of labeled images.")] = None,
+    fraction: Annotated[str | None, typer.Option(help="Share of labeled images: 1/8 or 0.125.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random order.")] = 0,
+    group: Annotated[
+        str | None, typer.Option(help="Regular expression on the id; images that match alike stay together.")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Choose the labeled images of the training set: seeded, with every class where possible.
+
+    Every training image must have a mask, since the classes are looked up there.
+    """
+    from gmtool.classes import load_classes
+    from gmtool.console import remark, result
+    from gmtool.datasets import Split, load_split
+    from gmtool.files import write_atomically
+    from gmtool.masks import read_mask
+    from gmtool.runs import require_empty
+    from gmtool.splitting import Candidate, choose_labeled
+
+    require_empty(out)
+    config = _configure(kind, data, classes, {}, set_)
+    class_set = load_classes(config.data.classes)
+    candidates = []
+    for sample in load_split(config.data, "train", None).samples:
+        assert sample.mask_path is not None
+        labels = set(read_mask(sample.mask_path, class_set, values=config.data.mask_values).ravel().tolist())
+        candidates.append(Candidate(sample, frozenset(labels - {class_set.ignore_index})))
+    chosen = choose_labeled(candidates, _wanted(count, fraction, len(candidates)), seed=seed, group_pattern=group)
+    out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"seed": seed, "group": group}
+    for name, samples in (("labeled", chosen.labeled), ("unlabeled", chosen.unlabeled)):
+        write_atomically(out / f"{name}.txt", "".join(f"{sample.id}\n" for sample in samples))
+        record |= {name: len(samples), f"{name}_sha256": Split(name, samples).sha256}
+    record["classes_without_label"] = [class_set.names[label] for label in sorted(chosen.missing)]
+    write_atomically(out / "split.json", json.dumps(record, indent=1) + "\n")
+    if chosen.missing:
+        remark(f"warning: in no labeled image: {', '.join(record['classes_without_label'])}: raise --count")
+    result(f"{len(chosen.labeled)} labeled and {len(chosen.unlabeled)} unlabeled images in {out}")
+    remark("next:")
+    remark(f"  gmtool train {kind} --data {config.data.root} --labels {out / 'labeled.txt'}")
+
+
+@app.command()
+def toy(
+    out: Annotated[Path, typer.Argument(help="Folder for the data set.")],
+    labeled: Annotated[int, typer.Option(min=1, help="Labeled images.")] = 24,
+    unlabeled: Annotated[int, typer.Option(min=1, help="Unlabeled images.")] = 136,
+    val: Annotated[int, typer.Option(min=1, help="Validation images.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+) -> None:
+    """Generate textured shapes on textured ground, in VOC layout."""
+    from gmtool.console import result
+    from gmtool.toy import ToyConfig, generate_toy
+
+    generate_toy(out, ToyConfig(labeled=labeled, unlabeled=unlabeled, val=val, seed=seed))
+    result(f"{labeled} labeled, {unlabeled} unlabeled and {val} validation images in {out}")
+
+
+def _configure(
+    kind: str, data: Path | None, classes: str | None, lists: dict[str, Any], assignments: list[str] | None
+) -> TrainConfig:
+    from gmtool.cli.configure import configure
+
+    flags = {"data.root": data, "data.classes": classes, **lists}
+    return configure(kind, flags, assignments=assignments or [])
+
+
+def _wanted(count: int | None, fraction: str | None, total: int) -> int:
+    from fractions import Fraction
+
+    if (count is None) == (fraction is None):
+        raise ConfigError("give the number of labeled images with --count, or their share with --fraction")
+    if count is not None:
+        return count
+    assert fraction is not None
+    try:
+        share = Fraction(fraction)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"--fraction {fraction}: expected a share such as 1/8 or 0.125") from error
+    return round(total * share)
+
+
+def _track(looks: Iterable[Any], total: int) -> Iterator[Any]:
+    from gmtool.console import track
+
+    return track(looks, total=total)
+
+
+def _show(report: DataReport) -> None:
+    from rich.table import Table
+
+    from gmtool.console import result, stdout
+
+    table = Table(title=", ".join(f"{count} {part}" for part, count in report.counts.items()))
+    table.add_column("class")
+    for title in ("labeled images", "labeled pixels %", "validation pixels %"):
+        table.add_column(title, justify="right")
+    labeled, val = report.labeled_pixels, report.val_pixels
+    for index, name in enumerate(report.classes.names):
+        shares = (f"{100 * pixels[index] / max(1, pixels.sum()):.2f}" for pixels in (labeled, val))
+        table.add_row(name, str(report.labeled_images[index]), *shares)
+    stdout().print(table)
+    for finding in report.findings:
+        result(f"{finding.severity}: {finding.message}")
+    warnings = len(report.findings) - report.num_errors
+    result(f"{report.num_errors} errors, {warnings} warnings")
