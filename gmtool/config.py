@@ -136,6 +136,8 @@ class RunConfig:
     """Optimiser steps between two log events."""
     validations: Annotated[int, Ge(1)] = 10
     """Validations in a run, evenly spaced; the last follows the last step."""
+    save_every: Annotated[int, Ge(1)] = 500
+    """Optimiser steps between two saves of the last checkpoint; every validation saves too."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from difflib import get_close_matches
 
 
 class GmtoolError(Exception):
-    """An expected failure. The command line prints its message as one line and exits with 1."""
+    """An expected failure. The command line prints its message as one line and exits with `exit_code`."""
+
+    exit_code = 1
 
 
 class ConfigError(GmtoolError):
@@ -37,6 +39,12 @@ class BackendError(GmtoolError):
 
 class MissingExtraError(GmtoolError):
     """A command whose optional packages are not installed."""
+
+
+class TerminatedError(GmtoolError):
+    """The process was asked to end (SIGTERM) and has saved what it had."""
+
+    exit_code = 143
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

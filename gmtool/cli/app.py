@@ -51,11 +51,11 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 or 143 stopped."""
     try:
         app()
     except (GmtoolError, OSError) as error:  # a full disk or a folder without permission is no bug of ours
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
         typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code if isinstance(error, GmtoolError) else 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmtool.errors import needs_extra
+from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
     from gmtool_training.run import RunResult
@@ -33,6 +33,9 @@ def train(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: a fresh one below runs/.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run from its last checkpoint, with its own settings.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
@@ -52,7 +55,15 @@ def train(
         "run.seed": seed,
         "optim.iterations": iterations,
     }
-    result = run_training(kind, flags, config_path=config, assignments=set_ or [], out=out)
+    if resume is not None:
+        given = [kind, config, out, *(set_ or []), *(value for value in flags.values() if value is not None)]
+        if any(given):
+            raise ConfigError("--resume goes on with the run's own settings: give nothing beside it")
+        result = _resume_training(resume)
+    elif kind is None:
+        raise ConfigError("train what? known: voc, cityscapes, context, folder, toy; or --resume RUN")
+    else:
+        result = run_training(kind, flags, config_path=config, assignments=set_ or [], out=out)
     from gmtool.console import remark
     from gmtool.console import result as show
 
@@ -85,5 +96,11 @@ def run_training(
     try:
         return run(config, run_dir)
     except KeyboardInterrupt:
-        remark(f"interrupted; what was saved at the last validation is in {run_dir}")
+        remark(f"interrupted; gmtool train --resume {run_dir} goes on from its last checkpoint")
         raise
+
+
+def _resume_training(run_dir: Path) -> RunResult:
+    with needs_extra("train", "training"):
+        from gmtool_training.run import resume
+    return resume(run_dir)

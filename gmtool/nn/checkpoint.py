@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
@@ -38,6 +40,22 @@ class Checkpoint:
     """Validation mIoU in [0, 1]; None when no pixel was scored."""
     model: ModelConfig
     classes: ClassSet
+    state: str | None = None
+    """File name of what training needs to go on, beside the JSON; None where nothing can go on from it."""
+    state_sha256: str | None = None
+    """Hash of that file."""
+    training: dict[str, Any] | None = None
+    """What training needs to go on and is not a tensor."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What training needs beside the weights, to go on as if it had never stopped."""
+
+    tensors: dict[str, Tensor]
+    """Optimiser and random state by name."""
+    values: dict[str, Any]
+    """The rest, as JSON has it."""
 
 
 def build_network(model: ModelConfig, classes: ClassSet) -> GuidedMixNet:
@@ -54,21 +72,29 @@ def save_checkpoint(
     miou: float | None,
     model: ModelConfig,
     classes: ClassSet,
+    state: TrainingState | None = None,
 ) -> Checkpoint:
-    """Save the weights once and let each of `names` mean them.
+    """Save the weights once and let each of `names` mean them; `last` also gets the training state.
 
-    The weights are on disk, whole, before a JSON names them; weights that no JSON names are deleted last.
-    A process killed at any point leaves each name with its old or its new weights.
+    Files are on disk, whole, before a JSON names them; files that no JSON names are deleted last. A process
+    killed at any point leaves each name with its old or its new weights.
     """
     folder = run_dir / CHECKPOINT_DIR
     folder.mkdir(exist_ok=True)
     sweep_leftovers(folder)
     path = folder / f"weights-{iteration:06d}.safetensors"
-    tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors))
+    _write_tensors(path, network.state_dict())
     checkpoint = Checkpoint(path.name, sha256_of_file(path), iteration, miou, model, classes)
-    value = asdict(checkpoint) | {"format_version": FORMAT_VERSION, "classes": classes.to_dict()}
+    resumable = checkpoint
+    if state is not None:
+        state_path = folder / f"state-{iteration:06d}.safetensors"
+        _write_tensors(state_path, state.tensors)
+        resumable = replace(
+            checkpoint, state=state_path.name, state_sha256=sha256_of_file(state_path), training=state.values
+        )
     for name in names:
+        described = resumable if name == "last" else checkpoint
+        value = asdict(described) | {"format_version": FORMAT_VERSION, "classes": classes.to_dict()}
         write_atomically(folder / f"{name}.json", json.dumps(value, indent=1) + "\n")
     _delete_unnamed(folder)
     return checkpoint
@@ -103,11 +129,7 @@ def load_network(run_dir: Path, name: CheckpointName) -> tuple[GuidedMixNet, Che
         CheckpointError: Missing or damaged, of another architecture, or with weights that are not finite.
     """
     checkpoint = read_checkpoint(run_dir, name)
-    path = run_dir / CHECKPOINT_DIR / checkpoint.weights
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing, but {name}.json names it")
-    if sha256_of_file(path) != checkpoint.sha256:
-        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in {name}.json")
+    path = _checked_file(run_dir, name, checkpoint.weights, checkpoint.sha256)
     network = build_network(checkpoint.model, checkpoint.classes)
     try:
         state = safetensors.torch.load_file(path)
@@ -121,12 +143,37 @@ def load_network(run_dir: Path, name: CheckpointName) -> tuple[GuidedMixNet, Che
     return network.eval(), checkpoint
 
 
+def load_training_state(run_dir: Path) -> TrainingState:
+    """Return what a run's last checkpoint keeps for going on.
+
+    Raises:
+        CheckpointError: It keeps nothing, or the file is missing or damaged.
+    """
+    checkpoint = read_checkpoint(run_dir, "last")
+    if checkpoint.state is None or checkpoint.state_sha256 is None or checkpoint.training is None:
+        raise CheckpointError(f"{run_dir}: its last checkpoint keeps no training state: train anew")
+    path = _checked_file(run_dir, "last", checkpoint.state, checkpoint.state_sha256)
+    return TrainingState(safetensors.torch.load_file(path), checkpoint.training)
+
+
+def _checked_file(run_dir: Path, name: CheckpointName, file: str, sha256: str) -> Path:
+    path = run_dir / CHECKPOINT_DIR / file
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, but {name}.json names it")
+    if sha256_of_file(path) != sha256:
+        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in {name}.json")
+    return path
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    on_cpu = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    write_atomically(path, safetensors.torch.save(on_cpu))
+
+
 def _delete_unnamed(folder: Path) -> None:
-    named = {
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["weights"]
-        for name in get_args(CheckpointName)
-        if (folder / f"{name}.json").is_file()
-    }
-    for path in folder.glob("weights-*.safetensors"):
+    described = [folder / f"{name}.json" for name in get_args(CheckpointName)]
+    values = [json.loads(path.read_text(encoding="utf-8")) for path in described if path.is_file()]
+    named = {value.get(key) for value in values for key in ("weights", "state")}
+    for path in folder.glob("*.safetensors"):
         if path.name not in named:
             path.unlink()

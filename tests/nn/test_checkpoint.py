@@ -1,4 +1,6 @@
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,22 +91,45 @@ def test_a_damaged_or_missing_description_is_named(tmp_path: Path) -> None:
         load_network(tmp_path, "last")
 
 
-def test_a_save_that_cannot_finish_leaves_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("names", [["last"], ["last", "best"]])
+def test_case_27_a_save_that_fails_at_any_operation_leaves_a_checkpoint_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[CheckpointName]
 ) -> None:
-    expected = save(tmp_path, ["last"], 1)
-    real_replace, calls = Path.replace, []
+    """A full disk at the n-th sync, rename or deletion, for every n."""
+    outcomes = set()
+    for fail_at in range(1, 40):
+        run_dir = tmp_path / str(fail_at)
+        run_dir.mkdir()
+        before = save(run_dir, ["last", "best"], 1)
+        calls = 0
 
-    def fails_second(self: Path, target: Path) -> Path:
-        calls.append(target)
-        if len(calls) == 2:  # the weights are in place, the JSON is not
-            raise OSError(28, "No space left on device")
-        return real_replace(self, target)
+        def counted(real: Callable[..., object], fail_at: int = fail_at) -> Callable[..., object]:
+            def wrapper(*arguments: object, **keywords: object) -> object:
+                nonlocal calls
+                calls += 1
+                if calls == fail_at:
+                    raise OSError(28, "No space left on device")
+                return real(*arguments, **keywords)
 
-    monkeypatch.setattr(Path, "replace", fails_second)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path, ["last"], 2)
-    monkeypatch.undo()
-    network, _ = load_network(tmp_path, "last")
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, expected[key])
+            return wrapper
+
+        monkeypatch.setattr(os, "fsync", counted(os.fsync))
+        monkeypatch.setattr(Path, "replace", counted(Path.replace))
+        monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+        try:
+            after = save(run_dir, names, 2)
+            failed = False
+        except OSError:
+            torch.manual_seed(2)
+            after, failed = build_network(MODEL, CLASSES).state_dict(), True
+        monkeypatch.undo()
+        for name in ("last", "best"):
+            network, checkpoint = load_network(run_dir, name)
+            outcomes.add((name, checkpoint.iteration))
+            expected = before if checkpoint.iteration == 1 else after
+            for key, value in network.state_dict().items():
+                assert torch.equal(value, expected[key])
+        if not failed:
+            break
+    assert not failed and fail_at > 4
+    assert outcomes >= {("last", 1), ("last", 2), ("best", 1)}

@@ -152,6 +152,7 @@ def test_validations_are_evenly_spaced_and_the_last_follows_the_last_step(
         seed=0,
         log_every=10,
         validations=validations,
+        save_every=500,
     )
     moments = [done for done in range(1, iterations + 1) if plan.is_validated(done)]
     assert len(moments) == validations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,30 +69,42 @@ class UnlabeledCrops(Dataset[Tensor | DataError]):
 
 
 class EndlessSampler(Sampler[Key]):
-    """One permutation of the samples after another. What comes n-th depends on the seed and n alone."""
+    """One permutation of the samples after another. What comes n-th depends on the seed and n alone.
 
-    def __init__(self, num_samples: int, seed: Sequence[int]) -> None:
-        self.num_samples, self.seed = num_samples, seed
+    Args:
+        num_samples: Samples in an epoch.
+        seed: Of the permutations.
+        start: How many draws are skipped.
+    """
+
+    def __init__(self, num_samples: int, seed: Sequence[int], *, start: int = 0) -> None:
+        self.num_samples, self.seed, self.start = num_samples, seed, start
 
     def __iter__(self) -> Iterator[Key]:
-        epoch = 0
-        while True:
-            random = np.random.default_rng([*self.seed, epoch])
-            yield from ((epoch, int(index)) for index in random.permutation(self.num_samples))
-            epoch += 1
+        first_epoch, skipped = divmod(self.start, self.num_samples)
+        for epoch in count(first_epoch):
+            order = np.random.default_rng([*self.seed, epoch]).permutation(self.num_samples)
+            yield from ((epoch, int(index)) for index in order[skipped:])
+            skipped = 0
 
 
 def labeled_batches(
-    samples: Sequence[Sample], classes: ClassSet, config: DataConfig, *, seed: int, pin_memory: bool
+    samples: Sequence[Sample],
+    classes: ClassSet,
+    config: DataConfig,
+    *,
+    seed: int,
+    pin_memory: bool,
+    start: int = 0,
 ) -> Iterator[LabeledBatch]:
-    """Return endless batches of labeled crops.
+    """Return endless batches of labeled crops, from batch `start` on.
 
     Raises:
         DataError: (while iterating) An image or a mask cannot be used; the message names the file.
     """
     loader = _loader(
         LabeledCrops(samples, classes, config, seed),
-        EndlessSampler(len(samples), [seed, 1]),
+        EndlessSampler(len(samples), [seed, 1], start=start * config.labeled_batch),
         batch=config.labeled_batch,
         workers=config.workers or 0,
         pin_memory=pin_memory,
@@ -101,16 +114,16 @@ def labeled_batches(
 
 
 def unlabeled_batches(
-    samples: Sequence[Sample], config: DataConfig, *, seed: int, pin_memory: bool
+    samples: Sequence[Sample], config: DataConfig, *, seed: int, pin_memory: bool, start: int = 0
 ) -> Iterator[Tensor]:
-    """Return endless batches of unlabeled crops, (B, 3, H, W) uint8.
+    """Return endless batches of unlabeled crops, (B, 3, H, W) uint8, from batch `start` on.
 
     Raises:
         DataError: (while iterating) An image cannot be used; the message names the file.
     """
     loader = _loader(
         UnlabeledCrops(samples, config, seed),
-        EndlessSampler(len(samples), [seed, 2]),
+        EndlessSampler(len(samples), [seed, 2], start=start * config.unlabeled_batch),
         batch=config.unlabeled_batch,
         workers=config.workers or 0,
         pin_memory=pin_memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gmtool.errors import GmtoolError
+from gmtool.errors import GmtoolError, TerminatedError
 from gmtool.metrics import Int64Array, mean_iou
 from gmtool_training.data import LabeledBatch
 from gmtool_training.log import RunLog
 from gmtool_training.losses import StepLosses
+from gmtool_training.resume import Progress
 from gmtool_training.step import Step, StepInput
 
 
@@ -33,6 +34,11 @@ class FitPlan:
     seed: int
     log_every: int
     validations: int
+    save_every: int
+
+    def is_saved(self, done: int) -> bool:
+        """Return whether the last checkpoint is saved after `done` steps, validation or not."""
+        return done % self.save_every == 0
 
     def is_logged(self, done: int) -> bool:
         """Return whether figures are recorded after `done` steps."""
@@ -48,10 +54,13 @@ class FitPlan:
 class FitResult:
     """How the run scored."""
 
-    best_miou: float
-    best_iteration: int
+    progress: Progress
     last: Int64Array
     """Confusion matrix of the last validation."""
+
+
+Save = Callable[[Progress, float | None, bool], None]
+"""Keeps weights and state: (where the run stands, mIoU if just validated, whether it is the best so far)."""
 
 
 def fit(
@@ -62,13 +71,15 @@ def fit(
     step: Step,
     *,
     plan: FitPlan,
+    start: Progress,
     labeled: Iterator[LabeledBatch],
     unlabeled: Iterator[Tensor] | None,
     validate: Callable[[], Int64Array],
-    save: Callable[[int, float, bool], None],
+    save: Save,
+    raise_if_asked_to_stop: Callable[[], None],
     log: RunLog,
 ) -> FitResult:
-    """Train for `plan.iterations` steps.
+    """Train until `plan.iterations` steps are done.
 
     Args:
         fabric: Carries device, precision and processes.
@@ -77,36 +88,56 @@ def fit(
         schedule: Stepped after each optimiser step.
         step: Computes and propagates the losses of one step.
         plan: Lengths and intervals.
-        labeled: Endless batches.
-        unlabeled: Endless batches; None for supervised training.
-        validate: Returns the confusion matrix of the validation set.
-        save: Called after a validation with (steps done, mIoU, whether it is the best so far).
+        start: Where the run stands.
+        labeled: Endless batches, from step `start` on.
+        unlabeled: Endless batches, from the first step with unlabeled images on; None for supervised training.
+        validate: Returns the confusion matrix of the validation set; may raise `TerminatedError`.
+        save: Keeps weights and state.
+        raise_if_asked_to_stop: Raises `TerminatedError` when the process was asked to end.
         log: Receives every figure.
 
     Raises:
+        TerminatedError: The process was asked to end; everything was saved before.
         GmtoolError: The loss is not finite, or a batch could not be read.
     """
-    best_miou, best_iteration, matrix = float("-inf"), 0, None
+    progress, matrix = start, None
+
+    def validate_and_save() -> Int64Array:
+        nonlocal progress
+        try:
+            found = validate()
+        except TerminatedError:
+            save(replace(progress, validated=False), None, False)
+            raise
+        miou = _defined(mean_iou(found))
+        is_best = progress.best_iteration == 0 or (miou or 0.0) > (progress.best_miou or 0.0)
+        if is_best:
+            progress = replace(progress, best_miou=miou, best_iteration=progress.iteration)
+        progress = replace(progress, validated=True)
+        save(progress, miou, is_best)
+        log.event("val", progress.iteration, {"miou": miou, "best": progress.best_miou})
+        return found
+
     network.train()
+    if not start.validated:
+        matrix = validate_and_save()
     images, since = 0, time.monotonic()
-    for iteration in range(plan.iterations):
-        unlabeled_images = None
-        if unlabeled is not None and iteration >= plan.unlabeled_from:
-            unlabeled_images = fabric.to_device(next(unlabeled))
-        inputs = StepInput(
-            labeled=LabeledBatch(*fabric.to_device(tuple(next(labeled)))),
-            unlabeled=unlabeled_images,
-            omega=plan.omega_at(iteration),
-            random=np.random.default_rng([plan.seed, 3, iteration]),
-        )
+    while progress.iteration < plan.iterations:
+        try:
+            raise_if_asked_to_stop()
+        except TerminatedError:
+            save(progress, None, False)
+            raise
+        inputs = _next_inputs(fabric, plan, progress.iteration, labeled, unlabeled)
         optimizer.zero_grad(set_to_none=True)
         losses = step(network, inputs, fabric.backward)
         optimizer.step()
         schedule.step()
-        done = iteration + 1
-        images += len(inputs.labeled.images) + (0 if unlabeled_images is None else len(unlabeled_images))
+        done = progress.iteration + 1
+        progress = replace(progress, iteration=done)
+        images += len(inputs.labeled.images) + (0 if inputs.unlabeled is None else len(inputs.unlabeled))
         log.step(done)
-        if not (plan.is_logged(done) or plan.is_validated(done)):
+        if not (plan.is_logged(done) or plan.is_validated(done) or plan.is_saved(done)):
             continue
         figures = _loss_figures(losses, done)
         if plan.is_logged(done):
@@ -114,18 +145,30 @@ def fit(
             rates = {"lr": optimizer.param_groups[0]["lr"], "images_per_s": speed}
             log.event("train", done, figures | rates)
             images, since = 0, time.monotonic()
+        paused = time.monotonic()
         if plan.is_validated(done):
-            started = time.monotonic()
-            matrix = validate()
-            miou = mean_iou(matrix)
-            is_best = not miou <= best_miou  # so that anything replaces "no pixel was scored"
-            if is_best:
-                best_miou, best_iteration = miou, done
-            save(done, miou, is_best)
-            log.event("val", done, {"miou": _defined(miou), "best": _defined(best_miou)})
-            since += time.monotonic() - started  # validation is not training time
+            matrix = validate_and_save()
+        elif plan.is_saved(done):
+            save(progress, None, False)
+        since += time.monotonic() - paused  # validating and saving is not training time
     assert matrix is not None
-    return FitResult(best_miou, best_iteration, matrix)
+    return FitResult(progress, matrix)
+
+
+def _next_inputs(
+    fabric: Fabric,
+    plan: FitPlan,
+    iteration: int,
+    labeled: Iterator[LabeledBatch],
+    unlabeled: Iterator[Tensor] | None,
+) -> StepInput:
+    uses_unlabeled = unlabeled is not None and iteration >= plan.unlabeled_from
+    return StepInput(
+        labeled=LabeledBatch(*fabric.to_device(tuple(next(labeled)))),
+        unlabeled=fabric.to_device(next(unlabeled)) if unlabeled is not None and uses_unlabeled else None,
+        omega=plan.omega_at(iteration),
+        random=np.random.default_rng([plan.seed, 3, iteration]),
+    )
 
 
 def _defined(miou: float) -> float | None:

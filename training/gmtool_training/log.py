@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from gmtool.console import remark, stderr
+from gmtool.files import write_atomically
 from gmtool.report import percent
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -24,11 +26,16 @@ class RunLog:
     Args:
         run_dir: The run folder.
         iterations: Steps in the run.
+        start: Steps done before; what was recorded of later ones is dropped.
     """
 
-    def __init__(self, run_dir: Path, *, iterations: int) -> None:
-        self._events = (run_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"))
+    def __init__(self, run_dir: Path, *, iterations: int, start: int = 0) -> None:
+        events_path = run_dir / "metrics.jsonl"
+        if start:
+            _drop_later_events(events_path, start)
+        self._start_iteration = start
+        self._events = events_path.open("a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1 if start else None)
         self._start = time.monotonic()
         self._last_line = float("-inf")
         self._progress = Progress(
@@ -40,7 +47,7 @@ class RunLog:
             console=stderr(),
             disable=not stderr().is_terminal,
         )
-        self._task = self._progress.add_task("training", total=iterations, figures="")
+        self._task = self._progress.add_task("training", total=iterations, completed=start, figures="")
         self._iterations = iterations
 
     def __enter__(self) -> RunLog:
@@ -82,8 +89,19 @@ class RunLog:
             self._progress.update(self._task, figures=text)
         elif seconds - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = seconds
-            left = seconds / iteration * (self._iterations - iteration)
+            done = iteration - self._start_iteration
+            left = seconds / done * (self._iterations - iteration)
             remark(f"iteration {iteration}/{self._iterations}  {text}  {left / 60:.1f} min left")
+
+
+def _drop_later_events(path: Path, start: int) -> None:
+    """Keep the lines of steps up to `start`; a killed process may have left half a line at the end."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["iteration"] <= start:
+                kept.append(line + "\n")
+    write_atomically(path, "".join(kept))
 
 
 def _short(value: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -20,19 +19,22 @@ from gmtool.config import DeviceName, MethodConfig, TrainConfig
 from gmtool.console import remark
 from gmtool.datacheck import check_masks
 from gmtool.datasets import TrainingData, load_training_data
-from gmtool.errors import BackendError, ConfigError
+from gmtool.errors import BackendError, CheckpointError, ConfigError
 from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import CheckpointName, build_network, read_checkpoint, save_checkpoint
+from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report import IoUReport, Provenance, percent
 from gmtool.runs import CONFIG_NAME, require_empty
-from gmtool.settings import dump_config
+from gmtool.settings import dump_config, load_config
 from gmtool_training.data import labeled_batches, unlabeled_batches
 from gmtool_training.fit import FitPlan, FitResult, fit
 from gmtool_training.log import RunLog
 from gmtool_training.losses import omega_at
 from gmtool_training.optim import build_optimizer, build_schedule
+from gmtool_training.resume import Progress, pack_state, restore
 from gmtool_training.step import Step, guidedmix_step, supervised_step
+from gmtool_training.stop import asked_to_stop
 from gmtool_training.validate import validate
 
 
@@ -50,9 +52,10 @@ class RunResult:
 
 
 def train(config: TrainConfig, run_dir: Path) -> RunResult:
-    """Train, and leave in `run_dir`: config.toml, checkpoints/, metrics.jsonl, tensorboard/, report.json and .md.
+    """Train, and leave in `run_dir` settings, checkpoints, metrics and a report.
 
     Raises:
+        TerminatedError: SIGTERM; the run can be resumed.
         GmtoolError: Something is wrong with settings, data or weights. If it was found before the first
             step, `run_dir` was not created.
     """
@@ -65,41 +68,99 @@ def train(config: TrainConfig, run_dir: Path) -> RunResult:
     remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / CONFIG_NAME, dump_config(config))
+    return _run(config, run_dir, fabric, network, data, classes, resumed=False)
 
+
+def resume(run_dir: Path) -> RunResult:
+    """Go on with a run from its last checkpoint, with the settings it was started with.
+
+    The result is that of a run that was never stopped, bit for bit on the same processor.
+
+    Raises:
+        CheckpointError: `run_dir` is no run, or its last checkpoint is damaged.
+        ConfigError: The run is finished, or its data has changed.
+    """
+    if not (run_dir / CONFIG_NAME).is_file():
+        raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
+    config = load_config(run_dir / CONFIG_NAME)
+    classes = read_checkpoint(run_dir, "last").classes
+    data = _checked_data(config, classes)
+    fabric, config = _build_fabric(config)
+    network = build_network(config.model, classes)
+    return _run(config, run_dir, fabric, network, data, classes, resumed=True)
+
+
+def _run(
+    config: TrainConfig,
+    run_dir: Path,
+    fabric: Fabric,
+    network: GuidedMixNet,
+    data: TrainingData,
+    classes: ClassSet,
+    *,
+    resumed: bool,
+) -> RunResult:
+    iterations, seed = config.optim.iterations, config.run.seed
     optimizer = build_optimizer(network, config.optim)
     schedule = build_schedule(optimizer, config.optim)
+    start = Progress()
+    if resumed:
+        start = restore(run_dir, network, optimizer, schedule, data, iterations=iterations)
+        remark(f"resuming {run_dir} after {start.iteration} of {iterations} iterations")
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
+    plan = _plan(config)
 
-    def save(iteration: int, miou: float, is_best: bool) -> None:
+    def save(progress: Progress, miou: float | None, is_best: bool) -> None:
         names: list[CheckpointName] = ["last", "best"] if is_best else ["last"]
-        known_miou = None if math.isnan(miou) else miou
         save_checkpoint(
-            run_dir, names, network, iteration=iteration, miou=known_miou, model=config.model, classes=classes
+            run_dir,
+            names,
+            network,
+            iteration=progress.iteration,
+            miou=miou,
+            model=config.model,
+            classes=classes,
+            state=pack_state(progress, optimizer, schedule, data),
         )
 
+    load_labeled = partial(labeled_batches, data.labeled.samples, classes, config.data, seed=seed)
+    load_unlabeled = partial(unlabeled_batches, data.unlabeled.samples, config.data, seed=seed)
     pin_memory = fabric.device.type == "cuda"
-    seed = config.run.seed
     started = time.monotonic()
-    with RunLog(run_dir, iterations=config.optim.iterations) as log:
+    with (
+        RunLog(run_dir, iterations=iterations, start=start.iteration) as log,
+        asked_to_stop() as raise_if_asked_to_stop,
+    ):
         result = fit(
             fabric,
             cast(nn.Module, wrapped),
             wrapped_optimizer,
             schedule,
             _build_step(config.method, classes),
-            plan=_plan(config),
-            labeled=labeled_batches(data.labeled.samples, classes, config.data, seed=seed, pin_memory=pin_memory),
+            plan=plan,
+            start=start,
+            labeled=load_labeled(pin_memory=pin_memory, start=start.iteration),
             unlabeled=None
             if config.method.name == "supervised"
-            else unlabeled_batches(data.unlabeled.samples, config.data, seed=seed, pin_memory=pin_memory),
-            validate=partial(validate, fabric, wrapped, data.val, classes=classes, config=config.data),
+            else load_unlabeled(pin_memory=pin_memory, start=max(0, start.iteration - plan.unlabeled_from)),
+            validate=partial(
+                validate,
+                fabric,
+                wrapped,
+                data.val,
+                classes=classes,
+                config=config.data,
+                before_image=raise_if_asked_to_stop,
+            ),
             save=save,
+            raise_if_asked_to_stop=raise_if_asked_to_stop,
             log=log,
         )
     seconds = time.monotonic() - started
     report = _report(run_dir, result, data, classes, config)
     report.save(run_dir)
-    return RunResult(run_dir, report, result.best_miou, result.best_iteration, seconds)
+    progress = result.progress
+    return RunResult(run_dir, report, progress.best_miou or 0.0, progress.best_iteration, seconds)
 
 
 def _checked_data(config: TrainConfig, classes: ClassSet) -> TrainingData:
@@ -171,6 +232,7 @@ def _plan(config: TrainConfig) -> FitPlan:
         seed=config.run.seed,
         log_every=config.run.log_every,
         validations=min(config.run.validations, iterations),
+        save_every=config.run.save_every,
     )
 
 
@@ -179,8 +241,8 @@ def _report(
 ) -> IoUReport:
     checkpoint = read_checkpoint(run_dir, "last")
     remark(
-        f"last mIoU {percent(checkpoint.miou)} %, best {percent(result.best_miou)} % at iteration "
-        f"{result.best_iteration} (chosen on the validation set, so it flatters)"
+        f"last mIoU {percent(checkpoint.miou)} %, best {percent(result.progress.best_miou)} % at iteration "
+        f"{result.progress.best_iteration} (chosen on the validation set, so it flatters)"
     )
     return IoUReport(
         confusion=result.last,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -17,15 +19,22 @@ from gmtool_training.data import whole_images
 
 @torch.no_grad()
 def validate(
-    fabric: Fabric, network: nn.Module, split: Split, *, classes: ClassSet, config: DataConfig
+    fabric: Fabric,
+    network: nn.Module,
+    split: Split,
+    *,
+    classes: ClassSet,
+    config: DataConfig,
+    before_image: Callable[[], None],
 ) -> Int64Array:
     """Return the confusion matrix over a split: whole images at their own size, one scale, no flip.
 
-    The network is back in training mode afterwards.
+    `before_image` is called before each image and may raise. The network is back in training mode afterwards.
     """
     network.eval()
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for image, mask in whole_images(split.samples, classes, config):
+        before_image()
         output: Output = network(normalize(fabric.to_device(image)[None]))
         prediction = output.logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
         matrix += confusion_matrix(
