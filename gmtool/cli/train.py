@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def train(
     kind: Annotated[
-        str, typer.Argument(help="Kind of data set and its recipe: voc, cityscapes, context, folder, toy.")
-    ],
+        str | None, typer.Argument(help="Data set and its recipe: voc, cityscapes, context, folder, toy.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
     classes: Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")] = None,
     labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
@@ -56,8 +56,8 @@ def train(
         "optim.iterations": iterations,
     }
     if resume is not None:
-        given = [kind, config, out, *(set_ or []), *(value for value in flags.values() if value is not None)]
-        if any(given):
+        others = [kind, config, set_, out, *flags.values()]
+        if any(other is not None for other in others):
             raise ConfigError("--resume goes on with the run's own settings: give nothing beside it")
         result = _resume_training(resume)
     elif kind is None:

@@ -90,6 +90,7 @@ def one_line(err: str) -> str:
 
 TRAINING_MISTAKES = {
     "kind": (["train", "vok"], "unknown data set kind vok; did you mean voc?"),
+    "nothing": (["train"], "train what? known: voc, cityscapes"),
     "no data": (["train", "voc"], "give --data DIR"),
     "path": (["train", "voc", "--data", "nowhere"], "nowhere does not exist"),
     "setting": (["train", "voc", "--data", "{data}", "--set", "optm.lr=1"], "did you mean optim.lr?"),
@@ -165,7 +166,7 @@ def test_a_wrong_setting_does_not_leave_toy_data_behind(
 
 
 def test_usage_errors_exit_with_2(cli: Cli) -> None:
-    for arguments in (["predict"], ["train"], ["nonsense"], ["evaluate", "--layout", "tree"]):
+    for arguments in (["predict"], ["train", "--seed"], ["nonsense"], ["evaluate", "--layout", "tree"]):
         code, _, err = cli(arguments)
         assert code == 2, err
 

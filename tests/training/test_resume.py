@@ -158,7 +158,10 @@ def test_a_real_sigterm_saves_and_exits_with_143(
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["gmtool"])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert resume(run_dir).report.num_images == 4
+    code, out, err = cli(["train", "--resume", run_dir])
+    assert code == 0, err
+    assert "after 1 of 9 iterations" in err
+    assert "4 images scored, 0 failed" in out
 
 
 def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path: Path, cli: Cli) -> None:
@@ -172,9 +175,10 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
         resume(run_dir)
     with pytest.raises(CheckpointError, match="is not a run: expected"):
         resume(tmp_path / "nowhere")
-    code, _, err = cli(["train", "voc", "--resume", run_dir])
-    assert code == 1
-    assert "give nothing beside it" in err
+    for more in (["voc"], ["--seed", "0"], ["--set", "optim.lr=1"], ["--out", "elsewhere"]):
+        code, _, err = cli(["train", *more, "--resume", run_dir])
+        assert code == 1
+        assert "give nothing beside it" in err
     last = run_dir / "checkpoints/last.json"
     whole = json.loads(last.read_text())
     unfinished = whole["training"] | {"progress": whole["training"]["progress"] | {"iteration": 5}}
