@@ -142,18 +142,13 @@ def _open_folder(config: DataConfig) -> Layout:
     if not image_dir.is_dir():
         raise _wrong_layout(config.root, "folder", "images")
     images = _index_images(image_dir)
-    parts = {}
-    for part in ("train", "val"):
-        names = [name for name in images if name.startswith(f"{part}/")]
-        if names:
-            parts[part] = (str(image_dir / part), [SplitEntry(name, None, None) for name in names])
     return Layout(
         root=config.root,
         image_dir=image_dir,
         mask_dir=config.root / "masks",
         mask_of=_png,
         images=images,
-        parts=parts,
+        parts=_parts_below(image_dir, images),
         part_hints={part: f"images in images/{part}" for part in ("train", "val")},
     )
 
@@ -164,11 +159,6 @@ def _open_cityscapes(config: DataConfig) -> Layout:
         raise _wrong_layout(config.root, "cityscapes", "leftImg8bit")
     suffix = "gtFine_labelIds" if config.mask_values == "raw" else "gtFine_labelTrainIds"
     by_path = _index_images(image_dir)
-    parts = {}
-    for part in ("train", "val"):
-        names = [name for name in by_path if name.startswith(f"{part}/")]
-        if names:
-            parts[part] = (str(image_dir / part), [SplitEntry(name, None, None) for name in names])
     # Lists name images by path, by file name, or by <city>_<sequence>_<frame>
     by_file = {Path(name).name: path for name, path in by_path.items()}
     if len(by_file) < len(by_path):
@@ -180,9 +170,18 @@ def _open_cityscapes(config: DataConfig) -> Layout:
         mask_dir=config.root / "gtFine",
         mask_of=lambda image: image.with_name(f"{image.stem.removesuffix('leftImg8bit')}{suffix}.png"),
         images=by_frame | by_file | by_path,
-        parts=parts,
+        parts=_parts_below(image_dir, by_path),
         part_hints={part: f"images in leftImg8bit/{part}" for part in ("train", "val")},
     )
+
+
+def _parts_below(image_dir: Path, images: dict[str, Path]) -> dict[str, tuple[str, list[SplitEntry]]]:
+    """Return the parts that are folders of their own: `train/` and `val/`."""
+    entries = {
+        part: [SplitEntry(name, None, None) for name in images if name.startswith(f"{part}/")]
+        for part in ("train", "val")
+    }
+    return {part: (str(image_dir / part), found) for part, found in entries.items() if found}
 
 
 def _png(image: Path) -> Path:
