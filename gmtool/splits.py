@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -46,6 +47,11 @@ def read_split(path: Path) -> list[SplitEntry]:
     if not entries:
         raise DataError(f"split list {path} is empty: expected one image a line")
     return entries
+
+
+def format_split(ids: Iterable[str]) -> str:
+    """Return a list of ids as `read_split` takes it; a tab after an id with spaces keeps it one column."""
+    return "".join(f"{name}\t\n" if " " in name else f"{name}\n" for name in ids)
 
 
 def _parse_line(line: str, *, where: str) -> SplitEntry:

@@ -80,6 +80,7 @@ def split(
     from gmtool.files import write_atomically
     from gmtool.masks import read_mask
     from gmtool.runs import require_empty
+    from gmtool.splits import format_split
     from gmtool.splitting import Candidate, choose_labeled
 
     require_empty(out)
@@ -94,7 +95,7 @@ def split(
     out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"seed": seed, "group": group}
     for name, samples in (("labeled", chosen.labeled), ("unlabeled", chosen.unlabeled)):
-        write_atomically(out / f"{name}.txt", "".join(f"{sample.id}\n" for sample in samples))
+        write_atomically(out / f"{name}.txt", format_split(sample.id for sample in samples))
         record |= {name: len(samples), f"{name}_sha256": Split(name, samples).sha256}
     record["classes_without_label"] = [class_set.names[label] for label in sorted(chosen.missing)]
     write_atomically(out / "split.json", json.dumps(record, indent=1) + "\n")

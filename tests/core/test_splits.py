@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from gmtool.errors import DataError
-from gmtool.splits import SplitEntry, read_split
+from gmtool.splits import SplitEntry, format_split, read_split
 
 PUBLISHED = {
     "bare ids": ("2007_000032\n", SplitEntry("2007_000032", None, None)),
@@ -31,6 +31,12 @@ def test_every_published_form_is_read(tmp_path: Path, form: str) -> None:
     path = tmp_path / "list.txt"
     path.write_text(text, encoding="utf-8", newline="")
     assert read_split(path) == [expected]
+
+
+def test_a_written_list_is_read_back_whatever_its_names(tmp_path: Path) -> None:
+    names = ["a", "my image 1", "train/b.c", "ü"]
+    (tmp_path / "list.txt").write_text(format_split(names), encoding="utf-8")
+    assert [entry.name for entry in read_split(tmp_path / "list.txt")] == names
 
 
 @pytest.mark.parametrize(
