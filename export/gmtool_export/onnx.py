@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import sys
 import warnings
 
 import onnx
@@ -30,7 +32,8 @@ def export_onnx(network: GuidedMixNet, spec: ArtifactSpec) -> bytes:
     network = copy.deepcopy(network).eval()
     network.materialize_attention()
     example = torch.zeros(*TRACED_SHAPE, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
+    # What the exporter and its optimiser print is for stderr: stdout is for results
+    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # of the exporter about itself; parity is checked afterwards
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
