@@ -45,8 +45,8 @@ class RunResult:
     run_dir: Path
     report: IoUReport
     """Scores of the last weights."""
-    best_miou: float
-    best_iteration: int
+    best_miou: float | None
+    """Best validation mIoU in [0, 1]; None while no pixel was scored."""
     seconds: float
     """Wall-clock time of the training loop, validations included."""
 
@@ -159,8 +159,7 @@ def _run(
     seconds = time.monotonic() - started
     report = _report(run_dir, result, data, classes, config)
     report.save(run_dir)
-    progress = result.progress
-    return RunResult(run_dir, report, progress.best_miou or 0.0, progress.best_iteration, seconds)
+    return RunResult(run_dir, report, result.progress.best_miou, seconds)
 
 
 def _checked_data(config: TrainConfig, classes: ClassSet) -> TrainingData:
