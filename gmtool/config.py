@@ -122,6 +122,11 @@ class OptimConfig:
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     poly_power: Annotated[float, Gt(0)] = 0.9
     """lr(i) = lr (1 - i / iterations) ** poly_power."""
+    accumulation: Annotated[int, Ge(1)] = 1
+    """Parts in which a step's batch is computed, one after another: the batch stays what `data` says, the memory
+    is that of a part. Batch statistics and pairs are those of a part."""
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Decay of a running mean of the weights that is validated, saved and exported in their place; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,20 @@ class RunConfig:
     """Validations in a run, evenly spaced; the last follows the last step."""
     save_every: Annotated[int, Ge(1)] = 500
     """Optimiser steps between two saves of the last checkpoint; every validation saves too."""
+    save_state: bool = True
+    """Whether checkpoints hold what `--resume` needs (momentum and more); without it they are half as large."""
+    keep_last: Annotated[int, Ge(2)] = 2
+    """Checkpoints that are kept, the newest ones, beside the best."""
+    patience: Annotated[int, Ge(1)] | None = None
+    """Validations without a better score after which the run ends; by default it never ends early."""
+    max_skipped: Annotated[int, Ge(0)] = 10
+    """Steps in a row that may be skipped because their gradient is not finite; one more ends the run."""
+    channels_last: bool = False
+    """Whether images and weights lie in memory channel by channel for each pixel, as tensor cores read them."""
+    compile: bool = False
+    """Whether torch.compile translates the network; the first steps then take minutes."""
+    activation_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass instead of kept: less memory, more time."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -30,17 +31,24 @@ def stdout() -> Console:
 
 def remark(line: str) -> None:
     """Tell the user one line, on stderr, as it is."""
-    stderr().print(line, markup=False)
+    if speaks():
+        stderr().print(line, markup=False)
 
 
 def result(text: str) -> None:
     """Print a result, on stdout, as it is."""
-    stdout().print(text, markup=False)
+    if speaks():
+        stdout().print(text, markup=False)
+
+
+def speaks() -> bool:
+    """Return whether this process talks to the user: of several that `torchrun` started, the first does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def track(items: Iterable[T], *, total: int) -> Iterator[T]:
     """Pass items on; on a terminal, show on stderr how far it is, how fast, and how long it will take."""
-    if not stderr().is_terminal:
+    if not (stderr().is_terminal and speaks()):
         yield from items
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn

@@ -44,6 +44,18 @@ class Provenance:
     """What computed the masks, for example "onnxruntime CPUExecutionProvider"."""
     precision: str
     """Precision of the model's weights and activations."""
+    labeled_sha256: str | None = None
+    """Hash of the ids of the labeled images that the model was trained with, in order; None if not known."""
+
+
+@dataclass(frozen=True)
+class BestScore:
+    """The best of a run's validations: chosen on the images it was scored on, it flatters by points."""
+
+    miou: float | None
+    """In [0, 1]; None when no pixel was scored."""
+    iteration: int
+    """Optimiser steps behind it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ class IoUReport:
     """One line for each image that could not be scored; these are left out of every figure."""
     provenance: Provenance
     protocol: Protocol = Protocol()
+    best: BestScore | None = None
+    """Of a training run, whose report is otherwise that of its last weights."""
 
     @property
     def miou(self) -> float:
@@ -82,6 +96,7 @@ class IoUReport:
                 }
                 for index, name in enumerate(self.classes.names)
             ],
+            "best": None if self.best is None else asdict(self.best),
             "num_images": self.num_images,
             "failed": list(self.failed),
             "ignore_index": self.classes.ignore_index,
@@ -99,6 +114,7 @@ class IoUReport:
             "",
             f"{self.num_images} images scored, {len(self.failed)} failed; "
             f"pixel accuracy {percent(pixel_accuracy(self.confusion))} %.",
+            *self._best_lines(),
             "",
             "| class | IoU % | accuracy % | pixels |",
             "|---|---:|---:|---:|",
@@ -109,6 +125,7 @@ class IoUReport:
             "",
             f"- model: `{origin.model}`, sha256 `{origin.model_sha256 or 'not known'}`",
             f"- computed by {origin.backend}, {origin.precision}",
+            f"- labeled images: sha256 of their names `{origin.labeled_sha256 or 'not known'}`",
             f"- split: `{origin.split}`, sha256 of the image names `{origin.split_sha256}`",
             f"- protocol: {protocol.resolution}, scales {list(protocol.scales)}, "
             f"flip {'on' if protocol.flip else 'off'}, label {self.classes.ignore_index} ignored, "
@@ -118,6 +135,14 @@ class IoUReport:
         if self.failed:
             lines += ["", "## Failed", "", *(f"- {line}" for line in self.failed)]
         return "\n".join(lines) + "\n"
+
+    def _best_lines(self) -> list[str]:
+        if self.best is None:
+            return []
+        line = (
+            f"Last weights; the best of this run: {percent(self.best.miou)} % at iteration {self.best.iteration}"
+        )
+        return ["", f"{line}, chosen on these images, so it flatters."]
 
     def save(self, folder: Path) -> None:
         """Write `report.json` and `report.md` into an existing folder."""

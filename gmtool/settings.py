@@ -131,7 +131,3 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(
             f"data.scale_min {config.data.scale_min} is above data.scale_max {config.data.scale_max}"
         )
-    if config.run.precision == "16-mixed" and config.run.device in ("cpu", "mps"):
-        raise ConfigError(
-            f"run.precision=16-mixed needs a CUDA device; on {config.run.device} take bf16-mixed or 32-true"
-        )

@@ -56,7 +56,10 @@ def demo(
     agreement = min(row.agreement for row in exported.parity)
     for row in (
         ("data", f"{data}: {toy.labeled} labeled, {toy.unlabeled} unlabeled, {toy.val} validation images"),
-        ("trained", f"{trained.seconds:.0f} s, mIoU {percent(trained.best_miou)} % in PyTorch"),
+        (
+            "trained",
+            f"{trained.seconds:.0f} s, mIoU {percent(trained.best_miou)} % in PyTorch",
+        ),
         ("exported", f"{exported.path}, {exported.path.stat().st_size / 1e6:.1f} MB"),
         ("parity", f"{agreement:.3%} of the pixels agree with PyTorch, at worst"),
         ("predicted", f"{num_images} masks in {root / 'masks'}, {num_images / predict_seconds:.0f} images/s"),

@@ -39,10 +39,14 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile", help="Translate the network with torch.compile.")
+    ] = None,
 ) -> None:
     """Train a model with a few labeled and many unlabeled images.
 
     Settings: defaults, then the recipe of the kind, then --config, then --set, then the named options.
+    Several GPUs: torchrun --nproc-per-node N -m gmtool train ...
     """
     flags = {
         "data.root": data,
@@ -54,6 +58,7 @@ def train(
         "run.device": device,
         "run.seed": seed,
         "optim.iterations": iterations,
+        "run.compile": compile_,
     }
     if resume is not None:
         others = [kind, config, set_, out, *flags.values()]
@@ -83,18 +88,23 @@ def run_training(
 ) -> RunResult:
     """Build the configuration from all its layers, and train."""
     from gmtool.cli.configure import configure
-    from gmtool.console import remark
+    from gmtool.console import remark, speaks
     from gmtool.runs import fresh_dir, require_empty
     from gmtool.toy import ToyConfig, generate_toy
 
     with needs_extra("train", "training"):
         from gmtool_training.run import train as run
-    run_dir = require_empty(out or fresh_dir(kind))
+    run_dir = out or fresh_dir(kind)
+    if speaks():  # another process may have begun to fill it
+        require_empty(run_dir)
     config = configure(kind, flags, config_path=config_path, assignments=assignments)
-    if kind == "toy":
-        generate_toy(config.data.root, ToyConfig())
+
+    def prepare() -> None:
+        if kind == "toy":
+            generate_toy(config.data.root, ToyConfig())
+
     try:
-        return run(config, run_dir)
+        return run(config, run_dir, prepare=prepare)
     except KeyboardInterrupt:
         remark(f"interrupted; gmtool train --resume {run_dir} goes on from its last checkpoint")
         raise

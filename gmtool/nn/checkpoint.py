@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -40,6 +41,8 @@ class Checkpoint:
     """Validation mIoU in [0, 1]; None when no pixel was scored."""
     model: ModelConfig
     classes: ClassSet
+    labeled_sha256: str | None = None
+    """Hash of the ids of the labeled images, in order."""
     state: str | None = None
     """File name of what training needs to go on, beside the JSON; None where nothing can go on from it."""
     state_sha256: str | None = None
@@ -72,35 +75,46 @@ def save_checkpoint(
     miou: float | None,
     model: ModelConfig,
     classes: ClassSet,
+    labeled_sha256: str | None = None,
     state: TrainingState | None = None,
+    keep_last: int = 2,
 ) -> Checkpoint:
     """Save the weights once and let each of `names` mean them; `last` also gets the training state.
 
     Files are on disk, whole, before a JSON names them; files that no JSON names are deleted last. A process
-    killed at any point leaves each name with its old or its new weights.
+    killed at any point leaves each name with its old or its new weights. What `last` meant before stays as
+    `iteration-N`, so that there are `keep_last` checkpoints to go on from.
+
+    Raises:
+        CheckpointError: The weights are not finite; what was saved before stands.
     """
     folder = run_dir / CHECKPOINT_DIR
     folder.mkdir(exist_ok=True)
     sweep_leftovers(folder)
-    path = folder / f"weights-{iteration:06d}.safetensors"
-    _write_tensors(path, network.state_dict())
-    checkpoint = Checkpoint(path.name, sha256_of_file(path), iteration, miou, model, classes)
+    weights = _on_cpu(network.state_dict())
+    _refuse_not_finite(weights, f"after {iteration} steps; the checkpoint before stands: lower optim.lr")
+    name, sha256 = _write_tensors(folder, f"weights-{iteration:06d}", weights)
+    checkpoint = Checkpoint(name, sha256, iteration, miou, model, classes, labeled_sha256)
     resumable = checkpoint
     if state is not None:
-        state_path = folder / f"state-{iteration:06d}.safetensors"
-        _write_tensors(state_path, state.tensors)
-        resumable = replace(
-            checkpoint, state=state_path.name, state_sha256=sha256_of_file(state_path), training=state.values
-        )
-    for name in names:
-        described = resumable if name == "last" else checkpoint
-        value = asdict(described) | {"format_version": FORMAT_VERSION, "classes": classes.to_dict()}
-        write_atomically(folder / f"{name}.json", json.dumps(value, indent=1) + "\n")
-    _delete_unnamed(folder)
+        name, sha256 = _write_tensors(folder, f"state-{iteration:06d}", _on_cpu(state.tensors))
+        resumable = replace(checkpoint, state=name, state_sha256=sha256, training=state.values)
+    if "last" in names:
+        _keep_as_older(folder, before=iteration)
+    for described in names:
+        value = asdict(resumable if described == "last" else checkpoint)
+        value |= {"format_version": FORMAT_VERSION, "classes": classes.to_dict()}
+        write_atomically(folder / f"{described}.json", json.dumps(value, indent=1) + "\n")
+    _delete_old(folder, iteration=iteration, older=keep_last - 1)
     return checkpoint
 
 
-def read_checkpoint(run_dir: Path, name: CheckpointName) -> Checkpoint:
+def resumable_names(run_dir: Path) -> list[str]:
+    """Return the names of the checkpoints that training can go on from, the newest first."""
+    return ["last", *(path.stem for path in reversed(_older(run_dir / CHECKPOINT_DIR)))]
+
+
+def read_checkpoint(run_dir: Path, name: str) -> Checkpoint:
     """Return what a run's checkpoint says about itself.
 
     Raises:
@@ -122,7 +136,7 @@ def read_checkpoint(run_dir: Path, name: CheckpointName) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
 
 
-def load_network(run_dir: Path, name: CheckpointName) -> tuple[GuidedMixNet, Checkpoint]:
+def load_network(run_dir: Path, name: str) -> tuple[GuidedMixNet, Checkpoint]:
     """Return a run's network with its saved weights, in evaluation mode on the CPU.
 
     Raises:
@@ -137,26 +151,24 @@ def load_network(run_dir: Path, name: CheckpointName) -> tuple[GuidedMixNet, Che
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit the network of {name}.json: {reason}") from error
-    for key, value in state.items():
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {key} has values that are not finite: take another checkpoint")
+    _refuse_not_finite(state, f"in {path}: take another checkpoint")
     return network.eval(), checkpoint
 
 
-def load_training_state(run_dir: Path) -> TrainingState:
-    """Return what a run's last checkpoint keeps for going on.
+def load_training_state(run_dir: Path, name: str) -> TrainingState:
+    """Return what a checkpoint keeps for going on.
 
     Raises:
         CheckpointError: It keeps nothing, or the file is missing or damaged.
     """
-    checkpoint = read_checkpoint(run_dir, "last")
+    checkpoint = read_checkpoint(run_dir, name)
     if checkpoint.state is None or checkpoint.state_sha256 is None or checkpoint.training is None:
-        raise CheckpointError(f"{run_dir}: its last checkpoint keeps no training state: train anew")
-    path = _checked_file(run_dir, "last", checkpoint.state, checkpoint.state_sha256)
+        raise CheckpointError(f"{run_dir}: its checkpoint {name} keeps no training state: train anew")
+    path = _checked_file(run_dir, name, checkpoint.state, checkpoint.state_sha256)
     return TrainingState(safetensors.torch.load_file(path), checkpoint.training)
 
 
-def _checked_file(run_dir: Path, name: CheckpointName, file: str, sha256: str) -> Path:
+def _checked_file(run_dir: Path, name: str, file: str, sha256: str) -> Path:
     path = run_dir / CHECKPOINT_DIR / file
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, but {name}.json names it")
@@ -165,15 +177,55 @@ def _checked_file(run_dir: Path, name: CheckpointName, file: str, sha256: str) -
     return path
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    on_cpu = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    write_atomically(path, safetensors.torch.save(on_cpu))
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
 
 
-def _delete_unnamed(folder: Path) -> None:
-    described = [folder / f"{name}.json" for name in get_args(CheckpointName)]
-    values = [json.loads(path.read_text(encoding="utf-8")) for path in described if path.is_file()]
+def _refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{name} has values that are not finite {where}")
+
+
+def _write_tensors(folder: Path, stem: str, tensors: dict[str, Tensor]) -> tuple[str, str]:
+    """Write a file that is named by its content, so that no other is replaced; return name and hash."""
+    content = safetensors.torch.save(tensors)
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = f"{stem}-{sha256[:8]}.safetensors"
+    write_atomically(folder / name, content)
+    return name, sha256
+
+
+def _older(folder: Path) -> list[Path]:
+    return sorted(folder.glob("iteration-*.json"))
+
+
+def _keep_as_older(folder: Path, *, before: int) -> None:
+    """Keep what `last` means under a name of its own, unless the run has gone back behind it."""
+    value = _read_or_empty(folder / "last.json")
+    if value.get("iteration", before) < before:
+        path = folder / f"iteration-{value['iteration']:06d}.json"
+        write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def _delete_old(folder: Path, *, iteration: int, older: int) -> None:
+    """Delete all but the newest older checkpoints, then every tensor file that no JSON names."""
+    paths = _older(folder)
+    steps = [_read_or_empty(path).get("iteration", iteration) for path in paths]
+    kept = [path for path, step in zip(paths, steps, strict=True) if step < iteration][-older:]
+    for path in set(paths) - set(kept):
+        path.unlink()
+    values = [_read_or_empty(path) for path in folder.glob("*.json")]
     named = {value.get(key) for value in values for key in ("weights", "state")}
     for path in folder.glob("*.safetensors"):
         if path.name not in named:
             path.unlink()
+
+
+def _read_or_empty(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one if the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -11,16 +11,34 @@ from gmtool.classes import load_classes
 from gmtool.config import ModelConfig
 from gmtool.errors import CheckpointError
 from gmtool.files import sha256_of_file
-from gmtool.nn.checkpoint import CheckpointName, build_network, load_network, save_checkpoint
+from gmtool.nn.checkpoint import (
+    CheckpointName,
+    build_network,
+    load_network,
+    read_checkpoint,
+    resumable_names,
+    save_checkpoint,
+)
 
 MODEL = ModelConfig(encoder="toy", decoder_channels=16)
 CLASSES = load_classes("voc")
 
 
-def save(run_dir: Path, names: list[CheckpointName], iteration: int) -> dict[str, torch.Tensor]:
+def save(
+    run_dir: Path, names: list[CheckpointName], iteration: int, *, keep_last: int = 2
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(iteration)
     network = build_network(MODEL, CLASSES)
-    save_checkpoint(run_dir, names, network, iteration=iteration, miou=0.5, model=MODEL, classes=CLASSES)
+    save_checkpoint(
+        run_dir,
+        names,
+        network,
+        iteration=iteration,
+        miou=0.5,
+        model=MODEL,
+        classes=CLASSES,
+        keep_last=keep_last,
+    )
     return network.state_dict()
 
 
@@ -32,18 +50,48 @@ def test_best_and_last_come_back_bit_for_bit_and_others_are_deleted(tmp_path: Pa
     first = save(tmp_path, ["last", "best"], 1)
     save(tmp_path, ["last"], 2)
     third = save(tmp_path, ["last"], 3)
-    assert weights_of(tmp_path) == ["weights-000001.safetensors", "weights-000003.safetensors"]
-    for name, expected in (("best", first), ("last", third)):
-        network, checkpoint = load_network(tmp_path, name)  # type: ignore[arg-type]
+    assert [name[:14] for name in weights_of(tmp_path)] == ["weights-000001", "weights-000002", "weights-000003"]
+    save(tmp_path, ["last"], 4)
+    assert [name[:14] for name in weights_of(tmp_path)] == ["weights-000001", "weights-000003", "weights-000004"]
+    for name, expected in (("best", first), ("iteration-000003", third)):
+        network, checkpoint = load_network(tmp_path, name)
         assert not network.training
         assert checkpoint.classes == CLASSES
         for key, value in network.state_dict().items():
             assert torch.equal(value, expected[key])
 
 
+def test_case_32_never_fewer_than_two_to_go_on_from(tmp_path: Path) -> None:
+    for iteration in range(1, 7):
+        save(tmp_path, ["last"], iteration, keep_last=3)
+        names = resumable_names(tmp_path)
+        assert [read_checkpoint(tmp_path, name).iteration for name in names] == [6, 5, 4, 3, 2, 1][
+            6 - iteration :
+        ][:3]
+        for name in names:
+            load_network(tmp_path, name)
+    # Gone back behind a damaged one: what came after it goes, too
+    save(tmp_path, ["last"], 5, keep_last=3)
+    assert resumable_names(tmp_path) == ["last", "iteration-000004"]
+    assert [name[:14] for name in weights_of(tmp_path)] == ["weights-000004", "weights-000005"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    save(tmp_path, ["last"], 1)
+    before = (tmp_path / "checkpoints/last.json").read_bytes()
+    network = build_network(MODEL, CLASSES)
+    torch.nn.init.constant_(network.classifier.weight, float("inf"))
+    with pytest.raises(
+        CheckpointError, match=r"classifier\.weight .* not finite after 2 steps; .* lower"
+    ):
+        save_checkpoint(tmp_path, ["last"], network, iteration=2, miou=None, model=MODEL, classes=CLASSES)
+    assert (tmp_path / "checkpoints/last.json").read_bytes() == before
+    load_network(tmp_path, "last")
+
+
 def rewrite(run_dir: Path, change: dict[str, torch.Tensor], drop: str = "") -> None:
     """Change saved weights and make their hash right again."""
-    path = run_dir / "checkpoints" / "weights-000001.safetensors"
+    path = run_dir / "checkpoints" / weights_of(run_dir)[0]
     state = {key: value for key, value in safetensors.torch.load_file(path).items() if key != drop}
     safetensors.torch.save_file(state | change, path)
     description = run_dir / "checkpoints" / "last.json"
@@ -53,7 +101,7 @@ def rewrite(run_dir: Path, change: dict[str, torch.Tensor], drop: str = "") -> N
 
 def test_case_29_a_flipped_bit_is_found_by_the_hash(tmp_path: Path) -> None:
     save(tmp_path, ["last"], 1)
-    path = tmp_path / "checkpoints" / "weights-000001.safetensors"
+    path = tmp_path / "checkpoints" / weights_of(tmp_path)[0]
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)

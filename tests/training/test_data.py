@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gmtool_training.data import EndlessSampler, labeled_batches, unlabeled_batches, whole_images
+from gmtool_training.data import EndlessBatches, labeled_batches, unlabeled_batches, whole_images
 
 from gmtool.classes import load_classes
 from gmtool.config import TrainConfig
@@ -42,13 +42,24 @@ def test_loading_leaves_the_global_random_state_alone(toy_config: TrainConfig) -
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def drawn(batches: EndlessBatches, count: int) -> list[tuple[int, int]]:
+    return [key for batch in islice(batches, count) for key in batch]
+
+
+def test_the_shares_of_several_processes_make_up_the_batches_of_one() -> None:
+    whole = list(islice(EndlessBatches(7, [3], batch=4, start=2), 5))
+    shares = [islice(EndlessBatches(7, [3], batch=4, start=2, share=(index, 2)), 5) for index in (0, 1)]
+    assert [first + second for first, second in zip(*shares, strict=True)] == whole
+    assert list(islice(EndlessBatches(7, [3], batch=4), 7))[2:] == whole
+
+
 def test_each_epoch_is_a_permutation_and_the_two_parts_are_drawn_independently() -> None:
-    keys = list(islice(EndlessSampler(8, [0, 1]), 24))
+    keys = drawn(EndlessBatches(8, [0, 1], batch=3), 8)
     for epoch in range(3):
         assert sorted(index for e, index in keys if e == epoch) == list(range(8))
     orders = [[index for e, index in keys if e == epoch] for epoch in range(3)]
     assert orders[0] != orders[1] != orders[2]
-    other = [index for _, index in islice(EndlessSampler(8, [0, 2]), 24)]
+    other = [index for _, index in drawn(EndlessBatches(8, [0, 2], batch=3), 8)]
     pairs = [set(zip([i for _, i in keys][s : s + 8], other[s : s + 8], strict=True)) for s in (0, 8, 16)]
     assert len(pairs[0] & pairs[1]) < 8
 

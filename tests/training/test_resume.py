@@ -17,10 +17,11 @@ from conftest import Cli
 from gmtool_training import run as run_module
 from gmtool_training import step as step_module
 from gmtool_training.run import resume, train
+from gmtool_training.stop import StopRequest
+from lightning_fabric import Fabric
 
 from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
-from gmtool.files import sha256_of_file
 from gmtool.settings import Settings, build_config, dump_config
 
 SHORT: Settings = {
@@ -61,22 +62,25 @@ def uninterrupted(short_config: TrainConfig, tmp_path_factory: pytest.TempPathFa
     return fingerprint(run_dir)
 
 
-def stops_at(call: int) -> Callable[[], object]:
+def stops_at(call: int) -> Callable[[Fabric], object]:
     """SIGTERM that arrives just before the n-th moment at which a run looks for it."""
 
     @contextmanager
-    def asked_to_stop() -> Iterator[Callable[[], None]]:
+    def stop_on_sigterm(fabric: Fabric) -> Iterator[StopRequest]:
+        yield Counting(fabric)
+
+    class Counting(StopRequest):
         calls = 0
 
-        def raise_if_asked() -> None:
-            nonlocal calls
-            calls += 1
-            if calls >= call:
+        def raise_between_steps(self, iteration: int) -> None:
+            self.raise_within_step()
+
+        def raise_within_step(self) -> None:
+            self.calls += 1
+            if self.calls >= call:
                 raise TerminatedError("asked to end")
 
-        yield raise_if_asked
-
-    return asked_to_stop
+    return stop_on_sigterm
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 8, 10, 13, 15, 17])
@@ -88,7 +92,7 @@ def test_case_30_stopped_in_warm_up_in_a_step_or_in_validation(
     call: int,
 ) -> None:
     """Nine steps and two validations of four images are seventeen moments."""
-    monkeypatch.setattr(run_module, "asked_to_stop", stops_at(call))
+    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(call))
     with pytest.raises(TerminatedError):
         train(short_config, tmp_path / "run")
     monkeypatch.undo()
@@ -102,10 +106,10 @@ def test_stopped_again_and_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "asked_to_stop", stops_at(3))
+    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(3))
     with pytest.raises(TerminatedError):
         train(short_config, tmp_path / "run")
-    monkeypatch.setattr(run_module, "asked_to_stop", stops_at(6))
+    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(6))
     with pytest.raises(TerminatedError):
         resume(tmp_path / "run")
     monkeypatch.undo()
@@ -164,6 +168,41 @@ def test_a_real_sigterm_saves_and_exits_with_143(
     assert "4 images scored, 0 failed" in out
 
 
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", ["weights", "state", "json", "iteration"])
+def test_case_29_the_checkpoint_before_a_damaged_one_is_used(
+    short_config: TrainConfig,
+    uninterrupted: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damaged: str,
+) -> None:
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(4))
+    with pytest.raises(TerminatedError):
+        train(short_config, run_dir)
+    monkeypatch.undo()
+    last = run_dir / "checkpoints/last.json"
+    value = json.loads(last.read_text())
+    assert value["iteration"] == 3
+    if damaged == "json":
+        last.write_text(last.read_text()[:100])
+    elif damaged == "iteration":
+        changed = value["training"]["progress"] | {"iteration": 1}
+        last.write_text(json.dumps(value | {"training": value["training"] | {"progress": changed}}))
+    else:
+        flip_a_bit(run_dir / "checkpoints" / value[damaged])
+    resume(run_dir)
+    assert "going on from the checkpoint before, of step 2" in capsys.readouterr().err
+    assert fingerprint(run_dir) == uninterrupted
+
+
 def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path: Path, cli: Cli) -> None:
     root = tmp_path / "data"
     shutil.copytree(short_config.data.root, root)
@@ -171,7 +210,7 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
     config = replace(short_config, data=replace(short_config.data, root=root, labeled=labeled))
     run_dir = tmp_path / "run"
     train(config, run_dir)
-    with pytest.raises(ConfigError, match="is finished: all 9 iterations are done"):
+    with pytest.raises(ConfigError, match="is finished: 9 of 9 iterations are done"):
         resume(run_dir)
     with pytest.raises(CheckpointError, match="is not a run: expected"):
         resume(tmp_path / "nowhere")
@@ -179,20 +218,11 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
         code, _, err = cli(["train", *more, "--resume", run_dir])
         assert code == 1
         assert "give nothing beside it" in err
-    last = run_dir / "checkpoints/last.json"
-    whole = json.loads(last.read_text())
-    unfinished = whole["training"] | {"progress": whole["training"]["progress"] | {"iteration": 5}}
-    last.write_text(json.dumps(whole | {"training": unfinished}))
-    with pytest.raises(CheckpointError, match="of different steps"):
-        resume(run_dir)
     lines = labeled.read_text().splitlines()
     labeled.write_text("\n".join(lines[:-1]))
     with pytest.raises(ConfigError, match="the labeled images of .* have changed"):
         resume(run_dir)
-    state = run_dir / "checkpoints" / whole["state"]
-    content = bytearray(state.read_bytes())
-    content[-3] ^= 1
-    state.write_bytes(content)
+    for path in (run_dir / "checkpoints").glob("state-*"):
+        flip_a_bit(path)
     with pytest.raises(CheckpointError, match="is damaged: its sha256"):
         resume(run_dir)
-    assert sha256_of_file(state) != whole["state_sha256"]

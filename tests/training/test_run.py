@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gmtool_training.fit import FitPlan
+from gmtool_training.plan import FitPlan
 from gmtool_training.run import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -150,9 +150,14 @@ def test_validations_are_evenly_spaced_and_the_last_follows_the_last_step(
         unlabeled_from=0,
         omega_at=lambda _: 0.0,
         seed=0,
+        accumulation=1,
+        ignore_index=255,
         log_every=10,
         validations=validations,
         save_every=500,
+        patience=None,
+        max_skipped=10,
+        channels_last=False,
     )
     moments = [done for done in range(1, iterations + 1) if plan.is_validated(done)]
     assert len(moments) == validations

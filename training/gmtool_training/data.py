@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,20 +68,37 @@ class UnlabeledCrops(Dataset[Tensor | DataError]):
         return _to_chw(crop_image(image, _window(image, self.config, [self.seed, 2, *key])))
 
 
-class EndlessSampler(Sampler[Key]):
-    """One permutation of the samples after another. What comes n-th depends on the seed and n alone.
+class EndlessBatches(Sampler[list[Key]]):
+    """One permutation of the samples after another, in batches. What comes n-th depends on the seed and n alone.
 
     Args:
         num_samples: Samples in an epoch.
         seed: Of the permutations.
-        start: How many draws are skipped.
+        batch: Samples in a batch.
+        start: How many batches are skipped.
+        share: (i, n): only the i-th of n equal parts of each batch, for the i-th of n processes.
     """
 
-    def __init__(self, num_samples: int, seed: Sequence[int], *, start: int = 0) -> None:
-        self.num_samples, self.seed, self.start = num_samples, seed, start
+    def __init__(
+        self,
+        num_samples: int,
+        seed: Sequence[int],
+        *,
+        batch: int,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.num_samples, self.seed, self.batch, self.start, self.share = num_samples, seed, batch, start, share
 
-    def __iter__(self) -> Iterator[Key]:
-        first_epoch, skipped = divmod(self.start, self.num_samples)
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys = self._keys()
+        index, processes = self.share
+        size = self.batch // processes
+        while True:
+            yield list(islice(keys, self.batch))[index * size : (index + 1) * size]
+
+    def _keys(self) -> Iterator[Key]:
+        first_epoch, skipped = divmod(self.start * self.batch, self.num_samples)
         for epoch in count(first_epoch):
             order = np.random.default_rng([*self.seed, epoch]).permutation(self.num_samples)
             yield from ((epoch, int(index)) for index in order[skipped:])
@@ -96,16 +113,16 @@ def labeled_batches(
     seed: int,
     pin_memory: bool,
     start: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[LabeledBatch]:
-    """Return endless batches of labeled crops, from batch `start` on.
+    """Return endless batches of labeled crops, from batch `start` on; `share` as in `EndlessBatches`.
 
     Raises:
         DataError: (while iterating) An image or a mask cannot be used; the message names the file.
     """
     loader = _loader(
         LabeledCrops(samples, classes, config, seed),
-        EndlessSampler(len(samples), [seed, 1], start=start * config.labeled_batch),
-        batch=config.labeled_batch,
+        _labeled_order(samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )
@@ -114,21 +131,66 @@ def labeled_batches(
 
 
 def unlabeled_batches(
-    samples: Sequence[Sample], config: DataConfig, *, seed: int, pin_memory: bool, start: int = 0
+    samples: Sequence[Sample],
+    config: DataConfig,
+    *,
+    seed: int,
+    pin_memory: bool,
+    start: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Tensor]:
-    """Return endless batches of unlabeled crops, (B, 3, H, W) uint8, from batch `start` on.
+    """Return endless batches of unlabeled crops, (B, 3, H, W) uint8; the rest as for labeled ones.
 
     Raises:
         DataError: (while iterating) An image cannot be used; the message names the file.
     """
     loader = _loader(
         UnlabeledCrops(samples, config, seed),
-        EndlessSampler(len(samples), [seed, 2], start=start * config.unlabeled_batch),
-        batch=config.unlabeled_batch,
+        _unlabeled_order(samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )
     yield from _checked(loader)
+
+
+def ids_in_batch(
+    labeled: Sequence[Sample],
+    unlabeled: Sequence[Sample] | None,
+    config: DataConfig,
+    *,
+    seed: int,
+    number: int,
+    unlabeled_number: int,
+) -> list[str]:
+    """Return which images a step worked on, for messages: those of the `number`-th batches, from 0."""
+    keys = next(iter(_labeled_order(labeled, config, seed=seed, start=number)))
+    ids = [labeled[index].id for _, index in keys]
+    if unlabeled is not None and unlabeled_number >= 0:
+        keys = next(iter(_unlabeled_order(unlabeled, config, seed=seed, start=unlabeled_number)))
+        ids += [unlabeled[index].id for _, index in keys]
+    return ids
+
+
+def _labeled_order(
+    samples: Sequence[Sample],
+    config: DataConfig,
+    *,
+    seed: int,
+    start: int,
+    share: tuple[int, int] = (0, 1),
+) -> EndlessBatches:
+    return EndlessBatches(len(samples), [seed, 1], batch=config.labeled_batch, start=start, share=share)
+
+
+def _unlabeled_order(
+    samples: Sequence[Sample],
+    config: DataConfig,
+    *,
+    seed: int,
+    start: int,
+    share: tuple[int, int] = (0, 1),
+) -> EndlessBatches:
+    return EndlessBatches(len(samples), [seed, 2], batch=config.unlabeled_batch, start=start, share=share)
 
 
 def whole_images(
@@ -178,13 +240,10 @@ class _WholeImages(Dataset[tuple[Tensor, Tensor] | DataError]):
         return _to_chw(image), torch.from_numpy(mask)
 
 
-def _loader(
-    dataset: Dataset[Any], sampler: Sampler[Key], *, batch: int, workers: int, pin_memory: bool
-) -> DataLoader[Any]:
+def _loader(dataset: Dataset[Any], batches: EndlessBatches, *, workers: int, pin_memory: bool) -> DataLoader[Any]:
     return DataLoader(
         dataset,
-        batch_size=batch,
-        sampler=sampler,
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_stack,
         pin_memory=pin_memory,

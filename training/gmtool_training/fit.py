@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,39 +19,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gmtool.errors import GmtoolError, TerminatedError
 from gmtool.metrics import Int64Array, mean_iou
+from gmtool_training.accumulate import propagate, split_batch
 from gmtool_training.data import LabeledBatch
-from gmtool_training.log import RunLog
-from gmtool_training.losses import StepLosses
-from gmtool_training.resume import Progress
+from gmtool_training.log import RunLog, SilentLog
+from gmtool_training.machine import loss_scaler
+from gmtool_training.plan import FitPlan
+from gmtool_training.progress import Progress
 from gmtool_training.step import Step, StepInput
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """How long to train, and how often to stop and look."""
-
-    iterations: int
-    unlabeled_from: int
-    """First step that gets unlabeled images; `iterations` for none."""
-    omega_at: Callable[[int], float]
-    """Weight of the unlabeled loss by step."""
-    seed: int
-    log_every: int
-    validations: int
-    save_every: int
-
-    def is_saved(self, done: int) -> bool:
-        """Return whether the last checkpoint is saved after `done` steps, validation or not."""
-        return done % self.save_every == 0
-
-    def is_logged(self, done: int) -> bool:
-        """Return whether figures are recorded after `done` steps."""
-        return done % self.log_every == 0 or done == self.iterations
-
-    def is_validated(self, done: int) -> bool:
-        """Return whether validation follows `done` steps: evenly spaced, the last after the last step."""
-        number = done * self.validations // self.iterations
-        return number > (done - 1) * self.validations // self.iterations
+from gmtool_training.stop import StopRequest
+from gmtool_training.tally import Reading, Tally
 
 
 @dataclass(frozen=True)
@@ -59,8 +39,18 @@ class FitResult:
     """Confusion matrix of the last validation."""
 
 
-Save = Callable[[Progress, float | None, bool], None]
-"""Keeps weights and state: (where the run stands, mIoU if just validated, whether it is the best so far)."""
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls at its moments."""
+
+    validate: Callable[[], Int64Array]
+    """Returns the confusion matrix of the validation set; may raise `TerminatedError`."""
+    after_update: Callable[[int], None]
+    """Called after each update of the weights, with the number of steps done before."""
+    save: Callable[[Progress, float | None, bool], None]
+    """Keeps weights and state: (where the run stands, mIoU if just validated, whether it is the best so far)."""
+    describe_step: Callable[[int], str]
+    """Says on which images a step worked, by its index from 0."""
 
 
 def fit(
@@ -72,87 +62,131 @@ def fit(
     *,
     plan: FitPlan,
     start: Progress,
+    tally: Tally,
     labeled: Iterator[LabeledBatch],
     unlabeled: Iterator[Tensor] | None,
-    validate: Callable[[], Int64Array],
-    save: Save,
-    raise_if_asked_to_stop: Callable[[], None],
-    log: RunLog,
+    hooks: Hooks,
+    stop: StopRequest,
+    log: RunLog | SilentLog,
 ) -> FitResult:
-    """Train until `plan.iterations` steps are done.
+    """Train until `plan.iterations` steps are done, or until `plan.patience` is.
 
     Args:
         fabric: Carries device, precision and processes.
         network: Set up by `fabric`.
-        optimizer: Set up by `fabric`.
+        optimizer: Set up by `fabric`; fused, so that it can be told on the device to skip a step.
         schedule: Stepped after each optimiser step.
-        step: Computes and propagates the losses of one step.
+        step: Computes and propagates the losses of a batch or of a part of it.
         plan: Lengths and intervals.
         start: Where the run stands.
-        labeled: Endless batches, from step `start` on.
+        tally: What the steps since the last log gave.
+        labeled: Endless batches, from step `start` on; of several processes, each has its share.
         unlabeled: Endless batches, from the first step with unlabeled images on; None for supervised training.
-        validate: Returns the confusion matrix of the validation set; may raise `TerminatedError`.
-        save: Keeps weights and state.
-        raise_if_asked_to_stop: Raises `TerminatedError` when the process was asked to end.
+        hooks: What to call when.
+        stop: Whether the process was asked to end.
         log: Receives every figure.
 
     Raises:
         TerminatedError: The process was asked to end; everything was saved before.
-        GmtoolError: The loss is not finite, or a batch could not be read.
+        GmtoolError: Too many gradients in a row are not finite, or a batch could not be read.
     """
     progress, matrix = start, None
 
     def validate_and_save() -> Int64Array:
         nonlocal progress
         try:
-            found = validate()
+            found = hooks.validate()
         except TerminatedError:
-            save(replace(progress, validated=False), None, False)
+            hooks.save(replace(progress, validated=False), None, False)
             raise
         miou = _defined(mean_iou(found))
-        is_best = progress.best_iteration == 0 or (miou or 0.0) > (progress.best_miou or 0.0)
-        if is_best:
-            progress = replace(progress, best_miou=miou, best_iteration=progress.iteration)
-        progress = replace(progress, validated=True)
-        save(progress, miou, is_best)
+        progress, is_best = progress.after_validation(miou)
+        hooks.save(progress, miou, is_best)
         log.event("val", progress.iteration, {"miou": miou, "best": progress.best_miou})
         return found
 
     network.train()
     if not start.validated:
         matrix = validate_and_save()
-    images, since = 0, time.monotonic()
-    while progress.iteration < plan.iterations:
+    figures = _DelayedFigures(plan, tally, hooks, log)
+    while not plan.is_over(progress):
         try:
-            raise_if_asked_to_stop()
+            stop.raise_between_steps(progress.iteration)
         except TerminatedError:
-            save(progress, None, False)
+            figures.flush()
+            hooks.save(progress, None, False)
             raise
         inputs = _next_inputs(fabric, plan, progress.iteration, labeled, unlabeled)
+        parts = split_batch(fabric, inputs, parts=plan.accumulation, ignore_index=plan.ignore_index)
         optimizer.zero_grad(set_to_none=True)
-        losses = step(network, inputs, fabric.backward)
-        optimizer.step()
+        losses = propagate(fabric, network, step, parts)
+        _update(optimizer, skip=tally.add(losses, _gradients(network), loss_scale=_loss_scale(fabric)))
         schedule.step()
+        hooks.after_update(progress.iteration)
         done = progress.iteration + 1
         progress = replace(progress, iteration=done)
-        images += len(inputs.labeled.images) + (0 if inputs.unlabeled is None else len(inputs.unlabeled))
-        log.step(done)
-        if not (plan.is_logged(done) or plan.is_validated(done) or plan.is_saved(done)):
+        images = len(inputs.labeled.images) + (0 if inputs.unlabeled is None else len(inputs.unlabeled))
+        figures.after_step(
+            done,
+            images=images * fabric.world_size,
+            rates={"omega": losses.omega, "lr": optimizer.param_groups[0]["lr"]},
+        )
+        if not (plan.is_validated(done) or plan.is_saved(done)):
             continue
-        figures = _loss_figures(losses, done)
-        if plan.is_logged(done):
-            speed = images / (time.monotonic() - since)
-            rates = {"lr": optimizer.param_groups[0]["lr"], "images_per_s": speed}
-            log.event("train", done, figures | rates)
-            images, since = 0, time.monotonic()
-        paused = time.monotonic()
-        if plan.is_validated(done):
-            matrix = validate_and_save()
-        elif plan.is_saved(done):
-            save(progress, None, False)
-        since += time.monotonic() - paused  # validating and saving is not training time
+        figures.flush()
+        with figures.paused():
+            if plan.is_validated(done):
+                matrix = validate_and_save()
+            else:
+                hooks.save(progress, None, False)
     assert matrix is not None
     return FitResult(progress, matrix)
+
+
+class _DelayedFigures:
+    """Figures on their way to the log: read from the device once it works on the step after them."""
+
+    def __init__(self, plan: FitPlan, tally: Tally, hooks: Hooks, log: RunLog | SilentLog) -> None:
+        self._plan, self._tally, self._hooks, self._log = plan, tally, hooks, log
+        self._pending: Callable[[], None] | None = None
+        self._images, self._since = 0, time.monotonic()
+
+    def after_step(self, done: int, *, images: int, rates: dict[str, float]) -> None:
+        """Log what is pending; if the plan says so, begin to read what the steps up to `done` gave."""
+        self.flush()
+        self._images += images
+        self._log.step(done)
+        if self._plan.is_logged(done):
+            speed = {"images_per_s": self._images / (time.monotonic() - self._since)}
+            self._images, self._since = 0, time.monotonic()
+            self._pending = partial(self._record, self._tally.start_reading(), done, rates | speed)
+
+    def flush(self) -> None:
+        """Log what is pending.
+
+        Raises:
+            GmtoolError: Too many of the last steps had a gradient that is not finite.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time in this block out of images/s: validating and saving is not training."""
+        started = time.monotonic()
+        yield
+        self._since += time.monotonic() - started
+
+    def _record(self, read: Callable[[], Reading], done: int, rates: dict[str, float]) -> None:
+        reading = read()
+        self._log.event("train", done, reading.means | rates | {"skipped": reading.skipped})
+        if reading.skipped_in_a_row > self._plan.max_skipped:
+            raise GmtoolError(
+                f"{reading.skipped_in_a_row} steps in a row had a gradient that is not finite and were "
+                f"skipped, the last with {self._hooks.describe_step(done - 1)}: look at these images, lower "
+                "optim.lr, or --set run.precision=32-true"
+            )
 
 
 def _next_inputs(
@@ -163,31 +197,35 @@ def _next_inputs(
     unlabeled: Iterator[Tensor] | None,
 ) -> StepInput:
     uses_unlabeled = unlabeled is not None and iteration >= plan.unlabeled_from
-    return StepInput(
-        labeled=LabeledBatch(*fabric.to_device(tuple(next(labeled)))),
-        unlabeled=fabric.to_device(next(unlabeled)) if unlabeled is not None and uses_unlabeled else None,
-        omega=plan.omega_at(iteration),
-        random=np.random.default_rng([plan.seed, 3, iteration]),
-    )
+    batch = LabeledBatch(*fabric.to_device(tuple(next(labeled))))
+    others = fabric.to_device(next(unlabeled)) if unlabeled is not None and uses_unlabeled else None
+    if plan.channels_last:
+        batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
+        others = None if others is None else others.contiguous(memory_format=torch.channels_last)
+    random = np.random.default_rng([plan.seed, 3, iteration])
+    return StepInput(labeled=batch, unlabeled=others, omega=plan.omega_at(iteration), random=random)
+
+
+def _update(optimizer: Optimizer, *, skip: Tensor) -> None:
+    """Step the optimiser unless `skip` is 1.0; nothing waits for the device.
+
+    A fused optimiser reads `found_inf` on the device, as torch's `GradScaler` has it do. In 16-mixed the scaler
+    sets it itself.
+    """
+    inner = cast(Any, optimizer).optimizer  # Fabric's wrapper does not pass attributes on
+    inner.found_inf = skip
+    optimizer.step()
+
+
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+def _loss_scale(fabric: Fabric) -> Tensor:
+    one = torch.ones((), device=fabric.device)
+    scaler = loss_scaler(fabric)
+    return one if scaler is None else scaler.scale(one)  # get_scale() would wait for the device
 
 
 def _defined(miou: float) -> float | None:
     return None if math.isnan(miou) else miou
-
-
-def _loss_figures(losses: StepLosses, done: int) -> dict[str, float | None]:
-    """Return the terms as numbers. Waits for the device: only when logging, and before weights are saved."""
-    total = losses.total.item()
-    if not math.isfinite(total):
-        raise GmtoolError(
-            f"the loss is {total} after {done} steps (cross-entropy {losses.cross_entropy.item():.3g}, "
-            f"unlabeled {losses.unlabeled.item():.3g}): lower optim.lr, or --set run.precision=32-true"
-        )
-    return {
-        "loss": total,
-        "ce": losses.cross_entropy.item(),
-        "cla": losses.classification.item(),
-        "dec": losses.labeled_decoupling.item(),
-        "usup": losses.unlabeled.item(),
-        "omega": losses.omega,
-    }

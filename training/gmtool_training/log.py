@@ -94,6 +94,22 @@ class RunLog:
             remark(f"iteration {iteration}/{self._iterations}  {text}  {left / 60:.1f} min left")
 
 
+class SilentLog:
+    """The log of the other processes, when several share a run."""
+
+    def __enter__(self) -> SilentLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, iteration: int) -> None:
+        """Do nothing."""
+
+    def event(self, kind: str, iteration: int, figures: Mapping[str, float | None]) -> None:
+        """Do nothing."""
+
+
 def _drop_later_events(path: Path, start: int) -> None:
     """Keep the lines of steps up to `start`; a killed process may have left half a line at the end."""
     kept = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,17 +32,35 @@ class StepLosses:
         return self.cross_entropy + self.classification + self.labeled_decoupling + self.omega * self.unlabeled
 
 
-def cross_entropy(logits: Tensor, masks: Tensor, *, ignore_index: int) -> Tensor:
+def mean_losses(parts: Sequence[StepLosses]) -> StepLosses:
+    """Return the mean of each term over the parts of one step."""
+    if len(parts) == 1:
+        return parts[0]
+    return StepLosses(
+        torch.stack([part.cross_entropy for part in parts]).mean(),
+        torch.stack([part.classification for part in parts]).mean(),
+        torch.stack([part.labeled_decoupling for part in parts]).mean(),
+        torch.stack([part.unlabeled for part in parts]).mean(),
+        parts[0].omega,
+    )
+
+
+def cross_entropy(
+    logits: Tensor, masks: Tensor, *, ignore_index: int, scored_pixels: Tensor | None = None
+) -> Tensor:
     """Return the mean cross-entropy over the pixels that are not ignored; 0 if all are.
 
     Args:
         logits: (B, C, H, W).
         masks: (B, H, W) class indices, any integer type.
         ignore_index: Label that does not count.
+        scored_pixels: What the sum over pixels is divided by; by default the pixels of `masks` that are not
+            ignored.
     """
     target = masks.long()
     total = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="sum")
-    return total / (target != ignore_index).sum().clamp(min=1)
+    count = (target != ignore_index).sum().clamp(min=1) if scored_pixels is None else scored_pixels
+    return total / count
 
 
 def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tuple[int, ...]) -> Tensor:

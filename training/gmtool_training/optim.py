@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 
@@ -10,11 +11,14 @@ from gmtool.nn.model import GuidedMixNet
 
 
 def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
-    """Return SGD with two parameter groups: the encoder, and everything else at a multiple of its rate."""
+    """Return SGD with two parameter groups: the encoder, and everything else at a multiple of its rate.
+
+    It is fused: such an optimiser can be told on the device to skip a step. The network must be where it stays.
+    """
     encoder = list(network.encoder.parameters())
     known = {id(parameter) for parameter in encoder}
     heads = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    return SGD(
+    optimizer = SGD(
         [
             {"params": encoder, "lr": config.lr},
             {"params": heads, "lr": config.lr * config.head_lr_multiplier},
@@ -22,7 +26,13 @@ def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        fused=True,
     )
+    if config.momentum:
+        for parameter in network.parameters():
+            # torch would leave the buffers unset if the very first step were skipped
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def build_schedule(optimizer: Optimizer, config: OptimConfig) -> LRScheduler:

@@ -1,92 +1,140 @@
 """Going on with a run as if it had never stopped: what is kept for that, and how it is put back.
 
 Every draw that touches data depends on (seed, epoch, sample) or (seed, step) alone, so the number of steps done
-says where all of them stand. What is left: weights, momentum, the schedule, the best score, torch's random state.
+says where all of them stand. What is left: weights, their average, momentum, the schedule, the loss scale, the
+best score, what was counted since the last log, torch's random state.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from gmtool.classes import ClassSet
+from gmtool.console import remark
 from gmtool.datasets import TrainingData
 from gmtool.errors import CheckpointError, ConfigError
-from gmtool.nn.checkpoint import TrainingState, load_network, load_training_state
+from gmtool.nn.checkpoint import TrainingState, load_network, load_training_state, read_checkpoint, resumable_names
 from gmtool.nn.model import GuidedMixNet
+from gmtool_training.progress import Progress
+from gmtool_training.tally import Tally
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands."""
+class RunState:
+    """Everything that a run changes while it goes."""
 
-    iteration: int = 0
-    """Optimiser steps done."""
-    best_miou: float | None = None
-    """None before the first validation, and while no pixel was scored."""
-    best_iteration: int = 0
-    validated: bool = True
-    """False if a validation was due after this step and did not take place."""
+    network: GuidedMixNet
+    average: GuidedMixNet | None
+    """Running mean of the weights; None where there is none."""
+    optimizer: Optimizer
+    schedule: LRScheduler
+    scaler: torch.amp.GradScaler | None
+    tally: Tally
+
+    @property
+    def saved_network(self) -> GuidedMixNet:
+        """The network whose weights are validated, saved and exported."""
+        return self.average or self.network
 
 
-def pack_state(
-    progress: Progress, optimizer: Optimizer, schedule: LRScheduler, data: TrainingData
-) -> TrainingState:
-    """Return what `restore` needs, beside the weights."""
-    momentum = {
-        f"momentum.{index}": state["momentum_buffer"]
-        for index, state in optimizer.state_dict()["state"].items()
-        if state["momentum_buffer"] is not None
+def pack_state(state: RunState, progress: Progress, data: TrainingData) -> TrainingState:
+    """Return what `restore` needs, beside the weights of `saved_network`."""
+    tensors = {
+        f"momentum.{index}": value["momentum_buffer"]
+        for index, value in state.optimizer.state_dict()["state"].items()
+        if value.get("momentum_buffer") is not None
     }
+    if state.average is not None:
+        tensors |= {f"network.{name}": value for name, value in state.network.state_dict().items()}
     return TrainingState(
-        tensors={**momentum, "random.torch": torch.get_rng_state()},
+        tensors=tensors | {"tally": state.tally.state(), "random.torch": torch.get_rng_state()},
         values={
             "progress": asdict(progress),
-            "schedule": schedule.state_dict(),
+            "schedule": state.schedule.state_dict(),
+            "scaler": None if state.scaler is None else state.scaler.state_dict(),
             "labeled_sha256": data.labeled.sha256,
             "unlabeled_sha256": data.unlabeled.sha256,
         },
     )
 
 
-def restore(
-    run_dir: Path,
-    network: GuidedMixNet,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    data: TrainingData,
-    *,
-    iterations: int,
-) -> Progress:
-    """Put a run's last checkpoint back and return where the run stands.
+def restore(run_dir: Path, state: RunState, data: TrainingData) -> Progress:
+    """Put the newest checkpoint that is whole back into `state` and return where the run stands.
 
     Raises:
-        CheckpointError: There is no checkpoint to go on from, or it is damaged.
-        ConfigError: The run is finished, or its lists have changed.
+        CheckpointError: There is no checkpoint to go on from, or all are damaged.
+        ConfigError: The run's lists have changed.
     """
-    state = load_training_state(run_dir)
-    progress = Progress(**state.values["progress"])
-    if progress.iteration >= iterations and progress.validated:
-        raise ConfigError(f"{run_dir} is finished: all {iterations} iterations are done")
+    saved, weights = _newest_whole(run_dir)
     for name, split in (("labeled", data.labeled), ("unlabeled", data.unlabeled)):
-        if state.values[f"{name}_sha256"] != split.sha256:
+        if saved.values[f"{name}_sha256"] != split.sha256:
             raise ConfigError(f"the {name} images of {run_dir} have changed since it began: train anew")
-    saved, checkpoint = load_network(run_dir, "last")
-    if checkpoint.iteration != progress.iteration:
-        raise CheckpointError(f"{run_dir}: weights and training state are of different steps: train anew")
-    network.load_state_dict(saved.state_dict())
-    optimizer_state = optimizer.state_dict()
-    optimizer_state["state"] = {
-        int(name.removeprefix("momentum.")): {"momentum_buffer": value}
-        for name, value in state.tensors.items()
-        if name.startswith("momentum.")
-    }
-    optimizer.load_state_dict(optimizer_state)
-    schedule.load_state_dict(state.values["schedule"])
-    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+    state.saved_network.load_state_dict(weights)
+    if state.average is not None:
+        state.network.load_state_dict(_below("network.", saved.tensors))
+    _restore_momentum(state.optimizer, _below("momentum.", saved.tensors))
+    state.schedule.load_state_dict(saved.values["schedule"])
+    for group, rate in zip(state.optimizer.param_groups, state.schedule.get_last_lr(), strict=True):
         group["lr"] = rate
-    torch.set_rng_state(state.tensors["random.torch"])
-    return progress
+    if state.scaler is not None:
+        state.scaler.load_state_dict(saved.values["scaler"])
+    state.tally.restore(saved.tensors["tally"])
+    torch.set_rng_state(saved.tensors["random.torch"])
+    return Progress(**saved.values["progress"])
+
+
+def saved_classes(run_dir: Path) -> ClassSet:
+    """Return the classes that a run was started with.
+
+    Raises:
+        CheckpointError: It has no checkpoint, or all are damaged.
+    """
+    problems = []
+    for name in resumable_names(run_dir):
+        try:
+            return read_checkpoint(run_dir, name).classes
+        except CheckpointError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _newest_whole(run_dir: Path) -> tuple[TrainingState, dict[str, Any]]:
+    """Return state and weights of the newest checkpoint that is not damaged; say which ones are."""
+    problems = []
+    for name in resumable_names(run_dir):
+        try:
+            state = load_training_state(run_dir, name)
+            network, checkpoint = load_network(run_dir, name)
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        if checkpoint.iteration != state.values["progress"]["iteration"]:
+            problems.append(CheckpointError(f"{run_dir}: weights and state of {name} are of different steps"))
+            continue
+        for problem in problems:
+            remark(f"warning: {problem}: going on from the checkpoint before, of step {checkpoint.iteration}")
+        return state, network.state_dict()
+    raise problems[0]
+
+
+def _restore_momentum(optimizer: Optimizer, momentum: dict[str, Tensor]) -> None:
+    for index, parameter in enumerate(_parameters(optimizer)):
+        if str(index) in momentum:
+            # Into the memory layout of the parameter, which a fused optimiser relies on
+            buffer = torch.empty_like(parameter).copy_(momentum[str(index)])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from gmtool.classes import ClassSet, load_classes
-from gmtool.config import DeviceName, MethodConfig, TrainConfig
+from gmtool.config import MethodConfig, TrainConfig
 from gmtool.console import remark
-from gmtool.datacheck import check_masks
-from gmtool.datasets import TrainingData, load_training_data
-from gmtool.errors import BackendError, CheckpointError, ConfigError
+from gmtool.datasets import TrainingData
+from gmtool.errors import CheckpointError, ConfigError
 from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import CheckpointName, build_network, read_checkpoint, save_checkpoint
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
-from gmtool.report import IoUReport, Provenance, percent
+from gmtool.report import BestScore, IoUReport, Provenance, percent
 from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import dump_config, load_config
-from gmtool_training.data import labeled_batches, unlabeled_batches
-from gmtool_training.fit import FitPlan, FitResult, fit
-from gmtool_training.log import RunLog
-from gmtool_training.losses import omega_at
-from gmtool_training.optim import build_optimizer, build_schedule
-from gmtool_training.resume import Progress, pack_state, restore
+from gmtool_training.average import update_average
+from gmtool_training.data import ids_in_batch, labeled_batches, unlabeled_batches
+from gmtool_training.fit import FitResult, Hooks, fit
+from gmtool_training.log import RunLog, SilentLog
+from gmtool_training.memory import recompute_activations
+from gmtool_training.plan import FitPlan, build_plan
+from gmtool_training.prepare import build_state, checked_data, on_this_machine
+from gmtool_training.progress import Progress
+from gmtool_training.resume import pack_state, restore, saved_classes
 from gmtool_training.step import Step, guidedmix_step, supervised_step
-from gmtool_training.stop import asked_to_stop
+from gmtool_training.stop import stop_on_sigterm
 from gmtool_training.validate import validate
 
 
@@ -45,47 +46,61 @@ class RunResult:
     run_dir: Path
     report: IoUReport
     """Scores of the last weights."""
-    best_miou: float | None
-    """Best validation mIoU in [0, 1]; None while no pixel was scored."""
     seconds: float
     """Wall-clock time of the training loop, validations included."""
 
+    @property
+    def best_miou(self) -> float | None:
+        """Best validation mIoU in [0, 1]; None while no pixel was scored."""
+        return self.report.best.miou if self.report.best else None
 
-def train(config: TrainConfig, run_dir: Path) -> RunResult:
+
+def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = lambda: None) -> RunResult:
     """Train, and leave in `run_dir` settings, checkpoints, metrics and a report.
+
+    Under `torchrun` every process calls this; the first one alone writes and speaks.
+
+    Args:
+        config: The whole run.
+        run_dir: A folder that does not exist yet, or is empty.
+        prepare: Called once before the data is looked at: generates or downloads it.
 
     Raises:
         TerminatedError: SIGTERM; the run can be resumed.
         GmtoolError: Something is wrong with settings, data or weights. If it was found before the first
             step, `run_dir` was not created.
     """
-    require_empty(run_dir)
-    classes = load_classes(config.data.classes)
-    data = _checked_data(config, classes)
-    fabric, config = _build_fabric(config)
-    torch.manual_seed(config.run.seed)
-    network = build_network(config.model, classes)
-    remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / CONFIG_NAME, dump_config(config))
+    fabric, config = on_this_machine(config)
+    with fabric.rank_zero_first():
+        if fabric.is_global_zero:
+            require_empty(run_dir)
+            prepare()
+        classes = load_classes(config.data.classes)
+        data = checked_data(config, classes, check=fabric.is_global_zero)
+        torch.manual_seed(config.run.seed)
+        network = build_network(config.model, classes)
+        remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+        if fabric.is_global_zero:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(run_dir / CONFIG_NAME, dump_config(config))
     return _run(config, run_dir, fabric, network, data, classes, resumed=False)
 
 
 def resume(run_dir: Path) -> RunResult:
-    """Go on with a run from its last checkpoint, with the settings it was started with.
+    """Go on with a run from its newest whole checkpoint, with the settings it was started with.
 
     The result is that of a run that was never stopped, bit for bit on the same processor.
 
     Raises:
-        CheckpointError: `run_dir` is no run, or its last checkpoint is damaged.
+        CheckpointError: `run_dir` is no run, or all its checkpoints are damaged.
         ConfigError: The run is finished, or its data has changed.
     """
     if not (run_dir / CONFIG_NAME).is_file():
         raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
-    config = load_config(run_dir / CONFIG_NAME)
-    classes = read_checkpoint(run_dir, "last").classes
-    data = _checked_data(config, classes)
-    fabric, config = _build_fabric(config)
+    fabric, config = on_this_machine(load_config(run_dir / CONFIG_NAME))
+    with fabric.rank_zero_first():
+        classes = saved_classes(run_dir)
+        data = checked_data(config, classes, check=fabric.is_global_zero)
     network = build_network(config.model, classes)
     return _run(config, run_dir, fabric, network, data, classes, resumed=True)
 
@@ -100,113 +115,83 @@ def _run(
     *,
     resumed: bool,
 ) -> RunResult:
-    iterations, seed = config.optim.iterations, config.run.seed
-    optimizer = build_optimizer(network, config.optim)
-    schedule = build_schedule(optimizer, config.optim)
+    plan = build_plan(config, classes)
+    state = build_state(config, fabric, network)
     start = Progress()
     if resumed:
-        start = restore(run_dir, network, optimizer, schedule, data, iterations=iterations)
-        remark(f"resuming {run_dir} after {start.iteration} of {iterations} iterations")
-    wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
-    plan = _plan(config)
+        start = restore(run_dir, state, data)
+        if plan.is_over(start):
+            raise ConfigError(f"{run_dir} is finished: {start.iteration} of {plan.iterations} iterations are done")
+        remark(f"resuming {run_dir} after {start.iteration} of {plan.iterations} iterations")
+    if config.run.activation_checkpointing:
+        recompute_activations(network)
+    compiled = torch.compile(network) if config.run.compile else network
+    wrapped, wrapped_optimizer = fabric.setup(cast(nn.Module, compiled), state.optimizer)
 
     def save(progress: Progress, miou: float | None, is_best: bool) -> None:
         names: list[CheckpointName] = ["last", "best"] if is_best else ["last"]
         save_checkpoint(
             run_dir,
             names,
-            network,
+            state.saved_network,
             iteration=progress.iteration,
             miou=miou,
             model=config.model,
             classes=classes,
-            state=pack_state(progress, optimizer, schedule, data),
+            labeled_sha256=data.labeled.sha256,
+            state=pack_state(state, progress, data) if config.run.save_state else None,
+            keep_last=config.run.keep_last,
         )
 
-    load_labeled = partial(labeled_batches, data.labeled.samples, classes, config.data, seed=seed)
-    load_unlabeled = partial(unlabeled_batches, data.unlabeled.samples, config.data, seed=seed)
-    pin_memory = fabric.device.type == "cuda"
+    def after_update(iteration: int) -> None:
+        if state.average is not None:
+            update_average(state.average, network, decay=config.optim.ema_decay, step=iteration)
+
+    share = (fabric.global_rank, fabric.world_size)
+    pin_memory, seed = fabric.device.type == "cuda", config.run.seed
+    load_labeled = partial(
+        labeled_batches, data.labeled.samples, classes, config.data, seed=seed, pin_memory=pin_memory, share=share
+    )
+    load_unlabeled = partial(
+        unlabeled_batches, data.unlabeled.samples, config.data, seed=seed, pin_memory=pin_memory, share=share
+    )
+    supervised = config.method.name == "supervised"
     started = time.monotonic()
-    with (
-        RunLog(run_dir, iterations=iterations, start=start.iteration) as log,
-        asked_to_stop() as raise_if_asked_to_stop,
-    ):
+    with _open_log(fabric, run_dir, plan, start) as log, stop_on_sigterm(fabric) as stop:
         result = fit(
             fabric,
             cast(nn.Module, wrapped),
             wrapped_optimizer,
-            schedule,
+            state.schedule,
             _build_step(config.method, classes),
             plan=plan,
             start=start,
-            labeled=load_labeled(pin_memory=pin_memory, start=start.iteration),
-            unlabeled=None
-            if config.method.name == "supervised"
-            else load_unlabeled(pin_memory=pin_memory, start=max(0, start.iteration - plan.unlabeled_from)),
-            validate=partial(
-                validate,
-                fabric,
-                wrapped,
-                data.val,
-                classes=classes,
-                config=config.data,
-                before_image=raise_if_asked_to_stop,
+            tally=state.tally,
+            labeled=load_labeled(start=start.iteration),
+            unlabeled=None if supervised else load_unlabeled(start=max(0, start.iteration - plan.unlabeled_from)),
+            hooks=Hooks(
+                validate=partial(
+                    validate,
+                    fabric,
+                    state.saved_network,
+                    data.val,
+                    classes=classes,
+                    config=config.data,
+                    before_image=stop.raise_within_step,
+                ),
+                after_update=after_update,
+                save=save if fabric.is_global_zero else lambda *_: None,
+                describe_step=partial(_describe_step, config, data, plan),
             ),
-            save=save,
-            raise_if_asked_to_stop=raise_if_asked_to_stop,
+            stop=stop,
             log=log,
         )
     seconds = time.monotonic() - started
+    fabric.barrier()  # the first process has saved
     report = _report(run_dir, result, data, classes, config)
-    report.save(run_dir)
-    return RunResult(run_dir, report, result.progress.best_miou, seconds)
-
-
-def _checked_data(config: TrainConfig, classes: ClassSet) -> TrainingData:
-    data = load_training_data(config.data)
-    if config.method.name == "guidedmix" and not data.unlabeled.samples:
-        raise ConfigError(
-            f"no unlabeled images: all {len(data.labeled.samples)} of {data.labeled.name} are labeled; give a "
-            "shorter list with --labels, others with --unlabeled, or --set method.name=supervised"
-        )
-    check_masks([*data.labeled.samples, *data.val.samples], classes, values=config.data.mask_values)
-    remark(
-        f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "
-        f"unlabeled, {len(data.val.samples)} validation ({data.val.name}), {len(classes)} classes"
-    )
-    return data
-
-
-def _build_fabric(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
-    """Return Fabric on the asked device, and the configuration with what `auto` came to."""
-    device, precision = config.run.device, config.run.precision
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BackendError("--device cuda: torch sees no CUDA device here: take --device cpu, or auto")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise BackendError("--device mps: torch sees no Apple GPU here: take --device cpu, or auto")
-    precision = _native_precision(device) if precision == "auto" else precision
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # says what the next line says
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)
-    fabric.launch()
-    found = cast(DeviceName, fabric.device.type)
-    remark(f"device {found}, precision {precision}, seed {config.run.seed}")
-    workers = min(8, os.cpu_count() or 1) if config.data.workers is None else config.data.workers
-    return fabric, replace(
-        config,
-        data=replace(config.data, workers=workers),
-        run=replace(config.run, device=found, precision=precision),
-    )
-
-
-def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed"]:
-    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    if device in ("auto", "mps") and torch.backends.mps.is_available():
-        return "32-true"
-    # Not public, so it may be missing; then 32-bit is the safe answer
-    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bf16-mixed" if has_bf16() else "32-true"
+    if fabric.is_global_zero:
+        report.save(run_dir)
+    return RunResult(run_dir, report, seconds)
 
 
 def _build_step(method: MethodConfig, classes: ClassSet) -> Step:
@@ -214,34 +199,31 @@ def _build_step(method: MethodConfig, classes: ClassSet) -> Step:
     return partial(step, method=method, classes=classes)
 
 
-def _plan(config: TrainConfig) -> FitPlan:
-    iterations, method = config.optim.iterations, config.method
-    supervised = method.name == "supervised"
-    warmup = iterations if supervised else round(method.warmup_fraction * iterations)
-    return FitPlan(
-        iterations=iterations,
-        unlabeled_from=warmup,
-        omega_at=partial(
-            omega_at,
-            iterations=iterations,
-            warmup=warmup,
-            ramp_fraction=method.ramp_fraction,
-            omega_max=method.omega_max,
-        ),
+def _open_log(fabric: Fabric, run_dir: Path, plan: FitPlan, start: Progress) -> RunLog | SilentLog:
+    if not fabric.is_global_zero:
+        return SilentLog()
+    return RunLog(run_dir, iterations=plan.iterations, start=start.iteration)
+
+
+def _describe_step(config: TrainConfig, data: TrainingData, plan: FitPlan, iteration: int) -> str:
+    ids = ids_in_batch(
+        data.labeled.samples,
+        None if config.method.name == "supervised" else data.unlabeled.samples,
+        config.data,
         seed=config.run.seed,
-        log_every=config.run.log_every,
-        validations=min(config.run.validations, iterations),
-        save_every=config.run.save_every,
+        number=iteration,
+        unlabeled_number=iteration - plan.unlabeled_from,
     )
+    return ", ".join(ids)
 
 
 def _report(
     run_dir: Path, result: FitResult, data: TrainingData, classes: ClassSet, config: TrainConfig
 ) -> IoUReport:
-    checkpoint = read_checkpoint(run_dir, "last")
+    checkpoint, progress = read_checkpoint(run_dir, "last"), result.progress
     remark(
-        f"last mIoU {percent(checkpoint.miou)} %, best {percent(result.progress.best_miou)} % at iteration "
-        f"{result.progress.best_iteration} (chosen on the validation set, so it flatters)"
+        f"last mIoU {percent(checkpoint.miou)} %, best {percent(progress.best_miou)} % at iteration "
+        f"{progress.best_iteration} (chosen on the validation set, so it flatters)"
     )
     return IoUReport(
         confusion=result.last,
@@ -255,5 +237,7 @@ def _report(
             model_sha256=checkpoint.sha256,
             backend=f"torch {torch.__version__} {config.run.device}",
             precision=config.run.precision,
+            labeled_sha256=data.labeled.sha256,
         ),
+        best=BestScore(progress.best_miou, progress.best_iteration),
     )

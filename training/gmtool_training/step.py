@@ -6,19 +6,19 @@ activations of one part are gone before those of the next exist. The optimiser b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
 from gmtool.nn.model import Output, normalize
+from gmtool_training.batchnorm import frozen_statistics
 from gmtool_training.data import LabeledBatch
 from gmtool_training.losses import StepLosses, cross_entropy, image_classification, squared_difference
 from gmtool_training.mixing import (
@@ -45,6 +45,8 @@ class StepInput:
     """Weight of the unlabeled loss."""
     random: np.random.Generator
     """Source of every draw of this step."""
+    scored_pixels: Tensor | None = None
+    """What the sum of the cross-entropy is divided by; None: the pixels of this batch that are not ignored."""
 
 
 class Step(Protocol):
@@ -63,7 +65,7 @@ def supervised_step(
 ) -> StepLosses:
     """L_ce + L_cla on the labeled images alone. Unlabeled images are not looked at."""
     output: Output = network(normalize(inputs.labeled.images))
-    ce, cla = _labeled_losses(output, inputs.labeled.masks, method, classes)
+    ce, cla = _labeled_losses(output, inputs, method, classes)
     backward(ce + cla)
     zero = torch.zeros_like(ce.detach())
     return StepLosses(ce.detach(), cla.detach(), zero, zero, inputs.omega)
@@ -90,7 +92,7 @@ def guidedmix_step(
     # Labeled images: supervised losses, and what both decouplings need
     joint = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
     out_l = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
-    ce, cla = _labeled_losses(out_l, inputs.labeled.masks, method, classes)
+    ce, cla = _labeled_losses(out_l, inputs, method, classes)
     known = _Known(x_l, torch.softmax(out_l.logits.detach(), dim=1), out_l.embedding.detach())
     if joint is None:
         backward(ce + cla)
@@ -122,9 +124,10 @@ class _Known:
 
 
 def _labeled_losses(
-    output: Output, masks: Tensor, method: MethodConfig, classes: ClassSet
+    output: Output, inputs: StepInput, method: MethodConfig, classes: ClassSet
 ) -> tuple[Tensor, Tensor]:
-    ce = cross_entropy(output.logits, masks, ignore_index=classes.ignore_index)
+    masks = inputs.labeled.masks
+    ce = cross_entropy(output.logits, masks, ignore_index=classes.ignore_index, scored_pixels=inputs.scored_pixels)
     if not method.classification:
         return ce, torch.zeros_like(ce)
     return ce, image_classification(output.image_logits, masks, foreground=classes.foreground)
@@ -165,21 +168,6 @@ def _labeled_decoupling_loss(
 
 
 def _mixed_probabilities(network: nn.Module, mixed: Tensor, method: MethodConfig) -> Tensor:
-    with nullcontext() if method.mixed_statistics else _frozen_statistics(network):
+    with nullcontext() if method.mixed_statistics else frozen_statistics(network):
         output: Output = network(mixed)
     return torch.softmax(output.logits, dim=1)
-
-
-@contextmanager
-def _frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Normalise by the batch, as in training, without updating the running statistics."""
-    tracking = [
-        module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True

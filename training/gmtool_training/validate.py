@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,16 +30,21 @@ def validate(
 ) -> Int64Array:
     """Return the confusion matrix over a split: whole images at their own size, one scale, no flip.
 
-    `before_image` is called before each image and may raise. The network is back in training mode afterwards.
+    Each process scores its share of the images, and their counts are added: no image counts twice.
+    `before_image` is called before each image and may raise. The network is left in the mode it was in.
     """
+    was_training = network.training
     network.eval()
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for image, mask in whole_images(split.samples, classes, config):
+    own_samples = split.samples[fabric.global_rank :: fabric.world_size]
+    for image, mask in whole_images(own_samples, classes, config):
         before_image()
-        output: Output = network(normalize(fabric.to_device(image)[None]))
+        with fabric.autocast():
+            output: Output = network(normalize(fabric.to_device(image)[None]))
         prediction = output.logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
         matrix += confusion_matrix(
             mask.numpy(), prediction, num_classes=len(classes), ignore_index=classes.ignore_index
         )
-    network.train()
-    return matrix
+    network.train(was_training)
+    counts = torch.from_numpy(matrix).to(fabric.device)
+    return cast(torch.Tensor, fabric.all_reduce(counts, reduce_op="sum")).cpu().numpy()

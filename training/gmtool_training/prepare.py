@@ -1,0 +1,75 @@
+"""What stands before the first step: the machine, the data, the network with its optimiser."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+from lightning_fabric import Fabric
+
+from gmtool.classes import ClassSet
+from gmtool.config import TrainConfig
+from gmtool.console import remark
+from gmtool.datacheck import check_masks
+from gmtool.datasets import TrainingData, load_training_data
+from gmtool.errors import ConfigError
+from gmtool.nn.model import GuidedMixNet
+from gmtool_training.average import averaged_copy
+from gmtool_training.machine import build_fabric, loss_scaler, share_batch_statistics
+from gmtool_training.optim import build_optimizer, build_schedule
+from gmtool_training.resume import RunState
+from gmtool_training.tally import Tally
+
+
+def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
+    """Return Fabric, and the configuration with what `auto` came to here."""
+    fabric, device, precision = build_fabric(config.run.device, config.run.precision)
+    parts = fabric.world_size * config.optim.accumulation
+    for name, batch in (("labeled", config.data.labeled_batch), ("unlabeled", config.data.unlabeled_batch)):
+        if batch % parts or batch < 2 * parts:
+            raise ConfigError(
+                f"data.{name}_batch={batch} is the images of a whole step: {fabric.world_size} processes times "
+                f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
+            )
+    workers = min(8, os.cpu_count() or 1) if config.data.workers is None else config.data.workers
+    return fabric, replace(
+        config,
+        data=replace(config.data, workers=workers),
+        run=replace(config.run, device=device, precision=precision),
+    )
+
+
+def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> TrainingData:
+    """Find the images of a run and say how many there are; `check` looks into every mask first."""
+    data = load_training_data(config.data)
+    if config.method.name == "guidedmix" and not data.unlabeled.samples:
+        raise ConfigError(
+            f"no unlabeled images: all {len(data.labeled.samples)} of {data.labeled.name} are labeled; give a "
+            "shorter list with --labels, others with --unlabeled, or --set method.name=supervised"
+        )
+    if check:
+        check_masks([*data.labeled.samples, *data.val.samples], classes, values=config.data.mask_values)
+    remark(
+        f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "
+        f"unlabeled, {len(data.val.samples)} validation ({data.val.name}), {len(classes)} classes, "
+        f"seed {config.run.seed}"
+    )
+    return data
+
+
+def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> RunState:
+    """Move the network to its device, and put everything beside it that a run changes."""
+    share_batch_statistics(fabric, network)
+    network.to(fabric.device)
+    if config.run.channels_last:
+        network.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(network, config.optim)
+    return RunState(
+        network=network,
+        average=averaged_copy(network) if config.optim.ema_decay else None,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, config.optim),
+        scaler=loss_scaler(fabric),
+        tally=Tally(fabric.device),
+    )
