@@ -65,9 +65,8 @@ def test_case_32_never_fewer_than_two_to_go_on_from(tmp_path: Path) -> None:
     for iteration in range(1, 7):
         save(tmp_path, ["last"], iteration, keep_last=3)
         names = resumable_names(tmp_path)
-        assert [read_checkpoint(tmp_path, name).iteration for name in names] == [6, 5, 4, 3, 2, 1][
-            6 - iteration :
-        ][:3]
+        kept = [read_checkpoint(tmp_path, name).iteration for name in names]
+        assert kept == list(range(iteration, 0, -1))[:3]
         for name in names:
             load_network(tmp_path, name)
     # Gone back behind a damaged one: what came after it goes, too
@@ -81,9 +80,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     before = (tmp_path / "checkpoints/last.json").read_bytes()
     network = build_network(MODEL, CLASSES)
     torch.nn.init.constant_(network.classifier.weight, float("inf"))
-    with pytest.raises(
-        CheckpointError, match=r"classifier\.weight .* not finite after 2 steps; .* lower"
-    ):
+    with pytest.raises(CheckpointError, match=r"classifier\.weight .* not finite after 2 steps; .* lower"):
         save_checkpoint(tmp_path, ["last"], network, iteration=2, miou=None, model=MODEL, classes=CLASSES)
     assert (tmp_path / "checkpoints/last.json").read_bytes() == before
     load_network(tmp_path, "last")

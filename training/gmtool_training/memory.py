@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gmtool.nn.model import GuidedMixNet
-from gmtool_training.batchnorm import frozen_statistics
+from gmtool_training.batchnorm import same_statistics_again
 
 
 def recompute_activations(network: GuidedMixNet) -> None:
@@ -19,7 +19,7 @@ def recompute_activations(network: GuidedMixNet) -> None:
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), frozen_statistics(network)
+        return nullcontext(), same_statistics_again(network)
 
     encoder = network.encoder
     stages: list[nn.Module] = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
