@@ -37,17 +37,9 @@ def shared_run(shared_config: TrainConfig, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("shared")
     (folder / "config.toml").write_text(dump_config(shared_config))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    train_it = [
-        "-m",
-        "gmtool",
-        "train",
-        "voc",
-        "--config",
-        str(folder / "config.toml"),
-        "--out",
-        str(folder / "run"),
-    ]
-    done = subprocess.run([*torchrun, "-m", "gmtool", "train", "voc", *options], capture_output=True, text=True, timeout=120, check=False)
+    training = ["-m", "gmtool", "train", "voc", "--config", str(folder / "config.toml")]
+    command = [*torchrun, *training, "--out", str(folder / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("# mIoU") == 1, "the first process alone speaks"
     assert done.stderr.count("2 processes") == 1

@@ -1,0 +1,150 @@
+"""What a training step spends beside forward, backward and the optimiser: checks, averages, figures, logging.
+
+    uv run python benchmarks/bookkeeping.py [--crop 161] [--batch 4] [--threads 2] [--steps 20]
+
+Runs the training loop itself (GuidedMix-Net, ResNet-18, 32-bit, a weight average, a log event every 10 steps) on a
+fixed batch on the processor, where nothing runs aside, and adds up the time inside each part of the bookkeeping.
+The bound is 2 % of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gmtool_training import accumulate, fit
+from gmtool_training.average import averaged_copy, update_average
+from gmtool_training.data import LabeledBatch
+from gmtool_training.fit import Hooks
+from gmtool_training.log import RunLog
+from gmtool_training.optim import build_optimizer, build_schedule
+from gmtool_training.plan import FitPlan
+from gmtool_training.progress import Progress
+from gmtool_training.step import guidedmix_step
+from gmtool_training.stop import StopRequest
+from gmtool_training.tally import Tally
+from lightning_fabric import Fabric
+
+from gmtool.classes import load_classes
+from gmtool.config import MethodConfig, ModelConfig, OptimConfig
+from gmtool.nn.checkpoint import build_network
+
+CLASSES = load_classes("voc")
+
+
+class Stopwatch:
+    """Adds up the seconds spent in functions."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that does the same and adds its time to `name`."""
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self.seconds[name] += time.perf_counter() - started
+
+        return call
+
+
+def main() -> None:
+    """Print each part of the bookkeeping as a share of the steps."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--crop", type=int, default=161)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    watch = Stopwatch()
+    total = train(arguments, watch)
+    share = sum(watch.seconds.values()) / total
+    print(
+        f"ResNet-18, {arguments.batch} + {arguments.batch} crops of {arguments.crop} px, {arguments.threads} threads"
+    )
+    for name, seconds in watch.seconds.items():
+        print(f"{name:<28} {1000 * seconds / arguments.steps:8.2f} ms a step  {seconds / total:8.3%}")
+    print(f"{'bookkeeping':<28} {'':>8}            {share:8.3%} of {total / arguments.steps:.3f} s (bound 2 %)")
+    print(json.dumps({"step_s": total / arguments.steps, "share": share, "seconds": watch.seconds}))
+
+
+def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
+    """Run the loop with its bookkeeping timed; return its seconds."""
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    torch.manual_seed(0)
+    network = build_network(ModelConfig(encoder="resnet18"), CLASSES)
+    average = averaged_copy(network)
+    config = OptimConfig(iterations=arguments.steps)
+    optimizer = build_optimizer(network, config)
+    schedule = build_schedule(optimizer, config)
+    wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
+    tally = Tally(fabric.device)
+    # Everything that a step does and that is not the method, the optimiser or the data
+    tally.add = watch.timed("check and sums", tally.add)  # type: ignore[method-assign]
+    fit.split_batch = watch.timed("parts of the batch", accumulate.split_batch)  # type: ignore[attr-defined]
+    fit._gradients = watch.timed("list of gradients", fit._gradients)
+    figures: Any = fit._DelayedFigures
+    figures.after_step = watch.timed("figures and log", figures.after_step)
+    schedule.step = watch.timed("schedule", schedule.step)  # type: ignore[method-assign]
+    size = (arguments.batch, 3, arguments.crop, arguments.crop)
+    images = torch.randint(0, 256, size, dtype=torch.uint8)
+    masks = torch.randint(0, len(CLASSES), (size[0], *size[2:]), dtype=torch.uint8)
+    plan = FitPlan(
+        iterations=arguments.steps,
+        unlabeled_from=0,
+        omega_at=lambda _: 3.0,
+        seed=0,
+        accumulation=1,
+        ignore_index=255,
+        log_every=10,
+        validations=1,
+        save_every=10**6,
+        patience=None,
+        max_skipped=10,
+        channels_last=False,
+    )
+    labeled: Iterator[LabeledBatch] = repeat(LabeledBatch(images, masks))
+    with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), iterations=arguments.steps) as log:
+        started = time.perf_counter()
+        fit.fit(
+            fabric,
+            wrapped,
+            wrapped_optimizer,
+            schedule,
+            partial(guidedmix_step, method=MethodConfig(), classes=CLASSES),
+            plan=plan,
+            start=Progress(),
+            tally=tally,
+            labeled=labeled,
+            unlabeled=repeat(images),
+            hooks=Hooks(
+                validate=lambda: np.eye(len(CLASSES), dtype=np.int64),
+                after_update=watch.timed(
+                    "average of the weights",
+                    lambda step: update_average(average, network, decay=0.99, step=step),
+                ),
+                save=lambda *_: None,
+                describe_step=lambda _: "",
+            ),
+            stop=StopRequest(fabric),
+            log=log,
+        )
+        return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
