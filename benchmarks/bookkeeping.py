@@ -73,9 +73,8 @@ def main() -> None:
     watch = Stopwatch()
     total = train(arguments, watch)
     share = sum(watch.seconds.values()) / total
-    print(
-        f"ResNet-18, {arguments.batch} + {arguments.batch} crops of {arguments.crop} px, {arguments.threads} threads"
-    )
+    batch, crop = arguments.batch, arguments.crop
+    print(f"ResNet-18, {batch} + {batch} crops of {crop} px, {arguments.threads} threads")
     for name, seconds in watch.seconds.items():
         print(f"{name:<28} {1000 * seconds / arguments.steps:8.2f} ms a step  {seconds / total:8.3%}")
     print(f"{'bookkeeping':<28} {'':>8}            {share:8.3%} of {total / arguments.steps:.3f} s (bound 2 %)")

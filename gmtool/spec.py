@@ -42,6 +42,8 @@ class ModelProvenance:
     torch_version: str
     created: str
     """When the model was exported, ISO 8601, UTC."""
+    labeled_sha256: str | None = None
+    """Hash of the ids of the labeled images that it was trained with, in order; None if not known."""
 
 
 @dataclass(frozen=True)

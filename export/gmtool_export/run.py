@@ -100,6 +100,7 @@ def _spec(run_dir: Path, checkpoint: Checkpoint) -> ArtifactSpec:
             gmtool_version=__version__,
             torch_version=str(torch.__version__),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            labeled_sha256=checkpoint.labeled_sha256,
         ),
     )
 

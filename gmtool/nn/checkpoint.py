@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
 from gmtool.errors import CheckpointError, DataError
-from gmtool.files import sha256_of_file, sweep_leftovers, write_atomically
+from gmtool.files import sha256_of_file
 from gmtool.nn.model import GuidedMixNet
 from gmtool.runs import CHECKPOINT_DIR
 
@@ -66,52 +65,9 @@ def build_network(model: ModelConfig, classes: ClassSet) -> GuidedMixNet:
     return GuidedMixNet(model, num_classes=len(classes), num_foreground=len(classes.foreground))
 
 
-def save_checkpoint(
-    run_dir: Path,
-    names: list[CheckpointName],
-    network: GuidedMixNet,
-    *,
-    iteration: int,
-    miou: float | None,
-    model: ModelConfig,
-    classes: ClassSet,
-    labeled_sha256: str | None = None,
-    state: TrainingState | None = None,
-    keep_last: int = 2,
-) -> Checkpoint:
-    """Save the weights once and let each of `names` mean them; `last` also gets the training state.
-
-    Files are on disk, whole, before a JSON names them; files that no JSON names are deleted last. A process
-    killed at any point leaves each name with its old or its new weights. What `last` meant before stays as
-    `iteration-N`, so that there are `keep_last` checkpoints to go on from.
-
-    Raises:
-        CheckpointError: The weights are not finite; what was saved before stands.
-    """
-    folder = run_dir / CHECKPOINT_DIR
-    folder.mkdir(exist_ok=True)
-    sweep_leftovers(folder)
-    weights = _on_cpu(network.state_dict())
-    _refuse_not_finite(weights, f"after {iteration} steps; the checkpoint before stands: lower optim.lr")
-    name, sha256 = _write_tensors(folder, f"weights-{iteration:06d}", weights)
-    checkpoint = Checkpoint(name, sha256, iteration, miou, model, classes, labeled_sha256)
-    resumable = checkpoint
-    if state is not None:
-        name, sha256 = _write_tensors(folder, f"state-{iteration:06d}", _on_cpu(state.tensors))
-        resumable = replace(checkpoint, state=name, state_sha256=sha256, training=state.values)
-    if "last" in names:
-        _keep_as_older(folder, before=iteration)
-    for described in names:
-        value = asdict(resumable if described == "last" else checkpoint)
-        value |= {"format_version": FORMAT_VERSION, "classes": classes.to_dict()}
-        write_atomically(folder / f"{described}.json", json.dumps(value, indent=1) + "\n")
-    _delete_old(folder, iteration=iteration, older=keep_last - 1)
-    return checkpoint
-
-
 def resumable_names(run_dir: Path) -> list[str]:
     """Return the names of the checkpoints that training can go on from, the newest first."""
-    return ["last", *(path.stem for path in reversed(_older(run_dir / CHECKPOINT_DIR)))]
+    return ["last", *(path.stem for path in reversed(older_checkpoints(run_dir / CHECKPOINT_DIR)))]
 
 
 def read_checkpoint(run_dir: Path, name: str) -> Checkpoint:
@@ -151,7 +107,7 @@ def load_network(run_dir: Path, name: str) -> tuple[GuidedMixNet, Checkpoint]:
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit the network of {name}.json: {reason}") from error
-    _refuse_not_finite(state, f"in {path}: take another checkpoint")
+    refuse_not_finite(state, f"in {path}: take another checkpoint")
     return network.eval(), checkpoint
 
 
@@ -177,55 +133,13 @@ def _checked_file(run_dir: Path, name: str, file: str, sha256: str) -> Path:
     return path
 
 
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-
-
-def _refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
+def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise `CheckpointError` if a value is infinite or not a number; `where` ends the message."""
     for name, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{name} has values that are not finite {where}")
 
 
-def _write_tensors(folder: Path, stem: str, tensors: dict[str, Tensor]) -> tuple[str, str]:
-    """Write a file that is named by its content, so that no other is replaced; return name and hash."""
-    content = safetensors.torch.save(tensors)
-    sha256 = hashlib.sha256(content).hexdigest()
-    name = f"{stem}-{sha256[:8]}.safetensors"
-    write_atomically(folder / name, content)
-    return name, sha256
-
-
-def _older(folder: Path) -> list[Path]:
+def older_checkpoints(folder: Path) -> list[Path]:
+    """Return the JSON files of the checkpoints before the last one, the oldest first."""
     return sorted(folder.glob("iteration-*.json"))
-
-
-def _keep_as_older(folder: Path, *, before: int) -> None:
-    """Keep what `last` means under a name of its own, unless the run has gone back behind it."""
-    value = _read_or_empty(folder / "last.json")
-    if value.get("iteration", before) < before:
-        path = folder / f"iteration-{value['iteration']:06d}.json"
-        write_atomically(path, json.dumps(value, indent=1) + "\n")
-
-
-def _delete_old(folder: Path, *, iteration: int, older: int) -> None:
-    """Delete all but the newest older checkpoints, then every tensor file that no JSON names."""
-    paths = _older(folder)
-    steps = [_read_or_empty(path).get("iteration", iteration) for path in paths]
-    kept = [path for path, step in zip(paths, steps, strict=True) if step < iteration][-older:]
-    for path in set(paths) - set(kept):
-        path.unlink()
-    values = [_read_or_empty(path) for path in folder.glob("*.json")]
-    named = {value.get(key) for value in values for key in ("weights", "state")}
-    for path in folder.glob("*.safetensors"):
-        if path.name not in named:
-            path.unlink()
-
-
-def _read_or_empty(path: Path) -> dict[str, Any]:
-    """Return a JSON object; an empty one if the file is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -41,6 +41,7 @@ def evaluate_model(backend: Backend, split: Split, *, values: MaskValues, progre
         model_sha256=backend.model_sha256,
         backend=backend.description,
         precision=backend.spec.precision,
+        labeled_sha256=backend.spec.provenance.labeled_sha256,
     )
     return _score(split, classes, predict, provenance, values=values, progress=progress)
 

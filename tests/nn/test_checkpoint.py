@@ -17,8 +17,8 @@ from gmtool.nn.checkpoint import (
     load_network,
     read_checkpoint,
     resumable_names,
-    save_checkpoint,
 )
+from gmtool.nn.saving import save_checkpoint
 
 MODEL = ModelConfig(encoder="toy", decoder_channels=16)
 CLASSES = load_classes("voc")

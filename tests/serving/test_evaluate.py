@@ -47,6 +47,8 @@ def test_model_and_masks_and_torchmetrics_and_training_agree(
     )
     np.testing.assert_array_equal(of_model.confusion, of_masks.confusion)
     assert of_model.provenance.split_sha256 == of_masks.provenance.split_sha256
+    trained = json.loads((toy_run / "report.json").read_text())["provenance"]
+    assert of_model.provenance.labeled_sha256 == trained["labeled_sha256"]
     metric = MulticlassJaccardIndex(num_classes=6, ignore_index=255)
     for sample in split.samples:
         assert sample.mask_path is not None

@@ -10,6 +10,7 @@ from gmtool_training.run import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gmtool.config import TrainConfig
+from gmtool.datasets import load_training_data
 from gmtool.errors import BackendError, CheckpointError, ConfigError, DataError, GmtoolError
 from gmtool.nn.checkpoint import load_network
 from gmtool.settings import Settings, build_config, load_config
@@ -30,6 +31,11 @@ def test_a_run_leaves_everything_that_it_promises(toy_run: Path) -> None:
     report = json.loads((toy_run / "report.json").read_text())
     assert report["miou"] == pytest.approx(val_events[-1]["miou"])
     assert report["num_images"] == 4
+    best = max(val_events, key=lambda event: event["miou"])
+    assert report["best"] == {"miou": best["miou"], "iteration": best["iteration"]}
+    labeled = load_training_data(load_config(toy_run / "config.toml").data).labeled
+    assert report["provenance"]["labeled_sha256"] == labeled.sha256
+    assert labeled.sha256 in (toy_run / "report.md").read_text()
 
 
 def test_the_loss_falls(toy_run: Path) -> None:

@@ -19,8 +19,9 @@ from gmtool.console import remark
 from gmtool.datasets import TrainingData
 from gmtool.errors import CheckpointError, ConfigError
 from gmtool.files import write_atomically
-from gmtool.nn.checkpoint import CheckpointName, build_network, read_checkpoint, save_checkpoint
+from gmtool.nn.checkpoint import CheckpointName, build_network, read_checkpoint
 from gmtool.nn.model import GuidedMixNet
+from gmtool.nn.saving import save_checkpoint
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report import BestScore, IoUReport, Provenance, percent
 from gmtool.runs import CONFIG_NAME, require_empty
