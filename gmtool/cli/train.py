@@ -39,6 +39,9 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="none, or ram: decode every image once, into shared memory.")
+    ] = None,
 ) -> None:
     """Train a model with a few labeled and many unlabeled images.
 
@@ -54,6 +57,7 @@ def train(
         "run.device": device,
         "run.seed": seed,
         "optim.iterations": iterations,
+        "data.cache": cache,
     }
     if resume is not None:
         others = [kind, config, set_, out, *flags.values()]

@@ -14,7 +14,7 @@ from gmtool.config import DataConfig
 from gmtool.datasets import Split
 from gmtool.metrics import Int64Array, confusion_matrix
 from gmtool.nn.model import Output, normalize
-from gmtool_training.data import whole_images
+from gmtool_training.data import LabeledReader, whole_images
 
 
 @torch.no_grad()
@@ -26,14 +26,16 @@ def validate(
     classes: ClassSet,
     config: DataConfig,
     before_image: Callable[[], None],
+    read: LabeledReader | None = None,
 ) -> Int64Array:
     """Return the confusion matrix over a split: whole images at their own size, one scale, no flip.
 
-    `before_image` is called before each image and may raise. The network is back in training mode afterwards.
+    `before_image` is called before each image and may raise. Images come from `read`, or from their files.
+    The network is back in training mode afterwards.
     """
     network.eval()
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for image, mask in whole_images(split.samples, classes, config):
+    for image, mask in whole_images(split.samples, classes, config, read=read):
         before_image()
         output: Output = network(normalize(fabric.to_device(image)[None]))
         prediction = output.logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
