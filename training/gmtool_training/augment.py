@@ -74,11 +74,11 @@ def crop_image(image: UInt8Array, window: CropWindow) -> UInt8Array:
     In memory the crop lies channel by channel, as the network takes it.
     """
     part, matrix = _part_and_matrix(image, window)
-    # Four channels are warped twice as fast as three, into the same values
+    # Four channels are warped and separated twice as fast as three, into the same values
     warped = _warp(cv2.cvtColor(part, cv2.COLOR_RGB2RGBA), matrix, window.size_px, cv2.INTER_LINEAR, MEAN_COLOR)
-    crop = np.empty((3, window.size_px, window.size_px), dtype=np.uint8)
-    cv2.mixChannels([warped], list(crop), [0, 0, 1, 1, 2, 2])
-    return crop.transpose(1, 2, 0)
+    channels = np.empty((4, window.size_px, window.size_px), dtype=np.uint8)
+    cv2.split(warped, list(channels))
+    return channels[:3].transpose(1, 2, 0)
 
 
 def crop_mask(mask: UInt8Array, window: CropWindow, *, ignore_index: int) -> UInt8Array:

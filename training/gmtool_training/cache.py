@@ -115,9 +115,10 @@ def _refuse_too_large(need: int) -> None:
         places[f"shared memory ({SHARED_DIR})"] = shutil.disk_usage(SHARED_DIR).free
     for place, available in places.items():
         if need > MAX_SHARE * available:
+            needed, free = (f"{count / 2**30:.3g} GiB" for count in (need, available))
             raise DataError(
-                f"data.cache=ram needs {need / 2**30:.3g} GiB of {place}; {available / 2**30:.3g} GiB are free, of "
-                f"which it takes at most {MAX_SHARE:.0%}: take --cache none, or make more available"
+                f"data.cache=ram needs {needed} of {place}; {free} are free, of which it takes at most "
+                f"{MAX_SHARE:.0%}: take --cache none, or make more available"
             )
 
 
