@@ -27,6 +27,7 @@ from gmtool.nn.weights import load_encoder_weights
 from gmtool.report import IoUReport, Provenance, percent
 from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import dump_config, load_config
+from gmtool_training.cache import open_readers
 from gmtool_training.data import labeled_batches, unlabeled_batches
 from gmtool_training.fit import FitPlan, FitResult, fit
 from gmtool_training.log import RunLog
@@ -123,8 +124,13 @@ def _run(
             state=pack_state(progress, optimizer, schedule, data),
         )
 
-    load_labeled = partial(labeled_batches, data.labeled.samples, classes, config.data, seed=seed)
-    load_unlabeled = partial(unlabeled_batches, data.unlabeled.samples, config.data, seed=seed)
+    read = open_readers(data, classes, config.data)
+    load_labeled = partial(
+        labeled_batches, data.labeled.samples, classes, config.data, seed=seed, read=read.labeled
+    )
+    load_unlabeled = partial(
+        unlabeled_batches, data.unlabeled.samples, config.data, seed=seed, read=read.unlabeled
+    )
     pin_memory = fabric.device.type == "cuda"
     started = time.monotonic()
     with (
@@ -151,6 +157,7 @@ def _run(
                 classes=classes,
                 config=config.data,
                 before_image=raise_if_asked_to_stop,
+                read=read.val,
             ),
             save=save,
             raise_if_asked_to_stop=raise_if_asked_to_stop,
