@@ -55,6 +55,8 @@ class DataConfig:
     """Unlabeled images a step."""
     workers: Annotated[int, Ge(0)] | None = None
     """Processes that decode and augment; 0 does it in the training process; by default one a core, at most 8."""
+    cache: Literal["none", "ram"] = "none"
+    """`ram` decodes every image and mask once, before training, into memory that all processes share."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ def train(
     compile_: Annotated[
         bool | None, typer.Option("--compile", help="Translate the network with torch.compile.")
     ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="none, or ram: decode every image once, into shared memory.")
+    ] = None,
 ) -> None:
     """Train a model with a few labeled and many unlabeled images.
 
@@ -59,6 +62,7 @@ def train(
         "run.seed": seed,
         "optim.iterations": iterations,
         "run.compile": compile_,
+        "data.cache": cache,
     }
     if resume is not None:
         others = [kind, config, set_, out, *flags.values()]

@@ -1,7 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 from gmtool_training.augment import MEAN_COLOR, CropWindow, crop_image, crop_mask, draw_window
-from PIL import Image
+from PIL import Image, ImageFilter
 
 
 def picture(height: int = 40, width: int = 60) -> np.ndarray:
@@ -45,6 +47,55 @@ def test_image_and_mask_stay_aligned(scale: float, rotation_deg: float, mirrored
     inside = labels != 255
     assert (shown[inside] == (labels[inside] == 1)).mean() > 0.98
     assert 0.03 < shown.mean() < 0.9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_crops_are_those_of_pillows_affine_transform(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rough = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    image = np.asarray(rough.resize((240, 180), Image.Resampling.BICUBIC))
+    mask = (image[:, :, 0] // 64).astype(np.uint8)
+    where = draw_window(random, (180, 240), size_px=96, scale=(0.5, 2.0), rotation_deg=10, flip=True)
+    shown, labels = crop_image(image, where), crop_mask(mask, where, ignore_index=255)
+    expected, expected_labels = pillow_crop(image, where, MEAN_COLOR, bilinear=True), pillow_crop(mask, where, 255)
+    assert (labels != expected_labels).mean() < 1e-3
+    # Pillow repeats the outermost pixel, OpenCV blends it with what lies outside
+    edge = np.asarray(Image.fromarray(expected_labels == 255).filter(ImageFilter.MaxFilter(5)))
+    difference = np.abs(shown.astype(int) - expected)[~edge]
+    assert difference.max() <= 3
+    assert difference.mean() < 0.6
+
+
+def pillow_crop(
+    image: np.ndarray, where: CropWindow, fill: int | tuple[int, ...], *, bilinear: bool = False
+) -> np.ndarray:
+    """The same crop by another library."""
+    angle, mirror, middle = math.radians(where.rotation_deg), -1 if where.mirrored else 1, where.size_px / 2
+    cosine, sine = math.cos(angle) / where.scale, math.sin(angle) / where.scale
+    x, y = where.center
+    return np.asarray(
+        Image.fromarray(image).transform(
+            (where.size_px, where.size_px),
+            Image.Transform.AFFINE,
+            (
+                mirror * cosine,
+                -mirror * sine,
+                x - mirror * (cosine - sine) * middle,
+                sine,
+                cosine,
+                y - (sine + cosine) * middle,
+            ),
+            resample=Image.Resampling.BILINEAR if bilinear else Image.Resampling.NEAREST,
+            fillcolor=fill,
+        )
+    )
+
+
+def test_an_image_longer_than_opencv_takes_is_cropped() -> None:
+    long = np.zeros((20, 40_000, 3), dtype=np.uint8)
+    long[:, 39_990] = 200
+    crop = crop_image(long, window(center=(39_991.0, 10.0)))
+    assert crop[:, 7].min() == 200
 
 
 def test_outside_of_the_image_is_mean_colour_and_ignored() -> None:

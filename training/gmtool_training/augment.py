@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from gmtool.images import UInt8Array
+
+cv2.setNumThreads(0)  # the loader's processes are the parallelism; a thread pool does not survive their fork
 
 MEAN_COLOR = (124, 116, 104)
 """ImageNet's mean, so that what lies outside the image is zero after normalisation."""
@@ -65,32 +69,55 @@ def draw_window(
 
 
 def crop_image(image: UInt8Array, window: CropWindow) -> UInt8Array:
-    """Return the crop of an image (H, W, 3), bilinear; outside of the image it has the mean colour."""
-    return _warp(Image.fromarray(image), window, Image.Resampling.BILINEAR, MEAN_COLOR)
+    """Return the crop of an image (H, W, 3), bilinear; outside of the image it has the mean colour.
+
+    In memory the crop lies channel by channel, as the network takes it.
+    """
+    part, matrix = _part_and_matrix(image, window)
+    # Four channels are warped and separated twice as fast as three, into the same values
+    warped = _warp(cv2.cvtColor(part, cv2.COLOR_RGB2RGBA), matrix, window.size_px, cv2.INTER_LINEAR, MEAN_COLOR)
+    channels = np.empty((4, window.size_px, window.size_px), dtype=np.uint8)
+    cv2.split(warped, list(channels))
+    return channels[:3].transpose(1, 2, 0)
 
 
 def crop_mask(mask: UInt8Array, window: CropWindow, *, ignore_index: int) -> UInt8Array:
     """Return the crop of a mask (H, W), nearest; outside of the image it is ignored."""
-    return _warp(Image.fromarray(mask), window, Image.Resampling.NEAREST, ignore_index)
+    part, matrix = _part_and_matrix(mask, window)
+    return _warp(part, matrix, window.size_px, cv2.INTER_NEAREST, (ignore_index,))
+
+
+def _part_and_matrix(image: UInt8Array, window: CropWindow) -> tuple[UInt8Array, npt.NDArray[np.float64]]:
+    """Return what a crop needs of an image, and where in it each pixel of the crop lies, (2, 3)."""
+    angle = math.radians(window.rotation_deg)
+    cosine, sine = math.cos(angle) / window.scale, math.sin(angle) / window.scale
+    # Of a large image only this part is touched; 2: the neighbours that bilinear sampling looks at
+    reach = window.size_px / 2 * (abs(cosine) + abs(sine)) + 2
+    (height, width), (center_x, center_y) = image.shape[:2], window.center
+    left, above = max(0, math.floor(center_x - reach)), max(0, math.floor(center_y - reach))
+    right, below = min(width, math.ceil(center_x + reach)), min(height, math.ceil(center_y + reach))
+    # Rotated and scaled about the two centres
+    mirror = -1 if window.mirrored else 1
+    turn = np.array([[mirror * cosine, -mirror * sine], [sine, cosine]])
+    # OpenCV counts from the middle of a pixel, a window from its corner
+    middle = (window.size_px - 1) / 2
+    offset = np.array([center_x - left - 0.5, center_y - above - 0.5]) - turn @ [middle, middle]
+    return image[above:below, left:right], np.column_stack([turn, offset])
 
 
 def _warp(
-    image: Image.Image, window: CropWindow, resample: Image.Resampling, fill: int | tuple[int, ...]
+    image: npt.NDArray[Any],
+    matrix: npt.NDArray[np.float64],
+    size_px: int,
+    interpolation: int,
+    fill: tuple[int, ...],
 ) -> UInt8Array:
-    angle = math.radians(window.rotation_deg)
-    cosine, sine = math.cos(angle) / window.scale, math.sin(angle) / window.scale
-    mirror = -1 if window.mirrored else 1
-    middle = window.size_px / 2
-    (center_x, center_y) = window.center
-    # Position in the image of each position in the crop: rotated and scaled about the two centres
-    matrix = (
-        mirror * cosine,
-        -mirror * sine,
-        center_x - mirror * (cosine - sine) * middle,
-        sine,
-        cosine,
-        center_y - (sine + cosine) * middle,
+    warped = cv2.warpAffine(
+        image,
+        matrix,
+        (size_px, size_px),
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=fill,
     )
-    size = (window.size_px, window.size_px)
-    warped = image.transform(size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
-    return np.array(warped)
+    return np.asarray(warped, dtype=np.uint8)

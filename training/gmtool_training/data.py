@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
@@ -22,6 +23,11 @@ from gmtool_training.augment import CropWindow, crop_image, crop_mask, draw_wind
 
 Key = tuple[int, int]
 """(epoch, index of the sample)"""
+
+LabeledReader = Callable[[int], tuple[UInt8Array, UInt8Array]]
+"""From the index of a sample to its image (H, W, 3) and its mask (H, W); raises DataError."""
+ImageReader = Callable[[int], UInt8Array]
+"""From the index of a sample to its image (H, W, 3); raises DataError."""
 
 
 class LabeledBatch(NamedTuple):
@@ -37,18 +43,18 @@ class LabeledBatch(NamedTuple):
 class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
     """Random crops of labeled images with their masks: (3, H, W) and (H, W), uint8."""
 
-    samples: Sequence[Sample]
-    classes: ClassSet
+    read: LabeledReader
+    ignore_index: int
     config: DataConfig
     seed: int
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | DataError:
         try:
-            image, mask = read_labeled(self.samples[key[1]], self.classes, self.config)
+            image, mask = self.read(key[1])
         except DataError as error:
             return error  # raised in the training process: see _stack
         window = _window(image, self.config, [self.seed, 1, *key])
-        cropped_mask = crop_mask(mask, window, ignore_index=self.classes.ignore_index)
+        cropped_mask = crop_mask(mask, window, ignore_index=self.ignore_index)
         return _to_chw(crop_image(image, window)), torch.from_numpy(cropped_mask)
 
 
@@ -56,13 +62,13 @@ class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
 class UnlabeledCrops(Dataset[Tensor | DataError]):
     """Random crops of images, (3, H, W) uint8. No mask is opened, even where one exists."""
 
-    samples: Sequence[Sample]
+    read: ImageReader
     config: DataConfig
     seed: int
 
     def __getitem__(self, key: Key) -> Tensor | DataError:
         try:
-            image = read_image(self.samples[key[1]].image_path)
+            image = self.read(key[1])
         except DataError as error:
             return error
         return _to_chw(crop_image(image, _window(image, self.config, [self.seed, 2, *key])))
@@ -114,14 +120,17 @@ def labeled_batches(
     pin_memory: bool,
     start: int = 0,
     share: tuple[int, int] = (0, 1),
+    read: LabeledReader | None = None,
 ) -> Iterator[LabeledBatch]:
-    """Return endless batches of labeled crops, from batch `start` on; `share` as in `EndlessBatches`.
+    """Return endless batches of labeled crops, from batch `start` on, read by `read` or from their files.
+
+    `share` is that of `EndlessBatches`.
 
     Raises:
         DataError: (while iterating) An image or a mask cannot be used; the message names the file.
     """
     loader = _loader(
-        LabeledCrops(samples, classes, config, seed),
+        LabeledCrops(read or labeled_files(samples, classes, config), classes.ignore_index, config, seed),
         _labeled_order(samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
@@ -138,14 +147,17 @@ def unlabeled_batches(
     pin_memory: bool,
     start: int = 0,
     share: tuple[int, int] = (0, 1),
+    read: ImageReader | None = None,
 ) -> Iterator[Tensor]:
     """Return endless batches of unlabeled crops, (B, 3, H, W) uint8; the rest as for labeled ones.
+
+    They are read by `read`, or from their files.
 
     Raises:
         DataError: (while iterating) An image cannot be used; the message names the file.
     """
     loader = _loader(
-        UnlabeledCrops(samples, config, seed),
+        UnlabeledCrops(read or image_files(samples), config, seed),
         _unlabeled_order(samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
@@ -194,18 +206,37 @@ def _unlabeled_order(
 
 
 def whole_images(
-    samples: Sequence[Sample], classes: ClassSet, config: DataConfig
+    samples: Sequence[Sample],
+    classes: ClassSet,
+    config: DataConfig,
+    *,
+    read: LabeledReader | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Return each image at its own size, (3, H, W) uint8, and its mask, (H, W) uint8, in order.
+
+    They are read by `read`, or from their files; `share` (i, n): every n-th from the i-th on.
 
     Raises:
         DataError: (while iterating) An image or a mask cannot be used.
     """
-    dataset = _WholeImages(samples, classes, config)
+    first, step = share
+    indices = range(first, len(samples), step)
+    dataset = _WholeImages(read or labeled_files(samples, classes, config), indices)
     loader: DataLoader[Any] = DataLoader(
         dataset, batch_size=None, num_workers=config.workers or 0, generator=torch.Generator()
     )
     yield from _checked(loader)
+
+
+def labeled_files(samples: Sequence[Sample], classes: ClassSet, config: DataConfig) -> LabeledReader:
+    """Return a reader of images and masks that decodes their files at each call."""
+    return partial(_read_labeled_at, samples, classes, config)
+
+
+def image_files(samples: Sequence[Sample]) -> ImageReader:
+    """Return a reader of images that decodes their files at each call. It opens no mask."""
+    return partial(_read_image_at, samples)
 
 
 def read_labeled(sample: Sample, classes: ClassSet, config: DataConfig) -> tuple[UInt8Array, UInt8Array]:
@@ -225,19 +256,31 @@ def read_labeled(sample: Sample, classes: ClassSet, config: DataConfig) -> tuple
 
 @dataclass(frozen=True)
 class _WholeImages(Dataset[tuple[Tensor, Tensor] | DataError]):
-    samples: Sequence[Sample]
-    classes: ClassSet
-    config: DataConfig
+    read: LabeledReader
+    indices: range
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DataError:
         try:
-            image, mask = read_labeled(self.samples[index], self.classes, self.config)
+            image, mask = self.read(self.indices[index])
         except DataError as error:
             return error
-        return _to_chw(image), torch.from_numpy(mask)
+        return _to_chw(image), torch.from_numpy(mask.copy())  # a reader may keep what it returns
+
+
+# Functions of the module, so that a worker process can be sent one
+
+
+def _read_labeled_at(
+    samples: Sequence[Sample], classes: ClassSet, config: DataConfig, index: int
+) -> tuple[UInt8Array, UInt8Array]:
+    return read_labeled(samples[index], classes, config)
+
+
+def _read_image_at(samples: Sequence[Sample], index: int) -> UInt8Array:
+    return read_image(samples[index].image_path)
 
 
 def _loader(dataset: Dataset[Any], batches: EndlessBatches, *, workers: int, pin_memory: bool) -> DataLoader[Any]:
@@ -258,9 +301,7 @@ def _stack(items: list[Any]) -> Any:
     for item in items:
         if isinstance(item, DataError):
             return item
-    if isinstance(items[0], Tensor):
-        return torch.stack(items)
-    return tuple(torch.stack(parts) for parts in zip(*items, strict=True))
+    return default_collate(items)  # in a worker, into the memory that it shares
 
 
 def _checked(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -282,4 +323,5 @@ def _window(image: UInt8Array, config: DataConfig, seed: list[int]) -> CropWindo
 
 
 def _to_chw(image: UInt8Array) -> Tensor:
+    """Return an image (H, W, 3) as (3, H, W). A crop lies in memory that way already: nothing is copied."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -27,6 +27,7 @@ from gmtool.report import BestScore, IoUReport, Provenance, percent
 from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import dump_config, load_config
 from gmtool_training.average import update_average
+from gmtool_training.cache import open_readers
 from gmtool_training.data import ids_in_batch, labeled_batches, unlabeled_batches
 from gmtool_training.fit import FitResult, Hooks, fit
 from gmtool_training.log import RunLog, SilentLog
@@ -150,11 +151,25 @@ def _run(
 
     share = (fabric.global_rank, fabric.world_size)
     pin_memory, seed = fabric.device.type == "cuda", config.run.seed
+    read = open_readers(data, classes, config.data)
     load_labeled = partial(
-        labeled_batches, data.labeled.samples, classes, config.data, seed=seed, pin_memory=pin_memory, share=share
+        labeled_batches,
+        data.labeled.samples,
+        classes,
+        config.data,
+        seed=seed,
+        pin_memory=pin_memory,
+        share=share,
+        read=read.labeled,
     )
     load_unlabeled = partial(
-        unlabeled_batches, data.unlabeled.samples, config.data, seed=seed, pin_memory=pin_memory, share=share
+        unlabeled_batches,
+        data.unlabeled.samples,
+        config.data,
+        seed=seed,
+        pin_memory=pin_memory,
+        share=share,
+        read=read.unlabeled,
     )
     supervised = config.method.name == "supervised"
     started = time.monotonic()
@@ -179,6 +194,7 @@ def _run(
                     classes=classes,
                     config=config.data,
                     before_image=stop.raise_within_step,
+                    read=read.val,
                 ),
                 after_update=after_update,
                 save=save if fabric.is_global_zero else lambda *_: None,

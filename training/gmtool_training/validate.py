@@ -15,7 +15,7 @@ from gmtool.config import DataConfig
 from gmtool.datasets import Split
 from gmtool.metrics import Int64Array, confusion_matrix
 from gmtool.nn.model import Output, normalize
-from gmtool_training.data import whole_images
+from gmtool_training.data import LabeledReader, whole_images
 
 
 @torch.no_grad()
@@ -27,17 +27,19 @@ def validate(
     classes: ClassSet,
     config: DataConfig,
     before_image: Callable[[], None],
+    read: LabeledReader | None = None,
 ) -> Int64Array:
     """Return the confusion matrix over a split: whole images at their own size, one scale, no flip.
 
     Each process scores its share of the images, and their counts are added: no image counts twice.
-    `before_image` is called before each image and may raise. The network is left in the mode it was in.
+    `before_image` is called before each image and may raise. Images come from `read`, or from
+    their files. The network is left in the mode it was in.
     """
     was_training = network.training
     network.eval()
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    own_samples = split.samples[fabric.global_rank :: fabric.world_size]
-    for image, mask in whole_images(own_samples, classes, config):
+    share = (fabric.global_rank, fabric.world_size)
+    for image, mask in whole_images(split.samples, classes, config, read=read, share=share):
         before_image()
         with fabric.autocast():
             output: Output = network(normalize(fabric.to_device(image)[None]))
