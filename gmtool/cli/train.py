@@ -12,10 +12,13 @@ from gmtool.errors import ConfigError, needs_extra
 if TYPE_CHECKING:
     from gmtool_training.run import RunResult
 
+    from gmtool.config import DataConfig
+
 
 def train(
     kind: Annotated[
-        str | None, typer.Argument(help="Data set and its recipe: voc, cityscapes, context, folder, toy.")
+        str | None,
+        typer.Argument(help="Data set and its recipe: voc, voc-aug, cityscapes, context, folder, coco, toy."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
     classes: Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")] = None,
@@ -39,6 +42,9 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch PASCAL VOC, for voc-aug SBD too, into --data if missing.")
+    ] = False,
 ) -> None:
     """Train a model with a few labeled and many unlabeled images.
 
@@ -57,13 +63,15 @@ def train(
     }
     if resume is not None:
         others = [kind, config, set_, out, *flags.values()]
-        if any(other is not None for other in others):
+        if download or any(other is not None for other in others):
             raise ConfigError("--resume goes on with the run's own settings: give nothing beside it")
         result = _resume_training(resume)
     elif kind is None:
-        raise ConfigError("train what? known: voc, cityscapes, context, folder, toy; or --resume RUN")
+        raise ConfigError(
+            "train what? known: voc, voc-aug, cityscapes, context, folder, coco, toy; or --resume RUN"
+        )
     else:
-        result = run_training(kind, flags, config_path=config, assignments=set_ or [], out=out)
+        result = run_training(kind, flags, config_path=config, assignments=set_ or [], out=out, download=download)
     from gmtool.console import remark
     from gmtool.console import result as show
 
@@ -80,8 +88,9 @@ def run_training(
     config_path: Path | None,
     assignments: list[str],
     out: Path | None,
+    download: bool = False,
 ) -> RunResult:
-    """Build the configuration from all its layers, and train."""
+    """Build the configuration from all its layers, fetch the data on request, and train."""
     from gmtool.cli.configure import configure
     from gmtool.console import remark
     from gmtool.runs import fresh_dir, require_empty
@@ -89,8 +98,14 @@ def run_training(
 
     with needs_extra("train", "training"):
         from gmtool_training.run import train as run
+    if download and kind not in ("voc", "voc-aug"):
+        raise ConfigError(
+            f"--download fetches voc and voc-aug, not {kind}: give a folder that is there with --data"
+        )
     run_dir = require_empty(out or fresh_dir(kind))
     config = configure(kind, flags, config_path=config_path, assignments=assignments)
+    if download:
+        _download(config.data)
     if kind == "toy":
         generate_toy(config.data.root, ToyConfig())
     try:
@@ -98,6 +113,14 @@ def run_training(
     except KeyboardInterrupt:
         remark(f"interrupted; gmtool train --resume {run_dir} goes on from its last checkpoint")
         raise
+
+
+def _download(config: DataConfig) -> None:
+    from gmtool_training.download import MASK_DIR, download_sbd, download_voc
+
+    voc = download_voc(config.root)
+    if config.mask_dir == MASK_DIR:
+        download_sbd(config.root, voc)
 
 
 def _resume_training(run_dir: Path) -> RunResult:

@@ -49,9 +49,9 @@ def test_model_and_masks_and_torchmetrics_and_training_agree(
     assert of_model.provenance.split_sha256 == of_masks.provenance.split_sha256
     metric = MulticlassJaccardIndex(num_classes=6, ignore_index=255)
     for sample in split.samples:
-        assert sample.mask_path is not None
+        assert isinstance(sample.mask, Path)
         prediction, truth = (
-            torch.from_numpy(np.array(Image.open(path))) for path in (masks / f"{sample.id}.png", sample.mask_path)
+            torch.from_numpy(np.array(Image.open(path))) for path in (masks / f"{sample.id}.png", sample.mask)
         )
         metric.update(prediction, truth)
     assert of_masks.miou == pytest.approx(float(metric.compute()), rel=1e-6)
