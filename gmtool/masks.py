@@ -91,9 +91,7 @@ def _index_of_colors(rgba: npt.NDArray[np.integer], classes: ClassSet, path: Pat
     known = colors[order].astype(np.uint32)
     if (known[1:] == known[:-1]).any():
         twice = int(known[1:][known[1:] == known[:-1]][0])
-        raise DataError(
-            f"the classes have colour {_rgb(twice)} twice: colour-coded masks cannot be read with them"
-        )
+        raise DataError(f"{path}: colour {_rgb(twice)} occurs twice in the classes: which of the two is meant?")
     # The four bytes of a pixel as one number; without alpha
     packed = np.ascontiguousarray(rgba).view("<u4")[..., 0] & 0xFFFFFF
     place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
