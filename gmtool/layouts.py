@@ -161,6 +161,7 @@ def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
         "train": (config.root / config.train_annotations, config.train_images),
         "val": (config.root / config.val_annotations, config.val_images),
     }
+    hints: dict[Part, str] = {"train": config.train_annotations, "val": config.val_annotations}
     ids: dict[Path, str] = {}
     by_name: dict[str, Path] = {}
     source: dict[Path, tuple[CocoFile, CocoImage]] = {}
@@ -173,7 +174,7 @@ def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
         image_dir = _first_folder(config.root, folder)
         for image in file.images:
             path = image_dir / image.file_name
-            name = (PurePosixPath(folder) / image.file_name).with_suffix("").as_posix()
+            name = (PurePosixPath(folder.lstrip("/")) / image.file_name).with_suffix("").as_posix()
             if by_name.setdefault(name, path) != path:
                 raise DataError(f"{annotations}: {by_name[name]} and {path} have one name: which is {name}?")
             ids[path] = name
@@ -181,7 +182,7 @@ def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
             source.setdefault(path, (file, image))
         found[part] = (str(annotations), entries)
     if not found:
-        raise _wrong_layout(config.root, "coco", places[parts[0]][0].relative_to(config.root).as_posix())
+        raise _wrong_layout(config.root, "coco", hints[parts[0]])
 
     def mask_of(image: Path) -> CocoMask:
         file, listed = source[image]
@@ -196,7 +197,7 @@ def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
         aliases={},
         folders=(config.train_images, config.val_images),
         parts=found,
-        part_hints={part: str(places[part][0].relative_to(config.root)) for part in PARTS},
+        part_hints=hints,
     )
 
 
@@ -228,7 +229,7 @@ def _index_images(folder: Path) -> dict[str, Path]:
 
 def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
-    marks = {"JPEGImages": "voc", "leftImg8bit": "cityscapes", "annotations": "coco", "images": "folder"}
+    marks = {"JPEGImages": "voc", "leftImg8bit": "cityscapes", "images": "folder", "train2017": "coco"}
     likely = [f"; is it of layout {marks[name]}?" for name in found if name in marks]
     return DataError(
         f"{root} is not a data set of layout {layout}: expected {expected} in it, found "

@@ -58,9 +58,10 @@ class Template:
 
     @property
     def fields(self) -> set[str]:
-        """Names of the fields in it."""
+        """Names of the fields in it, with whatever else stands in their brackets."""
         try:
-            return {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
+            found = [(name, spec or conversion) for _, name, spec, conversion in Formatter().parse(self.text)]
+            return {f"{name}:{more}" if more else name for name, more in found if name is not None}
         except ValueError as error:
             raise ConfigError(f"{self.setting}={self.text}: {error}") from error
 

@@ -19,7 +19,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, spli
 
 Kind = Annotated[str, typer.Argument(help="Data set: voc, voc-aug, cityscapes, context, folder, coco, toy.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
-Classes = Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")]
+Classes = Annotated[
+    str | None, typer.Option(help="voc, cityscapes, context, a classes.json, or COCO annotations.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting.")]
 
 

@@ -21,7 +21,9 @@ def train(
         typer.Argument(help="Data set and its recipe: voc, voc-aug, cityscapes, context, folder, coco, toy."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
-    classes: Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="voc, cityscapes, context, a classes.json, or COCO annotations.")
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
     unlabeled: Annotated[
         Path | None,

@@ -1,6 +1,8 @@
 """Label maps from COCO annotations, against pycocotools' own reading of them."""
 
 import json
+import pickle
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from gmtool.classes import ClassSet, load_classes
 from gmtool.coco import read_coco
 from gmtool.config import DataConfig
 from gmtool.datasets import load_split, load_training_data
-from gmtool.errors import DataError
+from gmtool.errors import DataError, MissingExtraError
 from gmtool.truth import read_truth
 
 HEIGHT, WIDTH = 40, 60
@@ -267,6 +269,19 @@ def test_an_image_of_another_size_than_listed_is_named(root: Path, config: DataC
     sample = load_split(config, "train", None).samples[0]
     with pytest.raises(DataError, match="json image 1 is 60x40, but its image is 60x39"):
         read_truth(sample, load_classes(config.classes), values="index", size=(HEIGHT - 1, WIDTH))
+
+
+def test_samples_travel_to_worker_processes(config: DataConfig) -> None:
+    samples = load_split(config, "train", None).samples
+    assert pickle.loads(pickle.dumps(samples)) == samples
+
+
+def test_without_pycocotools_one_line_says_what_to_install(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(MissingExtraError, match=r'needs pycocotools, .*pip install "gmtool\[serve\]"'):
+        masks_of(config)
 
 
 def test_any_text_as_compressed_rle_is_refused_or_read(root: Path) -> None:

@@ -87,6 +87,7 @@ def test_one_pool_without_parts_needs_lists(tmp_path: Path) -> None:
 MISTAKES: dict[str, tuple[Sequence[str], str]] = {
     "no id": (("images/x.png", "masks/{id}.png"), r"data.images=images/x.png: expected {id}"),
     "an unknown field": (("images/{name}.png", "masks/{id}.png"), r"unknown field {name}; known: {id}, {part}"),
+    "a format": (("images/{id:d}.png", "masks/{id}.png"), r"unknown field {id:d}; known: {id}, {part}"),
     "an open bracket": (("images/{id.png", "masks/{id}.png"), r"data.images=images/{id.png: "),
     "no suffix": (("images/{id}", "masks/{id}.png"), r"expected a file suffix"),
     "a part only in masks": (
