@@ -198,6 +198,15 @@ def test_image_folders_may_lie_below_images(root: Path, config: DataConfig) -> N
     assert [sample.id for sample in data.labeled.samples] == ["train2017/000000000001", "train2017/000000000002"]
 
 
+def test_annotations_and_images_may_lie_elsewhere(root: Path, config: DataConfig, tmp_path: Path) -> None:
+    (root / "train2017").rename(tmp_path / "pictures")
+    (root / "annotations/instances_train2017.json").rename(tmp_path / "own.json")
+    moved = replace(config, train_annotations=str(tmp_path / "own.json"), train_images=str(tmp_path / "pictures"))
+    samples = load_split(moved, "train", None).samples
+    (root / "list.txt").write_text("".join(f"{sample.id}\n" for sample in samples[:2]))
+    assert load_split(moved, "train", root / "list.txt").samples == samples[:2]
+
+
 def test_the_validation_set_needs_no_training_annotations(root: Path, config: DataConfig) -> None:
     (root / "annotations/instances_train2017.json").unlink()
     assert len(load_split(config, "val", None).samples) == 1

@@ -90,3 +90,13 @@ def test_nothing_scored_is_an_error(tmp_path: Path, toy_data: Path) -> None:
                 values="index",
                 progress=iter,
             )
+
+
+def test_ground_truth_may_be_colour_coded(masks: Path, toy_data: Path, tmp_path: Path) -> None:
+    classes = load_classes(str(toy_data / "classes.json"))
+    for path in (toy_data / "SegmentationClass").iterdir():
+        Image.open(path).convert("RGB").save(tmp_path / path.name)
+    truth = toy_data / "SegmentationClass"
+    by_index = evaluate_masks(masks, truth, None, classes=classes, values="index", progress=iter)
+    by_color = evaluate_masks(masks, tmp_path, None, classes=classes, values="color", progress=iter)
+    np.testing.assert_array_equal(by_index.confusion, by_color.confusion)
