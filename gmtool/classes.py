@@ -11,6 +11,10 @@ from gmtool.errors import DataError, did_you_mean
 
 Color = tuple[int, int, int]
 
+MAX_RAW_ID = 65_535
+"""What a 16-bit mask can hold."""
+KEYS = ("names", "palette", "raw_ids", "ignore_index", "background", "ignore_colors")
+
 BUILT_IN = ("voc", "cityscapes", "context")
 BUILT_IN_DIR = Path(__file__).parent / "class_sets"
 
@@ -29,6 +33,8 @@ class ClassSet:
     """Label of the pixels that neither the loss nor the score looks at."""
     background: int | None = None
     """Index of the class that stands for "none of the others", or None."""
+    ignore_colors: tuple[Color, ...] = ()
+    """Colours that stand for `ignore_index` in colour-coded masks."""
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -39,10 +45,11 @@ class ClassSet:
                 raise DataError(f"class set: {count} names, but {len(values)} entries in {what}")
         if len(set(self.names)) != count or len(set(self.raw_ids)) != count:
             raise DataError("class set: a name or a raw id occurs twice")
-        if not all(isinstance(v, int) and 0 <= v <= 255 for color in self.palette for v in color):
+        colors = (*self.palette, *self.ignore_colors)
+        if not all(isinstance(v, int) and 0 <= v <= 255 for color in colors for v in color):
             raise DataError("class set: a palette colour is three whole numbers from 0 to 255")
-        if not all(0 <= raw_id <= 255 for raw_id in self.raw_ids):
-            raise DataError("class set: a raw id is a whole number from 0 to 255")
+        if not all(0 <= raw_id <= MAX_RAW_ID for raw_id in self.raw_ids):
+            raise DataError(f"class set: a raw id is a whole number from 0 to {MAX_RAW_ID}")
         if not count <= self.ignore_index <= 255:
             raise DataError(f"class set: ignore_index {self.ignore_index} must lie from {count} to 255")
         if self.background is not None and not 0 <= self.background < count:
@@ -64,6 +71,7 @@ class ClassSet:
             "raw_ids": list(self.raw_ids),
             "ignore_index": self.ignore_index,
             "background": None if self.background is None else self.names[self.background],
+            "ignore_colors": [list(color) for color in self.ignore_colors],
         }
 
     @classmethod
@@ -72,7 +80,8 @@ class ClassSet:
 
         Args:
             value: A mapping with `names`; optional `palette` (default: VOC's colours), `raw_ids`,
-                `ignore_index` and `background` (a class name; default: the class named "background").
+                `ignore_index`, `background` (a class name; default: the class named "background") and
+                `ignore_colors` (default: none).
             where: The file it came from, for messages.
 
         Raises:
@@ -80,11 +89,9 @@ class ClassSet:
         """
         if not isinstance(value, dict) or not isinstance(value.get("names"), list):
             raise DataError(f'{where}: expected an object with a list "names" of class names')
-        unknown = set(value) - {"names", "palette", "raw_ids", "ignore_index", "background"}
+        unknown = sorted(set(value) - set(KEYS))
         if unknown:
-            word = sorted(unknown)[0]
-            known = ("names", "palette", "raw_ids", "ignore_index", "background")
-            raise DataError(f"{where}: unknown key {word}{did_you_mean(word, known)}")
+            raise DataError(f"{where}: unknown key {unknown[0]}{did_you_mean(unknown[0], KEYS)}")
         names = tuple(str(name) for name in value["names"])
         background = value.get("background", "background" if "background" in names else None)
         if background is not None and background not in names:
@@ -96,6 +103,7 @@ class ClassSet:
                 raw_ids=tuple(int(raw_id) for raw_id in value.get("raw_ids") or range(len(names))),
                 ignore_index=int(value.get("ignore_index", 255)),
                 background=None if background is None else names.index(background),
+                ignore_colors=tuple(_as_color(color) for color in value.get("ignore_colors", ())),
             )
         except (TypeError, ValueError) as error:
             raise DataError(f"{where}: {error}") from error
@@ -104,7 +112,10 @@ class ClassSet:
 
 
 def load_classes(name_or_path: str) -> ClassSet:
-    """Return a built-in class set (`voc`, `cityscapes`, `context`) or the one in a `classes.json` file.
+    """Return a built-in class set (`voc`, `cityscapes`, `context`) or the one in a file.
+
+    A file is a `classes.json`, or COCO annotations: then the classes are the background and the categories in
+    the order of their ids, which are the raw ids.
 
     Raises:
         DataError: The name is not built in and no such file exists, or the file is not a class set.
@@ -118,7 +129,37 @@ def load_classes(name_or_path: str) -> ClassSet:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a JSON file of classes: {error}") from error
+    if isinstance(value, dict) and "categories" in value:
+        return _classes_of_categories(read_categories(value, where=str(path)), where=str(path))
     return ClassSet.from_dict(value, where=str(path))
+
+
+def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
+    """Return the categories of a COCO annotation file, name by id, in the order of the ids.
+
+    Raises:
+        DataError: There is no list of them, one has no id or name, or an id or a name occurs twice.
+    """
+    listed = value.get("categories")
+    if not isinstance(listed, list):
+        raise DataError(f'{where}: not a COCO annotation file: expected a list "categories"')
+    found: dict[int, str] = {}
+    for item in listed:
+        if not (isinstance(item, dict) and isinstance(item.get("id"), int) and isinstance(item.get("name"), str)):
+            raise DataError(f"{where} category {item!r}: expected a whole number id and a name")
+        if item["id"] in found or item["name"] in found.values():
+            raise DataError(f"{where} category {item['id']} ({item['name']}): its id or name occurs twice")
+        found[item["id"]] = item["name"]
+    return dict(sorted(found.items()))
+
+
+def _classes_of_categories(categories: dict[int, str], *, where: str) -> ClassSet:
+    """Return the background and the categories; one that is itself named "background" is the background."""
+    things = {raw_id: name for raw_id, name in categories.items() if name != "background"}
+    own = [raw_id for raw_id in categories if raw_id not in things]
+    unused = own[0] if own else next(raw_id for raw_id in range(len(things) + 1) if raw_id not in things)
+    names = ["background", *things.values()]
+    return ClassSet.from_dict({"names": names, "raw_ids": [unused, *things]}, where=where)
 
 
 def voc_palette(count: int) -> tuple[Color, ...]:

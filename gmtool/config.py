@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "toy"]
-LayoutName = Literal["voc", "cityscapes", "folder"]
+LayoutName = Literal["voc", "cityscapes", "folder", "coco"]
+MaskValues = Literal["index", "raw", "color"]
+"""What the pixels of a mask file are: class indices (trainIds), raw ids (labelIds), or the classes' colours."""
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -21,9 +23,9 @@ class DataConfig:
     root: Path
     """Folder of the data set."""
     layout: LayoutName = "voc"
-    """How images and masks lie in it: `voc`, `cityscapes` or `folder`."""
+    """How images and masks lie in it: `voc`, `cityscapes`, `folder` or `coco`."""
     classes: str = "voc"
-    """`voc`, `cityscapes`, `context`, or a `classes.json` file."""
+    """`voc`, `cityscapes`, `context`, a `classes.json` file, or the COCO annotations that list the categories."""
     labeled: Path | None = None
     """Split list of the labeled images; without it the layout's whole training set is labeled."""
     unlabeled: Path | None = None
@@ -36,9 +38,22 @@ class DataConfig:
     """The training set's own list in layout `voc`, such as SBD's `ImageSets/Segmentation/trainaug.txt`."""
     val_list: str = "ImageSets/Segmentation/val.txt"
     """The validation set's own list in layout `voc`."""
-    mask_values: Literal["index", "raw"] = "index"
-    """Whether mask files hold class indices (trainIds) or the class set's raw ids (labelIds). In layout
-    `cityscapes` it also decides which of the two files is read."""
+    mask_values: MaskValues = "index"
+    """Whether mask files hold class indices (trainIds), the class set's raw ids (labelIds, grey levels), or its
+    colours. In layout `cityscapes` it also decides which of the two files is read."""
+    images: str = "images/{id}.*"
+    """Where the images of layout `folder` are: `{id}` is an image's name and may contain slashes, `{part}` a
+    folder named train or val (also training, valid, validation), `.*` at the end any image suffix."""
+    masks: str = "masks/{id}.png"
+    """Where the mask of such an image is, with the same `{id}` and `{part}`."""
+    train_annotations: str = "annotations/instances_train2017.json"
+    """Annotations of the training images in layout `coco`."""
+    val_annotations: str = "annotations/instances_val2017.json"
+    """Annotations of the validation images in layout `coco`."""
+    train_images: str = "train2017"
+    """Folder of the training images in layout `coco`; also looked for below `images/`."""
+    val_images: str = "val2017"
+    """Folder of the validation images in layout `coco`; also looked for below `images/`."""
     crop_px: Annotated[int, Ge(8)] = 321
     """Height and width of a training crop, pixels."""
     scale_min: Annotated[float, Gt(0)] = 0.5

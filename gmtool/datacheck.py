@@ -12,13 +12,23 @@ from typing import Any, Literal
 import numpy as np
 
 from gmtool.classes import ClassSet
-from gmtool.config import DataConfig
+from gmtool.config import DataConfig, MaskValues
 from gmtool.datasets import Split, TrainingData
-from gmtool.errors import DataError
+from gmtool.errors import ColorMaskError, DataError, LabelError, MaskSizeError, RawIdError
 from gmtool.images import displayed_size, open_image, read_image
-from gmtool.layouts import Sample
-from gmtool.masks import MaskValues, read_mask
 from gmtool.metrics import Int64Array
+from gmtool.samples import Sample
+from gmtool.truth import read_truth
+
+KINDS: dict[type[DataError], str] = {
+    ColorMaskError: "color mask",
+    RawIdError: "raw ids",
+    LabelError: "unknown label",
+    MaskSizeError: "mask size",
+}
+"""What a finding is called by the error it comes from; all others are "unusable"."""
+SYSTEMATIC = ("color mask", "raw ids", "unknown label")
+"""Kinds of which a data set has one file or all: they become one finding."""
 
 Progress = Callable[[Iterable["_Look"], int], Iterator["_Look"]]
 """Passes on what was looked at and shows how far it is; the number is how many there will be."""
@@ -30,7 +40,7 @@ class Finding:
 
     severity: Literal["error", "warning"]
     kind: str
-    """What it is, in a word or two: "damaged", "duplicate", ..."""
+    """What it is, in a word or two: "unusable", "color mask", "duplicate", ..."""
     message: str
 
 
@@ -78,7 +88,7 @@ class _Look:
 
     part: str
     sample: Sample
-    problem: str | None
+    problem: DataError | None
     size: tuple[int, int] = (0, 0)
     """(height, width) as displayed."""
     content: str = ""
@@ -98,7 +108,8 @@ def check_masks(samples: Sequence[Sample], classes: ClassSet, *, values: MaskVal
 
     def problem(sample: Sample) -> str | None:
         try:
-            _mask_of(sample, displayed_size(open_image(sample.image_path)), classes, values)
+            size = displayed_size(open_image(sample.image_path))
+            read_truth(sample, classes, values=values, size=size)
         except DataError as error:
             return str(error)
         return None
@@ -113,12 +124,13 @@ def check_masks(samples: Sequence[Sample], classes: ClassSet, *, values: MaskVal
 def check_data(data: TrainingData, classes: ClassSet, config: DataConfig, *, progress: Progress) -> DataReport:
     """Decode every image and mask and report what is wrong or likely to disappoint.
 
-    Errors: unreadable files, labels out of range, masks of another size, one image in two parts.
+    Errors: unreadable files, colour-coded or raw-id masks taken for indices, labels out of range, masks of
+    another size, one image in two parts.
     Warnings: classes in no labeled image, images smaller than the crop, one image twice in a part.
     """
     parts = {"labeled": data.labeled, "unlabeled": data.unlabeled, "validation": data.val}
     looks = list(progress(_look_at_all(parts, classes, config.mask_values), _count(parts)))
-    findings = [Finding("error", "unusable", look.problem) for look in looks if look.problem]
+    findings = _problems(looks)
     findings += _duplicates(looks)
     findings += _small_images(looks, config.crop_px)
     labeled = [look.pixels for look in looks if look.part == "labeled" and look.pixels is not None]
@@ -154,21 +166,27 @@ def _look(part: str, sample: Sample, classes: ClassSet, values: MaskValues) -> _
         image = read_image(sample.image_path)
         size = (image.shape[0], image.shape[1])
         content = hashlib.sha256(sample.image_path.read_bytes()).hexdigest()
-        if sample.mask_path is None:
+        if sample.mask is None:
             return _Look(part, sample, None, size, content)
-        mask = _mask_of(sample, size, classes, values)
+        mask = read_truth(sample, classes, values=values, size=size)
     except DataError as error:
-        return _Look(part, sample, str(error))
+        return _Look(part, sample, error)
     return _Look(part, sample, None, size, content, np.bincount(mask.ravel(), minlength=256)[: len(classes)])
 
 
-def _mask_of(sample: Sample, size: tuple[int, int], classes: ClassSet, values: MaskValues) -> np.ndarray:
-    assert sample.mask_path is not None
-    mask = read_mask(sample.mask_path, classes, values=values)
-    if mask.shape != size:
-        height, width = mask.shape
-        raise DataError(f"{sample.mask_path} is {width}x{height}, but its image is {size[1]}x{size[0]}")
-    return mask
+def _problems(looks: list[_Look]) -> list[Finding]:
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for look in looks:
+        if look.problem is not None:
+            by_kind[KINDS.get(type(look.problem), "unusable")].append(str(look.problem))
+    findings = []
+    for kind, messages in by_kind.items():
+        if kind in SYSTEMATIC and len(messages) > 1:
+            more = f"{messages[0]} (and {len(messages) - 1} more such masks)"
+            findings.append(Finding("error", kind, more))
+        else:
+            findings += [Finding("error", kind, message) for message in messages]
+    return findings
 
 
 def _duplicates(looks: list[_Look]) -> list[Finding]:

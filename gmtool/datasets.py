@@ -9,7 +9,8 @@ from pathlib import Path
 from gmtool.config import DataConfig
 from gmtool.errors import DataError
 from gmtool.files import sha256_of_lines
-from gmtool.layouts import Layout, Part, Sample, images_below, open_layout
+from gmtool.layouts import images_below, open_layout
+from gmtool.samples import PARTS, Layout, Part, Sample
 from gmtool.splits import read_split
 
 
@@ -63,7 +64,8 @@ def load_training_data(config: DataConfig) -> TrainingData:
 
 def load_split(config: DataConfig, part: Part, list_path: Path | None) -> Split:
     """Return the images and masks of a list, or of the layout's own `train` or `val` part."""
-    return _split(open_layout(config), part, list_path, with_masks=True)
+    layout = open_layout(config, parts=PARTS if list_path else (part,))
+    return _split(layout, part, list_path, with_masks=True)
 
 
 def _split(layout: Layout, part: Part, list_path: Path | None, *, with_masks: bool) -> Split:
@@ -76,7 +78,7 @@ def _split(layout: Layout, part: Part, list_path: Path | None, *, with_masks: bo
         raise DataError(
             f"{layout.root} has no {layout.part_hints[part]}: give {option} LIST with one image a line"
         )
-    return Split(name, tuple(layout.sample(entry, with_mask=with_masks, where=name) for entry in entries))
+    return Split(name, layout.samples(entries, with_masks=with_masks, where=name))
 
 
 def _refuse_overlap(training: Split, val: Split) -> None:

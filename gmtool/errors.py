@@ -21,6 +21,22 @@ class DataError(GmtoolError):
     """An image, a mask, a list or a data set folder that cannot be used."""
 
 
+class ColorMaskError(DataError):
+    """A colour-coded mask where one channel of labels was expected."""
+
+
+class RawIdError(DataError):
+    """A mask of raw ids where class indices were expected."""
+
+
+class LabelError(DataError):
+    """A mask with a label, a colour or a category that is none of the classes."""
+
+
+class MaskSizeError(DataError):
+    """A mask that is not as large as its image."""
+
+
 class CheckpointError(GmtoolError):
     """Weights that are missing, damaged or made for another network."""
 

@@ -2,106 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
+from gmtool.coco import CocoFile, CocoImage, CocoMask, read_coco
 from gmtool.config import DataConfig, LayoutName
 from gmtool.errors import DataError
+from gmtool.samples import PARTS, Layout, Part, Sample
 from gmtool.splits import IMAGE_SUFFIXES, SplitEntry, read_split
-
-Part = Literal["train", "val"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image of a data set. `mask_path` is None where no mask may be looked at."""
-
-    id: str
-    """The image's path below the image folder without its suffix, however a list names it."""
-    image_path: Path
-    mask_path: Path | None
+from gmtool.templates import PART_FOLDERS, ImageName, Template, check_pair, name_of
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What differs between data sets."""
-
-    root: Path
-    image_dir: Path
-    mask_dir: Path
-    mask_of: Callable[[Path], Path]
-    """From an image's path below `image_dir` to its mask's path below `mask_dir`."""
-    images: dict[str, Path]
-    """Image by id."""
-    parts: dict[str, tuple[str, list[SplitEntry]]]
-    """Name and entries of the parts that the data set itself defines."""
-    part_hints: dict[str, str]
-    """What a part would have been found in, for messages."""
-
-    def sample(self, entry: SplitEntry, *, with_mask: bool, where: str) -> Sample:
-        """Return the image, and on request the mask, that a line of a split list means.
-
-        Args:
-            entry: The line.
-            with_mask: Whether the mask must be there; else nothing looks for one.
-            where: The list, for messages.
-
-        Raises:
-            DataError: The image or its mask does not exist, or several images could be meant.
-        """
-        image_path = self._image_path(entry, where=where)
-        mask_path = self._mask_path(entry, image_path, where=where) if with_mask else None
-        inside = image_path.is_relative_to(self.image_dir)
-        name = image_path.relative_to(self.image_dir).with_suffix("").as_posix() if inside else entry.name
-        return Sample(name, image_path, mask_path)
-
-    def _image_path(self, entry: SplitEntry, *, where: str) -> Path:
-        if entry.image is not None and (self.root / entry.image).is_file():
-            return self.root / entry.image
-        candidates = [entry.name, f"train/{entry.name}", f"val/{entry.name}"]
-        found = [self.images[name] for name in candidates if name in self.images]
-        if not found:
-            raise DataError(f"{where}: no image {entry.image or entry.name} below {self.image_dir}")
-        if len(found) > 1:
-            raise DataError(f"{where}: {entry.name} could be {found[0]} or {found[1]}: write its path")
-        return found[0]
-
-    def _mask_path(self, entry: SplitEntry, image_path: Path, *, where: str) -> Path:
-        if entry.mask is not None:
-            mask_path = self.root / entry.mask
-            if not mask_path.is_relative_to(self.mask_dir):
-                raise DataError(
-                    f"{where} names mask {entry.mask}, but masks are taken from {self.mask_dir}: masks of two "
-                    f"folders are not mixed (--set data.mask_dir={Path(entry.mask).parent})"
-                )
-            self._refuse_other_kind(mask_path, image_path, where=where)
-        elif image_path.is_relative_to(self.image_dir):
-            mask_path = self.mask_dir / self.mask_of(image_path.relative_to(self.image_dir))
-        else:
-            raise DataError(f"{where}: {image_path} lies outside {self.image_dir}: name its mask beside it")
-        if not mask_path.is_file():
-            raise DataError(f"{where}: image {image_path} has no mask: expected {mask_path}")
-        return mask_path
-
-    def _refuse_other_kind(self, mask_path: Path, image_path: Path, *, where: str) -> None:
-        """Refuse a listed labelIds file where labelTrainIds are read, and the other way round."""
-        kinds = {"labelIds": "raw", "labelTrainIds": "index"}
-        named = next((kind for kind in kinds if mask_path.stem.endswith(f"_{kind}")), None)
-        if named is not None and not self.mask_of(image_path).stem.endswith(f"_{named}"):
-            values = kinds[named]
-            raise DataError(f"{where} names {mask_path.name}: --set data.mask_values={values} reads {named} files")
-
-
-def open_layout(config: DataConfig) -> Layout:
+def open_layout(config: DataConfig, *, parts: Sequence[Part] = PARTS) -> Layout:
     """Find the images of a data set and the parts that it defines. No image is opened.
+
+    Args:
+        config: Where the data is.
+        parts: What is needed of it: the annotations of COCO's training images are half a gigabyte.
 
     Raises:
         DataError: The folder is missing, of another layout, or two images have one name.
     """
     if not config.root.is_dir():
         raise DataError(f"data set folder {config.root} does not exist")
+    if config.layout == "coco":
+        return _open_coco(config, parts)
     openers = {"voc": _open_voc, "cityscapes": _open_cityscapes, "folder": _open_folder}
     return openers[config.layout](config)
 
@@ -125,38 +50,87 @@ def _open_voc(config: DataConfig) -> Layout:
             break
     else:
         raise _wrong_layout(config.root, "voc", "JPEGImages")
-    lists = {"train": root / config.train_list, "val": root / config.val_list}
+    lists: dict[Part, Path] = {"train": root / config.train_list, "val": root / config.val_list}
+    image_dir, mask_dir = root / "JPEGImages", root / config.mask_dir
     return Layout(
         root=root,
-        image_dir=root / "JPEGImages",
-        mask_dir=root / config.mask_dir,
-        mask_of=_png,
-        images=_index_images(root / "JPEGImages"),
+        image_dir=image_dir,
+        mask_dir=mask_dir,
+        mask_of=lambda image: mask_dir / image.relative_to(image_dir).with_suffix(".png"),
+        ids={path: name for name, path in _index_images(image_dir).items()},
+        aliases={},
+        folders=PARTS,
         parts={part: (str(path), read_split(path)) for part, path in lists.items() if path.is_file()},
         part_hints={part: str(path.relative_to(root)) for part, path in lists.items()},
     )
 
 
 def _open_folder(config: DataConfig) -> Layout:
-    image_dir = config.root / "images"
+    images, masks = Template(config.images, "data.images"), Template(config.masks, "data.masks")
+    check_pair(images, masks)
+    root, image_dir = config.root, config.root / images.folder
     if not image_dir.is_dir():
-        raise _wrong_layout(config.root, "folder", "images")
-    images = _index_images(image_dir)
+        raise _wrong_layout(root, "folder", str(images.folder))
+    names = _match_images(root, images, masks)
+    entries = [SplitEntry(str(name), None, None) for name in names.values()]
+    if "part" not in images.fields:
+        hints = {part: f"images in {images.folder / part}" for part in PARTS}
+        parts = _parts_below(image_dir, entries)
+        folders: tuple[str, ...] = PARTS
+    else:
+        # The folders of a part may be called otherwise: "training"
+        called = {part: {name.folder for name in names.values()} & set(PART_FOLDERS[part]) for part in PARTS}
+        hints = {part: config.images.replace("{part}", part) for part in PARTS}
+        parts = {
+            part: (str(root / hints[part]), [e for e in entries if e.name.partition("/")[0] in called[part]])
+            for part in PARTS
+            if called[part]
+        }
+        folders = tuple(folder for part in PARTS for folder in PART_FOLDERS[part])
     return Layout(
-        root=config.root,
+        root=root,
         image_dir=image_dir,
-        mask_dir=config.root / "masks",
-        mask_of=_png,
-        images=images,
-        parts=_parts_below(image_dir, images),
-        part_hints={part: f"images in images/{part}" for part in ("train", "val")},
+        mask_dir=root / masks.folder,
+        mask_of=lambda image: root / masks.path_of(names[image]),
+        ids={path: str(name) for path, name in names.items()},
+        aliases={},
+        folders=folders,
+        parts=parts,
+        part_hints=hints,
     )
 
 
+def _match_images(root: Path, images: Template, masks: Template) -> dict[Path, ImageName]:
+    """Return what the names of the images below `root` say. Masks in the same folders are no images."""
+    image_pattern, mask_pattern = images.pattern(), masks.pattern()
+    # A mask template that fits images too, such as {id}.png beside {id}_image.png, tells nothing by itself
+    distinct = not mask_pattern.fullmatch(images.path_of(ImageName("x", "train")).replace(".*", ".png"))
+    found: dict[Path, ImageName] = {}
+    by_name: dict[str, Path] = {}
+    for path in sorted((root / images.folder).rglob("*")):
+        relative = path.relative_to(root).as_posix()
+        match = image_pattern.fullmatch(relative)
+        if match is None or (distinct and mask_pattern.fullmatch(relative)):
+            continue
+        found[path] = name_of(match)
+    mask_paths = {root / masks.path_of(name) for name in found.values()}
+    for path in [path for path in found if path in mask_paths]:
+        del found[path]
+    for path, name in found.items():
+        if str(name) in by_name:
+            raise DataError(f"{by_name[str(name)]} and {path} differ in their suffix alone: which is {name}?")
+        by_name[str(name)] = path
+    return found
+
+
 def _open_cityscapes(config: DataConfig) -> Layout:
-    image_dir = config.root / "leftImg8bit"
+    image_dir, mask_dir = config.root / "leftImg8bit", config.root / "gtFine"
     if not image_dir.is_dir():
         raise _wrong_layout(config.root, "cityscapes", "leftImg8bit")
+    if config.mask_values == "color":
+        raise DataError(
+            f"{config.root}: layout cityscapes reads labelIds or labelTrainIds: mask_values raw or index"
+        )
     suffix = "gtFine_labelIds" if config.mask_values == "raw" else "gtFine_labelTrainIds"
     by_path = _index_images(image_dir)
     # Lists name images by path, by file name, or by <city>_<sequence>_<frame>
@@ -164,28 +138,81 @@ def _open_cityscapes(config: DataConfig) -> Layout:
     if len(by_file) < len(by_path):
         raise DataError(f"{image_dir}: two images have one file name; Cityscapes has each frame once")
     by_frame = {name.removesuffix("_leftImg8bit"): path for name, path in by_file.items()}
+
+    def mask_of(image: Path) -> Path:
+        name = f"{image.stem.removesuffix('leftImg8bit')}{suffix}.png"
+        return mask_dir / image.relative_to(image_dir).with_name(name)
+
     return Layout(
         root=config.root,
         image_dir=image_dir,
-        mask_dir=config.root / "gtFine",
-        mask_of=lambda image: image.with_name(f"{image.stem.removesuffix('leftImg8bit')}{suffix}.png"),
-        images=by_frame | by_file | by_path,
-        parts=_parts_below(image_dir, by_path),
-        part_hints={part: f"images in leftImg8bit/{part}" for part in ("train", "val")},
+        mask_dir=mask_dir,
+        mask_of=mask_of,
+        ids={path: name for name, path in by_path.items()},
+        aliases=by_frame | by_file,
+        folders=PARTS,
+        parts=_parts_below(image_dir, [SplitEntry(name, None, None) for name in by_path]),
+        part_hints={part: f"images in leftImg8bit/{part}" for part in PARTS},
     )
 
 
-def _parts_below(image_dir: Path, images: dict[str, Path]) -> dict[str, tuple[str, list[SplitEntry]]]:
-    """Return the parts that are folders of their own: `train/` and `val/`."""
-    entries = {
-        part: [SplitEntry(name, None, None) for name in images if name.startswith(f"{part}/")]
-        for part in ("train", "val")
+def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
+    places = {
+        "train": (config.root / config.train_annotations, config.train_images),
+        "val": (config.root / config.val_annotations, config.val_images),
     }
-    return {part: (str(image_dir / part), found) for part, found in entries.items() if found}
+    hints: dict[Part, str] = {"train": config.train_annotations, "val": config.val_annotations}
+    ids: dict[Path, str] = {}
+    by_name: dict[str, Path] = {}
+    source: dict[Path, tuple[CocoFile, CocoImage]] = {}
+    found: dict[Part, tuple[str, list[SplitEntry]]] = {}
+    for part in parts:
+        annotations, folder = places[part]
+        if not annotations.is_file():
+            continue
+        file, entries = read_coco(annotations), []
+        image_dir = _first_folder(config.root, folder)
+        for image in file.images:
+            path = image_dir / image.file_name
+            name = (PurePosixPath(folder.lstrip("/")) / image.file_name).with_suffix("").as_posix()
+            if by_name.setdefault(name, path) != path:
+                raise DataError(f"{annotations}: {by_name[name]} and {path} have one name: which is {name}?")
+            ids[path] = name
+            entries.append(SplitEntry(name, None, None))
+            source.setdefault(path, (file, image))
+        found[part] = (str(annotations), entries)
+    if not found:
+        raise _wrong_layout(config.root, "coco", hints[parts[0]])
+
+    def mask_of(image: Path) -> CocoMask:
+        file, listed = source[image]
+        return file.mask_of(listed)
+
+    return Layout(
+        root=config.root,
+        image_dir=config.root,
+        mask_dir=None,
+        mask_of=mask_of,
+        ids=ids,
+        aliases={},
+        folders=(config.train_images, config.val_images),
+        parts=found,
+        part_hints=hints,
+    )
 
 
-def _png(image: Path) -> Path:
-    return image.with_suffix(".png")
+def _first_folder(root: Path, name: str) -> Path:
+    folders = [root / name, root / "images" / name]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None:
+        raise DataError(f"{root}: no folder of images {name} or images/{name} in it")
+    return found
+
+
+def _parts_below(image_dir: Path, entries: Sequence[SplitEntry]) -> dict[Part, tuple[str, list[SplitEntry]]]:
+    """Return the parts that are folders of their own: `train/` and `val/`."""
+    found = {part: [entry for entry in entries if entry.name.startswith(f"{part}/")] for part in PARTS}
+    return {part: (str(image_dir / part), listed) for part, listed in found.items() if listed}
 
 
 def _index_images(folder: Path) -> dict[str, Path]:
@@ -202,9 +229,9 @@ def _index_images(folder: Path) -> dict[str, Path]:
 
 def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
-    marks = {"JPEGImages": "voc", "leftImg8bit": "cityscapes", "images": "folder"}
+    marks = {"JPEGImages": "voc", "leftImg8bit": "cityscapes", "images": "folder", "train2017": "coco"}
     likely = [f"; is it of layout {marks[name]}?" for name in found if name in marks]
     return DataError(
-        f"{root} is not a data set of layout {layout}: expected a folder {expected} in it, found "
+        f"{root} is not a data set of layout {layout}: expected {expected} in it, found "
         f"{', '.join(found[:5]) or 'no folders'}{likely[0] if likely else ''}"
     )

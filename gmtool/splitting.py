@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmtool.errors import ConfigError
-from gmtool.layouts import Sample
+from gmtool.samples import Sample
 
 
 @dataclass(frozen=True)

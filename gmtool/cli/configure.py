@@ -8,7 +8,7 @@ from typing import Any
 
 from gmtool_training.presets import preset
 
-from gmtool.config import TrainConfig
+from gmtool.config import DataConfig, TrainConfig
 from gmtool.settings import Settings, build_config, load_toml, parse_assignments
 
 
@@ -41,5 +41,10 @@ def _own_files(kind: str, asked: Settings) -> Settings:
             "data.classes": str(root / "classes.json"),
             "data.labeled": root / "splits" / "labeled.txt",
         }
-    classes = Path(asked.get("data.root", ".")) / "classes.json"
-    return {"data.classes": str(classes)} if kind == "folder" and classes.is_file() else {}
+    if kind not in ("folder", "coco"):
+        return {}
+    name = (
+        "classes.json" if kind == "folder" else asked.get("data.train_annotations", DataConfig.train_annotations)
+    )
+    classes = Path(asked.get("data.root", ".")) / name
+    return {"data.classes": str(classes)} if classes.is_file() else {}

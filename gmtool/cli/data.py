@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, split or make a data set.")
 
-Kind = Annotated[str, typer.Argument(help="Data set: voc, cityscapes, context, folder, toy.")]
+Kind = Annotated[str, typer.Argument(help="Data set: voc, voc-aug, cityscapes, context, folder, coco, toy.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
-Classes = Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")]
+Classes = Annotated[
+    str | None, typer.Option(help="voc, cityscapes, context, a classes.json, or COCO annotations.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting.")]
 
 
@@ -74,22 +76,23 @@ def split(
 
     Every training image must have a mask, since the classes are looked up there.
     """
+    import numpy as np
+
     from gmtool.classes import load_classes
     from gmtool.console import remark, result
     from gmtool.datasets import Split, load_split
     from gmtool.files import write_atomically
-    from gmtool.masks import read_mask
     from gmtool.runs import require_empty
     from gmtool.splits import format_split
     from gmtool.splitting import Candidate, choose_labeled
+    from gmtool.truth import read_truth
 
     require_empty(out)
     config = _configure(kind, data, classes, {}, set_)
     class_set = load_classes(config.data.classes)
     candidates = []
     for sample in load_split(config.data, "train", None).samples:
-        assert sample.mask_path is not None
-        labels = set(read_mask(sample.mask_path, class_set, values=config.data.mask_values).ravel().tolist())
+        labels = set(np.unique(read_truth(sample, class_set, values=config.data.mask_values)).tolist())
         candidates.append(Candidate(sample, frozenset(labels - {class_set.ignore_index})))
     chosen = choose_labeled(candidates, _wanted(count, fraction, len(candidates)), seed=seed, group_pattern=group)
     out.mkdir(parents=True, exist_ok=True)

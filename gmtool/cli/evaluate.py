@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gmtool.config import LayoutName, MaskValues
 from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
     from gmtool.config import DataConfig
-    from gmtool.layouts import Sample
     from gmtool.report import IoUReport
+    from gmtool.samples import Sample
+    from gmtool.settings import Settings
 
 
 def evaluate(
@@ -25,7 +27,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the data set; default: that of the model's run.")
     ] = None,
     layout: Annotated[
-        Literal["voc", "cityscapes", "folder"] | None,
+        LayoutName | None,
         typer.Option(help="Layout of --data; default: that of the model's run."),
     ] = None,
     list_: Annotated[
@@ -42,8 +44,12 @@ def evaluate(
     ] = None,
     mask_dir: Annotated[str | None, typer.Option(help="Folder of the masks in layout voc.")] = None,
     mask_values: Annotated[
-        Literal["index", "raw"] | None,
-        typer.Option(help="Ground truth holds class indices (trainIds) or raw ids (labelIds)."),
+        MaskValues | None,
+        typer.Option(help="Masks hold class indices (trainIds), raw ids (labelIds) or colours."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="One setting of the data, such as data.masks."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.json and report.md.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -58,14 +64,15 @@ def evaluate(
     from gmtool.console import remark, result
 
     if predictions is not None or ground_truth is not None:
-        for option, value in (("--model", model), ("--data", data), ("--layout", layout)):
-            if value is not None:
+        for option, value in (("--model", model), ("--data", data), ("--layout", layout), ("--set", set_)):
+            if value:
                 raise ConfigError(f"{option} scores a model, --predictions a folder of masks: take one of them")
         report = _evaluate_masks(predictions, ground_truth, list_, classes, mask_values or "index")
     else:
         if classes is not None:
             raise ConfigError("--classes is for --predictions; a model knows its own classes")
-        settings = {"root": data, "layout": layout, "mask_dir": mask_dir, "mask_values": mask_values}
+        options = {"root": data, "layout": layout, "mask_dir": mask_dir, "mask_values": mask_values}
+        settings = _data_settings(set_ or [], options)
         report = run_evaluation(model, settings, list_, device=device, threads=threads)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +85,7 @@ def evaluate(
 
 def run_evaluation(
     model: Path | None,
-    settings: dict[str, Any],
+    settings: Settings,
     list_path: Path | None,
     *,
     device: Literal["auto", "cpu", "cuda"],
@@ -88,7 +95,7 @@ def run_evaluation(
 
     Args:
         model: Exported model; None for the newest.
-        settings: Fields of `DataConfig`; those that are None come from the model's run.
+        settings: By dotted name; those of `data` that are not there come from the model's run.
         list_path: Images to score; None for the validation set.
         device: Where to compute.
         threads: Processor threads; 0 for one a core.
@@ -103,28 +110,36 @@ def run_evaluation(
         from gmtool_serving.ort import OrtBackend
     path = model or newest_model()
     backend = OrtBackend(path, device=device, threads=threads)
-    config = _data_config(path, {name: value for name, value in settings.items() if value is not None})
+    config = _data_config(path, settings)
     split = load_split(config, "val", list_path or config.val)
     check_masks(split.samples, backend.spec.classes, values=config.mask_values)
     remark(f"model {path}, {backend.description}; {len(split.samples)} images of {split.name}")
     return evaluate_model(backend, split, values=config.mask_values, progress=_progress)
 
 
-def _data_config(model: Path, settings: dict[str, Any]) -> DataConfig:
+def _data_settings(assignments: list[str], options: dict[str, Any]) -> Settings:
+    from gmtool.settings import parse_assignments
+
+    given = {f"data.{name}": value for name, value in options.items() if value is not None}
+    assigned = parse_assignments(assignments)
+    for name in assigned:
+        if not name.startswith("data."):
+            raise ConfigError(f"--set {name}: a model is evaluated as it is; only settings of the data apply")
+    return {**assigned, **given}
+
+
+def _data_config(model: Path, settings: Settings) -> DataConfig:
     """Return where the data is: what was asked for, over what the model's run was trained on."""
-    from dataclasses import replace
-
-    from gmtool.config import DataConfig
     from gmtool.runs import CONFIG_NAME, run_of_model
-    from gmtool.settings import load_config
+    from gmtool.settings import build_config, load_toml
 
-    run = run_of_model(model)
-    if "root" in settings:
+    if "data.root" in settings:
         # Another data set: nothing of the run's applies to it
-        return DataConfig(**settings)
+        return build_config(settings).data
+    run = run_of_model(model)
     if run is None:
         raise ConfigError(f"{model} does not lie in its run folder: give --data DIR and --layout")
-    return replace(load_config(run / CONFIG_NAME).data, **settings)
+    return build_config(load_toml(run / CONFIG_NAME), settings).data
 
 
 def _evaluate_masks(
@@ -132,7 +147,7 @@ def _evaluate_masks(
     ground_truth: Path | None,
     list_path: Path | None,
     classes: str | None,
-    values: Literal["index", "raw"],
+    values: MaskValues,
 ) -> IoUReport:
     from gmtool_serving.evaluate import evaluate_masks
 

@@ -12,13 +12,18 @@ from gmtool.errors import ConfigError, needs_extra
 if TYPE_CHECKING:
     from gmtool_training.run import RunResult
 
+    from gmtool.config import DataConfig
+
 
 def train(
     kind: Annotated[
-        str | None, typer.Argument(help="Data set and its recipe: voc, cityscapes, context, folder, toy.")
+        str | None,
+        typer.Argument(help="Data set and its recipe: voc, voc-aug, cityscapes, context, folder, coco, toy."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
-    classes: Annotated[str | None, typer.Option(help="voc, cityscapes, context, or a classes.json file.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="voc, cityscapes, context, a classes.json, or COCO annotations.")
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
     unlabeled: Annotated[
         Path | None,
@@ -45,6 +50,9 @@ def train(
     cache: Annotated[
         str | None, typer.Option(help="none, or ram: decode every image once, into shared memory.")
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch PASCAL VOC, for voc-aug SBD too, into --data if missing.")
+    ] = False,
 ) -> None:
     """Train a model with a few labeled and many unlabeled images.
 
@@ -66,13 +74,15 @@ def train(
     }
     if resume is not None:
         others = [kind, config, set_, out, *flags.values()]
-        if any(other is not None for other in others):
+        if download or any(other is not None for other in others):
             raise ConfigError("--resume goes on with the run's own settings: give nothing beside it")
         result = _resume_training(resume)
     elif kind is None:
-        raise ConfigError("train what? known: voc, cityscapes, context, folder, toy; or --resume RUN")
+        raise ConfigError(
+            "train what? known: voc, voc-aug, cityscapes, context, folder, coco, toy; or --resume RUN"
+        )
     else:
-        result = run_training(kind, flags, config_path=config, assignments=set_ or [], out=out)
+        result = run_training(kind, flags, config_path=config, assignments=set_ or [], out=out, download=download)
     from gmtool.console import remark
     from gmtool.console import result as show
 
@@ -89,8 +99,9 @@ def run_training(
     config_path: Path | None,
     assignments: list[str],
     out: Path | None,
+    download: bool = False,
 ) -> RunResult:
-    """Build the configuration from all its layers, and train."""
+    """Build the configuration from all its layers, fetch the data on request, and train."""
     from gmtool.cli.configure import configure
     from gmtool.console import remark, speaks
     from gmtool.runs import fresh_dir, require_empty
@@ -98,12 +109,18 @@ def run_training(
 
     with needs_extra("train", "training"):
         from gmtool_training.run import train as run
+    if download and kind not in ("voc", "voc-aug"):
+        raise ConfigError(
+            f"--download fetches voc and voc-aug, not {kind}: give a folder that is there with --data"
+        )
     run_dir = out or fresh_dir(kind)
     if speaks():  # another process may have begun to fill it
         require_empty(run_dir)
     config = configure(kind, flags, config_path=config_path, assignments=assignments)
 
     def prepare() -> None:
+        if download:
+            _download(config.data)
         if kind == "toy":
             generate_toy(config.data.root, ToyConfig())
 
@@ -112,6 +129,14 @@ def run_training(
     except KeyboardInterrupt:
         remark(f"interrupted; gmtool train --resume {run_dir} goes on from its last checkpoint")
         raise
+
+
+def _download(config: DataConfig) -> None:
+    from gmtool_training.download import MASK_DIR, download_sbd, download_voc
+
+    voc = download_voc(config.root)
+    if config.mask_dir == MASK_DIR:
+        download_sbd(config.root, voc)
 
 
 def _resume_training(run_dir: Path) -> RunResult:

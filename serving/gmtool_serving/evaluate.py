@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from gmtool.classes import ClassSet
+from gmtool.config import MaskValues
 from gmtool.datasets import Split
 from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array, read_image
-from gmtool.layouts import Sample
-from gmtool.masks import MaskValues, read_mask
+from gmtool.masks import read_mask
 from gmtool.metrics import confusion_matrix
 from gmtool.report import IoUReport, Provenance
+from gmtool.samples import Sample
 from gmtool.splits import read_split
+from gmtool.truth import read_truth
 from gmtool_serving.backend import Backend
 
 Progress = Callable[[Iterable[Sample]], Iterator[Sample]]
@@ -116,9 +118,8 @@ def _score(
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
     failed = []
     for sample in progress(split.samples):
-        assert sample.mask_path is not None
         try:
-            truth = read_mask(sample.mask_path, classes, values=values)
+            truth = read_truth(sample, classes, values=values)
             matrix += confusion_matrix(
                 truth, predict(sample), num_classes=len(classes), ignore_index=classes.ignore_index
             )

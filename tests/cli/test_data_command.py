@@ -77,6 +77,35 @@ def test_what_is_wrong_is_found(cli: Cli, data: Path, spoil: str) -> None:
     assert expected in findings[0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "kind", "expected"),
+    [
+        ("colours", "color mask", "toy_00000.png is a mask of mode RGB"),
+        ("raw ids", "raw ids", "toy_00000.png has label 10"),
+        ("labels", "unknown label", "toy_00000.png has label 99"),
+    ],
+)
+def test_a_fault_of_all_masks_is_one_finding_with_a_kind(
+    cli: Cli, data: Path, spoil: str, kind: str, expected: str
+) -> None:
+    classes = json.loads((data / "classes.json").read_text())
+    classes["raw_ids"] = list(range(10, 10 + len(classes["names"])))
+    (data / "classes.json").write_text(json.dumps(classes))
+    for path in (data / "SegmentationClass").iterdir():
+        if spoil == "colours":
+            Image.new("RGB", (64, 48)).save(path)
+        else:
+            Image.new("L", (64, 48), 10 if spoil == "raw ids" else 99).save(path)
+    Image.new("L", (10, 10)).save(data / "SegmentationClass/toy_00003.png")
+    code, report = checked(cli, data)
+    assert code == 1
+    findings = [finding for finding in report["findings"] if finding["severity"] == "error"]  # type: ignore[attr-defined]
+    assert sorted(finding["kind"] for finding in findings) == sorted([kind, "mask size"])
+    (systematic,) = [finding for finding in findings if finding["kind"] == kind]
+    assert expected in systematic["message"]
+    assert "(and 10 more such masks)" in systematic["message"]
+
+
 def test_the_table_is_for_people(cli: Cli, data: Path) -> None:
     code, out, _ = cli(["data", "check", "toy", "--data", data, "--set", "data.crop_px=32"])
     assert code == 0

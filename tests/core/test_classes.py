@@ -61,6 +61,11 @@ def test_names_alone_are_enough_and_background_is_found(tmp_path: Path) -> None:
         ('{"names": ["a", "b"], "ignore_index": 1}', "ignore_index 1"),
         ('{"names": ["a", "b"], "background": "c"}', "not one of the class names"),
         ('{"names": ["a", "b"], "pallete": []}', "did you mean palette?"),
+        ('{"names": ["a", "b"], "raw_ids": [0, 65536]}', "0 to 65535"),
+        ('{"names": ["a", "b"], "ignore_colors": [[0, 0]]}', "unpack"),
+        ('{"names": ["a", "b"], "ignore_colors": [[0, 0, 256]]}', "0 to 255"),
+        ('{"categories": [{"name": "a"}]}', "whole number id and a name"),
+        ('{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "its id or name occurs twice"),
     ],
 )
 def test_a_wrong_classes_file_is_one_line_that_names_it(tmp_path: Path, content: str, expected: str) -> None:
@@ -80,3 +85,10 @@ def test_an_unknown_class_set_gets_a_suggestion() -> None:
 def test_class_sets_compare_by_value() -> None:
     value = load_classes("voc").to_dict()
     assert ClassSet.from_dict(value, where="here") == load_classes("voc")
+
+
+def test_ignored_colours_round_trip() -> None:
+    value = load_classes("voc").to_dict() | {"ignore_colors": [[1, 2, 3]]}
+    classes = ClassSet.from_dict(value, where="here")
+    assert classes.ignore_colors == ((1, 2, 3),)
+    assert classes.to_dict() == value

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from gmtool.classes import load_classes
-from gmtool.config import DataConfig
+from gmtool.config import DataConfig, MaskValues
 from gmtool.datasets import load_split, load_training_data
 from gmtool.errors import DataError
-from gmtool.masks import MaskValues, read_mask
+from gmtool.masks import read_mask
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_voc_unlabeled_images_are_the_rest_of_the_training_set(voc: Path) -> Non
     assert names(data.labeled.samples) == ["a"]
     assert names(data.unlabeled.samples) == ["b", "c", "d"]
     assert names(data.val.samples) == ["v"]
-    assert data.labeled.samples[0].mask_path == voc / "SegmentationClass" / "a.png"
-    assert all(sample.mask_path is None for sample in data.unlabeled.samples)
+    assert data.labeled.samples[0].mask == voc / "SegmentationClass" / "a.png"
+    assert all(sample.mask is None for sample in data.unlabeled.samples)
 
 
 def test_voc_root_may_be_the_devkit(voc: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_masks_of_two_folders_are_not_mixed(voc: Path) -> None:
     with pytest.raises(DataError, match="data.mask_dir=SegmentationClassAug"):
         load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
     data = load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt", mask_dir="SegmentationClassAug"))
-    assert data.labeled.samples[0].mask_path == voc / "SegmentationClassAug" / "a.png"
+    assert data.labeled.samples[0].mask == voc / "SegmentationClassAug" / "a.png"
 
 
 def test_an_image_without_its_mask_is_named(voc: Path) -> None:
@@ -125,7 +125,7 @@ def test_folder_layout_resolves_bare_ids_and_keeps_subfolders(folder: Path) -> N
     data = load_training_data(DataConfig(root=folder, layout="folder", labeled=folder / "labeled.txt"))
     assert names(data.labeled.samples) == ["a"]
     assert sorted(names(data.unlabeled.samples)) == ["b", "c"]
-    assert data.labeled.samples[0].mask_path == folder / "masks/train/a.png"
+    assert data.labeled.samples[0].mask == folder / "masks/train/a.png"
 
 
 def test_folder_layout_without_parts_asks_for_a_list(folder: Path) -> None:
@@ -170,7 +170,7 @@ def test_cityscapes_lists_of_every_form_mean_the_same(cityscapes: Path, line: st
     data = load_training_data(config)
     (sample,) = data.labeled.samples
     assert sample.id == "train/aachen/aachen_000000_000019_leftImg8bit"
-    assert sample.mask_path == cityscapes / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"
+    assert sample.mask == cityscapes / "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"
     assert [other.id for other in data.unlabeled.samples] == ["train/bochum/bochum_000000_000313_leftImg8bit"]
     assert len(data.val.samples) == 1
 
@@ -179,8 +179,8 @@ def test_cityscapes_lists_of_every_form_mean_the_same(cityscapes: Path, line: st
 def test_both_kinds_of_cityscapes_masks_give_the_same_classes(cityscapes: Path, values: MaskValues) -> None:
     config = DataConfig(cityscapes, "cityscapes", "cityscapes", mask_values=values)
     (sample,) = load_split(config, "val", None).samples
-    assert sample.mask_path is not None
-    mask = read_mask(sample.mask_path, load_classes("cityscapes"), values=values)
+    assert isinstance(sample.mask, Path)
+    mask = read_mask(sample.mask, load_classes("cityscapes"), values=values)
     assert set(mask.ravel().tolist()) == {load_classes("cityscapes").names.index("car")}
 
 
@@ -202,7 +202,7 @@ def test_voc_takes_sbds_list_and_masks(voc: Path) -> None:
     config = DataConfig(voc, mask_dir="SegmentationClassAug", train_list="ImageSets/Segmentation/trainaug.txt")
     split = load_split(config, "train", None)
     assert [sample.id for sample in split.samples] == ["a", "b", "c", "d"]
-    assert split.samples[0].mask_path == voc / "SegmentationClassAug/a.png"
+    assert split.samples[0].mask == voc / "SegmentationClassAug/a.png"
     with pytest.raises(DataError, match=r"has no ImageSets/Segmentation/train\.txt: give --labels"):
         load_split(DataConfig(voc), "train", None)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from gmtool.errors import ConfigError
-from gmtool.layouts import Sample
+from gmtool.samples import Sample
 from gmtool.splitting import Candidate, choose_labeled
 
 

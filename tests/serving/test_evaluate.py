@@ -51,9 +51,9 @@ def test_model_and_masks_and_torchmetrics_and_training_agree(
     assert of_model.provenance.labeled_sha256 == trained["labeled_sha256"]
     metric = MulticlassJaccardIndex(num_classes=6, ignore_index=255)
     for sample in split.samples:
-        assert sample.mask_path is not None
+        assert isinstance(sample.mask, Path)
         prediction, truth = (
-            torch.from_numpy(np.array(Image.open(path))) for path in (masks / f"{sample.id}.png", sample.mask_path)
+            torch.from_numpy(np.array(Image.open(path))) for path in (masks / f"{sample.id}.png", sample.mask)
         )
         metric.update(prediction, truth)
     assert of_masks.miou == pytest.approx(float(metric.compute()), rel=1e-6)
@@ -92,3 +92,13 @@ def test_nothing_scored_is_an_error(tmp_path: Path, toy_data: Path) -> None:
                 values="index",
                 progress=iter,
             )
+
+
+def test_ground_truth_may_be_colour_coded(masks: Path, toy_data: Path, tmp_path: Path) -> None:
+    classes = load_classes(str(toy_data / "classes.json"))
+    for path in (toy_data / "SegmentationClass").iterdir():
+        Image.open(path).convert("RGB").save(tmp_path / path.name)
+    truth = toy_data / "SegmentationClass"
+    by_index = evaluate_masks(masks, truth, None, classes=classes, values="index", progress=iter)
+    by_color = evaluate_masks(masks, tmp_path, None, classes=classes, values="color", progress=iter)
+    np.testing.assert_array_equal(by_index.confusion, by_color.confusion)

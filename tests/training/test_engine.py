@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from gmtool_training import hooks as hooks_module
 from gmtool_training import run as run_module
 from gmtool_training.accumulate import propagate, split_batch
 from gmtool_training.average import averaged_copy, update_average
@@ -280,7 +281,7 @@ def test_a_run_ends_early_when_asked_to_and_only_then(
         matrix[0, :2] = int(1000 * score), 1000 - int(1000 * score)
         return matrix
 
-    monkeypatch.setattr(run_module, "validate", validate)
+    monkeypatch.setattr(hooks_module, "validate", validate)
     changes = {"optim.iterations": 6, "run.validations": 6, "run.patience": 2}
     result = train(build_config(toy_settings, changes), tmp_path / "run")
     assert result.report.best is not None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gmtool_training.plan import FitPlan
 from gmtool_training.run import train
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gmtool.config import TrainConfig
@@ -24,6 +25,8 @@ def events(run_dir: Path, kind: str) -> list[dict[str, float]]:
 def test_a_run_leaves_everything_that_it_promises(toy_run: Path) -> None:
     names = {path.name for path in toy_run.iterdir()}
     assert names >= {"config.toml", "metrics.jsonl", "tensorboard", "checkpoints", "report.json", "report.md"}
+    for picture in ("training.png", "pairs.png"):
+        assert min(Image.open(toy_run / picture).size) > 300
     train_events, val_events = events(toy_run, "train"), events(toy_run, "val")
     assert [event["iteration"] for event in train_events] == [10, 20, 30, 40]
     assert [event["iteration"] for event in val_events] == [20, 40]

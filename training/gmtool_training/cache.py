@@ -22,7 +22,7 @@ from gmtool.console import remark, track
 from gmtool.datasets import TrainingData
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array, displayed_size, open_image
-from gmtool.layouts import Sample
+from gmtool.samples import Sample
 from gmtool_training.data import ImageReader, LabeledReader, image_files, labeled_files
 
 SHARED_DIR = Path("/dev/shm")

@@ -17,8 +17,8 @@ from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array, read_image
-from gmtool.layouts import Sample
-from gmtool.masks import read_mask
+from gmtool.samples import Sample
+from gmtool.truth import read_truth
 from gmtool_training.augment import CropWindow, crop_image, crop_mask, draw_window
 
 Key = tuple[int, int]
@@ -245,13 +245,9 @@ def read_labeled(sample: Sample, classes: ClassSet, config: DataConfig) -> tuple
     Raises:
         DataError: One of them cannot be used, or their sizes differ.
     """
-    assert sample.mask_path is not None
     image = read_image(sample.image_path)
-    mask = read_mask(sample.mask_path, classes, values=config.mask_values)
-    if mask.shape != image.shape[:2]:
-        (height, width), (image_height, image_width) = mask.shape, image.shape[:2]
-        raise DataError(f"{sample.mask_path} is {width}x{height}, but its image is {image_width}x{image_height}")
-    return image, mask
+    size = (image.shape[0], image.shape[1])
+    return image, read_truth(sample, classes, values=config.mask_values, size=size)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,12 @@ from gmtool.settings import Settings
 PRESETS: Mapping[str, Settings] = {
     # The paper's VOC recipe is what `gmtool.config` has as defaults
     "voc": {"data.layout": "voc"},
+    # The same with SBD's masks: 10 582 training images
+    "voc-aug": {
+        "data.layout": "voc",
+        "data.mask_dir": "SegmentationClassAug",
+        "data.train_list": "ImageSets/Segmentation/trainaug.txt",
+    },
     # The paper's: wider crops, random pairs, no image classifier
     "cityscapes": {
         "data.layout": "cityscapes",
@@ -36,6 +42,8 @@ PRESETS: Mapping[str, Settings] = {
     },
     # A data set of one's own: the same recipe with a batch that fits smaller machines
     "folder": {"data.layout": "folder", "data.labeled_batch": 4, "data.unlabeled_batch": 4},
+    # The same for COCO's annotations
+    "coco": {"data.layout": "coco", "data.labeled_batch": 4, "data.unlabeled_batch": 4},
     # Generated shapes, a narrow network from random weights: minutes on a CPU
     "toy": {
         "data.layout": "voc",

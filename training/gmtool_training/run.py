@@ -19,26 +19,24 @@ from gmtool.console import remark
 from gmtool.datasets import TrainingData
 from gmtool.errors import CheckpointError, ConfigError
 from gmtool.files import write_atomically
-from gmtool.nn.checkpoint import CheckpointName, build_network, read_checkpoint
+from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.model import GuidedMixNet
-from gmtool.nn.saving import save_checkpoint
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report import BestScore, IoUReport, Provenance, percent
 from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import dump_config, load_config
-from gmtool_training.average import update_average
-from gmtool_training.cache import open_readers
-from gmtool_training.data import ids_in_batch, labeled_batches, unlabeled_batches
-from gmtool_training.fit import FitResult, Hooks, fit
+from gmtool_training.cache import Readers, open_readers
+from gmtool_training.data import labeled_batches, unlabeled_batches
+from gmtool_training.fit import FitResult, fit
+from gmtool_training.hooks import build_hooks
 from gmtool_training.log import RunLog, SilentLog
 from gmtool_training.memory import recompute_activations
 from gmtool_training.plan import FitPlan, build_plan
 from gmtool_training.prepare import build_state, checked_data, on_this_machine
 from gmtool_training.progress import Progress
-from gmtool_training.resume import pack_state, restore, saved_classes
+from gmtool_training.resume import restore, saved_classes
 from gmtool_training.step import Step, guidedmix_step, supervised_step
 from gmtool_training.stop import stop_on_sigterm
-from gmtool_training.validate import validate
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,11 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
-        if fabric.is_global_zero:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            write_atomically(run_dir / CONFIG_NAME, dump_config(config))
-    return _run(config, run_dir, fabric, network, data, classes, resumed=False)
+    read = open_readers(data, classes, config.data)
+    if fabric.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(run_dir / CONFIG_NAME, dump_config(config))
+    return _run(config, run_dir, fabric, network, data, classes, read, resumed=False)
 
 
 def resume(run_dir: Path) -> RunResult:
@@ -104,7 +103,8 @@ def resume(run_dir: Path) -> RunResult:
         classes = saved_classes(run_dir)
         data = checked_data(config, classes, check=fabric.is_global_zero)
     network = build_network(config.model, classes)
-    return _run(config, run_dir, fabric, network, data, classes, resumed=True)
+    read = open_readers(data, classes, config.data)
+    return _run(config, run_dir, fabric, network, data, classes, read, resumed=True)
 
 
 def _run(
@@ -114,6 +114,7 @@ def _run(
     network: GuidedMixNet,
     data: TrainingData,
     classes: ClassSet,
+    read: Readers,
     *,
     resumed: bool,
 ) -> RunResult:
@@ -130,28 +131,8 @@ def _run(
     compiled = torch.compile(network) if config.run.compile else network
     wrapped, wrapped_optimizer = fabric.setup(cast(nn.Module, compiled), state.optimizer)
 
-    def save(progress: Progress, miou: float | None, is_best: bool) -> None:
-        names: list[CheckpointName] = ["last", "best"] if is_best else ["last"]
-        save_checkpoint(
-            run_dir,
-            names,
-            state.saved_network,
-            iteration=progress.iteration,
-            miou=miou,
-            model=config.model,
-            classes=classes,
-            labeled_sha256=data.labeled.sha256,
-            state=pack_state(state, progress, data) if config.run.save_state else None,
-            keep_last=config.run.keep_last,
-        )
-
-    def after_update(iteration: int) -> None:
-        if state.average is not None:
-            update_average(state.average, network, decay=config.optim.ema_decay, step=iteration)
-
     share = (fabric.global_rank, fabric.world_size)
     pin_memory, seed = fabric.device.type == "cuda", config.run.seed
-    read = open_readers(data, classes, config.data)
     load_labeled = partial(
         labeled_batches,
         data.labeled.samples,
@@ -185,21 +166,7 @@ def _run(
             tally=state.tally,
             labeled=load_labeled(start=start.iteration),
             unlabeled=None if supervised else load_unlabeled(start=max(0, start.iteration - plan.unlabeled_from)),
-            hooks=Hooks(
-                validate=partial(
-                    validate,
-                    fabric,
-                    state.saved_network,
-                    data.val,
-                    classes=classes,
-                    config=config.data,
-                    before_image=stop.raise_within_step,
-                    read=read.val,
-                ),
-                after_update=after_update,
-                save=save if fabric.is_global_zero else lambda *_: None,
-                describe_step=partial(_describe_step, config, data, plan),
-            ),
+            hooks=build_hooks(config, run_dir, fabric, state, plan, data, classes, read, stop),
             stop=stop,
             log=log,
         )
@@ -220,18 +187,6 @@ def _open_log(fabric: Fabric, run_dir: Path, plan: FitPlan, start: Progress) -> 
     if not fabric.is_global_zero:
         return SilentLog()
     return RunLog(run_dir, iterations=plan.iterations, start=start.iteration)
-
-
-def _describe_step(config: TrainConfig, data: TrainingData, plan: FitPlan, iteration: int) -> str:
-    ids = ids_in_batch(
-        data.labeled.samples,
-        None if config.method.name == "supervised" else data.unlabeled.samples,
-        config.data,
-        seed=config.run.seed,
-        number=iteration,
-        unlabeled_number=iteration - plan.unlabeled_from,
-    )
-    return ", ".join(ids)
 
 
 def _report(

@@ -1,0 +1,37 @@
+"""The ground truth of an image as a label map, whether a mask file or annotations hold it."""
+
+from __future__ import annotations
+
+from gmtool.classes import ClassSet
+from gmtool.coco import CocoMask, rasterize
+from gmtool.config import MaskValues
+from gmtool.errors import MaskSizeError
+from gmtool.images import UInt8Array
+from gmtool.masks import read_mask
+from gmtool.samples import Sample
+
+
+def read_truth(
+    sample: Sample, classes: ClassSet, *, values: MaskValues, size: tuple[int, int] | None = None
+) -> UInt8Array:
+    """Return the ground truth of a labeled image, (H, W) uint8 of class indices and the ignore index.
+
+    Args:
+        sample: An image whose mask may be looked at.
+        classes: What the labels may be. Annotations are matched with them by name.
+        values: What the pixels of a mask file are; annotations need no such thing.
+        size: (height, width) of the image as displayed; None leaves the size unchecked.
+
+    Raises:
+        MaskSizeError: The mask is not as large as the image.
+        DataError: It cannot be read, or has something in it that is none of the classes.
+    """
+    assert sample.mask is not None
+    if isinstance(sample.mask, CocoMask):
+        labels = rasterize(sample.mask, classes)
+    else:
+        labels = read_mask(sample.mask, classes, values=values)
+    if size is not None and labels.shape != size:
+        (height, width), (image_height, image_width) = labels.shape, size
+        raise MaskSizeError(f"{sample.mask} is {width}x{height}, but its image is {image_width}x{image_height}")
+    return labels
