@@ -136,7 +136,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
                     "average of the weights",
                     lambda step: update_average(average, network, decay=0.99, step=step),
                 ),
-                after_validation=lambda: None,
+                after_validation=lambda _: None,
                 save=lambda *_: None,
                 describe_step=lambda _: "",
             ),

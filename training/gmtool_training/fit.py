@@ -47,7 +47,7 @@ class Hooks:
     """Returns the confusion matrix of the validation set; may raise `TerminatedError`."""
     after_update: Callable[[int], None]
     """Called after each update of the weights, with the number of steps done before."""
-    after_validation: Callable[[], None]
+    after_validation: Callable[[Progress], None]
     """Called after each validation, once it is logged and the weights are saved."""
     save: Callable[[Progress, float | None, bool], None]
     """Keeps weights and state: (where the run stands, mIoU if just validated, whether it is the best so far)."""
@@ -105,7 +105,7 @@ def fit(
         progress, is_best = progress.after_validation(miou)
         hooks.save(progress, miou, is_best)
         log.event("val", progress.iteration, {"miou": miou, "best": progress.best_miou})
-        hooks.after_validation()
+        hooks.after_validation(progress)
         return found
 
     network.train()

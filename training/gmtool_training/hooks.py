@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ from gmtool_training.progress import Progress
 from gmtool_training.resume import RunState, pack_state
 from gmtool_training.stop import StopRequest
 from gmtool_training.validate import validate
+
+SECONDS_BETWEEN_PICTURES = 30.0
+"""Drawing takes about a second; the last validation is always drawn."""
 
 
 def build_hooks(
@@ -63,6 +67,15 @@ def build_hooks(
         if state.average is not None:
             update_average(state.average, state.network, decay=config.optim.ema_decay, step=iteration)
 
+    drawn = time.monotonic()
+
+    def after_validation(progress: Progress) -> None:
+        nonlocal drawn
+        due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
+        if plan.is_over(progress) or fabric.broadcast(due):  # the first process decides for all
+            _draw(config, run_dir, fabric, state.network, data, classes, read)
+            drawn = time.monotonic()
+
     return Hooks(
         validate=partial(
             validate,
@@ -75,7 +88,7 @@ def build_hooks(
             read=read.val,
         ),
         after_update=after_update,
-        after_validation=partial(_draw, config, run_dir, fabric, state.network, data, classes, read),
+        after_validation=after_validation,
         save=save,
         describe_step=partial(_describe_step, config, data, plan),
     )

@@ -63,9 +63,11 @@ def training_figure(events: Sequence[Event], *, title: str) -> Figure:
 
     train = [event for event in events if event.get("kind") == "train"]
     val = [event for event in events if event.get("kind") == "val"]
-    figure = Figure(figsize=(9, 10), dpi=110, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(9, 10), dpi=110, facecolor="white")
     figure.suptitle(title, fontweight="bold")
     panels = figure.subplots(4, 1, sharex=True, height_ratios=(4, 3, 1.3, 1.3))
+    # Fixed margins: matplotlib's own layout would take half of the time
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.95, bottom=0.05, hspace=0.1)
     for panel in panels:
         panel.grid(visible=True, color="#e4e4e4", linewidth=0.8)
         panel.set_axisbelow(True)
