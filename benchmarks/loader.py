@@ -1,12 +1,13 @@
 """What the labeled loader costs beside decoding: images/s of both, in processes of their own, in one run.
 
-    uv run python benchmarks/loader.py [--workers 0] [--data DIR]
+    uv run python benchmarks/loader.py [--workers 0] [--data DIR | --width 500 --height 375]
 
 Decoding: `read_image` and `read_mask` alone, in a DataLoader with as many processes, which sends nothing back.
 Loader: the labeled batches of training (decode, random crop, collate; crop 321, 6 images a batch). Cached: the
 same with `data.cache=ram`, filled before. The three are interleaved over the same files; reported are the median
-rate, and the median of the ratios within one round. Without --data: generated 500x375 pictures, JPEG of about
-90 kB with palette masks. DIR is a data set in VOC layout with `classes.json` and `splits/labeled.txt`.
+rate, and the median of the ratios within one round. Without --data: generated pictures of --width x --height
+(500x375: JPEG of about 90 kB) with palette masks. DIR is a data set in VOC layout with `classes.json` and
+`splits/labeled.txt`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from gmtool.toy import ToyConfig, generate_toy
 REPEATS = 9
 BATCHES = 20
 BOUND = 0.8
-GENERATED = ToyConfig(labeled=240, unlabeled=2, val=2, height_px=375, width_px=500)
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--width", type=int, default=500)
+    parser.add_argument("--height", type=int, default=375)
+    parser.add_argument("--images", type=int, default=240)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = arguments.data or Path(folder)
         if arguments.data is None:
-            generate_toy(root, GENERATED)
+            size = {"height_px": arguments.height, "width_px": arguments.width}
+            generate_toy(root, ToyConfig(labeled=arguments.images, unlabeled=2, val=2, **size))
         labeled = root / "splits" / "labeled.txt"
         config = DataConfig(
             root=root, classes=str(root / "classes.json"), labeled=labeled, workers=arguments.workers

@@ -1,5 +1,6 @@
 """A run that was stopped anywhere and resumed ends as one that was never stopped, bit for bit."""
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from lightning_fabric import Fabric
 
 from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
+from gmtool.nn import saving as saving_module
 from gmtool.settings import Settings, build_config, dump_config
 
 SHORT: Settings = {
@@ -226,3 +228,31 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
         flip_a_bit(path)
     with pytest.raises(CheckpointError, match="is damaged: its sha256"):
         resume(run_dir)
+
+
+def test_case_31_a_full_disk_stops_loudly_and_the_checkpoint_before_stands(
+    short_config: TrainConfig,
+    uninterrupted: dict[str, object],
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real_write, writes = saving_module.write_atomically, 0
+
+    def write_until_full(path: Path, content: bytes | str) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real_write(path, content)
+
+    monkeypatch.setattr(saving_module, "write_atomically", write_until_full)
+    (tmp_path / "config.toml").write_text(dump_config(short_config))
+    run_dir = tmp_path / "run"
+    code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: [Errno 28] No space left on device: ")
+    monkeypatch.undo()
+    assert json.loads((run_dir / "checkpoints/last.json").read_text())["iteration"] == 2
+    resume(run_dir)
+    assert fingerprint(run_dir) == uninterrupted
