@@ -23,7 +23,7 @@ from lightning_fabric import Fabric
 
 from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
-from gmtool.nn import saving as saving_module
+from gmtool.files import write_atomically
 from gmtool.settings import Settings, build_config, dump_config
 
 SHORT: Settings = {
@@ -237,7 +237,7 @@ def test_case_31_a_full_disk_stops_loudly_and_the_checkpoint_before_stands(
     cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real_write, writes = saving_module.write_atomically, 0
+    real_write, writes = write_atomically, 0
 
     def write_until_full(path: Path, content: bytes | str) -> None:
         nonlocal writes
@@ -246,7 +246,7 @@ def test_case_31_a_full_disk_stops_loudly_and_the_checkpoint_before_stands(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real_write(path, content)
 
-    monkeypatch.setattr(saving_module, "write_atomically", write_until_full)
+    monkeypatch.setattr("gmtool.nn.saving.write_atomically", write_until_full)
     (tmp_path / "config.toml").write_text(dump_config(short_config))
     run_dir = tmp_path / "run"
     code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])
