@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from gmtool_training import accumulate, fit
 from gmtool_training.average import averaged_copy, update_average
-from gmtool_training.data import LabeledBatch
+from gmtool_training.data import LabeledBatch, UnlabeledBatch
 from gmtool_training.fit import Hooks
 from gmtool_training.log import RunLog
 from gmtool_training.optim import build_optimizer, build_schedule
@@ -129,7 +129,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
             start=Progress(),
             tally=tally,
             labeled=labeled,
-            unlabeled=repeat(images),
+            unlabeled=repeat(UnlabeledBatch(images, torch.ones_like(masks, dtype=torch.bool))),
             hooks=Hooks(
                 validate=lambda: np.eye(len(CLASSES), dtype=np.int64),
                 after_update=watch.timed(

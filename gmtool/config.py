@@ -122,7 +122,26 @@ class MethodConfig:
     batch_norm: Literal["separate", "joint"] = "separate"
     """Labeled and unlabeled images in forwards of their own, or in one with shared batch statistics."""
     mixed_statistics: bool = False
-    """Whether mixed images update the running statistics of batch normalisation."""
+    """Whether mixed and strongly changed images update the running statistics of batch normalisation."""
+    pseudo: Literal["decoupled", "direct"] = "decoupled"
+    """What the pseudo mask of an unlabeled image is: decoupled from a mixed one, or the prediction for itself."""
+    teacher: Literal["student", "average"] = "student"
+    """Which weights predict pseudo masks: those in training, or their running mean (`optim.ema_decay`)."""
+    view: Literal["weak", "strong"] = "weak"
+    """What the network is trained on: the unlabeled image as it is, or with other colours, blurred, and with a
+    box of another one."""
+    cutmix: Annotated[float, Ge(0), Le(1)] = 0.5
+    """In the strong view, share of the images that get a box of another one."""
+    unlabeled_loss: Literal["squared", "cross-entropy"] = "squared"
+    """Squared difference of probabilities (Eq. 10), or cross-entropy with the likeliest class."""
+    renormalize: bool = False
+    """Clip the pseudo mask at zero and let it sum to one."""
+    confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Pixels whose pseudo mask has no class of at least this count for nothing in the unlabeled loss."""
+    confidence_weighting: bool = False
+    """Weight each pixel of the unlabeled loss by the largest value of its pseudo mask."""
+    margin: bool = True
+    """Whether pixels of unlabeled crops that lie outside of the image count."""
 
 
 @dataclass(frozen=True)

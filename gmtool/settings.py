@@ -127,6 +127,19 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(
             "method.normalize=true only applies to method.decoupling=soft: the hard mask does not sum to 1-lambda"
         )
+    method = config.method
+    if method.teacher == "average" and not config.optim.ema_decay:
+        raise ConfigError("method.teacher=average needs an average: --set optim.ema_decay=0.996")
+    if method.view == "strong" and (method.batch_norm == "joint" or method.detach != "pseudo"):
+        raise ConfigError(
+            "method.view=strong has a forward of its own and learns from a constant: "
+            "method.batch_norm=separate, method.detach=pseudo"
+        )
+    if method.pseudo == "direct" and (method.view == "weak" and method.teacher == "student"):
+        raise ConfigError(
+            "method.pseudo=direct would compare a prediction with itself: take method.view=strong or "
+            "method.teacher=average"
+        )
     if config.data.scale_min > config.data.scale_max:
         raise ConfigError(
             f"data.scale_min {config.data.scale_min} is above data.scale_max {config.data.scale_max}"

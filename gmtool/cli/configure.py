@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gmtool_training.presets import preset
+from gmtool_training.recipes import recipe
 
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.settings import Settings, build_config, load_toml, parse_assignments
@@ -16,10 +17,11 @@ def configure(
     kind: str,
     flags: Mapping[str, Any],
     *,
+    recipe_name: str | None = None,
     config_path: Path | None = None,
     assignments: Sequence[str] = (),
 ) -> TrainConfig:
-    """Return defaults < recipe of the kind < `--config` < `--set` < named flags (None: not given).
+    """Return defaults < settings of the kind < `--recipe` < `--config` < `--set` < named flags (None: not given).
 
     Raises:
         ConfigError: The kind or a setting does not exist, or a value is wrong.
@@ -29,7 +31,8 @@ def configure(
         **parse_assignments(assignments),
         **{name: value for name, value in flags.items() if value is not None},
     }
-    return build_config(preset(kind), _own_files(kind, asked), asked)
+    method = recipe(recipe_name) if recipe_name else {}
+    return build_config(preset(kind), _own_files(kind, asked), method, asked)
 
 
 def _own_files(kind: str, asked: Settings) -> Settings:

@@ -33,6 +33,9 @@ def train(
     encoder_weights: Annotated[
         str | None, typer.Option(help="imagenet, none, or a .safetensors or .pth file.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="supervised, paper, fixmatch or plus; default: the paper's.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings: a run's config.toml.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; may be repeated.")
@@ -73,7 +76,7 @@ def train(
         "data.cache": cache,
     }
     if resume is not None:
-        others = [kind, config, set_, out, *flags.values()]
+        others = [kind, recipe, config, set_, out, *flags.values()]
         if download or any(other is not None for other in others):
             raise ConfigError("--resume goes on with the run's own settings: give nothing beside it")
         result = _resume_training(resume)
@@ -82,7 +85,9 @@ def train(
             "train what? known: voc, voc-aug, cityscapes, context, folder, coco, toy; or --resume RUN"
         )
     else:
-        result = run_training(kind, flags, config_path=config, assignments=set_ or [], out=out, download=download)
+        result = run_training(
+            kind, flags, recipe=recipe, config_path=config, assignments=set_ or [], out=out, download=download
+        )
     from gmtool.console import remark
     from gmtool.console import result as show
 
@@ -96,6 +101,7 @@ def run_training(
     kind: str,
     flags: dict[str, Any],
     *,
+    recipe: str | None = None,
     config_path: Path | None,
     assignments: list[str],
     out: Path | None,
@@ -116,7 +122,7 @@ def run_training(
     run_dir = out or fresh_dir(kind)
     if speaks():  # another process may have begun to fill it
         require_empty(run_dir)
-    config = configure(kind, flags, config_path=config_path, assignments=assignments)
+    config = configure(kind, flags, recipe_name=recipe, config_path=config_path, assignments=assignments)
 
     def prepare() -> None:
         if download:

@@ -19,15 +19,17 @@ def batches(config: TrainConfig, count: int, **changes: object) -> list[torch.Te
     data, classes = load_training_data(settings), load_classes(settings.classes)
     labeled = labeled_batches(data.labeled.samples, classes, settings, seed=5, pin_memory=False)
     unlabeled = unlabeled_batches(data.unlabeled.samples, settings, seed=5, pin_memory=False)
-    return [*(tensor for batch in islice(labeled, count) for tensor in batch), *islice(unlabeled, count)]
+    return [tensor for part in (labeled, unlabeled) for batch in islice(part, count) for tensor in batch]
 
 
 def test_batches_have_the_promised_shapes(toy_config: TrainConfig) -> None:
-    images, masks, unlabeled = batches(toy_config, 1)
+    images, masks, unlabeled, inside = batches(toy_config, 1)
     assert images.shape == unlabeled.shape == (4, 3, 32, 32)
     assert masks.shape == (4, 32, 32)
     assert images.dtype == masks.dtype == unlabeled.dtype == torch.uint8
     assert set(masks.flatten().tolist()) <= {0, 1, 2, 3, 4, 5, 255}
+    assert inside.shape == (4, 32, 32)
+    assert inside.dtype == torch.bool
 
 
 def test_pixels_and_order_do_not_depend_on_the_number_of_workers(toy_config: TrainConfig) -> None:

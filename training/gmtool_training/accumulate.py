@@ -57,6 +57,7 @@ def split_batch(fabric: Fabric, inputs: StepInput, *, parts: int, ignore_index: 
     scored = cast(Tensor, fabric.all_reduce(scored, reduce_op="sum")).clamp(min=1)
     images, masks = (value.chunk(parts) for value in inputs.labeled)
     unlabeled = [None] * parts if inputs.unlabeled is None else inputs.unlabeled.chunk(parts)
+    inside = [None] * parts if inputs.inside is None else inputs.inside.chunk(parts)
     first = fabric.global_rank * parts
     random = inputs.random.spawn(parts * fabric.world_size)[first : first + parts]
     return [
@@ -64,6 +65,7 @@ def split_batch(fabric: Fabric, inputs: StepInput, *, parts: int, ignore_index: 
             inputs,
             labeled=LabeledBatch(images[part], masks[part]),
             unlabeled=unlabeled[part],
+            inside=inside[part],
             scored_pixels=scored / (parts * fabric.world_size),
             random=random[part],
         )

@@ -87,6 +87,11 @@ def crop_mask(mask: UInt8Array, window: CropWindow, *, ignore_index: int) -> UIn
     return _warp(part, matrix, window.size_px, cv2.INTER_NEAREST, (ignore_index,))
 
 
+def crop_inside(size: tuple[int, int], window: CropWindow) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a crop lie inside of an image of this (height, width): (H, W) bool."""
+    return crop_mask(np.ones(size, dtype=np.uint8), window, ignore_index=0) > 0
+
+
 def _part_and_matrix(image: UInt8Array, window: CropWindow) -> tuple[UInt8Array, npt.NDArray[np.float64]]:
     """Return what a crop needs of an image, and where in it each pixel of the crop lies, (2, 3)."""
     angle = math.radians(window.rotation_deg)

@@ -19,7 +19,7 @@ from gmtool.errors import DataError
 from gmtool.images import UInt8Array, read_image
 from gmtool.samples import Sample
 from gmtool.truth import read_truth
-from gmtool_training.augment import CropWindow, crop_image, crop_mask, draw_window
+from gmtool_training.augment import CropWindow, crop_image, crop_inside, crop_mask, draw_window
 
 Key = tuple[int, int]
 """(epoch, index of the sample)"""
@@ -37,6 +37,15 @@ class LabeledBatch(NamedTuple):
     """(B, 3, H, W) uint8 RGB."""
     masks: Tensor
     """(B, H, W) uint8: class indices, and the ignore index."""
+
+
+class UnlabeledBatch(NamedTuple):
+    """Unlabeled crops."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8 RGB."""
+    inside: Tensor
+    """(B, H, W) bool: False outside of the image, where a crop has the mean colour."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +68,21 @@ class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
 
 
 @dataclass(frozen=True)
-class UnlabeledCrops(Dataset[Tensor | DataError]):
-    """Random crops of images, (3, H, W) uint8. No mask is opened, even where one exists."""
+class UnlabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
+    """Random crops of images, (3, H, W) uint8, and where they show them, (H, W) bool. No mask is opened."""
 
     read: ImageReader
     config: DataConfig
     seed: int
 
-    def __getitem__(self, key: Key) -> Tensor | DataError:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | DataError:
         try:
             image = self.read(key[1])
         except DataError as error:
             return error
-        return _to_chw(crop_image(image, _window(image, self.config, [self.seed, 2, *key])))
+        window = _window(image, self.config, [self.seed, 2, *key])
+        inside = crop_inside((image.shape[0], image.shape[1]), window)
+        return _to_chw(crop_image(image, window)), torch.from_numpy(inside)
 
 
 class EndlessBatches(Sampler[list[Key]]):
@@ -148,8 +159,8 @@ def unlabeled_batches(
     start: int = 0,
     share: tuple[int, int] = (0, 1),
     read: ImageReader | None = None,
-) -> Iterator[Tensor]:
-    """Return endless batches of unlabeled crops, (B, 3, H, W) uint8; the rest as for labeled ones.
+) -> Iterator[UnlabeledBatch]:
+    """Return endless batches of unlabeled crops; the rest as for labeled ones.
 
     They are read by `read`, or from their files.
 
@@ -162,7 +173,8 @@ def unlabeled_batches(
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )
-    yield from _checked(loader)
+    for images, inside in _checked(loader):
+        yield UnlabeledBatch(images, inside)
 
 
 def ids_in_batch(

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gmtool.errors import GmtoolError, TerminatedError
 from gmtool.metrics import Int64Array, mean_iou
 from gmtool_training.accumulate import propagate, split_batch
-from gmtool_training.data import LabeledBatch
+from gmtool_training.data import LabeledBatch, UnlabeledBatch
 from gmtool_training.log import RunLog, SilentLog
 from gmtool_training.machine import loss_scaler
 from gmtool_training.plan import FitPlan
@@ -66,7 +66,7 @@ def fit(
     start: Progress,
     tally: Tally,
     labeled: Iterator[LabeledBatch],
-    unlabeled: Iterator[Tensor] | None,
+    unlabeled: Iterator[UnlabeledBatch] | None,
     hooks: Hooks,
     stop: StopRequest,
     log: RunLog | SilentLog,
@@ -197,16 +197,18 @@ def _next_inputs(
     plan: FitPlan,
     iteration: int,
     labeled: Iterator[LabeledBatch],
-    unlabeled: Iterator[Tensor] | None,
+    unlabeled: Iterator[UnlabeledBatch] | None,
 ) -> StepInput:
     uses_unlabeled = unlabeled is not None and iteration >= plan.unlabeled_from
     batch = LabeledBatch(*fabric.to_device(tuple(next(labeled))))
-    others = fabric.to_device(next(unlabeled)) if unlabeled is not None and uses_unlabeled else None
+    others, inside = None, None
+    if unlabeled is not None and uses_unlabeled:
+        others, inside = fabric.to_device(tuple(next(unlabeled)))
     if plan.channels_last:
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         others = None if others is None else others.contiguous(memory_format=torch.channels_last)
     random = np.random.default_rng([plan.seed, 3, iteration])
-    return StepInput(labeled=batch, unlabeled=others, omega=plan.omega_at(iteration), random=random)
+    return StepInput(labeled=batch, unlabeled=others, omega=plan.omega_at(iteration), random=random, inside=inside)
 
 
 def _update(optimizer: Optimizer, *, skip: Tensor) -> None:

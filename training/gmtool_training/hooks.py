@@ -118,7 +118,7 @@ def _draw(
         picture = draw_pairs(
             network,
             next(labeled),
-            next(unlabeled),
+            next(unlabeled).images,
             method=config.method,
             classes=classes,
             lam=config.method.lambda_bound / 2,

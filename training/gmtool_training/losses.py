@@ -76,9 +76,26 @@ def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tup
     return F.binary_cross_entropy_with_logits(image_logits.float(), occurs[:, list(foreground)])
 
 
-def squared_difference(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the squared difference of two masks (B, C, H, W), mean over batch, classes and pixels."""
-    return F.mse_loss(prediction, target)
+def pseudo_cross_entropy(logits: Tensor, pseudo: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the cross-entropy with the likeliest class of a pseudo mask, times the weight of each pixel.
+
+    Args:
+        logits: (B, C, H, W).
+        pseudo: (B, C, H, W), constant.
+        weights: (B, H, W) in [0, 1], or None for ones. The mean is over all pixels, whatever they weigh.
+    """
+    each = F.cross_entropy(logits.float(), pseudo.argmax(dim=1), reduction="none")
+    return each.mean() if weights is None else (weights * each).mean()
+
+
+def squared_difference(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the squared difference of two masks (B, C, H, W), mean over batch, classes and pixels.
+
+    `weights` (B, H, W) in [0, 1] multiplies that of each pixel; the mean stays one over all pixels.
+    """
+    if weights is None:
+        return F.mse_loss(prediction, target)
+    return (weights[:, None] * (prediction - target).square()).mean()
 
 
 def omega_at(iteration: int, *, iterations: int, warmup: int, ramp_fraction: float, omega_max: float) -> float:

@@ -160,7 +160,7 @@ def _run(
             cast(nn.Module, wrapped),
             wrapped_optimizer,
             state.schedule,
-            _build_step(config.method, classes),
+            _build_step(config.method, classes, state.average),
             plan=plan,
             start=start,
             tally=state.tally,
@@ -178,9 +178,10 @@ def _run(
     return RunResult(run_dir, report, seconds)
 
 
-def _build_step(method: MethodConfig, classes: ClassSet) -> Step:
-    step = guidedmix_step if method.name == "guidedmix" else supervised_step
-    return partial(step, method=method, classes=classes)
+def _build_step(method: MethodConfig, classes: ClassSet, average: nn.Module | None) -> Step:
+    if method.name == "supervised":
+        return partial(supervised_step, method=method, classes=classes)
+    return partial(guidedmix_step, method=method, classes=classes, average=average)
 
 
 def _open_log(fabric: Fabric, run_dir: Path, plan: FitPlan, start: Progress) -> RunLog | SilentLog:

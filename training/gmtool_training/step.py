@@ -7,7 +7,6 @@ activations of one part are gone before those of the next exist. The optimiser b
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,9 +25,13 @@ from gmtool_training.mixing import (
     draw_lambda,
     mix_pairs,
     nearest_others,
-    nearest_partners,
     random_others,
-    random_partners,
+)
+from gmtool_training.unlabeled import (
+    Known,
+    statistics_of_changed_images,
+    strong_view_loss,
+    weak_view_loss,
 )
 
 Backward = Callable[[Tensor], None]
@@ -45,6 +48,8 @@ class StepInput:
     """Weight of the unlabeled loss."""
     random: np.random.Generator
     """Source of every draw of this step."""
+    inside: Tensor | None = None
+    """(B, H, W) bool: where the unlabeled crops show their images; None: everywhere."""
     scored_pixels: Tensor | None = None
     """What the sum of the cross-entropy is divided by; None: the pixels of this batch that are not ignored."""
 
@@ -78,14 +83,17 @@ def guidedmix_step(
     *,
     method: MethodConfig,
     classes: ClassSet,
+    average: nn.Module | None = None,
 ) -> StepLosses:
     """L_ce + L_cla + L_dec + omega L_usup, with every switch of `MethodConfig`.
 
     Without unlabeled images (warm-up) it is the supervised step. Each labeled image goes through the
-    network once by itself; its probabilities serve both decouplings and are constants there.
+    network once by itself; its probabilities serve both decouplings and are constants there. `average` is
+    the running mean of the weights, where it is the teacher.
     """
     if inputs.unlabeled is None:
         return supervised_step(network, inputs, backward, method=method, classes=classes)
+    teacher = network if method.teacher == "student" or average is None else average
     x_l, x_u = normalize(inputs.labeled.images), normalize(inputs.unlabeled)
     lam = draw_lambda(inputs.random, bound=method.lambda_bound)
 
@@ -93,15 +101,25 @@ def guidedmix_step(
     joint = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
     out_l = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
     ce, cla = _labeled_losses(out_l, inputs, method, classes)
-    known = _Known(x_l, torch.softmax(out_l.logits.detach(), dim=1), out_l.embedding.detach())
+    known = _known(x_l, out_l)
     if joint is None:
         backward(ce + cla)
+    del out_l
 
-    # Unlabeled images: direct prediction against the mask decoupled from the mixed one
-    out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
-    usup = _unlabeled_loss(network, out_u, x_u, known, lam, inputs.random, method)
+    # Unlabeled images: a prediction with gradient against the mask decoupled from the mixed image
+    taught = known
+    if teacher is not network and method.pseudo == "decoupled":
+        with torch.no_grad(), frozen_statistics(teacher):
+            taught = _known(x_l, teacher(x_l))
+    rest = (taught, lam, inputs.random, method)
+    if method.view == "strong":
+        usup = strong_view_loss(network, teacher, inputs.unlabeled, inputs.inside, *rest)
+    else:
+        out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
+        usup = weak_view_loss(network, teacher, out_u, x_u, inputs.inside, *rest)
+        del out_u
     backward(inputs.omega * usup if joint is None else ce + cla + inputs.omega * usup)
-    del out_l, out_u, joint
+    del joint
 
     # Labeled pairs: the decoupled mask of a mixed pair against the known prediction
     dec = torch.zeros_like(ce.detach())
@@ -111,16 +129,8 @@ def guidedmix_step(
     return StepLosses(ce.detach(), cla.detach(), dec.detach(), usup.detach(), inputs.omega)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What the labeled images' own forward gave, as constants."""
-
-    images: Tensor
-    """(B, 3, H, W), normalised."""
-    probabilities: Tensor
-    """(B, C, H, W)."""
-    embedding: Tensor
-    """(B, D), pooled encoder features."""
+def _known(images: Tensor, output: Output) -> Known:
+    return Known(images, torch.softmax(output.logits.detach(), dim=1), output.embedding.detach())
 
 
 def _labeled_losses(
@@ -133,41 +143,15 @@ def _labeled_losses(
     return ce, image_classification(output.image_logits, masks, foreground=classes.foreground)
 
 
-def _unlabeled_loss(
-    network: nn.Module,
-    out_u: Output,
-    x_u: Tensor,
-    known: _Known,
-    lam: float,
-    random: np.random.Generator,
-    method: MethodConfig,
-) -> Tensor:
-    """L_usup (Eq. 10). As a target, the mixed pass needs no gradient and saves no activations."""
-    if method.pairing == "similar":
-        partner = nearest_partners(out_u.embedding.detach(), known.embedding)
-    else:
-        partner = random_partners(len(x_u), len(known.images), random).to(x_u.device)
-    with torch.no_grad() if method.detach == "pseudo" else nullcontext():
-        m_mix = _mixed_probabilities(network, mix_pairs(known.images[partner], x_u, lam), method)
-        m_dec = decouple(m_mix, known.probabilities[partner], lam, method=method)
-    m_u = torch.softmax(out_u.logits, dim=1)
-    return squared_difference(m_u.detach() if method.detach == "direct" else m_u, m_dec)
-
-
 def _labeled_decoupling_loss(
-    network: nn.Module, known: _Known, lam: float, random: np.random.Generator, method: MethodConfig
+    network: nn.Module, known: Known, lam: float, random: np.random.Generator, method: MethodConfig
 ) -> Tensor:
     """L_dec (Eq. 12): gradient through the mixed prediction only."""
     if method.pairing == "similar":
         other = nearest_others(known.embedding)
     else:
         other = random_others(len(known.images), random).to(known.images.device)
-    m_mix = _mixed_probabilities(network, mix_pairs(known.images, known.images[other], lam), method)
-    m_dec = decouple(m_mix, known.probabilities, lam, method=method)
+    with statistics_of_changed_images(network, method):
+        mixed: Output = network(mix_pairs(known.images, known.images[other], lam))
+    m_dec = decouple(torch.softmax(mixed.logits, dim=1), known.probabilities, lam, method=method)
     return squared_difference(m_dec, known.probabilities[other])
-
-
-def _mixed_probabilities(network: nn.Module, mixed: Tensor, method: MethodConfig) -> Tensor:
-    with nullcontext() if method.mixed_statistics else frozen_statistics(network):
-        output: Output = network(mixed)
-    return torch.softmax(output.logits, dim=1)

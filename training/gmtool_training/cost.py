@@ -1,0 +1,38 @@
+"""What a training step costs, so that methods can be compared within one budget of compute."""
+
+from __future__ import annotations
+
+from gmtool.config import MethodConfig
+
+FORWARD, FORWARD_AND_BACKWARD = 1, 3
+"""A backward pass costs about two forward passes."""
+
+
+def step_cost(method: MethodConfig) -> int:
+    """Return the cost of a step after warm-up, in forward passes of one half of its batch.
+
+    The halves, labeled and unlabeled, are taken to be of one size. A step in warm-up, and a supervised one,
+    costs 3.
+    """
+    cost = FORWARD_AND_BACKWARD
+    if method.name == "supervised":
+        return cost
+    if method.labeled_decoupling:
+        cost += FORWARD_AND_BACKWARD
+    cost += FORWARD_AND_BACKWARD  # the view that learns
+    if method.pseudo == "decoupled":
+        # The mixed image; it has a gradient where nothing but the direct prediction is constant
+        cost += FORWARD if method.detach == "pseudo" else FORWARD_AND_BACKWARD
+        if method.teacher == "average":
+            cost += FORWARD  # the labeled images, by the teacher
+    own_is_there = method.view == "weak" and method.teacher == "student"
+    if not own_is_there and (method.pseudo == "direct" or method.pairing == "similar"):
+        cost += FORWARD  # the unlabeled images as they are, by the teacher
+    return cost
+
+
+def iterations_within(budget: float, method: MethodConfig) -> int:
+    """Return how many steps fit into a budget of forward passes, warm-up included; at least one."""
+    warmup = 1.0 if method.name == "supervised" else method.warmup_fraction
+    mean = warmup * FORWARD_AND_BACKWARD + (1 - warmup) * step_cost(method)
+    return max(1, int(budget / mean))

@@ -1,0 +1,64 @@
+"""Recipes: what a step computes, as settings over those of a data set kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gmtool.errors import ConfigError, did_you_mean
+from gmtool.settings import Settings
+
+RECIPES: Mapping[str, Settings] = {
+    # Labeled images alone
+    "supervised": {"method.name": "supervised"},
+    # GuidedMix-Net to the letter; pairing, the bound of lambda and the image classifier are the kind's
+    "paper": {
+        "method.name": "guidedmix",
+        "method.decoupling": "soft",
+        "method.labeled_decoupling": True,
+        "method.omega_max": 30.0,
+        "method.warmup_fraction": 0.05,
+        "method.ramp_fraction": 0.1,
+    },
+    # FixMatch for segmentation, as UniMatch states it, with the running mean of the weights as teacher
+    "fixmatch": {
+        "method.name": "guidedmix",
+        "method.pseudo": "direct",
+        "method.teacher": "average",
+        "method.view": "strong",
+        "method.unlabeled_loss": "cross-entropy",
+        "method.confidence": 0.95,
+        "method.margin": False,
+        "method.labeled_decoupling": False,
+        "method.classification": False,
+        "method.omega_max": 1.0,
+        "method.ramp_fraction": 0.0,
+        "optim.ema_decay": 0.996,
+    },
+    # GuidedMix-Net with what is meant to help it; each part is a switch
+    "plus": {
+        "method.name": "guidedmix",
+        "method.teacher": "average",
+        "method.view": "strong",
+        "method.decoupling": "soft",
+        "method.normalize": True,
+        "method.renormalize": True,
+        "method.unlabeled_loss": "cross-entropy",
+        "method.confidence": 0.8,
+        "method.margin": False,
+        "method.labeled_decoupling": False,
+        "method.omega_max": 1.0,
+        "method.warmup_fraction": 0.1,
+        "optim.ema_decay": 0.996,
+    },
+}
+
+
+def recipe(name: str) -> Settings:
+    """Return the settings of a recipe.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name}{did_you_mean(name, RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,137 @@
+"""What unlabeled images teach: pseudo masks, the view that learns from them, and the loss between the two."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gmtool.config import MethodConfig
+from gmtool.nn.model import Output, normalize
+from gmtool_training.batchnorm import frozen_statistics
+from gmtool_training.losses import pseudo_cross_entropy, squared_difference
+from gmtool_training.mixing import decouple, mix_pairs, nearest_partners, random_partners
+from gmtool_training.strong import change_colors, draw_boxes, paste
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the labeled images' own forward gave, as constants."""
+
+    images: Tensor
+    """(B, 3, H, W), normalised."""
+    probabilities: Tensor
+    """(B, C, H, W)."""
+    embedding: Tensor
+    """(B, D), pooled encoder features."""
+
+
+def weak_view_loss(
+    network: nn.Module,
+    teacher: nn.Module,
+    out_u: Output,
+    x_u: Tensor,
+    inside: Tensor | None,
+    known: Known,
+    lam: float,
+    random: np.random.Generator,
+    method: MethodConfig,
+) -> Tensor:
+    """L_usup (Eq. 10) of the unlabeled images as they are.
+
+    Args:
+        network: In training.
+        teacher: Predicts the pseudo masks; `network` itself in the paper.
+        out_u: What `network` gave for `x_u`, with gradient.
+        x_u: Unlabeled images, (B, 3, H, W), normalised.
+        inside: (B, H, W) bool, False outside of the image; None: all pixels count.
+        known: Of the labeled images, by `teacher`.
+        lam: The mixing coefficient.
+        random: Source of the partners where they are random.
+        method: Every switch.
+    """
+    # As a target, the mixed pass needs no gradient and saves no activations
+    with torch.no_grad() if method.detach == "pseudo" else nullcontext():
+        own = out_u if teacher is network else None
+        pseudo = _pseudo_mask(teacher, own, x_u, known, lam, random, method)
+    return _loss(out_u.logits, pseudo, inside, method)
+
+
+def strong_view_loss(
+    network: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    inside: Tensor | None,
+    known: Known,
+    lam: float,
+    random: np.random.Generator,
+    method: MethodConfig,
+) -> Tensor:
+    """The same for a strong view of the unlabeled images, (B, 3, H, W) uint8: weak teaches strong (FixMatch)."""
+    with torch.no_grad():
+        pseudo = _pseudo_mask(teacher, None, normalize(images), known, lam, random, method)
+        height, width = images.shape[-2:]
+        boxes = draw_boxes(len(images), (height, width), share=method.cutmix, random=random).to(images.device)
+        strong = paste(change_colors(images, random), boxes)
+        pseudo = paste(pseudo, boxes)
+        inside = None if inside is None else paste(inside, boxes)
+    with statistics_of_changed_images(network, method):
+        output: Output = network(normalize(strong))
+    return _loss(output.logits, pseudo, inside, method)
+
+
+def statistics_of_changed_images(network: nn.Module, method: MethodConfig) -> AbstractContextManager[None]:
+    """Return the context in which mixed or strongly changed images go through a network."""
+    return nullcontext() if method.mixed_statistics else frozen_statistics(network)
+
+
+def _pseudo_mask(
+    teacher: nn.Module,
+    own: Output | None,
+    x_u: Tensor,
+    known: Known,
+    lam: float,
+    random: np.random.Generator,
+    method: MethodConfig,
+) -> Tensor:
+    """Return what unlabeled images should be, (B, C, H, W); `own` is the teacher's output for them, if known."""
+    needs_own = method.pseudo == "direct" or method.pairing == "similar"
+    if needs_own and own is None:
+        with frozen_statistics(teacher):
+            own = teacher(x_u)
+    if method.pseudo == "direct":
+        assert own is not None
+        return torch.softmax(own.logits, dim=1)
+    if method.pairing == "similar":
+        assert own is not None
+        partner = nearest_partners(own.embedding.detach(), known.embedding)
+    else:
+        partner = random_partners(len(x_u), len(known.images), random).to(x_u.device)
+    with statistics_of_changed_images(teacher, method):
+        mixed: Output = teacher(mix_pairs(known.images[partner], x_u, lam))
+    return decouple(torch.softmax(mixed.logits, dim=1), known.probabilities[partner], lam, method=method)
+
+
+def _loss(logits: Tensor, pseudo: Tensor, inside: Tensor | None, method: MethodConfig) -> Tensor:
+    if method.renormalize:
+        pseudo = pseudo.clamp(min=0)
+        pseudo = pseudo / pseudo.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    weights = _weights(pseudo.detach(), None if method.margin else inside, method)
+    if method.unlabeled_loss == "cross-entropy":
+        return pseudo_cross_entropy(logits, pseudo, weights)
+    direct = torch.softmax(logits, dim=1)
+    return squared_difference(direct.detach() if method.detach == "direct" else direct, pseudo, weights)
+
+
+def _weights(pseudo: Tensor, inside: Tensor | None, method: MethodConfig) -> Tensor | None:
+    """Return how much each pixel counts, (B, H, W) in [0, 1]; None where all count alike."""
+    if inside is None and not method.confidence and not method.confidence_weighting:
+        return None
+    largest = pseudo.amax(dim=1)
+    weights = (largest >= method.confidence).to(pseudo.dtype)
+    if method.confidence_weighting:
+        weights = weights * largest.clamp(0, 1)
+    return weights if inside is None else weights * inside
