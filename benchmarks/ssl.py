@@ -2,9 +2,9 @@
 
     uv run python benchmarks/ssl.py voc --data DIR --labels LIST --out runs/ssl --budget 3000 --seeds 0 1 2
 
-A cell is one `gmtool train` in a folder of its own: OUT/SPLIT/VARIANT/seed-N. Started again, finished cells are kept
-and begun ones resumed. The budget is in forward passes of the labeled half of a batch (a supervised step costs 3, the
-paper's 10: gmtool_training/cost.py), so that every variant gets the same compute, not the same number of steps.
+A cell is one `gmtool train` in a folder of its own: OUT/SPLIT/VARIANT/seed-N. Started again, finished cells stay
+and begun ones are resumed. The budget is in forward passes of the labeled half of a batch (a supervised step costs
+3, the paper's 10: gmtool_training/cost.py): every variant gets the same compute, not the same number of steps.
 
 Variants are recipes, or tables of a TOML file given with --variants:
 
@@ -13,8 +13,8 @@ Variants are recipes, or tables of a TOML file given with --variants:
     "method.unlabeled_loss" = "squared"
 
 Written: OUT/ssl.md, ssl.json, ssl.png: last-checkpoint mIoU (best beside it), mean, standard deviation, the paired
-difference to --against with its 95 % interval (Student's t), and how much of the gap to training with all labels it
-closes (with --all-labels, which trains that, supervised, too).
+difference to --against with its 95 % interval (Student's t), and how much of the gap to training with all labels
+it closes (with --all-labels, which trains that, supervised, too).
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def summary(name: str, scores: list[Score], against: str) -> dict[str, Any]:
 
 
 def half_interval(differences: list[float]) -> float | None:
-    """Return half of the 95 % interval of a mean of paired differences, by Student's t; None for fewer than two."""
+    """Return half of the 95 % interval of a mean of paired differences (Student's t); None for fewer than two."""
     from scipy.stats import t
 
     count = len(differences)

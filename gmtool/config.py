@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-EncoderName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "toy"]
+from gmtool.errors import ConfigError, did_you_mean
+
+ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "toy")
+TIMM_PREFIX = "timm:"
 LayoutName = Literal["voc", "cityscapes", "folder", "coco"]
 MaskValues = Literal["index", "raw", "color"]
 """What the pixels of a mask file are: class indices (trainIds), raw ids (labelIds), or the classes' colours."""
@@ -78,10 +81,11 @@ class DataConfig:
 class ModelConfig:
     """The network (METHOD: encoder, pyramid pooling, two MITrans modules, image classifier)."""
 
-    encoder: EncoderName = "resnet50"
-    """A ResNet of torchvision, or `toy`: four narrow stages for tests and the demo."""
+    encoder: str = "resnet50"
+    """A ResNet of torchvision, `toy` (four narrow stages for tests and the demo), or `timm:NAME`: any network of
+    timm that gives a feature pyramid and takes an output stride."""
     encoder_weights: str = "imagenet"
-    """`imagenet` (torchvision's, downloaded once), `none`, or a .safetensors or .pth file."""
+    """`imagenet` (torchvision's or timm's, downloaded once), `none`, or a .safetensors or .pth file."""
     output_stride: Literal[8, 16] = 8
     """Input size over the size of the encoder's last features."""
     decoder_channels: Annotated[int, Ge(16)] = 512
@@ -90,6 +94,11 @@ class ModelConfig:
     """Non-local block in the first MITrans module (off: the paper's "without MITrans")."""
     non_local_2: bool = False
     """Non-local block in the second MITrans module, at twice the resolution: four times the positions."""
+
+    def __post_init__(self) -> None:
+        if self.encoder not in ENCODERS and not self.encoder.startswith(TIMM_PREFIX):
+            known = did_you_mean(self.encoder, [*ENCODERS, "timm:NAME"])
+            raise ConfigError(f"setting model.encoder: got {self.encoder!r}{known}")
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,8 @@ class OptimConfig:
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     poly_power: Annotated[float, Gt(0)] = 0.9
     """lr(i) = lr (1 - i / iterations) ** poly_power."""
+    freeze_encoder: bool = False
+    """Whether the encoder stays as it was loaded, its batch statistics included, and the rest alone learns."""
     accumulation: Annotated[int, Ge(1)] = 1
     """Parts in which a step's batch is computed, one after another: the batch stays what `data` says, the memory
     is that of a part. Batch statistics and pairs are those of a part."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
-from gmtool.errors import CheckpointError, DataError
+from gmtool.errors import CheckpointError, ConfigError, DataError
 from gmtool.files import sha256_of_file
 from gmtool.nn.model import GuidedMixNet
 from gmtool.runs import CHECKPOINT_DIR
@@ -88,7 +88,7 @@ def read_checkpoint(run_dir: Path, name: str) -> Checkpoint:
             classes=ClassSet.from_dict(value.pop("classes"), where=str(path)),
             **value,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, DataError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, DataError, ConfigError) as error:
         raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock
 
-from gmtool.config import EncoderName
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Features(NamedTuple):
@@ -29,7 +30,7 @@ class Encoder(nn.Module):
         output_stride: 8 or 16; the strides beyond it become dilations.
     """
 
-    def __init__(self, name: EncoderName, *, output_stride: int) -> None:
+    def __init__(self, name: str, *, output_stride: int) -> None:
         super().__init__()
         trunk = _ToyTrunk() if name == "toy" else get_model(name, weights=None)
         self.conv1, self.bn1, self.relu, self.maxpool = trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool
@@ -43,6 +44,11 @@ class Encoder(nn.Module):
         self._skip_layer = 1 if output_stride == 8 else 2
         self.skip_channels = _out_channels(self.layer1 if self._skip_layer == 1 else self.layer2)
         self.out_channels = _out_channels(self.layer4)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """Parts that are called one after another."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, image: Tensor) -> Features:
         """Return the features of normalised images (B, 3, H, W), H and W multiples of the output stride."""

@@ -8,13 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmtool.config import ModelConfig
-from gmtool.nn.encoder import Encoder
+from gmtool.config import TIMM_PREFIX, ModelConfig
+from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from gmtool.nn.mitrans import MITrans, NonLocal
 from gmtool.nn.psp import PyramidPooling
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from gmtool.nn.timm_encoder import TimmEncoder
 
 
 class Output(NamedTuple):
@@ -42,7 +40,7 @@ class GuidedMixNet(nn.Module):
         channels = config.decoder_channels
         self.output_stride = config.output_stride
         self._upscale = config.output_stride // 4  # the MITrans modules have doubled the resolution twice
-        self.encoder = Encoder(config.encoder, output_stride=config.output_stride)
+        self.encoder = _build_encoder(config)
         self.psp = PyramidPooling(self.encoder.out_channels, channels)
         self.mitrans1 = MITrans(
             channels, channels // 4, skip_channels=self.encoder.skip_channels, non_local=config.non_local_1
@@ -78,6 +76,12 @@ class GuidedMixNet(nn.Module):
         for module in self.modules():
             if isinstance(module, NonLocal):
                 module.materialize = True
+
+
+def _build_encoder(config: ModelConfig) -> Encoder | TimmEncoder:
+    if config.encoder.startswith(TIMM_PREFIX):
+        return TimmEncoder(config.encoder, output_stride=config.output_stride)
+    return Encoder(config.encoder, output_stride=config.output_stride)
 
 
 def normalize(image: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from gmtool.config import EncoderName
 from gmtool.errors import CheckpointError
 from gmtool.nn.encoder import Encoder
+from gmtool.nn.timm_encoder import TimmEncoder, as_encoder_names, download_timm_weights
 
 
-def load_encoder_weights(encoder: Encoder, name: EncoderName, source: str) -> str:
+def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str) -> str:
     """Fill an encoder with pretrained weights.
 
     Args:
@@ -30,11 +30,15 @@ def load_encoder_weights(encoder: Encoder, name: EncoderName, source: str) -> st
     """
     if source == "none":
         return f"encoder {name}: starts from random weights"
-    weights = _download(name) if source == "imagenet" else _read(Path(source))
+    if isinstance(encoder, TimmEncoder):
+        imagenet = source == "imagenet"
+        weights = download_timm_weights(name) if imagenet else as_encoder_names(_read(Path(source)))
+    else:
+        weights = _download(name) if source == "imagenet" else _read(Path(source))
     return _fill(encoder, weights, where=f"encoder weights {source}")
 
 
-def _download(name: EncoderName) -> dict[str, Tensor]:
+def _download(name: str) -> dict[str, Tensor]:
     if name == "toy":
         raise CheckpointError(
             "encoder toy has no ImageNet weights: --encoder-weights none, or another --set model.encoder=..."
@@ -66,7 +70,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _fill(encoder: Encoder, weights: dict[str, Tensor], *, where: str) -> str:
+def _fill(encoder: Encoder | TimmEncoder, weights: dict[str, Tensor], *, where: str) -> str:
     wanted = {
         name: value for name, value in encoder.state_dict().items() if not name.endswith("num_batches_tracked")
     }

@@ -48,3 +48,9 @@ def _unmoved_statistics(network: nn.Module) -> Iterator[None]:
             module.momentum = momentum
             if tracked is not None and count is not None:
                 tracked.copy_(count)
+
+
+def freeze(part: nn.Module) -> None:
+    """Let a part of a network stay as it is, in place: no gradient, and running statistics for a batch's."""
+    part.requires_grad_(False).eval()
+    part.train = lambda mode=True: part  # type: ignore[method-assign]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gmtool.nn.model import GuidedMixNet
@@ -21,9 +20,7 @@ def recompute_activations(network: GuidedMixNet) -> None:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), same_statistics_again(network)
 
-    encoder = network.encoder
-    stages: list[nn.Module] = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
-    for stage in [*stages, network.psp, network.mitrans1, network.mitrans2]:
+    for stage in [*network.encoder.stages, network.psp, network.mitrans1, network.mitrans2]:
         # On the instance: names in the state dict stay. Nothing is random inside, so no state is kept
         stage.forward = partial(
             checkpoint, stage.forward, use_reentrant=False, context_fn=contexts, preserve_rng_state=False

@@ -13,10 +13,11 @@ from gmtool.nn.model import GuidedMixNet
 def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
     """Return SGD with two parameter groups: the encoder, and everything else at a multiple of its rate.
 
+    A frozen encoder's group is empty.
     It is fused: such an optimiser can be told on the device to skip a step. The network must be where it stays.
     """
-    encoder = list(network.encoder.parameters())
-    known = {id(parameter) for parameter in encoder}
+    encoder = [parameter for parameter in network.encoder.parameters() if parameter.requires_grad]
+    known = {id(parameter) for parameter in network.encoder.parameters()}
     heads = [parameter for parameter in network.parameters() if id(parameter) not in known]
     optimizer = SGD(
         [
@@ -29,7 +30,7 @@ def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
         fused=True,
     )
     if config.momentum:
-        for parameter in network.parameters():
+        for parameter in (*encoder, *heads):
             # torch would leave the buffers unset if the very first step were skipped
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer

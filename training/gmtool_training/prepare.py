@@ -16,6 +16,7 @@ from gmtool.datasets import TrainingData, load_training_data
 from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
 from gmtool_training.average import averaged_copy
+from gmtool_training.batchnorm import freeze
 from gmtool_training.machine import build_fabric, loss_scaler, share_batch_statistics
 from gmtool_training.optim import build_optimizer, build_schedule
 from gmtool_training.resume import RunState
@@ -64,6 +65,8 @@ def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> R
     network.to(fabric.device)
     if config.run.channels_last:
         network.to(memory_format=torch.channels_last)
+    if config.optim.freeze_encoder:
+        freeze(network.encoder)
     optimizer = build_optimizer(network, config.optim)
     return RunState(
         network=network,
