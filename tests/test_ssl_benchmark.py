@@ -3,12 +3,15 @@
 import json
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scipy.stats import ttest_rel
+
+from gmtool.cli.configure import configure
 
 PROGRAM = Path(__file__).parent.parent / "benchmarks" / "ssl.py"
 
@@ -69,3 +72,21 @@ def test_a_matrix_is_trained_once_and_reported(
     assert "1 cells, 1 done" in capsys.readouterr().err
     assert (out / "ssl.png").stat().st_size > 1000
     assert "| short | 1 | 4 | 3 |" in (out / "ssl.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["paper_ablations.toml", "plus_ablations.toml"])
+def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
+    ssl: Any, tmp_path: Path, name: str
+) -> None:
+    from gmtool_training.cost import step_cost
+
+    tables = tomllib.loads((PROGRAM.parent / name).read_text())
+    assert len(tables) >= 8
+    for variant, table in tables.items():
+        settings = {key: value for key, value in table.items() if key != "recipe"}
+        asked = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        flags = {"data.root": tmp_path}
+        plain = configure("voc", flags, recipe_name=table["recipe"])
+        changed = configure("voc", flags, recipe_name=table["recipe"], assignments=asked)
+        assert changed != plain, variant
+        assert step_cost(changed.method) <= 13, variant
