@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 from gmtool_training.cache import open_readers
-from gmtool_training.data import LabeledReader, labeled_batches, labeled_files
+from gmtool_training.data import labeled_batches
+from gmtool_training.readers import LabeledReader, labeled_files
 from torch.utils.data import DataLoader, Dataset
 
 from gmtool.classes import ClassSet, load_classes

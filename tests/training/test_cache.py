@@ -11,7 +11,8 @@ import pytest
 import torch
 from gmtool_training import cache
 from gmtool_training.cache import Readers, Shared, open_readers
-from gmtool_training.data import LabeledCrops, labeled_batches, read_labeled, unlabeled_batches, whole_images
+from gmtool_training.data import LabeledCrops, labeled_batches, unlabeled_batches, whole_images
+from gmtool_training.readers import read_labeled
 from PIL import Image
 from torch.utils.data import DataLoader
 

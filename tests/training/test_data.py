@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gmtool_training.data import EndlessBatches, labeled_batches, unlabeled_batches, whole_images
+from gmtool_training.data import labeled_batches, unlabeled_batches, whole_images
+from gmtool_training.order import EndlessBatches
 
 from gmtool.classes import load_classes
 from gmtool.config import TrainConfig

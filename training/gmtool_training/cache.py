@@ -23,7 +23,7 @@ from gmtool.datasets import TrainingData
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array, displayed_size, open_image
 from gmtool.samples import Sample
-from gmtool_training.data import ImageReader, LabeledReader, image_files, labeled_files
+from gmtool_training.readers import ImageReader, LabeledReader, image_files, labeled_files
 
 SHARED_DIR = Path("/dev/shm")
 """Where Linux keeps the memory that processes share; it may be smaller than the machine's."""

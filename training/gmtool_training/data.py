@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
 from gmtool.errors import DataError
-from gmtool.images import UInt8Array, read_image
+from gmtool.images import UInt8Array
 from gmtool.samples import Sample
-from gmtool.truth import read_truth
 from gmtool_training.augment import CropWindow, crop_image, crop_inside, crop_mask, draw_window
-
-Key = tuple[int, int]
-"""(epoch, index of the sample)"""
-
-LabeledReader = Callable[[int], tuple[UInt8Array, UInt8Array]]
-"""From the index of a sample to its image (H, W, 3) and its mask (H, W); raises DataError."""
-ImageReader = Callable[[int], UInt8Array]
-"""From the index of a sample to its image (H, W, 3); raises DataError."""
+from gmtool_training.order import EndlessBatches, Key, labeled_order, unlabeled_order
+from gmtool_training.readers import ImageReader, LabeledReader, image_files, labeled_files
 
 
 class LabeledBatch(NamedTuple):
@@ -85,43 +76,6 @@ class UnlabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
         return _to_chw(crop_image(image, window)), torch.from_numpy(inside)
 
 
-class EndlessBatches(Sampler[list[Key]]):
-    """One permutation of the samples after another, in batches. What comes n-th depends on the seed and n alone.
-
-    Args:
-        num_samples: Samples in an epoch.
-        seed: Of the permutations.
-        batch: Samples in a batch.
-        start: How many batches are skipped.
-        share: (i, n): only the i-th of n equal parts of each batch, for the i-th of n processes.
-    """
-
-    def __init__(
-        self,
-        num_samples: int,
-        seed: Sequence[int],
-        *,
-        batch: int,
-        start: int = 0,
-        share: tuple[int, int] = (0, 1),
-    ) -> None:
-        self.num_samples, self.seed, self.batch, self.start, self.share = num_samples, seed, batch, start, share
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        keys = self._keys()
-        index, processes = self.share
-        size = self.batch // processes
-        while True:
-            yield list(islice(keys, self.batch))[index * size : (index + 1) * size]
-
-    def _keys(self) -> Iterator[Key]:
-        first_epoch, skipped = divmod(self.start * self.batch, self.num_samples)
-        for epoch in count(first_epoch):
-            order = np.random.default_rng([*self.seed, epoch]).permutation(self.num_samples)
-            yield from ((epoch, int(index)) for index in order[skipped:])
-            skipped = 0
-
-
 def labeled_batches(
     samples: Sequence[Sample],
     classes: ClassSet,
@@ -142,7 +96,7 @@ def labeled_batches(
     """
     loader = _loader(
         LabeledCrops(read or labeled_files(samples, classes, config), classes.ignore_index, config, seed),
-        _labeled_order(samples, config, seed=seed, start=start, share=share),
+        labeled_order(samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )
@@ -169,52 +123,12 @@ def unlabeled_batches(
     """
     loader = _loader(
         UnlabeledCrops(read or image_files(samples), config, seed),
-        _unlabeled_order(samples, config, seed=seed, start=start, share=share),
+        unlabeled_order(samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )
     for images, inside in _checked(loader):
         yield UnlabeledBatch(images, inside)
-
-
-def ids_in_batch(
-    labeled: Sequence[Sample],
-    unlabeled: Sequence[Sample] | None,
-    config: DataConfig,
-    *,
-    seed: int,
-    number: int,
-    unlabeled_number: int,
-) -> list[str]:
-    """Return which images a step worked on, for messages: those of the `number`-th batches, from 0."""
-    keys = next(iter(_labeled_order(labeled, config, seed=seed, start=number)))
-    ids = [labeled[index].id for _, index in keys]
-    if unlabeled is not None and unlabeled_number >= 0:
-        keys = next(iter(_unlabeled_order(unlabeled, config, seed=seed, start=unlabeled_number)))
-        ids += [unlabeled[index].id for _, index in keys]
-    return ids
-
-
-def _labeled_order(
-    samples: Sequence[Sample],
-    config: DataConfig,
-    *,
-    seed: int,
-    start: int,
-    share: tuple[int, int] = (0, 1),
-) -> EndlessBatches:
-    return EndlessBatches(len(samples), [seed, 1], batch=config.labeled_batch, start=start, share=share)
-
-
-def _unlabeled_order(
-    samples: Sequence[Sample],
-    config: DataConfig,
-    *,
-    seed: int,
-    start: int,
-    share: tuple[int, int] = (0, 1),
-) -> EndlessBatches:
-    return EndlessBatches(len(samples), [seed, 2], batch=config.unlabeled_batch, start=start, share=share)
 
 
 def whole_images(
@@ -241,27 +155,6 @@ def whole_images(
     yield from _checked(loader)
 
 
-def labeled_files(samples: Sequence[Sample], classes: ClassSet, config: DataConfig) -> LabeledReader:
-    """Return a reader of images and masks that decodes their files at each call."""
-    return partial(_read_labeled_at, samples, classes, config)
-
-
-def image_files(samples: Sequence[Sample]) -> ImageReader:
-    """Return a reader of images that decodes their files at each call. It opens no mask."""
-    return partial(_read_image_at, samples)
-
-
-def read_labeled(sample: Sample, classes: ClassSet, config: DataConfig) -> tuple[UInt8Array, UInt8Array]:
-    """Return an image (H, W, 3) and its mask (H, W).
-
-    Raises:
-        DataError: One of them cannot be used, or their sizes differ.
-    """
-    image = read_image(sample.image_path)
-    size = (image.shape[0], image.shape[1])
-    return image, read_truth(sample, classes, values=config.mask_values, size=size)
-
-
 @dataclass(frozen=True)
 class _WholeImages(Dataset[tuple[Tensor, Tensor] | DataError]):
     read: LabeledReader
@@ -276,19 +169,6 @@ class _WholeImages(Dataset[tuple[Tensor, Tensor] | DataError]):
         except DataError as error:
             return error
         return _to_chw(image), torch.from_numpy(mask.copy())  # a reader may keep what it returns
-
-
-# Functions of the module, so that a worker process can be sent one
-
-
-def _read_labeled_at(
-    samples: Sequence[Sample], classes: ClassSet, config: DataConfig, index: int
-) -> tuple[UInt8Array, UInt8Array]:
-    return read_labeled(samples[index], classes, config)
-
-
-def _read_image_at(samples: Sequence[Sample], index: int) -> UInt8Array:
-    return read_image(samples[index].image_path)
 
 
 def _loader(dataset: Dataset[Any], batches: EndlessBatches, *, workers: int, pin_memory: bool) -> DataLoader[Any]:

@@ -18,8 +18,9 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
 from gmtool_training.average import update_average
 from gmtool_training.cache import Readers
-from gmtool_training.data import ids_in_batch, labeled_batches, unlabeled_batches
+from gmtool_training.data import labeled_batches, unlabeled_batches
 from gmtool_training.fit import Hooks
+from gmtool_training.order import ids_in_batch
 from gmtool_training.pairs import PICTURE_NAME as PAIRS_NAME
 from gmtool_training.pairs import draw_pairs
 from gmtool_training.plan import FitPlan

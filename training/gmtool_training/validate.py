@@ -15,7 +15,8 @@ from gmtool.config import DataConfig
 from gmtool.datasets import Split
 from gmtool.metrics import Int64Array, confusion_matrix
 from gmtool.nn.model import Output, normalize
-from gmtool_training.data import LabeledReader, whole_images
+from gmtool_training.data import whole_images
+from gmtool_training.readers import LabeledReader
 
 
 @torch.no_grad()
