@@ -122,6 +122,8 @@ class MethodConfig:
     """Loss of the image classifier on the labeled images."""
     labeled_decoupling: bool = True
     """Loss of mixed labeled pairs (Eq. 12)."""
+    hardest: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of the labeled pixels, those with the largest cross-entropy, that count (OHEM); 1 for all."""
     omega_max: Annotated[float, Ge(0)] = 30.0
     """Final weight of the unlabeled loss, for means over batch, classes and pixels."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.05

@@ -46,7 +46,12 @@ def mean_losses(parts: Sequence[StepLosses]) -> StepLosses:
 
 
 def cross_entropy(
-    logits: Tensor, masks: Tensor, *, ignore_index: int, scored_pixels: Tensor | None = None
+    logits: Tensor,
+    masks: Tensor,
+    *,
+    ignore_index: int,
+    scored_pixels: Tensor | None = None,
+    hardest: float = 1.0,
 ) -> Tensor:
     """Return the mean cross-entropy over the pixels that are not ignored; 0 if all are.
 
@@ -56,11 +61,23 @@ def cross_entropy(
         ignore_index: Label that does not count.
         scored_pixels: What the sum over pixels is divided by; by default the pixels of `masks` that are not
             ignored.
+        hardest: Share of those pixels, the ones with the largest loss, that count: online hard example mining.
     """
     target = masks.long()
+    if hardest < 1:
+        return _hardest_cross_entropy(logits, target, ignore_index=ignore_index, share=hardest)
     total = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="sum")
     count = (target != ignore_index).sum().clamp(min=1) if scored_pixels is None else scored_pixels
     return total / count
+
+
+def _hardest_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int, share: float) -> Tensor:
+    """Return the mean over the hardest pixels of this batch; where to cut is decided on the device."""
+    each = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="none").flatten()
+    counts = (target != ignore_index).flatten()
+    ordered = torch.where(counts, each, -torch.ones_like(each)).sort(descending=True).values
+    kept = torch.arange(len(ordered), device=ordered.device) < (share * counts.sum()).ceil()
+    return (ordered * kept).sum() / kept.sum().clamp(min=1)
 
 
 def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tuple[int, ...]) -> Tensor:

@@ -137,7 +137,13 @@ def _labeled_losses(
     output: Output, inputs: StepInput, method: MethodConfig, classes: ClassSet
 ) -> tuple[Tensor, Tensor]:
     masks = inputs.labeled.masks
-    ce = cross_entropy(output.logits, masks, ignore_index=classes.ignore_index, scored_pixels=inputs.scored_pixels)
+    ce = cross_entropy(
+        output.logits,
+        masks,
+        ignore_index=classes.ignore_index,
+        scored_pixels=inputs.scored_pixels,
+        hardest=method.hardest,
+    )
     if not method.classification:
         return ce, torch.zeros_like(ce)
     return ce, image_classification(output.image_logits, masks, foreground=classes.foreground)
