@@ -143,6 +143,8 @@ class MethodConfig:
     box of another one."""
     cutmix: Annotated[float, Ge(0), Le(1)] = 0.5
     """In the strong view, share of the images that get a box of another one."""
+    paste: Annotated[float, Ge(0), Le(1)] = 0.0
+    """In the strong view, share of the images that get a box of a labeled one, with its true mask."""
     unlabeled_loss: Literal["squared", "cross-entropy"] = "squared"
     """Squared difference of probabilities (Eq. 10), or cross-entropy with the likeliest class."""
     renormalize: bool = False

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Cli
+from gmtool_training import unlabeled
 from gmtool_training.average import averaged_copy
 from gmtool_training.cost import iterations_within, step_cost
 from gmtool_training.data import LabeledBatch
@@ -109,6 +110,23 @@ def test_fixmatch_equals_its_definition(network: GuidedMixNet, teacher: GuidedMi
             torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_a_pasted_labeled_image_teaches_its_true_mask(
+    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With boxes as large as the images, the unlabeled part is the cross-entropy of recoloured labeled images."""
+    monkeypatch.setattr(
+        unlabeled, "draw_boxes", lambda count, size, **_: torch.ones(count, *size, dtype=torch.bool)
+    )
+    monkeypatch.setattr(unlabeled, "change_colors", lambda images, _: 255 - images)
+    inputs.labeled.masks[:, :5] = 255
+    network.eval()
+    method = replace(recipe_method("fixmatch"), paste=1.0)
+    losses = guidedmix_step(network, inputs, propagate, method=method, classes=CLASSES, average=teacher)
+    images, masks = 255 - inputs.labeled.images, inputs.labeled.masks.long()
+    each = F.cross_entropy(network(normalize(images)).logits, masks, ignore_index=255, reduction="none")
+    torch.testing.assert_close(losses.unlabeled, each.mean())
+
+
 @pytest.mark.parametrize("base", ["paper", "fixmatch", "plus"])
 @pytest.mark.parametrize(
     "change",
@@ -121,6 +139,8 @@ def test_fixmatch_equals_its_definition(network: GuidedMixNet, teacher: GuidedMi
         {"unlabeled_loss": "cross-entropy"},
         {"renormalize": True},
         {"cutmix": 1.0},
+        {"paste": 1.0},
+        {"hardest": 0.3},
         {"pseudo": "direct"},
         {"pseudo": "decoupled"},
         {"teacher": "student"},
@@ -144,7 +164,7 @@ def test_every_switch_changes_the_gradient(
     before, after = (run_step(network, inputs, each, teacher) for each in (method, changed))
     same = all(torch.allclose(before[name], after[name], rtol=1e-4, atol=1e-7) for name in before)
     idle = (
-        (base == "paper" and "cutmix" in change)  # of the strong view alone
+        (base == "paper" and ("cutmix" in change or "paste" in change))  # of the strong view alone
         or ("renormalize" in change and base == "fixmatch")  # a prediction sums to one
     )
     assert same == idle

@@ -113,7 +113,15 @@ def guidedmix_step(
             taught = _known(x_l, teacher(x_l))
     rest = (taught, lam, inputs.random, method)
     if method.view == "strong":
-        usup = strong_view_loss(network, teacher, inputs.unlabeled, inputs.inside, *rest)
+        usup = strong_view_loss(
+            network,
+            teacher,
+            inputs.unlabeled,
+            inputs.inside,
+            inputs.labeled,
+            *rest,
+            ignore_index=classes.ignore_index,
+        )
     else:
         out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
         usup = weak_view_loss(network, teacher, out_u, x_u, inputs.inside, *rest)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmtool.config import MethodConfig
 from gmtool.nn.model import Output, normalize
 from gmtool_training.batchnorm import frozen_statistics
+from gmtool_training.data import LabeledBatch
 from gmtool_training.losses import pseudo_cross_entropy, squared_difference
 from gmtool_training.mixing import decouple, mix_pairs, nearest_partners, random_partners
 from gmtool_training.strong import change_colors, draw_boxes, paste
@@ -57,7 +59,7 @@ def weak_view_loss(
     with torch.no_grad() if method.detach == "pseudo" else nullcontext():
         own = out_u if teacher is network else None
         pseudo = _pseudo_mask(teacher, own, x_u, known, lam, random, method)
-    return _loss(out_u.logits, pseudo, inside, method)
+    return _loss(out_u.logits, pseudo, None if method.margin else inside, method)
 
 
 def strong_view_loss(
@@ -65,22 +67,36 @@ def strong_view_loss(
     teacher: nn.Module,
     images: Tensor,
     inside: Tensor | None,
+    labeled: LabeledBatch,
     known: Known,
     lam: float,
     random: np.random.Generator,
     method: MethodConfig,
+    *,
+    ignore_index: int,
 ) -> Tensor:
-    """The same for a strong view of the unlabeled images, (B, 3, H, W) uint8: weak teaches strong (FixMatch)."""
+    """The same for a strong view of the unlabeled images, (B, 3, H, W) uint8: weak teaches strong (FixMatch).
+
+    Boxes may show another unlabeled image with its pseudo mask, or one of `labeled` with its true mask.
+    """
     with torch.no_grad():
         pseudo = _pseudo_mask(teacher, None, normalize(images), known, lam, random, method)
-        height, width = images.shape[-2:]
-        boxes = draw_boxes(len(images), (height, width), share=method.cutmix, random=random).to(images.device)
-        strong = paste(change_colors(images, random), boxes)
-        pseudo = paste(pseudo, boxes)
-        inside = None if inside is None else paste(inside, boxes)
+        size, device = (images.shape[-2], images.shape[-1]), images.device
+        boxes = draw_boxes(len(images), size, share=method.cutmix, random=random).to(device)
+        strong, pseudo = paste(change_colors(images, random), boxes), paste(pseudo, boxes)
+        counted = None if inside is None or method.margin else paste(inside, boxes)
+        if method.paste:
+            boxes = draw_boxes(len(images), size, share=method.paste, random=random).to(device)
+            rows = torch.arange(len(images), device=device) % len(labeled.images)
+            truth = labeled.masks[rows].long()
+            known_pixels = truth != ignore_index
+            one_hot = F.one_hot(truth * known_pixels, pseudo.shape[1]).permute(0, 3, 1, 2).to(pseudo.dtype)
+            strong = torch.where(boxes[:, None], change_colors(labeled.images[rows], random), strong)
+            pseudo = torch.where(boxes[:, None], one_hot, pseudo)
+            counted = torch.where(boxes, known_pixels, True if counted is None else counted)
     with statistics_of_changed_images(network, method):
         output: Output = network(normalize(strong))
-    return _loss(output.logits, pseudo, inside, method)
+    return _loss(output.logits, pseudo, counted, method)
 
 
 def statistics_of_changed_images(network: nn.Module, method: MethodConfig) -> AbstractContextManager[None]:
@@ -115,23 +131,23 @@ def _pseudo_mask(
     return decouple(torch.softmax(mixed.logits, dim=1), known.probabilities[partner], lam, method=method)
 
 
-def _loss(logits: Tensor, pseudo: Tensor, inside: Tensor | None, method: MethodConfig) -> Tensor:
+def _loss(logits: Tensor, pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor:
     if method.renormalize:
         pseudo = pseudo.clamp(min=0)
         pseudo = pseudo / pseudo.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    weights = _weights(pseudo.detach(), None if method.margin else inside, method)
+    weights = _weights(pseudo.detach(), counted, method)
     if method.unlabeled_loss == "cross-entropy":
         return pseudo_cross_entropy(logits, pseudo, weights)
     direct = torch.softmax(logits, dim=1)
     return squared_difference(direct.detach() if method.detach == "direct" else direct, pseudo, weights)
 
 
-def _weights(pseudo: Tensor, inside: Tensor | None, method: MethodConfig) -> Tensor | None:
+def _weights(pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor | None:
     """Return how much each pixel counts, (B, H, W) in [0, 1]; None where all count alike."""
-    if inside is None and not method.confidence and not method.confidence_weighting:
+    if counted is None and not method.confidence and not method.confidence_weighting:
         return None
     largest = pseudo.amax(dim=1)
     weights = (largest >= method.confidence).to(pseudo.dtype)
     if method.confidence_weighting:
         weights = weights * largest.clamp(0, 1)
-    return weights if inside is None else weights * inside
+    return weights if counted is None else weights * counted
