@@ -224,6 +224,14 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
     labeled.write_text("\n".join(lines[:-1]))
     with pytest.raises(ConfigError, match="the labeled images of .* have changed"):
         resume(run_dir)
+    labeled.write_text("\n".join(lines))
+    for path in (run_dir / "checkpoints").glob("*.json"):
+        value = json.loads(path.read_text())
+        if value["training"] is not None:
+            del value["training"]["scaler"]
+            path.write_text(json.dumps(value))
+    with pytest.raises(CheckpointError, match="an older gmtool saved the state of last: train anew"):
+        resume(run_dir)
     for path in (run_dir / "checkpoints").glob("state-*"):
         flip_a_bit(path)
     with pytest.raises(CheckpointError, match="is damaged: its sha256"):

@@ -115,6 +115,9 @@ def _newest_whole(run_dir: Path) -> tuple[TrainingState, dict[str, Any]]:
         except CheckpointError as error:
             problems.append(error)
             continue
+        if "tally" not in state.tensors or "scaler" not in state.values:
+            problems.append(CheckpointError(f"{run_dir}: an older gmtool saved the state of {name}: train anew"))
+            continue
         if checkpoint.iteration != state.values["progress"]["iteration"]:
             problems.append(CheckpointError(f"{run_dir}: weights and state of {name} are of different steps"))
             continue
