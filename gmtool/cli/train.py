@@ -59,7 +59,7 @@ def train(
 ) -> None:
     """Train a model with a few labeled and many unlabeled images.
 
-    Settings: defaults, then the recipe of the kind, then --config, then --set, then the named options.
+    Settings: defaults, then those of the kind, then --recipe, --config, --set, and the named options.
     Several GPUs: torchrun --nproc-per-node N -m gmtool train ...
     """
     flags = {
