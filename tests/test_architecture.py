@@ -57,3 +57,11 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_benchmark_hides_a_module_of_python() -> None:
+    """A program's folder comes first where Python looks for modules."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    programs = list(folder.rglob("*.py"))
+    assert len(programs) >= 5
+    assert not {path.stem for path in programs} & sys.stdlib_module_names

@@ -13,12 +13,11 @@ from scipy.stats import ttest_rel
 
 from gmtool.cli.configure import configure
 
-PROGRAM = Path(__file__).parent.parent / "benchmarks" / "ssl.py"
+PROGRAM = Path(__file__).parent.parent / "benchmarks" / "ssl" / "compare.py"
 
 
 @pytest.fixture(scope="module")
 def ssl() -> Any:
-    # By its path: a module of this name would hide Python's own
     sys.modules["ssl_benchmark"] = module = SimpleNamespace()  # type: ignore[assignment]
     module.__dict__.update(runpy.run_path(str(PROGRAM), run_name="ssl_benchmark"))
     return module
@@ -60,7 +59,7 @@ def test_a_matrix_is_trained_once_and_reported(
     options += ["--variants", variants, "--seeds", "0", "--budget", "12", "--out", out, "--against", "short"]
     settings = ["model.encoder=toy", "data.crop_px=32", "data.labeled_batch=4", "data.workers=0"]
     settings += ["model.decoder_channels=16", "run.device=cpu", "run.validations=1"]
-    monkeypatch.setattr(sys, "argv", ["ssl.py", *map(str, options), "--set", *settings])
+    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, options), "--set", *settings])
     ssl.main()
     value = json.loads((out / "ssl.json").read_text())
     assert [cell["iterations"] for cell in value["cells"]] == [4]

@@ -106,8 +106,10 @@ def _create(name: str, *, output_stride: int, pretrained: bool) -> nn.Module:
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, AttributeError) as error:
         if pretrained:
             raise
+        # Its networks refuse in five ways: an unknown argument, a bare assertion, a missing attribute, ...
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"model.encoder={name}: timm gives it no feature pyramid at output stride {output_stride}: take a "
-            "convolutional one, such as timm:convnext_tiny or timm:mobilenetv3_large_100"
+            f"model.encoder={name}: timm gives it no feature pyramid at output stride {output_stride} ({reason}): "
+            "take a convolutional one, such as timm:convnext_tiny or timm:mobilenetv3_large_100"
         ) from error
     return model

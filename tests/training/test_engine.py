@@ -311,4 +311,8 @@ def test_a_mask_that_is_all_ignored_does_not_stop_a_run(
     for name in (root / "splits/labeled.txt").read_text().split():
         path = root / "SegmentationClass" / f"{name}.png"
         Image.new("L", Image.open(path).size, 255).save(path)
-    train(build_config(toy_settings, SHORT, {"data.root": root}), tmp_path / "run")
+    changes: Settings = {"data.root": root, "data.labeled": root / "splits/labeled.txt"}
+    train(build_config(toy_settings, SHORT, changes), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [(line["ce"], line["skipped"]) for line in lines if line["kind"] == "train"]
+    assert steps == [(0.0, 0)] * 6

@@ -17,7 +17,7 @@ from gmtool.errors import DataError
 from gmtool.images import UInt8Array
 from gmtool.samples import Sample
 from gmtool_training.augment import CropWindow, crop_image, crop_inside, crop_mask, draw_window
-from gmtool_training.order import EndlessBatches, Key, labeled_order, unlabeled_order
+from gmtool_training.order import STREAMS, EndlessBatches, Key, batch_order
 from gmtool_training.readers import ImageReader, LabeledReader, image_files, labeled_files
 
 
@@ -53,7 +53,7 @@ class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
             image, mask = self.read(key[1])
         except DataError as error:
             return error  # raised in the training process: see _stack
-        window = _window(image, self.config, [self.seed, 1, *key])
+        window = _window(image, self.config, [self.seed, STREAMS["labeled"], *key])
         cropped_mask = crop_mask(mask, window, ignore_index=self.ignore_index)
         return _to_chw(crop_image(image, window)), torch.from_numpy(cropped_mask)
 
@@ -71,7 +71,7 @@ class UnlabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
             image = self.read(key[1])
         except DataError as error:
             return error
-        window = _window(image, self.config, [self.seed, 2, *key])
+        window = _window(image, self.config, [self.seed, STREAMS["unlabeled"], *key])
         inside = crop_inside((image.shape[0], image.shape[1]), window)
         return _to_chw(crop_image(image, window)), torch.from_numpy(inside)
 
@@ -96,7 +96,7 @@ def labeled_batches(
     """
     loader = _loader(
         LabeledCrops(read or labeled_files(samples, classes, config), classes.ignore_index, config, seed),
-        labeled_order(samples, config, seed=seed, start=start, share=share),
+        batch_order("labeled", samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )
@@ -123,7 +123,7 @@ def unlabeled_batches(
     """
     loader = _loader(
         UnlabeledCrops(read or image_files(samples), config, seed),
-        unlabeled_order(samples, config, seed=seed, start=start, share=share),
+        batch_order("unlabeled", samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )

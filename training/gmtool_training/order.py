@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -13,6 +14,10 @@ from gmtool.samples import Sample
 
 Key = tuple[int, int]
 """(epoch, index of the sample)"""
+
+Part = Literal["labeled", "unlabeled"]
+STREAMS: dict[Part, int] = {"labeled": 1, "unlabeled": 2}
+"""Both parts are drawn from one seed, independently of each other."""
 
 
 class EndlessBatches(Sampler[list[Key]]):
@@ -62,15 +67,16 @@ def ids_in_batch(
     unlabeled_number: int,
 ) -> list[str]:
     """Return which images a step worked on, for messages: those of the `number`-th batches, from 0."""
-    keys = next(iter(labeled_order(labeled, config, seed=seed, start=number)))
+    keys = next(iter(batch_order("labeled", labeled, config, seed=seed, start=number)))
     ids = [labeled[index].id for _, index in keys]
     if unlabeled is not None and unlabeled_number >= 0:
-        keys = next(iter(unlabeled_order(unlabeled, config, seed=seed, start=unlabeled_number)))
+        keys = next(iter(batch_order("unlabeled", unlabeled, config, seed=seed, start=unlabeled_number)))
         ids += [unlabeled[index].id for _, index in keys]
     return ids
 
 
-def labeled_order(
+def batch_order(
+    part: Part,
     samples: Sequence[Sample],
     config: DataConfig,
     *,
@@ -78,17 +84,6 @@ def labeled_order(
     start: int,
     share: tuple[int, int] = (0, 1),
 ) -> EndlessBatches:
-    """Return the order of the labeled images from batch `start` on; `share` as in `EndlessBatches`."""
-    return EndlessBatches(len(samples), [seed, 1], batch=config.labeled_batch, start=start, share=share)
-
-
-def unlabeled_order(
-    samples: Sequence[Sample],
-    config: DataConfig,
-    *,
-    seed: int,
-    start: int,
-    share: tuple[int, int] = (0, 1),
-) -> EndlessBatches:
-    """Return the order of the unlabeled images from batch `start` on; `share` as in `EndlessBatches`."""
-    return EndlessBatches(len(samples), [seed, 2], batch=config.unlabeled_batch, start=start, share=share)
+    """Return the order of one part's images from batch `start` on; `share` as in `EndlessBatches`."""
+    batch = config.labeled_batch if part == "labeled" else config.unlabeled_batch
+    return EndlessBatches(len(samples), [seed, STREAMS[part]], batch=batch, start=start, share=share)

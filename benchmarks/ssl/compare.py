@@ -1,6 +1,6 @@
 """Recipes side by side on one data set: paired by split and seed, within one budget of compute, resumable.
 
-    uv run python benchmarks/ssl.py voc --data DIR --labels LIST --out runs/ssl --budget 3000 --seeds 0 1 2
+    uv run python benchmarks/ssl/compare.py voc --data DIR --labels LIST --out runs/ssl --budget 3000 --seeds 0 1 2
 
 A cell is one `gmtool train` in a folder of its own: OUT/SPLIT/VARIANT/seed-N. Started again, finished cells stay
 and begun ones are resumed. The budget is in forward passes of the labeled half of a batch (a supervised step costs
