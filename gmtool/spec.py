@@ -11,7 +11,8 @@ from gmtool.errors import ArtifactError, DataError
 
 FORMAT_VERSION = 1
 
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16", "int8"]
+OutputName = Literal["mask", "confidence", "logits"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class ArtifactSpec:
     attention_stride: int | None
     """Input size over the size at which every position attends to every other one; None if none does.
     Memory for it grows with the square of the pixels."""
-    outputs: tuple[str, ...]
-    """Names of the graph's outputs; `mask` is uint8 [N, H, W] of class indices."""
+    outputs: tuple[OutputName, ...]
+    """What the graph gives, in this order: `mask` uint8 [N, H, W] of class indices; `confidence` uint8 [N, H, W],
+    the largest probability times 255; `logits` float32 [N, C, H, W], from which the other two follow."""
     provenance: ModelProvenance
     input: InputContract = InputContract()
     opset: int = 18

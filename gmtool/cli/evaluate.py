@@ -106,10 +106,10 @@ def run_evaluation(
     from gmtool.runs import newest_model
 
     with needs_extra("serve", "evaluating"):
+        from gmtool_serving.backend import open_backend
         from gmtool_serving.evaluate import evaluate_model
-        from gmtool_serving.ort import OrtBackend
     path = model or newest_model()
-    backend = OrtBackend(path, device=device, threads=threads)
+    backend = open_backend(path, device=device, threads=threads)
     config = _data_config(path, settings)
     split = load_split(config, "val", list_path or config.val)
     check_masks(split.samples, backend.spec.classes, values=config.mask_values)

@@ -45,15 +45,15 @@ def run_prediction(
     from gmtool.runs import newest_model
 
     with needs_extra("serve", "predicting"):
+        from gmtool_serving.backend import open_backend
         from gmtool_serving.inputs import collect_images
-        from gmtool_serving.ort import OrtBackend
         from gmtool_serving.predict import predict_images
     images = collect_images(inputs, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"output folder {out}: cannot be made: {error.strerror}") from error
-    backend = OrtBackend(model or newest_model(), device=device, threads=threads)
+    backend = open_backend(model or newest_model(), device=device, threads=threads)
     remark(f"model {backend.model}, {backend.description}")
     started = time.monotonic()
     failures = []

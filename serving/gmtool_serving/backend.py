@@ -1,13 +1,32 @@
-"""What prediction needs from whatever runs an exported model."""
+"""What prediction needs from whatever runs an exported model, and the one way to open such a file."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from gmtool.errors import needs_extra
 from gmtool.images import UInt8Array
 from gmtool.spec import ArtifactSpec
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model gave for a batch of images of one size."""
+
+    mask: UInt8Array
+    """Class indices, (N, H, W)."""
+    confidence: UInt8Array | None = None
+    """Largest probability times 255, (N, H, W), where the model gives it or logits."""
+    logits: npt.NDArray[np.float32] | None = None
+    """Scores before softmax, (N, C, H, W), where the model gives them."""
 
 
 class Backend(Protocol):
@@ -21,10 +40,40 @@ class Backend(Protocol):
     model_sha256: str
     """Hash of that file."""
 
-    def masks(self, images: UInt8Array) -> UInt8Array:
-        """Return class indices (N, H, W) for RGB images (N, H, W, 3), both uint8.
+    def predict(self, images: UInt8Array) -> Prediction:
+        """Return what the model gives for RGB images (N, H, W, 3), uint8.
 
         Raises:
             BackendError: The runtime failed on these images.
         """
         ...
+
+
+def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
+    """Return a graph's outputs by name as one record; what it does not give is computed from its logits."""
+    logits = outputs.get("logits")
+    if logits is None:
+        return Prediction(outputs["mask"], outputs.get("confidence"))
+    # The largest probability is 1 / sum(exp(logits - largest)): no probabilities of all classes are kept
+    largest = logits.max(axis=1)
+    total = np.exp(logits - largest[:, None]).sum(axis=1)
+    confidence = np.rint(255 / total).astype(np.uint8)
+    return Prediction(logits.argmax(axis=1).astype(np.uint8), confidence, logits)
+
+
+def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0) -> Backend:
+    """Load an exported model.
+
+    Args:
+        path: A file that `gmtool export` wrote.
+        device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
+        threads: Threads of the processor; 0 for one a core.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or foreign.
+        BackendError: The device is not to be had.
+        MissingExtraError: The runtime is not installed.
+    """
+    with needs_extra("serve", "running a model"):
+        from gmtool_serving.ort import OrtBackend
+    return OrtBackend(path, device=device, threads=threads)

@@ -33,7 +33,7 @@ def evaluate_model(backend: Backend, split: Split, *, values: MaskValues, progre
     classes = backend.spec.classes
 
     def predict(sample: Sample) -> UInt8Array:
-        mask: UInt8Array = backend.masks(read_image(sample.image_path)[None])[0]
+        mask: UInt8Array = backend.predict(read_image(sample.image_path)[None]).mask[0]
         return mask
 
     provenance = Provenance(

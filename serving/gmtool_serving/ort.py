@@ -13,7 +13,7 @@ from gmtool.artifact import read_sealed_spec
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError
 from gmtool.images import UInt8Array
-from gmtool_serving.backend import DeviceName
+from gmtool_serving.backend import DeviceName, Prediction, to_prediction
 
 MEMORY_SHARE = 0.8
 """Share of the machine's memory that the non-local block of one image may ask for."""
@@ -50,18 +50,18 @@ class OrtBackend:
         self._check_provider(provider, device)
         self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
 
-    def masks(self, images: UInt8Array) -> UInt8Array:
-        """Return class indices (N, H, W) for RGB images (N, H, W, 3), both uint8.
+    def predict(self, images: UInt8Array) -> Prediction:
+        """Return what the model gives for RGB images (N, H, W, 3), uint8.
 
         Raises:
             BackendError: Too large for the machine's memory, or the runtime failed.
         """
         self._refuse_too_large(images)
         try:
-            masks: UInt8Array = self._session.run(["mask"], {self.spec.input.name: images})[0]
+            values = self._session.run(list(self.spec.outputs), {self.spec.input.name: images})
         except Exception as error:  # onnxruntime raises classes of its native part
             raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
-        return masks
+        return to_prediction(dict(zip(self.spec.outputs, values, strict=True)))
 
     def _check_provider(self, provider: str, device: DeviceName) -> None:
         actual = self._session.get_providers()[0]

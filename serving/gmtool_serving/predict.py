@@ -63,7 +63,7 @@ def _mask(backend: Backend, image: InputImage, pixels: UInt8Array | str) -> UInt
     if isinstance(pixels, str):
         return pixels
     try:
-        mask: UInt8Array = backend.masks(pixels[None])[0]
+        mask: UInt8Array = backend.predict(pixels[None]).mask[0]
     except GmtoolError as error:
         return f"{image.path}: {error}"
     return mask

@@ -194,7 +194,8 @@ def test_a_missing_extra_is_one_line(cli: Cli, toy_model: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, _, err = cli(["evaluate", "--model", toy_model])
     assert code == 1
-    assert 'evaluating needs onnxruntime, which is not installed: pip install "gmtool[serve]"' in one_line(err)
+    expected = 'running a model needs onnxruntime, which is not installed: pip install "gmtool[serve]"'
+    assert expected in one_line(err)
 
 
 def test_debug_shows_the_traceback_of_an_expected_failure(tmp_path: Path) -> None:

@@ -83,13 +83,13 @@ def test_an_image_too_large_for_attention_fails_before_memory_runs_out(
 ) -> None:
     monkeypatch.setattr(ort_module, "MEMORY_SHARE", 1e-6)
     with pytest.raises(BackendError, match="160x120 pixels: the non-local block would need"):
-        backend.masks(np.zeros((1, 120, 160, 3), dtype=np.uint8))
+        backend.predict(np.zeros((1, 120, 160, 3), dtype=np.uint8))
 
 
 def test_a_runtime_failure_is_one_line(backend: OrtBackend) -> None:
     wrong: UInt8Array = np.zeros((1, 8, 8, 4), dtype=np.uint8)
     with pytest.raises(BackendError, match="onnxruntime failed") as error:
-        backend.masks(wrong)
+        backend.predict(wrong)
     assert "\n" not in str(error.value)
 
 
