@@ -130,6 +130,8 @@ def test_a_pasted_labeled_image_teaches_its_true_mask(
 CHANGES: list[dict[str, object]] = [
     {"confidence": 0.3},
     {"confidence_weighting": True},
+    {"entropy_share": 0.5},
+    {"partners": 3},
     {"margin": True},
     {"margin": False},
     {"unlabeled_loss": "squared"},
@@ -176,6 +178,7 @@ def test_every_switch_changes_the_gradient(
     idle = (
         (base == "paper" and ("cutmix" in change or "paste" in change))  # of the strong view alone
         or ("renormalize" in change and base == "fixmatch")  # a prediction sums to one
+        or ("partners" in change and base == "fixmatch")  # nothing is mixed
     )
     assert same == idle
 
@@ -239,6 +242,7 @@ def test_boxes_show_the_next_image() -> None:
         ({"method.view": "strong", "method.batch_norm": "joint"}, "has a forward of its own"),
         ({"method.view": "strong", "method.detach": "none"}, "learns from a constant"),
         ({"method.pseudo": "direct"}, "compare a prediction with itself"),
+        ({"method.partners": 5}, "holds 4 labeled images to mix with"),
     ],
 )
 def test_contradictions_are_one_line(toy_settings: Settings, assignments: Settings, expected: str) -> None:
