@@ -136,8 +136,9 @@ class MethodConfig:
     """Labeled and unlabeled images in forwards of their own, or in one with shared batch statistics."""
     mixed_statistics: bool = False
     """Whether mixed and strongly changed images update the running statistics of batch normalisation."""
-    pseudo: Literal["decoupled", "direct"] = "decoupled"
-    """What the pseudo mask of an unlabeled image is: decoupled from a mixed one, or the prediction for itself."""
+    pseudo: Literal["decoupled", "direct", "mean"] = "decoupled"
+    """What the pseudo mask of an unlabeled image is: decoupled from a mixed one, the prediction for itself, or the
+    mean of the two: sure only where both say the same."""
     teacher: Literal["student", "average"] = "student"
     """Which weights predict pseudo masks: those in training, or their running mean (`optim.ema_decay`)."""
     view: Literal["weak", "strong"] = "weak"

@@ -142,6 +142,7 @@ CHANGES: list[dict[str, object]] = [
     {"hardest": 0.3},
     {"pseudo": "direct"},
     {"pseudo": "decoupled"},
+    {"pseudo": "mean"},
     {"teacher": "student"},
     {"teacher": "average"},
     {"view": "weak"},
@@ -184,11 +185,11 @@ def test_every_switch_changes_the_gradient(
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("pairing", ["similar", "random"])
+@pytest.mark.parametrize("changes", [{}, {"pairing": "random"}, {"pairing": "random", "pseudo": "mean"}], ids=str)
 def test_the_cost_is_that_of_the_forwards_it_makes(
-    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, name: str, pairing: str
+    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, name: str, changes: dict[str, object]
 ) -> None:
-    method = replace(recipe_method(name), pairing=pairing)  # type: ignore[arg-type]
+    method = replace(recipe_method(name), **changes)  # type: ignore[arg-type]
     cost = 0
 
     def count(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:

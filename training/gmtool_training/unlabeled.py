@@ -114,7 +114,7 @@ def _pseudo_mask(
     method: MethodConfig,
 ) -> Tensor:
     """Return what unlabeled images should be, (B, C, H, W); `own` is the teacher's output for them, if known."""
-    needs_own = method.pseudo == "direct" or method.pairing == "similar"
+    needs_own = method.pseudo != "decoupled" or method.pairing == "similar"
     if needs_own and own is None:
         with frozen_statistics(teacher):
             own = teacher(x_u)
@@ -130,7 +130,11 @@ def _pseudo_mask(
     minor, subtracted = known.images[partners].mean(dim=1), known.probabilities[partners].mean(dim=1)
     with statistics_of_changed_images(teacher, method):
         mixed: Output = teacher(mix_pairs(minor, x_u, lam))
-    return decouple(torch.softmax(mixed.logits, dim=1), subtracted, lam, method=method)
+    decoupled = decouple(torch.softmax(mixed.logits, dim=1), subtracted, lam, method=method)
+    if method.pseudo == "decoupled":
+        return decoupled
+    assert own is not None
+    return (decoupled + torch.softmax(own.logits.detach(), dim=1)) / 2
 
 
 def _loss(logits: Tensor, pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor:
