@@ -16,14 +16,17 @@ OLDEST: dict[Flavour, str] = {"tensorrt": "10.12", "tensorrt_rtx": "1.2"}
 """Releases that build strongly typed networks as this program does."""
 
 
-def read_gpu() -> Gpu:
+def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:
     """Return the GPU that CUDA would use.
+
+    Args:
+        flavour: Whose extra brings cuda-bindings, for the message.
 
     Raises:
         MissingExtraError: cuda-bindings is not installed.
         BackendError: No driver, no GPU, or a driver that is too old.
     """
-    with needs_extra("trt", "using a GPU"):
+    with needs_extra(EXTRAS[flavour], "TensorRT"):
         from cuda.bindings import runtime
 
     (driver,) = cuda_result(runtime.cudaDriverGetVersion())
@@ -149,4 +152,4 @@ def this_host(flavour: Flavour) -> Host:
         MissingExtraError: TensorRT or cuda-bindings is not installed.
         BackendError: No driver, no GPU, or TensorRT without its libraries.
     """
-    return Host(version=load_tensorrt(flavour).__version__, platform=this_platform(), gpu=read_gpu())
+    return Host(version=load_tensorrt(flavour).__version__, platform=this_platform(), gpu=read_gpu(flavour))

@@ -34,6 +34,11 @@ class BatchShape:
             raise ConfigError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
         return cls(*map(int, parts))
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of all images together."""
+        return self.batch * self.height * self.width
+
     def covers(self, other: BatchShape) -> bool:
         """Return whether no side of `other` is larger."""
         return other.batch <= self.batch and other.height <= self.height and other.width <= self.width

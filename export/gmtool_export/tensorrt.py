@@ -55,8 +55,8 @@ def choose_flavour(asked: Flavour | None = None) -> Flavour:
     flavour = asked or next(installed, None)
     if flavour is None:
         raise MissingExtraError(
-            'a TensorRT plan needs TensorRT, which is not installed: pip install "gmtool[trt]", or for GeForce and '
-            'RTX cards, and to build without a GPU, pip install "gmtool[trt-rtx]"'
+            'a TensorRT plan needs TensorRT, which is not installed: pip install "gmtool[trt]", or for GeForce '
+            'and RTX cards, and to build without a GPU, pip install "gmtool[trt-rtx]"'
         )
     load_tensorrt(flavour)
     return flavour
@@ -78,8 +78,8 @@ def check_options(options: BuildOptions) -> None:
     if options.flavour == "tensorrt":
         if options.compute_capabilities:
             raise ConfigError(
-                "--compute-capability: TensorRT builds for the GPU of this machine; take --hardware-compatible, or "
-                "TensorRT-RTX, which builds for GPUs by name"
+                "--compute-capability: TensorRT builds for the GPU of this machine; take --hardware-compatible, "
+                "or TensorRT-RTX, which builds for GPUs by name"
             )
         return
     for option, given, instead in (
@@ -176,7 +176,8 @@ def _check_network(trt: ModuleType, network: Any, spec: ArtifactSpec) -> None:
     outputs = [network.get_output(index).name for index in range(network.num_outputs)]
     if inputs != [spec.input.name] or outputs != list(spec.outputs):
         raise ArtifactError(
-            f"the ONNX graph takes {inputs} and gives {outputs}; expected {[spec.input.name]} and {list(spec.outputs)}"
+            f"the ONNX graph takes {inputs} and gives {outputs}; its description says {[spec.input.name]} and "
+            f"{list(spec.outputs)}"
         )
     built = _precision(trt, network)
     if built != spec.precision:
