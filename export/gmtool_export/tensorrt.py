@@ -130,6 +130,7 @@ def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> 
         _add_profile(builder, config, spec.input.name, profile)
     if options.timing_cache is not None:
         _read_timing_cache(config, options.timing_cache)
+    log.start(verbose=options.verbose)  # the reason for a failure is an error of the build itself
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise ArtifactError(f"{title} {trt.__version__} could not build a plan: {log.reason()}")
