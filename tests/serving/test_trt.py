@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Cli
 from gmtool_export.tensorrt import BuildOptions, build_plan
 from gmtool_serving.backend import open_backend
 from gmtool_serving.cuda_memory import GRAIN_BYTES, TensorMemory, grown_size
@@ -41,6 +42,7 @@ def plan_path(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("plan") / "model_fp32.rtx.plan"
     model = toy_model.read_bytes()
     options = BuildOptions("tensorrt_rtx", (SMALL,))
+    path.with_name("model_fp32.onnx").write_bytes(model)
     write_plan(build_plan(model, read_sealed_spec(model, where=toy_model), options), path)
     return path
 
@@ -68,6 +70,22 @@ def test_case_37_a_plan_is_checked_before_anything_of_nvidias_is_loaded(plan_pat
     if not has_gpu():  # with --trust it gets as far as a good one
         with pytest.raises(BackendError, match="no NVIDIA driver"):
             open_backend(bare, trust=True)
+
+
+@needs_no_gpu
+@pytest.mark.parametrize("command", ["predict {images} --out {out}", "evaluate --data {images}"])
+def test_the_command_line_asks_for_trust_and_takes_it(
+    cli: Cli, plan_path: Path, toy_data: Path, tmp_path: Path, command: str
+) -> None:
+    bare = tmp_path / plan_path.name
+    bare.write_bytes(plan_path.read_bytes())
+    places = {"images": toy_data / "JPEGImages", "out": tmp_path / "masks"}
+    arguments = [part.format(**places) for part in command.split()] + ["--model", str(bare)]
+    code, out, err = cli(arguments)
+    assert (code, out) == (1, "") and "has no sidecar" in err and "--trust" in err and err.count("\n") == 1
+    bare.with_name("model_fp32.onnx").write_bytes(plan_path.with_name("model_fp32.onnx").read_bytes())
+    code, _, err = cli([*arguments, "--trust"])
+    assert code == 1 and "there is no NVIDIA driver" in err
 
 
 def test_case_36_tensorrt_refuses_a_foreign_file_that_was_trusted(plan_path: Path) -> None:
