@@ -19,13 +19,16 @@ def predict(
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a TensorRT plan that no sidecar vouches for: it is executable.")
+    ] = False,
 ) -> None:
     """Write a mask for each image: a palette PNG of class indices at the image's own size.
 
     Masks lie in --out under the images' relative paths. Images that fail are listed, the others are done,
     and the exit code is 3; 1 if all failed.
     """
-    run_prediction(inputs, out, model=model, device=device, threads=threads)
+    run_prediction(inputs, out, model=model, device=device, threads=threads, trust=trust)
 
 
 def run_prediction(
@@ -35,6 +38,7 @@ def run_prediction(
     model: Path | None,
     device: Literal["auto", "cpu", "cuda"],
     threads: int,
+    trust: bool = False,
 ) -> None:
     """Predict, show progress, list failures.
 
@@ -53,7 +57,7 @@ def run_prediction(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"output folder {out}: cannot be made: {error.strerror}") from error
-    backend = open_backend(model or newest_model(), device=device, threads=threads)
+    backend = open_backend(model or newest_model(), device=device, threads=threads, trust=trust)
     remark(f"model {backend.model}, {backend.description}")
     started = time.monotonic()
     failures = []
