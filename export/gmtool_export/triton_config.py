@@ -25,7 +25,6 @@ CLASSES_KEY = "gmtool.classes"
 DEFAULT_MAX_BATCH = 8
 DEFAULT_QUEUE_DELAY_US = 2000
 DEFAULT_WARMUP = ((512, 512),)
-MODEL_FILE: dict[Kind, str] = {"onnx": "model.onnx", "plan": "model.plan"}
 
 
 @dataclass(frozen=True)
