@@ -6,82 +6,29 @@ The plan file is raw, as trtexec and Triton want it. Its sidecar, `<plan's name>
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from gmtool.errors import ConfigError
+from gmtool.artifact import read_sealed_spec
+from gmtool.errors import ArtifactError, ConfigError
+from gmtool.files import open_atomically, write_atomically
+from gmtool.shapes import ShapeProfile
 from gmtool.spec import ArtifactSpec, Precision
 
 PLAN_FORMAT_VERSION = 1
 PLAN_SUFFIX = ".plan"
+RTX_MARK = ".rtx"
+"""Stands before the suffix of a plan of TensorRT-RTX."""
 MAX_SIDECAR_BYTES = 4 * 2**20
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 """The Python package that builds and runs a plan; neither reads the other's plans."""
 FLAVOUR_TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """A batch of images of one size; written as `4x512x1024`."""
-
-    batch: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.height}x{self.width}"
-
-    @classmethod
-    def parse(cls, text: str, *, where: str) -> BatchShape:
-        """Read `BxHxW`.
-
-        Args:
-            text: What was typed.
-            where: The option, for the message.
-
-        Raises:
-            ConfigError: Not three whole numbers above zero.
-        """
-        parts = text.lower().replace("×", "x").split("x")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            raise ConfigError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
-        return cls(*map(int, parts))
-
-    def covers(self, other: BatchShape) -> bool:
-        """Return whether no side of `other` is larger."""
-        return other.batch <= self.batch and other.height <= self.height and other.width <= self.width
-
-
-@dataclass(frozen=True)
-class ShapeProfile:
-    """An optimisation profile: the shapes that a plan takes, and the one that it is fastest at."""
-
-    min: BatchShape
-    opt: BatchShape
-    max: BatchShape
-
-    def __post_init__(self) -> None:
-        if not (self.max.covers(self.opt) and self.opt.covers(self.min)):
-            raise ConfigError(f"shapes {self}: expected min <= opt <= max in batch, height and width")
-
-    def __str__(self) -> str:
-        return f"min {self.min}, opt {self.opt}, max {self.max}"
-
-    def misfit(self, shape: BatchShape) -> str | None:
-        """Return which sides of `shape` are outside, and of what; None if it is inside."""
-        outside = [
-            f"{name} {got} is outside {low}..{high}"
-            for name, got, low, high in (
-                ("batch", shape.batch, self.min.batch, self.max.batch),
-                ("height", shape.height, self.min.height, self.max.height),
-                ("width", shape.width, self.min.width, self.max.width),
-            )
-            if not low <= got <= high
-        ]
-        return ", ".join(outside) or None
 
 
 @dataclass(frozen=True)
@@ -98,9 +45,8 @@ class Gpu:
 class Host:
     """What a plan is about to run on."""
 
-    flavour: Flavour
     version: str
-    """Of the installed package, such as "11.4.0.106"."""
+    """Of the installed TensorRT of the plan's flavour, such as "11.4.0.106"."""
     platform: str
     """As `this_platform` gives it."""
     gpu: Gpu
@@ -147,11 +93,50 @@ class PlanSpec:
         Raises:
             ArtifactError: Not a sidecar, or written by a newer gmtool.
         """
-        raise NotImplementedError
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            value: dict[str, Any] = json.loads(text)
+            version = int(value["format_version"])
+            artifact = json.dumps(value["artifact"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ArtifactError(f"{where} is not the sidecar of a plan, or damaged: {error!r}") from error
+        if version > PLAN_FORMAT_VERSION:
+            raise ArtifactError(
+                f"{where} has format {version}; this gmtool reads up to {PLAN_FORMAT_VERSION}: update it"
+            )
+        value["artifact"] = ArtifactSpec.from_json(artifact, where=where)
+        try:
+            return TypeAdapter(cls).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise ArtifactError(f"{where} is damaged: {name}: {first['msg']}") from error
+        except ConfigError as error:
+            raise ArtifactError(f"{where} is damaged: {error}") from error
 
     def misfits(self, host: Host) -> list[str]:
         """Return every reason why this plan does not run there, in words; empty if it does."""
-        raise NotImplementedError
+        title = FLAVOUR_TITLES[self.flavour]
+        reasons = []
+        if not self._takes_version(host.version):
+            later = " or later" if self.version_compatible else ""
+            reasons.append(f"it needs {title} {self.version}{later}, and {host.version} is installed")
+        capability = host.gpu.compute_capability
+        if not any(_takes_capability(wanted, capability) for wanted in self.compute_capabilities):
+            reasons.append(
+                f"it is for GPUs of compute capability {', '.join(self.compute_capabilities)}, and "
+                f"{host.gpu.name} has {capability}"
+            )
+        # Plans of TensorRT-RTX run on Linux and Windows alike
+        if self.flavour == "tensorrt" and self.platform != host.platform:
+            reasons.append(f"it is for {self.platform}, and this is {host.platform}")
+        return reasons
+
+    def _takes_version(self, installed: str) -> bool:
+        """Compare what makes a release: major, minor and patch."""
+        built, here = release(self.version)[:3], release(installed)[:3]
+        return here >= built if self.version_compatible else here == built
 
 
 @dataclass(frozen=True)
@@ -175,7 +160,12 @@ class LoadedPlan:
 
 def plan_name(precision: Precision, flavour: Flavour) -> str:
     """Return the file name of a plan: `model_fp16.plan`, or `model_fp16.rtx.plan` of TensorRT-RTX."""
-    return f"model_{precision}{'.rtx' if flavour == 'tensorrt_rtx' else ''}{PLAN_SUFFIX}"
+    return f"model_{precision}{RTX_MARK if flavour == 'tensorrt_rtx' else ''}{PLAN_SUFFIX}"
+
+
+def flavour_of_name(plan: Path) -> Flavour:
+    """Return which TensorRT a plan is for that has nothing but its name to tell."""
+    return "tensorrt_rtx" if plan.name.endswith(RTX_MARK + PLAN_SUFFIX) else "tensorrt"
 
 
 def sidecar_path(plan: Path) -> Path:
@@ -189,7 +179,17 @@ def read_sidecar(plan: Path) -> PlanSpec:
     Raises:
         ArtifactError: There is none, or it is none.
     """
-    raise NotImplementedError
+    path = sidecar_path(plan)
+    if not path.is_file():
+        raise ArtifactError(
+            f"{plan} has no sidecar {path.name}, and plans are executable: export it again with gmtool export "
+            "--trt, or give --trust if you built it yourself"
+        )
+    if path.stat().st_size > MAX_SIDECAR_BYTES:
+        raise ArtifactError(
+            f"{path} is larger than {MAX_SIDECAR_BYTES >> 20} MiB: it is not the sidecar of a plan"
+        )
+    return PlanSpec.from_json(path.read_bytes().decode("utf-8", "replace"), where=str(path))
 
 
 def read_plan(path: Path, *, trust: bool = False) -> LoadedPlan:
@@ -203,13 +203,56 @@ def read_plan(path: Path, *, trust: bool = False) -> LoadedPlan:
     Raises:
         ArtifactError: No such file, no sidecar, another plan than the sidecar says.
     """
-    raise NotImplementedError
+    if not path.is_file():
+        raise ArtifactError(f"plan {path}: no such file; expected a model_*{PLAN_SUFFIX} of gmtool export --trt")
+    if trust and not sidecar_path(path).exists():
+        artifact, spec = _spec_of_onnx_beside(path), None
+    else:
+        spec = read_sidecar(path)
+        artifact = spec.artifact
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if spec is not None and spec.plan_sha256 != sha256:
+        if not trust:
+            raise ArtifactError(
+                f"{path} is not the plan that {sidecar_path(path).name} describes: sha256 {sha256[:12]}..., "
+                f"expected {spec.plan_sha256[:12]}...: export it again, or give --trust if you built it yourself"
+            )
+        spec = None  # what it says of its own plan does not hold for this one
+    return LoadedPlan(content, sha256, artifact, spec)
 
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write a plan and its sidecar, each whole or not at all.
 
-    The sidecar comes first, and holds the plan's hash: after a crash between the two there is a sidecar that
-    vouches for no plan, and never a plan with a sidecar that wrongly does.
+    The sidecar takes its name first, once the plan is on the disk, and holds the plan's hash: after a crash
+    between the two there is a sidecar that vouches for no plan, and never a plan without one.
     """
-    raise NotImplementedError
+    with open_atomically(path) as file:
+        file.write(plan.content)
+        file.flush()
+        os.fsync(file.fileno())  # a full disk shows before anything is replaced
+        write_atomically(sidecar_path(path), plan.spec.to_json())
+
+
+def _spec_of_onnx_beside(plan: Path) -> ArtifactSpec:
+    """Return the spec of the ONNX model that a plan has its name from."""
+    name = plan.name.removesuffix(PLAN_SUFFIX).removesuffix(RTX_MARK)
+    onnx = plan.with_name(name + ".onnx")
+    if not onnx.is_file():
+        raise ArtifactError(
+            f"{plan}: nothing says what its classes are: put the ONNX model that it was built from beside it, as "
+            f"{onnx.name}"
+        )
+    return read_sealed_spec(onnx.read_bytes(), where=onnx)
+
+
+def _takes_capability(wanted: str, capability: str) -> bool:
+    if wanted.endswith("+"):
+        return release(capability) >= release(wanted)
+    return release(capability) == release(wanted)
+
+
+def release(version: str) -> list[int]:
+    """Return the numbers of a version or a compute capability, "11.4.0.106" or "8.0+", to compare."""
+    return [int(number) for number in re.findall(r"\d+", version)]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from gmtool.errors import ArtifactError, ConfigError
 from gmtool.files import TEMPORARY_SUFFIX, write_atomically
-from gmtool.plan import PLAN_SUFFIX, BatchShape, PlanSpec, read_sidecar, write_plan
+from gmtool.plan import PLAN_SUFFIX, PlanSpec, read_sidecar, write_plan
+from gmtool.shapes import BatchShape
 from gmtool_export.triton_config import (
     CLASSES_KEY,
     DEFAULT_MAX_BATCH,
