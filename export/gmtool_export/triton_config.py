@@ -101,7 +101,7 @@ def to_text(config: ModelConfig) -> str:
     """Return a configuration as `config.pbtxt` has it."""
     from google.protobuf import text_format
 
-    return str(text_format.MessageToString(config))
+    return str(text_format.MessageToString(config, use_short_repeated_primitives=True))
 
 
 def read_config(path: Path) -> ModelConfig:
