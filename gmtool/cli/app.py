@@ -12,6 +12,7 @@ from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
+from gmtool.cli.info import info
 from gmtool.cli.predict import predict
 from gmtool.cli.train import train
 from gmtool.errors import GmtoolError
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich would cost 0.35 s of every start
 )
 app.add_typer(data_app, name="data")
-for command in (demo, train, export, predict, evaluate):
+for command in (demo, train, export, predict, evaluate, info):
     app.command()(command)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
-from gmtool_export import triton
 from gmtool_export.triton import export_triton
 from gmtool_export.triton_config import TritonOptions
 from google.protobuf import text_format
@@ -17,6 +16,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from gmtool.artifact import read_sealed_spec
 from gmtool.errors import ArtifactError, ConfigError
+from gmtool.files import write_atomically
 from gmtool.plan import Plan, PlanSpec, read_plan, write_plan
 from gmtool.shapes import BatchShape, ShapeProfile
 from gmtool.spec import ArtifactSpec
@@ -231,16 +231,15 @@ def test_case_19_a_disk_that_fills_up_leaves_the_old_repository(
     models, done = tmp_path / "models", 0
     export_triton([toy_model], models, name="old")
     before = tree(tmp_path)
-    real = triton.write_atomically
 
     def fail(path: Path, content: bytes | str) -> None:
         nonlocal done
         if done == writes_that_work:
             raise OSError("No space left on device")
         done += 1
-        real(path, content)
+        write_atomically(path, content)
 
-    monkeypatch.setattr(triton, "write_atomically", fail)
+    monkeypatch.setattr("gmtool_export.triton.write_atomically", fail)
     with pytest.raises(OSError, match="No space left"):
         export_triton([toy_model], models, name="new")
     assert tree(tmp_path) == before
