@@ -10,6 +10,7 @@ import typer
 from gmtool import __version__
 from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
+from gmtool.cli.doctor import doctor
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
 from gmtool.cli.info import info
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich would cost 0.35 s of every start
 )
 app.add_typer(data_app, name="data")
-for command in (demo, train, export, predict, evaluate, info):
+for command in (demo, train, export, predict, evaluate, info, doctor):
     app.command()(command)
 
 
