@@ -54,12 +54,13 @@ def benchmark(
     run.
     """
     from gmtool.console import remark, result
+    from gmtool.shapes import parse_size
 
     with needs_extra("serve", "running a model"):
         from gmtool_serving.backend import open_backend
         from gmtool_serving.benchmark import BenchmarkSettings, run_benchmark
         from gmtool_serving.benchmark_images import load_batches, spread
-    wanted = _size(size)
+    wanted = None if size is None else parse_size(size, where="--size")
     classes = open_backend(models[0], device=device, threads=threads).spec.classes
     samples, values = _samples(models[0], images, ground_truth, mask_values)
     batches = load_batches(spread(samples, limit), classes, values=values, batch=batch, size=wanted)
@@ -105,15 +106,6 @@ def _samples(
         raise ConfigError(
             f"the validation images of the model's run are not there ({error}): give --images DIR"
         ) from error
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise ConfigError(f"--size {text}: expected height x width, for example 512x1024")
-    return int(parts[0]), int(parts[1])
 
 
 def _plan(batches: list[ImageBatch], rounds: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import Cli
 from gmtool_serving import benchmark
 from gmtool_serving.backend import Prediction
-from gmtool_serving.benchmark import BenchmarkSettings, run_benchmark
+from gmtool_serving.benchmark import BenchmarkRow, BenchmarkSettings, run_benchmark
 from gmtool_serving.benchmark_images import ImageBatch, load_batches, samples_below, spread
 from gmtool_serving.evaluate import evaluate_model
 from gmtool_serving.ort import OrtBackend
@@ -94,21 +95,43 @@ class Slow:
         return Prediction(np.zeros(images.shape[:3], np.uint8))
 
 
-def test_figures_are_those_of_the_clock(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second model takes twice as long; a disturbance in one round takes both by ten, and decides nothing."""
+@pytest.fixture
+def on_a_clock(
+    toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[float], list[float]], list[BenchmarkRow]]:
+    """Measures two models that take given times: in the first pass, then in each round."""
     spec, clock = OrtBackend(toy_model, device="cpu", threads=1).spec, [0.0]
-    times = {"a.onnx": [9.0, 0.1, 1.0, 0.1], "b.onnx": [9.0, 0.2, 2.0, 0.2]}
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(benchmark, "open_backend", lambda path, **options: Slow(clock, times[path.name], spec))
-    batch = ImageBatch(np.zeros((4, 8, 8, 3), np.uint8), (), 4)
-    first, second = run_benchmark(
-        [Path("a.onnx"), Path("b.onnx")], [batch], replace(QUICK, rounds=3), progress=iter
-    )
-    assert [row.p50_ms for row in (first, second)] == pytest.approx([100, 200])
-    assert second.p95_ms == pytest.approx(np.percentile([200, 2000, 200], 95))
-    assert [row.images_per_s for row in (first, second)] == pytest.approx([40, 20])
-    assert [row.speed for row in (first, second)] == pytest.approx([1, 0.5])
-    assert (first.miou, first.agreement) == (None, 1)
+
+    def measure(first: list[float], second: list[float]) -> list[BenchmarkRow]:
+        times = {"a.onnx": first, "b.onnx": second}
+        rounds = len(first) - 1
+        with monkeypatch.context() as patch:
+            patch.setattr("time.perf_counter", lambda: clock[0])
+            patch.setattr(benchmark, "open_backend", lambda path, **options: Slow(clock, times[path.name], spec))
+            batch = ImageBatch(np.zeros((4, 8, 8, 3), np.uint8), (), 4)
+            models = [Path("a.onnx"), Path("b.onnx")]
+            return run_benchmark(models, [batch], replace(QUICK, rounds=rounds), progress=iter)
+
+    return measure
+
+
+def test_figures_are_those_of_the_clock(
+    on_a_clock: Callable[[list[float], list[float]], list[BenchmarkRow]],
+) -> None:
+    """The second model takes twice as long; a disturbed round takes both ten times as long and decides nothing."""
+    rows = on_a_clock([9.0, 0.1, 1.0, 0.1], [9.0, 0.2, 2.0, 0.2])
+    assert [row.p50_ms for row in rows] == pytest.approx([100, 200])
+    assert rows[1].p95_ms == pytest.approx(np.percentile([200, 2000, 200], 95))
+    assert [row.images_per_s for row in rows] == pytest.approx([40, 20])
+    assert [row.speed for row in rows] == pytest.approx([1, 0.5])
+    assert (rows[0].miou, rows[0].agreement) == (None, 1)
+
+
+def test_who_comes_first_does_not_decide(
+    on_a_clock: Callable[[list[float], list[float]], list[BenchmarkRow]],
+) -> None:
+    rows = on_a_clock([9.0, 0.2, 0.1, 0.2, 0.1], [9.0, 0.1, 0.2, 0.1, 0.2])  # twice as long for the first
+    assert [row.speed for row in rows] == pytest.approx([1, 1])
 
 
 def test_models_take_turns_in_coming_first(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
