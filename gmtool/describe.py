@@ -17,7 +17,6 @@ from gmtool.classes import ClassSet
 from gmtool.errors import ArtifactError
 from gmtool.files import sha256_of_file
 from gmtool.plan import FLAVOUR_TITLES, PLAN_SUFFIX, PlanSpec, read_plan
-from gmtool.report import percent
 from gmtool.runs import CHECKPOINT_DIR, CONFIG_NAME
 from gmtool.spec import ArtifactSpec
 
@@ -132,7 +131,7 @@ def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
         "input": f"{image.name}: {image.dtype} [N, H, W, 3] {image.color}, at least {image.min_size_px} px a side",
         "outputs": "; ".join(f"{name}: {shapes[name]}" for name in spec.outputs),
         "opset": str(spec.opset),
-        "run": f"{origin.run}, after {origin.iteration} iterations, validation mIoU {percent(origin.miou)} %",
+        "run": f"{origin.run}, after {origin.iteration} iterations, validation mIoU {_percent(origin.miou)} %",
         "weights": f"sha256 {_short(origin.weights_sha256)}",
         "labeled": f"sha256 of the images' names {_short(origin.labeled_sha256)}",
         "exported": f"{origin.created} by gmtool {origin.gmtool_version}, torch {origin.torch_version}",
@@ -204,7 +203,7 @@ def _network_facts(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _score(checkpoint: Checkpoint) -> str:
-    return f"iteration {checkpoint.iteration}, validation mIoU {percent(checkpoint.miou)} %"
+    return f"iteration {checkpoint.iteration}, validation mIoU {_percent(checkpoint.miou)} %"
 
 
 def _checkpoint_value(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -242,10 +241,10 @@ def _describe_json(path: Path) -> Description:
 def _describe_report(path: Path, value: dict[str, Any]) -> Description:
     origin, failed = value["provenance"], value["failed"]
     facts = {
-        "mIoU": f"{percent(value['miou'])} % on {origin['split']}",
-        "pixel accuracy": f"{percent(value['pixel_accuracy'])} %",
+        "mIoU": f"{_percent(value['miou'])} % on {origin['split']}",
+        "pixel accuracy": f"{_percent(value['pixel_accuracy'])} %",
         "images": f"{value['num_images']} scored, {len(failed)} failed",
-        **{f"IoU {row['name']}": f"{percent(row['iou'])} %" for row in value["classes"]},
+        **{f"IoU {row['name']}": f"{_percent(row['iou'])} %" for row in value["classes"]},
         "model": f"{origin['model']}, sha256 {_short(origin['model_sha256'])}",
         "computed by": f"{origin['backend']}, {origin['precision']}",
         "split": f"sha256 of the images' names {_short(origin['split_sha256'])}",
@@ -267,6 +266,11 @@ def _describe_exports(path: Path, value: dict[str, Any]) -> Description:
             state = "unchanged" if sha256_of_file(model) == record["sha256"] else "CHANGED since"
         facts[name] = f"{record['spec']['precision']}, {_size(record['bytes'])}, {state}"
     return Description("export", path, facts, None, value)
+
+
+def _percent(ratio: float | None) -> str:
+    """Return a ratio as per cent; not by `gmtool.report`: numpy takes longer to import than all else here."""
+    return "-" if ratio is None else f"{100 * ratio:.2f}"
 
 
 def _short(sha256: str | None) -> str:
