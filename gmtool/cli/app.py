@@ -8,10 +8,13 @@ import sys
 import typer
 
 from gmtool import __version__
+from gmtool.cli.benchmark import benchmark
 from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
+from gmtool.cli.doctor import doctor
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
+from gmtool.cli.info import info
 from gmtool.cli.predict import predict
 from gmtool.cli.train import train
 from gmtool.errors import GmtoolError
@@ -27,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich would cost 0.35 s of every start
 )
 app.add_typer(data_app, name="data")
-for command in (demo, train, export, predict, evaluate):
+for command in (demo, train, export, predict, evaluate, benchmark, info, doctor):
     app.command()(command)
 
 
