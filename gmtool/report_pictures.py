@@ -65,7 +65,7 @@ def panels(example: Example, classes: ClassSet) -> list[Panel]:
         picture = Image.fromarray(example.picture).resize((width, height), Image.Resampling.BILINEAR)
         base = np.asarray(picture)
         shown = {"image": base} | {
-            title: _blend(base, _colors(labels, classes), labels != classes.ignore_index)
+            title: _blend(base, _colors(labels, classes), _is_shown(labels, classes))
             for title, labels in (("ground truth", truth), ("prediction", prediction))
         }
     grey = np.asarray(Image.fromarray(base).convert("L").convert("RGB"))
@@ -95,6 +95,12 @@ def _colors(labels: UInt8Array, classes: ClassSet) -> UInt8Array:
     table[: len(classes)] = classes.palette
     colors: UInt8Array = table[labels]
     return colors
+
+
+def _is_shown(labels: UInt8Array, classes: ClassSet) -> npt.NDArray[np.bool_]:
+    """Return where a picture is tinted: not where nothing is known, nor where nothing is to be seen."""
+    shown: npt.NDArray[np.bool_] = labels != classes.ignore_index
+    return shown if classes.background is None else shown & (labels != classes.background)
 
 
 def _blend(base: UInt8Array, colors: UInt8Array, where: npt.NDArray[np.bool_]) -> UInt8Array:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gmtool.errors import ConfigError
+from gmtool.errors import BackendError, ConfigError
 from gmtool.images import UInt8Array
 from gmtool.report import Protocol
 from gmtool_serving.backend import Backend
@@ -81,10 +81,12 @@ def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> U
     Images and logits are resized bilinearly, with half-pixel centres and, where they shrink, antialiased.
 
     Raises:
-        BackendError: The runtime failed on it.
+        BackendError: The runtime failed on it, or the scores are not finite.
     """
     if not averaging.is_needed:
         mask: UInt8Array = backend.predict(image[None]).mask[0]
+        if mask.max() >= len(backend.spec.classes):
+            raise BackendError(f"the model gave label {mask.max()}, which no class has: its scores are not finite")
         return mask
     height, width = image.shape[:2]
     total: Float32Array | None = None
@@ -96,6 +98,8 @@ def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> U
         logits = _resize_logits(logits, height, width)
         total = logits if total is None else total + logits
     assert total is not None
+    if not np.isfinite(total).all():
+        raise BackendError("the model's scores are not finite")
     # The sum has its largest entry where the mean has
     best: UInt8Array = total.argmax(axis=0).astype(np.uint8)
     return best

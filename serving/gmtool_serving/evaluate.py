@@ -40,11 +40,13 @@ class Task:
     load: Callable[[str], tuple[UInt8Array, UInt8Array]]
     """From an id to what `predict` takes, and the ground truth (H, W). May raise GmtoolError; used in threads."""
     predict: Callable[[UInt8Array], UInt8Array]
-    """From what `load` gave to a label map (H, W); the ignore index in it stands for no class."""
+    """From what `load` gave to a label map (H, W). May raise GmtoolError."""
     picture: Callable[[str], UInt8Array | None] | None
     """From an id to the RGB image (H, W, 3) to show; None where there are no pictures."""
     provenance: Provenance
     protocol: Protocol
+    may_lack_class: bool = False
+    """Whether the ignore index in a prediction stands for no class; else such a prediction fails."""
     surplus: tuple[str, ...] = ()
     """Predictions without ground truth: they are left out, and said."""
 
@@ -81,13 +83,13 @@ def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoU
                 left_out.append(f"{loaded.id}: its ground truth ignores every pixel")
                 continue
             prediction = task.predict(source)
-            counts = confusion_matrix(truth, prediction, **kind, allow_no_class=True)
+            counts = confusion_matrix(truth, prediction, **kind, allow_no_class=task.may_lack_class)
             if with_boundary:
                 boundary += boundary_counts(truth, prediction, **kind)
         except GmtoolError as error:
             failed.append(f"{loaded.id}: {error}")
             continue
-        matrix += counts
+        matrix[:, : counts.shape[1]] += counts
         ignored_pixels += truth.size - counted
         images.add(loaded.id, _sha256_of_labels(truth), counts)
     scores = images.scores()

@@ -107,6 +107,7 @@ def masks_task(
         protocol=Protocol(
             resolution="masks as they are", truth_values=truth.description, prediction_values=source.description
         ),
+        may_lack_class=True,
         surplus=() if list_path else _without_truth(source, ids),
     )
 
@@ -138,6 +139,7 @@ def data_masks_task(
             truth_values=MEANINGS[values],
             prediction_values=source.description,
         ),
+        may_lack_class=True,
     )
 
 
