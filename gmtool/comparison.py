@@ -10,7 +10,7 @@ import numpy as np
 
 from gmtool.errors import DataError
 from gmtool.mask_sources import image_key
-from gmtool.metrics import Float64Array, ratio
+from gmtool.metrics import Float64Array, mean_of_known, ratio
 from gmtool.report import IoUReport, percent
 from gmtool.report_tables import interval_text
 from gmtool.scores import Difference, ImageScores, Interval, miou_interval, paired_difference
@@ -192,7 +192,7 @@ def _refuse_other_truth(ours: ImageScores, theirs: ImageScores, other: IoUReport
 
 def _score(scores: ImageScores) -> tuple[float, Interval | None, Float64Array, Float64Array]:
     iou = ratio(scores.hits.sum(axis=0), scores.union.sum(axis=0))
-    return float(np.nanmean(iou)), miou_interval(scores), iou, scores.miou
+    return mean_of_known(iou), miou_interval(scores), iou, scores.miou
 
 
 def _names(reports: list[IoUReport]) -> list[str]:
@@ -202,7 +202,7 @@ def _names(reports: list[IoUReport]) -> list[str]:
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
+    return [f"{part[-1]} ({place})" for place, part in enumerate(parts, start=1)]
 
 
 def _nulls(values: Float64Array) -> list[float | None]:

@@ -106,8 +106,9 @@ def _look(path: Path) -> _Look | None:
     try:
         image = open_image(path)
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-            colors = image.convert("RGB").getcolors(1 << 24) or []
-            return _Look(path, True, frozenset(), frozenset(_rgb(color) for _, color in colors), {})
+            pixels = np.asarray(image.convert("RGB")).reshape(-1, 3) @ np.array([1, 1 << 8, 1 << 16])
+            colors = frozenset(_rgb(int(packed)) for packed in np.unique(pixels))
+            return _Look(path, True, frozenset(), colors, {})
         labels = [int(label) for label in np.unique(np.asarray(image))]
     except DataError:
         return None
@@ -142,10 +143,8 @@ def _shown_as(looks: list[_Look], classes: ClassSet) -> MaskValues | None:
     return "color" if all(color in known for _, color in shown) else None
 
 
-def _rgb(color: object) -> Color:
-    assert isinstance(color, tuple)
-    red, green, blue = color
-    return red, green, blue
+def _rgb(packed: int) -> Color:
+    return packed & 255, packed >> 8 & 255, packed >> 16
 
 
 def _ambiguous(where: Path, what: str, choices: str, option: str) -> DataError:

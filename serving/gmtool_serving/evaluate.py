@@ -93,6 +93,8 @@ def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoU
         ignored_pixels += truth.size - counted
         images.add(loaded.id, _sha256_of_labels(truth), counts)
     scores = images.scores()
+    if not task.ids:
+        raise DataError(f"{task.provenance.split}: no image to score")
     if not len(scores):
         raise DataError(f"not one of {len(task.ids)} images could be scored; the first: {(failed or left_out)[0]}")
     left_out += [f"{name}: no ground truth" for name in task.surplus]

@@ -14,13 +14,15 @@ def of_the_authors(mask: UInt8Array, dilation_ratio: float = 0.02) -> UInt8Array
     dilation = max(1, round(dilation_ratio * float(np.sqrt(height**2 + width**2))))
     padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     eroded = cv2.erode(padded, np.ones((3, 3), dtype=np.uint8), iterations=dilation)
-    return mask - eroded[1:-1, 1:-1]
+    boundary: UInt8Array = mask - eroded[1:-1, 1:-1].astype(np.uint8)
+    return boundary
 
 
 def blobs(seed: int, height: int, width: int) -> UInt8Array:
     random = np.random.default_rng(seed)
     fields = [cv2.resize(random.random((6, 8)), (width, height), interpolation=cv2.INTER_CUBIC) for _ in range(4)]
-    return np.argmax(fields, axis=0).astype(np.uint8)
+    labels: UInt8Array = np.argmax(fields, axis=0).astype(np.uint8)
+    return labels
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (150, 200), (9, 7)])
