@@ -6,7 +6,7 @@ Masks are 2048x1024, 19 classes and ignored regions, generated: curved regions w
 that are right for about three quarters of the pixels. They are decoded, in memory, and cycled. Each program gets
 what it takes fastest: ours and the script uint8 arrays, torchmetrics uint8 tensors on one thread, without and with
 its own checks of its input (the bound is against the faster). cityscapesScripts is its pure-Python fallback
-(`addToConfusionMatrix` not built), reading from memory instead of from files. The programs are interleaved over the
+(`addToConfusionMatrix` not built), reading from memory, not from files. The programs are interleaved over the
 same masks, and all must give the same matrix; seconds for --masks are scaled from these, but for ours, which then
 counts all of them. --noise: a label drawn for each pixel, which real masks never are.
 """
