@@ -71,6 +71,7 @@ def demo(
         table.add_row(*row)
     stdout().print(table)
     remark("try next:")
+    remark(f"  open {page} in a browser")
     remark(f"  gmtool predict YOUR_IMAGES --out masks/ --model {exported.path}")
     remark(
         "  gmtool train folder --data DIR --labels LIST   (images/{train,val}, masks/{train,val}, classes.json)"
