@@ -27,7 +27,7 @@ def demo(
     """
     from rich.table import Table
 
-    from gmtool.console import remark, stdout
+    from gmtool.console import remark, result, stdout
     from gmtool.report import percent
     from gmtool.runs import fresh_dir, require_empty
     from gmtool.toy import ToyConfig
@@ -65,13 +65,12 @@ def demo(
         ("parity", f"{agreement:.3%} of the pixels agree with PyTorch, at worst"),
         ("predicted", f"{num_images} masks in {root / 'masks'}, {num_images / predict_seconds:.0f} images/s"),
         ("evaluated", f"mIoU {percent(report.miou)} % in ONNX Runtime"),
-        ("report", str(page)),
         ("in all", f"{time.monotonic() - started:.0f} s"),
     ):
         table.add_row(*row)
     stdout().print(table)
+    result(f"report: {page}")  # not in the table, which cuts long paths
     remark("try next:")
-    remark(f"  open {page} in a browser")
     remark(f"  gmtool predict YOUR_IMAGES --out masks/ --model {exported.path}")
     remark(
         "  gmtool train folder --data DIR --labels LIST   (images/{train,val}, masks/{train,val}, classes.json)"
