@@ -9,20 +9,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from gmtool.coco import ImageId
 from gmtool.errors import DataError
+from gmtool.images import UInt8Array, read_image
 from gmtool.splits import IMAGE_SUFFIXES
+from gmtool_serving.video import read_frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InputImage:
-    """An image, and where its mask goes."""
+    """An image, and under which name its mask goes. `str` of it names it in messages."""
 
     path: Path
+    """The image's file, or the video."""
     output: PurePosixPath
-    """Path of the mask below the output folder."""
+    """Relative path below the output folder, without a format's suffix (`a/x`): unique in a run."""
+    frame: int | None = None
+    """Number of the frame in its video, from 0; None for an image file. `read_pixels` reads both."""
+    coco_id: ImageId | None = None
+    """The image's id in the COCO file that named it."""
+
+    def __str__(self) -> str:
+        """Return the file, and the frame if it is one."""
+        return str(self.path) if self.frame is None else f"{self.path} frame {self.frame}"
 
 
-def collect_images(inputs: Sequence[str], out_dir: Path) -> list[InputImage]:
+def read_pixels(image: InputImage) -> UInt8Array:
+    """Return the image or the frame: RGB, uint8, (H, W, 3).
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return read_image(image.path) if image.frame is None else read_frame(image.path, image.frame)
+
+
+def collect_images(
+    inputs: Sequence[str], out_dir: Path, *, root: Path | None = None, stride: int = 1
+) -> list[InputImage]:
     """Find the images that files, folders (recursively) and globs name.
 
     A mask is named after its image's path below the folder (or the fixed part of the glob) that was given;
@@ -30,7 +53,11 @@ def collect_images(inputs: Sequence[str], out_dir: Path) -> list[InputImage]:
     it: `x.jpg.png` and `x.png.png`. The result does not depend on the order of `inputs`.
 
     Args:
-        inputs: Files, folders, globs.
+        inputs: Files (images, videos, COCO annotations `.json`), folders, globs, `@FILE` for a list in a file,
+            `-` for a list on stdin.
+        root: Where relative paths in lists and COCO files start, and what is taken off absolute ones; by
+            default the folder of the file, for stdin the current folder.
+        stride: Take every n-th frame of a video.
         out_dir: Where masks go; what lies there is never taken for an image.
 
     Raises:
