@@ -126,9 +126,7 @@ def check_names(formats: Sequence[FormatName], images: Iterable[InputImage]) -> 
             key = image_id_of(image.output, image.coco_id) if name == "coco" else key
             other = taken.setdefault((name, key), image)
             if other is not image:
-                raise DataError(
-                    f"{other} and {image} would both be {key} in --format {name}: predict them apart"
-                )
+                raise DataError(f"{other} and {image} would both be {key} in --format {name}: predict them apart")
 
 
 def paths(name: FormatName, output: PurePosixPath) -> list[PurePosixPath]:

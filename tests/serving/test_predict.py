@@ -7,7 +7,8 @@ import torch
 from gmtool_serving import ort as ort_module
 from gmtool_serving.inputs import collect_images
 from gmtool_serving.ort import OrtBackend
-from gmtool_serving.predict import Outcome, predict_images
+from gmtool_serving.pipeline import Outcome
+from gmtool_serving.predict import predict_images
 from PIL import Image
 
 from gmtool.errors import ArtifactError, BackendError
