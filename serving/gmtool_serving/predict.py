@@ -14,6 +14,7 @@ from gmtool.files import sweep_leftovers
 from gmtool.images import UInt8Array, read_image
 from gmtool.masks import write_mask
 from gmtool_serving.backend import Backend
+from gmtool_serving.formats import paths
 from gmtool_serving.inputs import InputImage
 
 AHEAD = 8
@@ -43,7 +44,12 @@ def predict_images(backend: Backend, images: Sequence[InputImage], out_dir: Path
         written: deque[tuple[InputImage, Future[str | None]]] = deque()
         for image, pixels in zip(images, decoded, strict=True):
             mask = _mask(backend, image, pixels)
-            written.append((image, writers.submit(_write, out_dir / image.output, mask, backend.spec.classes)))
+            written.append(
+                (
+                    image,
+                    writers.submit(_write, out_dir / paths("voc", image.output)[0], mask, backend.spec.classes),
+                )
+            )
             if len(written) > AHEAD:
                 yield Outcome(written[0][0], written.popleft()[1].result())
         while written:
