@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from gmtool.classes import ClassSet
 from gmtool.coco import ImageId
-from gmtool.errors import needs_extra
+from gmtool.errors import DataError, needs_extra
 from gmtool.images import UInt8Array
+
+EMPTY = b"[\n]\n"
+"""A JSON list of nothing."""
 
 
 def image_id_of(output: PurePosixPath, coco_id: ImageId | None) -> ImageId:
@@ -46,4 +49,16 @@ def encode_entries(mask: UInt8Array, image_id: ImageId, classes: ClassSet) -> by
             "segmentation": {"size": list(mask.shape), "counts": region["counts"].decode("ascii")},
         }
         lines.append(json.dumps(entry))
-    return ("[\n" + ",\n".join(lines) + "\n]\n" if lines else "[\n]\n").encode()
+    return b"[\n" + ",\n".join(lines).encode() + b"\n]\n" if lines else EMPTY
+
+
+def entries_of(content: bytes, *, where: Path) -> list[bytes]:
+    """Return the entries that `encode_entries` wrote, one JSON object each.
+
+    Raises:
+        DataError: It is not what that wrote.
+    """
+    lines = content.splitlines()
+    if len(lines) < 2 or lines[0] != b"[" or lines[-1] != b"]":
+        raise DataError(f"{where}: not the COCO results of an image: delete it, and predict again with --resume")
+    return [line.removesuffix(b",") for line in lines[1:-1]]

@@ -149,16 +149,16 @@ def encode(name: FormatName, item: MaskItem, classes: ClassSet) -> list[tuple[Pu
 
 def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
     mask = item.mask
-    if name == "voc":
-        return encode_mask(mask, classes)
-    if name == "voc-submission":  # the evaluation refuses 255
-        return encode_mask(np.where(mask == classes.ignore_index, 0, mask).astype(np.uint8), classes)
-    if name == "cityscapes":
-        return _png(Image.fromarray(_table(classes.raw_ids, ignored=0)[mask]))
-    if name == "trainids":
-        return _png(Image.fromarray(_table(range(len(classes)), ignored=255)[mask]))
+    if name in ("voc", "voc-submission"):
+        # The benchmark's evaluation refuses 255
+        ignored = classes.ignore_index if name == "voc" else 0
+        return encode_mask(_table(range(len(classes)), ignored=ignored)[mask], classes)
+    if name in ("cityscapes", "trainids"):
+        raw = name == "cityscapes"
+        table = _table(classes.raw_ids if raw else range(len(classes)), ignored=0 if raw else 255)
+        return _png(table[mask])
     if name == "color":
-        return _png(Image.fromarray(colors_of(classes)[mask]))
+        return _png(colors_of(classes)[mask])
     if name == "coco":
         return encode_entries(mask, image_id_of(item.output, item.coco_id), classes)
     if name == "overlay":
@@ -171,7 +171,7 @@ def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
 
 
 def colors_of(classes: ClassSet) -> UInt8Array:
-    """Return the colour of each label, (256, 3); ignored pixels have the classes' own colour for them, or VOC's."""
+    """Return the colour of each label, (256, 3); that of ignored pixels is the classes' own, or VOC's."""
     colors = np.zeros((256, 3), dtype=np.uint8)
     colors[: len(classes)] = classes.palette
     colors[classes.ignore_index] = classes.ignore_colors[0] if classes.ignore_colors else VOID_COLOR
@@ -191,9 +191,9 @@ def _table(labels: Iterable[int], *, ignored: int) -> UInt8Array:
     return table
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(pixels: UInt8Array) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=PNG_COMPRESSION)
     return buffer.getvalue()
 
 
