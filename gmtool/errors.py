@@ -76,6 +76,12 @@ class BackendMemoryError(BackendError):
     code = "out_of_memory"
 
 
+class ImageTooLargeError(BackendError):
+    """An image that no batch is small enough for."""
+
+    code = "too_large"
+
+
 class MissingExtraError(GmtoolError):
     """A command whose optional packages are not installed."""
 

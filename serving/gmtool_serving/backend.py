@@ -39,6 +39,8 @@ class Backend(Protocol):
     """The model's file."""
     model_sha256: str
     """Hash of that file."""
+    preferred_batch: int
+    """Images of one size at once with which it is about as fast as it gets, where nothing else is asked for."""
 
     def predict(self, images: UInt8Array) -> Prediction:
         """Return what the model gives for RGB images (N, H, W, 3), uint8.

@@ -14,6 +14,7 @@ from gmtool_serving.backend import Backend
 from gmtool_serving.computing import ComputeOptions
 from gmtool_serving.decoders import Decoders
 from gmtool_serving.decoding import DecodeOptions
+from gmtool_serving.finish import finish
 from gmtool_serving.folder import OutputFolder
 from gmtool_serving.formats import FormatName, check_formats, format_dirs, paths
 from gmtool_serving.inputs import InputImage
@@ -35,8 +36,8 @@ class PredictOptions:
     formats: tuple[FormatName, ...] = ("voc",)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
-    batch: int = 1
-    """Images of one size that are computed at once."""
+    batch: int | None = None
+    """Images of one size that are computed at once; None for what suits the model's device."""
     workers: int = 2
     """Processes that decode; 0 for threads of this process, which a broken decoder would end."""
     resume: bool = False
@@ -125,7 +126,7 @@ class PredictionRun:
         self.pipeline = Pipeline(
             self._decoders,
             backend,
-            batch=self.options.batch,
+            batch=self.options.batch or backend.preferred_batch,
             compute=self.options.compute,
             out=self.folder.out,
             folders=self.folders,
@@ -146,6 +147,20 @@ class PredictionRun:
         finally:
             outcomes.close()
             self._finish(backend)
+
+    @property
+    def is_still(self) -> bool:
+        """Return whether nothing computes or writes any more."""
+        return self.pipeline is None or self.pipeline.is_still
+
+    def make_files_of_the_whole(self, images: Sequence[InputImage]) -> list[Path]:
+        """Make the files that some formats have once a run, from what is on disk of all inputs of the job.
+
+        Several shards may do this at the same time; the last one to end finds everything.
+        """
+        outputs = [image.output for image in images]
+        made = [finish(name, folder, outputs) for name, folder in self.folders.items()]
+        return [path for path in made if path is not None]
 
     def interrupt(self) -> None:
         """End after what is known by now. Safe in a signal handler."""
