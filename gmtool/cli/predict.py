@@ -12,7 +12,7 @@ import typer
 from gmtool.cli.prediction import Listed, progress_of, result_line, speed_line
 from gmtool.cli.stop import calling_on_stop, leave_at_once
 from gmtool.config import MaskValues
-from gmtool.errors import ConfigError, did_you_mean, needs_extra
+from gmtool.errors import ConfigError, DataError, did_you_mean, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gmtool_serving.inputs import InputImage
     from gmtool_serving.predict import PredictionRun, PredictOptions
     from gmtool_serving.tiles import Tiling
+
+    from gmtool.report import IoUReport
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -157,7 +159,7 @@ def run_prediction(
     Raises:
         typer.Exit: With 3 if some images failed, with 1 if all did, with 130 or 143 if it was stopped.
     """
-    from gmtool.console import remark, result
+    from gmtool.console import remark
     from gmtool.runs import newest_model
 
     with needs_extra("serve", "predicting"):
@@ -171,18 +173,22 @@ def run_prediction(
         if not quiet:
             remark(f"model {backend.model}, {backend.description}")
         stopped = _follow(run, backend, quiet=quiet)
-        summary = run.summary(backend)
-        result(json.dumps(summary) if as_json else result_line(run))
-        if stopped is not None and not run.is_still:
-            run.close()
-            leave_at_once(stopped)
-    if stopped is not None:
-        raise typer.Exit(stopped)
-    run.make_files_of_the_whole(images)
-    if scoring is not None and run.tally.ok + run.tally.skipped:
-        _score(run, backend, images, scoring, as_json=as_json)
+        if stopped is not None:
+            _tell(run, backend, None, as_json=as_json)
+            if not run.is_still:
+                run.close()
+                leave_at_once(stopped)
+            raise typer.Exit(stopped)
+        run.make_files_of_the_whole(images)
+    usable = run.tally.ok + run.tally.skipped
+    try:
+        score = _score(run, backend, images, scoring) if scoring is not None and usable else None
+    except DataError:  # nothing could be scored; the masks are there nevertheless
+        _tell(run, backend, None, as_json=as_json)
+        raise
+    _tell(run, backend, score, as_json=as_json)
     if run.tally.failed:
-        raise typer.Exit(3 if run.tally.ok + run.tally.skipped else 1)
+        raise typer.Exit(3 if usable else 1)
 
 
 def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
@@ -202,23 +208,20 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     return stop.exit_code
 
 
-def _score(
-    run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring, *, as_json: bool
-) -> None:
-    """Print the mIoU of what was predicted, over the images that have ground truth."""
+def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring) -> IoUReport:
+    """Return the score of what was predicted, over the images that have ground truth."""
     import tempfile
 
     from gmtool_serving.evaluate import evaluate_masks
 
-    from gmtool.console import result
-    from gmtool.report import percent
     from gmtool.splits import format_split
 
+    # A list has lines: the rare name that is not one cannot stand in it
     names = [name for name in (str(image.output) for image in images) if name.isprintable()]
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "predicted.txt"
         listed.write_text(format_split(names), encoding="utf-8")
-        report = evaluate_masks(
+        return evaluate_masks(
             run.folders[scoring.format],
             scoring.ground_truth,
             listed,
@@ -226,15 +229,26 @@ def _score(
             values=scoring.values,
             progress=iter,
         )
-    unscored = Listed("not scored")
-    for line in report.failed:
-        unscored.add(line)
-    unscored.tell("the list with gmtool evaluate --predictions")
+
+
+def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_json: bool) -> None:
+    """Print what came out on stdout, and what could not be scored on stderr."""
+    from gmtool.console import result
+    from gmtool.report import percent
+
+    if score is not None:
+        unscored = Listed("not scored")
+        for line in score.failed:
+            unscored.add(line)
+        unscored.tell("gmtool evaluate --predictions")
     if as_json:
-        result(json.dumps(report.to_dict()))
-    else:
-        left_out = f", {len(report.failed)} left out" if report.failed else ""
-        result(f"mIoU {percent(report.miou)} % of {report.num_images} images{left_out}")
+        scored = {} if score is None else {"score": score.to_dict()}
+        result(json.dumps(run.summary(backend) | scored))
+        return
+    result(result_line(run))
+    if score is not None:
+        left_out = f", {len(score.failed)} left out" if score.failed else ""
+        result(f"mIoU {percent(score.miou)} % of {score.num_images} images{left_out}")
 
 
 def _tiling(tile: str | None, overlap: int | None) -> Tiling | None:
