@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from gmtool.errors import DataError
 
 
-def below(folder: Path, out_dir: Path, *, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def below(folder: Path, out_dir: Path | None, *, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Return the files in a folder and below it whose name ends in one of `suffixes`, in any case.
 
     Links are followed, but not a link to a folder that it lies in. Hidden files and folders are left out, and
@@ -26,28 +26,52 @@ def below(folder: Path, out_dir: Path, *, suffixes: tuple[str, ...]) -> Iterator
 def matching(pattern: str, out_dir: Path, *, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePosixPath]]:
     """Return the files that a glob matches, and their paths below its fixed part.
 
-    A folder that it matches stands for the files below it, unless the glob holds `**`.
+    A folder that it matches stands for the files below it; `**` matches folders of any depth.
 
     Raises:
         DataError: Nothing matches, or there is no wildcard in it.
     """
     if not glob.has_magic(pattern):
         raise DataError(f"input {pattern}: no such file or folder")
-    matches = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207  recursive
-    if not matches:
-        raise DataError(f"input {pattern}: nothing matches")
     root = Path(*_fixed_part(Path(pattern)))
-    repeats = _repetition_test()
-    for match in matches:
+    found = False
+    for match in _matches(pattern, out_dir, suffixes):
+        found = True
         if match.is_dir():
-            if "**" not in pattern:
-                for path in below(match, out_dir, suffixes=suffixes):
-                    yield path, PurePosixPath(path.relative_to(root))
-        elif match.name.lower().endswith(suffixes) and not repeats(match.parent):
+            for path in below(match, out_dir, suffixes=suffixes):
+                yield path, PurePosixPath(path.relative_to(root))
+        elif match.name.lower().endswith(suffixes):
             yield match, PurePosixPath(match.relative_to(root))
+    if not found:
+        raise DataError(f"input {pattern}: nothing matches")
 
 
-def _walk(folder: Path, out_dir: Path, suffixes: tuple[str, ...], chain: frozenset[Path]) -> Iterator[Path]:
+def _matches(pattern: str, out_dir: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Return what a glob matches; with `**` files alone.
+
+    Python's own `**` follows links that lead back: two of them are more paths than can be counted.
+    """
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        yield from (Path(match) for match in glob.glob(pattern))  # noqa: PTH207  a whole path, maybe absolute
+        return
+    first = parts.index("**")
+    for folder in glob.glob(str(Path(*parts[:first]))) if first else ["."]:  # noqa: PTH207
+        for path in below(Path(folder), out_dir, suffixes=suffixes):
+            if _fits(path.relative_to(folder).parts, parts[first:]):
+                yield path
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Return whether a path matches a glob, part by part."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _walk(folder: Path, out_dir: Path | None, suffixes: tuple[str, ...], chain: frozenset[Path]) -> Iterator[Path]:
     real = folder.resolve()
     if real in chain or (chain and real == out_dir):
         return
@@ -70,18 +94,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself: reading it says so
         return False
-
-
-def _repetition_test() -> Callable[[Path], bool]:
-    """Return a test whether a path goes through a link to a folder above it: `**` follows that 40 times."""
-
-    @cache
-    def chain(folder: Path) -> frozenset[Path] | None:
-        above = chain(folder.parent) if folder.parent != folder else frozenset()
-        real = folder.resolve()
-        return None if above is None or (real in above and folder.is_symlink()) else above | {real}
-
-    return lambda folder: chain(folder) is None
 
 
 def _fixed_part(pattern: Path) -> list[str]:
