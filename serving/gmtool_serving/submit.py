@@ -100,9 +100,7 @@ def check_submission(
     wanted = ids_in(benchmark, list_path) if list_path else sorted(known)
     unknown = [name for name in wanted if images and name not in known]
     if unknown:
-        raise DataError(
-            f"{images}: no image of {unknown[0]}, which {list_path} lists, nor of {len(unknown) - 1} more"
-        )
+        raise DataError(f"{images}: {len(unknown)} images of {list_path} are not in it, such as {unknown[0]}")
     with open_submission(source) as files:
         assign = assign_voc if benchmark == "voc" else assign_cityscapes
         matched, problems = assign(files, wanted, archived=not source.is_dir())
