@@ -6,24 +6,27 @@ import fnmatch
 import glob
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gmtool.errors import DataError
 
 
-def below(folder: Path, out_dir: Path | None, *, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def below(folder: Path, out_dir: Path | None, *, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Return the files in a folder and below it whose name ends in one of `suffixes`, in any case.
 
     Links are followed, but not a link to a folder that it lies in. Hidden files and folders are left out, and
     so is `out_dir`.
 
+    Returns:
+        Paths relative to the folder; text, because a hundred thousand of them are ten times faster than `Path`.
+
     Raises:
         DataError: A folder cannot be read.
     """
-    yield from _walk(folder, out_dir, suffixes, frozenset())
+    yield from _walk(folder, "", out_dir, suffixes, frozenset())
 
 
-def matching(pattern: str, out_dir: Path, *, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePosixPath]]:
+def matching(pattern: str, out_dir: Path, *, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Return the files that a glob matches, and their paths below its fixed part.
 
     A folder that it matches stands for the files below it; `**` matches folders of any depth.
@@ -37,29 +40,34 @@ def matching(pattern: str, out_dir: Path, *, suffixes: tuple[str, ...]) -> Itera
     found = False
     for match in _matches(pattern, out_dir, suffixes):
         found = True
-        if match.is_dir():
-            for path in below(match, out_dir, suffixes=suffixes):
-                yield path, PurePosixPath(path.relative_to(root))
-        elif match.name.lower().endswith(suffixes):
-            yield match, PurePosixPath(match.relative_to(root))
+        if os.path.isdir(match):  # noqa: PTH112  a hundred thousand times
+            for name in below(Path(match), out_dir, suffixes=suffixes):
+                yield _below_root(os.path.join(match, name), root)  # noqa: PTH118
+        elif match.lower().endswith(suffixes):
+            yield _below_root(match, root)
     if not found:
         raise DataError(f"input {pattern}: nothing matches")
 
 
-def _matches(pattern: str, out_dir: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def _below_root(path: str, root: Path) -> tuple[str, str]:
+    start = os.path.join(root, "") if root != Path() else ""  # noqa: PTH118
+    return path, path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)
+
+
+def _matches(pattern: str, out_dir: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Return what a glob matches; with `**` files alone.
 
     Python's own `**` follows links that lead back: two of them are more paths than can be counted.
     """
     parts = Path(pattern).parts
     if "**" not in parts:
-        yield from (Path(match) for match in glob.glob(pattern))  # noqa: PTH207  a whole path, maybe absolute
+        yield from glob.glob(pattern)  # noqa: PTH207  a whole path, maybe absolute
         return
     first = parts.index("**")
     for folder in glob.glob(str(Path(*parts[:first]))) if first else ["."]:  # noqa: PTH207
-        for path in below(Path(folder), out_dir, suffixes=suffixes):
-            if _fits(path.relative_to(folder).parts, parts[first:]):
-                yield path
+        for name in below(Path(folder), out_dir, suffixes=suffixes):
+            if _fits(Path(name).parts, parts[first:]):
+                yield os.path.join(folder, name) if first else name  # noqa: PTH118
 
 
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -71,7 +79,9 @@ def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return bool(parts) and fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
-def _walk(folder: Path, out_dir: Path | None, suffixes: tuple[str, ...], chain: frozenset[Path]) -> Iterator[Path]:
+def _walk(
+    folder: Path, prefix: str, out_dir: Path | None, suffixes: tuple[str, ...], chain: frozenset[Path]
+) -> Iterator[str]:
     real = folder.resolve()
     if real in chain or (chain and real == out_dir):
         return
@@ -84,9 +94,9 @@ def _walk(folder: Path, out_dir: Path | None, suffixes: tuple[str, ...], chain: 
         if name.startswith("."):
             continue
         if is_folder:
-            yield from _walk(folder / name, out_dir, suffixes, chain | {real})
+            yield from _walk(folder / name, f"{prefix}{name}{os.sep}", out_dir, suffixes, chain | {real})
         elif name.lower().endswith(suffixes):
-            yield folder / name
+            yield prefix + name
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -50,7 +50,8 @@ def read_coco_names(path: Path) -> list[tuple[str, ImageId]]:
         DataError: Not such a file, or an image without an id or a file name, or with those of another.
     """
     try:
-        value = json.loads(path.read_bytes(), object_hook=_slim)
+        # Polygons are most of such a file: their numbers stay text
+        value = json.loads(path.read_bytes(), object_hook=_slim, parse_float=str)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a COCO annotation file: {error}") from error
     images = value.get("images") if isinstance(value, dict) else None

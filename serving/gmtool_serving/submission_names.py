@@ -46,7 +46,7 @@ def images_by_id(benchmark: Benchmark, images: Path) -> dict[str, Path]:
     """
     if not images.is_dir():
         raise DataError(f"folder of images {images} does not exist")
-    paths = below(images, None, suffixes=IMAGE_SUFFIXES)
+    paths = [images / name for name in below(images, None, suffixes=IMAGE_SUFFIXES)]
     if benchmark == "voc":
         found = {path.stem: path for path in paths}
     else:
