@@ -66,7 +66,7 @@ def collect_images(
     A mask is named after its image's path below the folder (or the fixed part of the glob) that was given,
     or after its path in a list; with several folders, the folder's name stands before it. A path that leads
     out of a list's root becomes the absolute path without its leading slash, so that every mask lies in the
-    output folder. Frames are `x_000123`. Images that differ in their suffix alone keep it: `x.jpg` and
+    output folder. A list may name images without their suffix. Frames are `x_000123`. Images that differ in their suffix alone keep it: `x.jpg` and
     `x.png`. The result does not depend on the order of `inputs`. What a list names need not exist: reading
     it fails then, for this image alone.
 
@@ -144,7 +144,8 @@ def _listed(names: Sequence[str], root: Path) -> Iterator[_Source]:
     """Return what a list names, with outputs that stay inside the output folder whatever it says."""
     absolute_root = os.path.abspath(root)  # noqa: PTH100  without following links: names are what is asked for
     inside = os.path.join(absolute_root, "")  # noqa: PTH118
-    for name in names:
+    for entry in names:
+        name = entry if entry.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES) else _image_of_id(entry, root)
         full = os.path.normpath(os.path.join(absolute_root, name))  # noqa: PTH118
         if full.startswith(inside):
             relative = full[len(inside) :]
@@ -152,6 +153,12 @@ def _listed(names: Sequence[str], root: Path) -> Iterator[_Source]:
             drive, rest = os.path.splitdrive(full)
             relative = f"{drive}{rest}".replace(":", "").strip("/\\") or "root"
         yield _Source(os.path.join(root, name), _posix(relative))  # noqa: PTH118
+
+
+def _image_of_id(name: str, root: Path) -> str:
+    """Return the file that a bare id, as benchmarks list them, stands for; a file of that very name goes first."""
+    candidates = [name, *(name + suffix for suffix in IMAGE_SUFFIXES)]
+    return next((one for one in candidates if os.path.lexists(os.path.join(root, one))), name)  # noqa: PTH118
 
 
 def _posix(relative: str) -> str:

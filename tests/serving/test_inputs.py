@@ -228,3 +228,15 @@ def test_what_a_list_names_need_not_exist_but_the_list_must(tmp_path: Path) -> N
         (tmp_path / "empty").write_text("\n\n")
         with pytest.raises(DataError, match=expected):
             collect([text], tmp_path / "out")
+
+
+def test_a_benchmarks_list_of_ids_names_images_without_their_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "JPEGImages/2008_1.jpg", "JPEGImages/v1.0.PNG", "JPEGImages/v1.0.png", "JPEGImages/odd")
+    (tmp_path / "test.txt").write_text("2008_1\nv1.0\nodd\nmissing\n")
+    found = collect([f"@{tmp_path}/test.txt"], tmp_path / "out", root=tmp_path / "JPEGImages")
+    assert [(image.path.name, str(image.output)) for image in found] == [
+        ("2008_1.jpg", "2008_1"),
+        ("missing", "missing"),
+        ("odd", "odd"),
+        ("v1.0.png", "v1.0"),
+    ]
