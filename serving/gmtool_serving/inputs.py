@@ -66,9 +66,9 @@ def collect_images(
     A mask is named after its image's path below the folder (or the fixed part of the glob) that was given,
     or after its path in a list; with several folders, the folder's name stands before it. A path that leads
     out of a list's root becomes the absolute path without its leading slash, so that every mask lies in the
-    output folder. A list may name images without their suffix. Frames are `x_000123`. Images that differ in their suffix alone keep it: `x.jpg` and
-    `x.png`. The result does not depend on the order of `inputs`. What a list names need not exist: reading
-    it fails then, for this image alone.
+    output folder. A list may name images without their suffix. Frames are `x_000123`. Images that differ in
+    their suffix alone keep it: `x.jpg` and `x.png`. The result does not depend on the order of `inputs`. What
+    a list names need not exist: reading it fails then, for this image alone.
 
     Args:
         inputs: Files (images, videos, COCO annotations `.json`), folders, globs, `@FILE` for a list in a file,
