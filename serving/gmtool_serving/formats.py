@@ -108,7 +108,8 @@ def check_formats(formats: Sequence[FormatName], classes: ClassSet, outputs: Seq
                 )
     if any(map(needs_confidence, formats)) and not {"confidence", "logits"} & set(outputs):
         raise ConfigError(
-            f"--format npz holds the confidence, but the model gives {', '.join(outputs)} alone: export it with it"
+            f"--format npz holds the confidence, but the model gives {', '.join(outputs)} alone: "
+            "export it with --output mask+confidence"
         )
 
 
