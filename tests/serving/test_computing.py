@@ -31,9 +31,11 @@ def masks(results: list[Labels | Failure]) -> list[UInt8Array]:
     return [result.mask for result in results if isinstance(result, Labels)]
 
 
-def predict(backend: FakeBackend | OrtBackend, images: list[UInt8Array], **options: int) -> list[Labels | Failure]:
+def predict(
+    backend: FakeBackend | OrtBackend, images: list[UInt8Array], pad_px: int = 0
+) -> list[Labels | Failure]:
     names = [f"{index}.png" for index in range(len(images))]
-    return predict_batch(backend, images, ComputeOptions(**options), names=names).results
+    return predict_batch(backend, images, ComputeOptions(pad_px), names=names).results
 
 
 def fits(count: int) -> FakeBackend:
@@ -123,10 +125,10 @@ def test_case_23_neither_batch_nor_threads_nor_order_change_masks(
 ) -> None:
     images = [read_image(path) for path in sorted((toy_data / "JPEGImages").iterdir())]
     network, _ = load_network(toy_run, "best")
-    batch = normalize(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+    normalized = normalize(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
     with torch.no_grad():
-        alone = torch.cat([network(image[None]).logits for image in batch])
-        together = network(batch).logits
+        alone = torch.cat([network(image[None]).logits for image in normalized])
+        together = network(normalized).logits
     difference = max(float((alone - together).abs().max()), 1e-6 * float(alone.abs().max()))
     best = alone.topk(2, dim=1).values
     sure = (best[:, 0] - best[:, 1] > 2 * difference).numpy()
@@ -194,8 +196,8 @@ def test_tiles_are_blended_as_a_plain_weighted_mean() -> None:
     backend = Positional(outputs=("logits",))
     total, weights = np.zeros((3, 37, 41)), np.zeros((37, 41))
     ramp = np.minimum(np.arange(16), 15 - np.arange(16)) + 1.0
-    for top in (0, 10, 21):  # three tiles of 16 over 37, evenly spread
-        for left in (0, 12, 25):
+    for top in (0, 10, 21):  # tiles of 16 over 37 and over 41, evenly spread
+        for left in (0, 8, 17, 25):
             logits = backend.predict(image[None, top : top + 16, left : left + 16]).logits
             assert logits is not None
             weight = np.outer(ramp, ramp)
