@@ -100,6 +100,9 @@ def predict(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a TensorRT plan that no sidecar vouches for: it is executable.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and the result alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -136,6 +139,7 @@ def predict(
         model=model,
         device=device,
         threads=threads,
+        trust=trust,
         scoring=scoring,
         quiet=quiet,
         as_json=as_json,
@@ -150,6 +154,7 @@ def run_prediction(
     model: Path | None,
     device: Device,
     threads: int,
+    trust: bool = False,
     scoring: Scoring | None = None,
     quiet: bool = False,
     as_json: bool = False,
@@ -169,7 +174,7 @@ def run_prediction(
     check_names(options.formats, images)
     path = model or newest_model()
     with PredictionRun(images, out, options) as run:
-        backend = open_backend(path, device=device, threads=threads)
+        backend = open_backend(path, device=device, threads=threads, trust=trust)
         if not quiet:
             remark(f"model {backend.model}, {backend.description}")
         stopped = _follow(run, backend, quiet=quiet)

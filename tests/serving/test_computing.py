@@ -15,7 +15,7 @@ from gmtool_serving.ort import OrtBackend
 from gmtool_serving.predict import PredictOptions, predict_images
 from gmtool_serving.tiles import Tiling, predict_tiled, require_logits
 
-from gmtool.errors import BackendError, BackendMemoryError, ConfigError
+from gmtool.errors import BackendMemoryError, ConfigError, NonFiniteError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
 from gmtool.nn.model import normalize
@@ -109,9 +109,7 @@ def test_case_24_a_run_goes_on_with_the_batch_that_fitted(tmp_path: Path) -> Non
 def test_case_39_one_image_with_scores_that_are_not_finite_does_not_cost_the_batch() -> None:
     def check(images: UInt8Array) -> None:
         if (images == 7).all(axis=(1, 2, 3)).any():
-            error = BackendError("scores that are not finite")
-            error.code = "non_finite"
-            raise error
+            raise NonFiniteError("scores that are not finite")
 
     images = pictures(5)
     images[4] = np.full_like(images[4], 7)
