@@ -83,6 +83,12 @@ def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, t
         from gmtool_serving.trt import TrtBackend
 
         return TrtBackend(path, device=device, trust=trust)
-    with needs_extra("serve", "running a model"):
-        from gmtool_serving.ort import OrtBackend
-    return OrtBackend(path, device=device, threads=threads)
+    from concurrent.futures import ThreadPoolExecutor
+
+    from gmtool_serving.model_file import read_model_file
+
+    with ThreadPoolExecutor(1) as pool:
+        file = pool.submit(read_model_file, path)  # hashed while the runtime is loaded
+        with needs_extra("serve", "running a model"):
+            from gmtool_serving.ort import OrtBackend
+    return OrtBackend(path, device=device, threads=threads, file=file.result())
