@@ -8,10 +8,13 @@ import sys
 import typer
 
 from gmtool import __version__
+from gmtool.cli.benchmark import benchmark
 from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
+from gmtool.cli.doctor import doctor
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
+from gmtool.cli.info import info
 from gmtool.cli.predict import predict
 from gmtool.cli.submit import app as submit_app
 from gmtool.cli.train import train
@@ -29,7 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(submit_app, name="submit")
-for command in (demo, train, export, predict, evaluate):
+for command in (demo, train, export, predict, evaluate, benchmark, info, doctor):
     app.command()(command)
 
 

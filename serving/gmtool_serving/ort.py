@@ -54,6 +54,8 @@ class OrtBackend:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised; the rest is noise
         options.intra_op_num_threads = threads
+        # Threads that wait busily after a run take the processor from decoders, and from another model
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
         try:
             # From bytes: a model cannot then refer to other files
