@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,3 +33,17 @@ def read_model_file(path: Path) -> ModelFile:
     content = path.read_bytes()
     spec = read_sealed_spec(content, where=path)
     return ModelFile(content, spec, hashlib.sha256(content).hexdigest())
+
+
+def read_ahead(path: Path) -> Future[ModelFile]:
+    """Begin `read_model_file` in a thread, which the process does not wait for when it ends."""
+    future: Future[ModelFile] = Future()
+
+    def read() -> None:
+        try:
+            future.set_result(read_model_file(path))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=read, name="read-model", daemon=True).start()
+    return future
