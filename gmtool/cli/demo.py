@@ -34,6 +34,8 @@ def demo(
 
     with needs_extra("all", "the demo"):
         from gmtool_export.run import export_run
+        from gmtool_serving.inputs import collect_images
+        from gmtool_serving.predict import PredictOptions
     started = time.monotonic()
     root = require_empty(out or fresh_dir("demo"))
     data, run = root / "data", root / "run"
@@ -44,7 +46,8 @@ def demo(
     exported = export_run(run, name="best", image_dir=None)
     remark(f"3/4 predict: gmtool predict {data / 'JPEGImages'} --out {root / 'masks'} --model {exported.path}")
     predicting = time.monotonic()
-    run_prediction([str(data / "JPEGImages")], root / "masks", model=exported.path, device="cpu", threads=0)
+    images = collect_images([str(data / "JPEGImages")], root / "masks")
+    run_prediction(images, root / "masks", PredictOptions(), model=exported.path, device="cpu", threads=0)
     predict_seconds = time.monotonic() - predicting
     remark(f"4/4 evaluate: gmtool evaluate --model {exported.path}")
     task = score_model(exported.path, {}, None, device="cpu", threads=0)
