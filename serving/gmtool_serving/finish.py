@@ -54,6 +54,7 @@ def _write_archive(file: BinaryIO, folder: Path, files: Sequence[PurePosixPath])
                 member = tarfile.TarInfo(str(name))
                 member.size = (folder / name).stat().st_size
                 archive.addfile(member, mask)
+            archive.getmembers().clear()  # it would keep a kilobyte of each
 
 
 def _write_results(file: BinaryIO, folder: Path, files: Sequence[PurePosixPath]) -> None:
