@@ -12,6 +12,7 @@ from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
+from gmtool.cli.lone import LoneOptionsCommand
 from gmtool.cli.predict import predict
 from gmtool.cli.submit import app as submit_app
 from gmtool.cli.train import train
@@ -29,8 +30,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(submit_app, name="submit")
-for command in (demo, train, export, predict, evaluate):
+for command in (demo, train, export, evaluate):
     app.command()(command)
+app.command(cls=LoneOptionsCommand)(predict)
 
 
 def _print_version(wanted: bool) -> None:

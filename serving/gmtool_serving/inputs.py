@@ -33,13 +33,18 @@ class InputImage:
     coco_id: ImageId | None = None
     """The image's id in the COCO file that named it."""
 
+    @property
+    def location(self) -> str:
+        """Return where its file is, as manifests have it."""
+        return str(self.path)
+
     def __str__(self) -> str:
         """Return the file, and the frame if it is one."""
         return str(self.path) if self.frame is None else f"{self.path} frame {self.frame}"
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """A file that was found."""
 
     path: Path
@@ -83,7 +88,7 @@ def collect_images(
     """
     folders = [text for text in inputs if Path(text).is_dir()]
     is_output = _output_test(out_dir)
-    found: dict[Path, _Source] = {}
+    found: dict[Path, Source] = {}
     left_out = 0
     for text in inputs:
         prefix = Path(text).resolve().name if text in folders and len(folders) > 1 else ""
@@ -97,10 +102,10 @@ def collect_images(
         raise DataError(f"all {left_out} images lie in the output folder {out_dir}: choose another one for masks")
     if not found:
         raise DataError(_nothing_in(inputs, folders, out_dir.resolve()))
-    return _named(list(found.values()), stride)
+    return name_sources(list(found.values()), stride=stride)
 
 
-def _rank(source: _Source) -> tuple[bool, int, str]:
+def _rank(source: Source) -> tuple[bool, int, str]:
     """Of two names of one file, take the same whatever the order: COCO's, else the longer path."""
     return source.coco_id is not None, len(source.relative.parts), str(source.relative)
 
@@ -112,7 +117,7 @@ def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path) ->
     return f"no images in {', '.join(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}"
 
 
-def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[_Source]:
+def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:
     path = Path(text)
     if os.path.lexists(path) and (path if path.is_dir() else path.parent).resolve().is_relative_to(out_dir):
         raise DataError(f"input {text} lies in the output folder: choose another --out for the masks")
@@ -123,21 +128,21 @@ def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[_Source]:
         yield from _listed(read_list(path), root or path.parent)
     elif path.is_dir():
         for file in below(path, out_dir, suffixes=IMAGE_SUFFIXES):
-            yield _Source(file, PurePosixPath(file.relative_to(path)))
+            yield Source(file, PurePosixPath(file.relative_to(path)))
     elif path.suffix.lower() == ".json":
         named = read_coco_names(path)
         folder = root or root_of_coco(path, named[0][0])
         sources = _listed([name for name, _ in named], folder)
         for source, (_, coco_id) in zip(sources, named, strict=True):
-            yield _Source(source.path, source.relative, coco_id)
+            yield Source(source.path, source.relative, coco_id)
     elif os.path.lexists(path):
-        yield _Source(path, PurePosixPath(path.name))
+        yield Source(path, PurePosixPath(path.name))
     else:
         for file, relative in matching(text, out_dir, suffixes=IMAGE_SUFFIXES + VIDEO_SUFFIXES):
-            yield _Source(file, relative)
+            yield Source(file, relative)
 
 
-def _listed(names: Sequence[str], root: Path) -> Iterator[_Source]:
+def _listed(names: Sequence[str], root: Path) -> Iterator[Source]:
     """Return what a list names, with outputs that stay inside the output folder whatever it says."""
     absolute_root = os.path.abspath(root)  # noqa: PTH100  without following links: names are what is asked for
     inside = os.path.join(absolute_root, "")  # noqa: PTH118
@@ -149,7 +154,7 @@ def _listed(names: Sequence[str], root: Path) -> Iterator[_Source]:
         else:
             drive, rest = os.path.splitdrive(full)
             relative = drive.strip(":/\\") + rest if drive else rest.lstrip("/")
-        yield _Source(Path(joined), PurePosixPath(relative.replace(os.sep, "/")))
+        yield Source(Path(joined), PurePosixPath(relative.replace(os.sep, "/")))
 
 
 def _output_test(out_dir: Path) -> Callable[[Path], bool]:
@@ -162,7 +167,7 @@ def _output_test(out_dir: Path) -> Callable[[Path], bool]:
     return lambda path: is_output_folder(path.parent)
 
 
-def _named(sources: Sequence[_Source], stride: int) -> list[InputImage]:
+def name_sources(sources: Sequence[Source], *, stride: int) -> list[InputImage]:
     """Give every image a name of its own: without its suffix where that is enough, else with it."""
     frames = [_frames_of(source.path, stride) for source in sources]
     keeping: set[int] = set()
