@@ -7,14 +7,17 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gmtool.errors import BackendError, ConfigError, needs_extra
 from gmtool_serving.backend import DeviceName
 
-IO_CPUS = 0.25
+IO_CPUS = 0.5
 """Processors that a reading or a writing task takes in Ray's books: mostly they wait for disk or network."""
 IO_SHARE = 0.1
 """Share of a cluster's processors that is left to them, and at least one processor."""
@@ -110,10 +113,11 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
         return _share(_resources(), wanted, device, version=ray.__version__, is_ours=False)
     folder = Path(tempfile.mkdtemp(prefix="gmtool-ray-", dir=_short_folder())) if address == "local" else None
     try:
-        if folder is not None:
-            _start(folder, wanted, device)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        with _native_stderr_closed():
+            if folder is not None:
+                _start(folder, wanted, device)
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         return _share(_resources(), wanted, device, version=ray.__version__, folder=folder)
     except BaseException as error:
         ray.shutdown()
@@ -139,6 +143,20 @@ def quieten() -> None:
     context.enable_auto_log_stats = False
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Drop what Ray's native part prints when it starts: it is about its own log, and failures are raised."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _resources() -> dict[str, float]:

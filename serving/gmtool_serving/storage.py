@@ -87,8 +87,11 @@ def list_files(uri: str, *, recursive: bool = True) -> list[StoredFile]:
     from pyarrow.fs import FileSelector, FileType
 
     system, path = _locate(uri)
-    with _one_line():
-        found = system.get_file_info(FileSelector(path, allow_not_found=True, recursive=recursive))
+    try:
+        with _one_line():
+            found = system.get_file_info(FileSelector(path, recursive=recursive))
+    except FileNotFoundError:  # allowing it would take a bucket that does not exist for an empty one
+        return []
     start = len(path.rstrip("/")) + 1
     base = uri.rstrip("/")
     files = [
