@@ -24,6 +24,14 @@ IO_SHARE = 0.1
 OBJECT_STORE_BYTES = 1 << 30
 """Shared memory of a Ray that is started here; images between two stages lie in it."""
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent home
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # a run under uv does not send its folder to all workers
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its native part writes no log to stderr
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it says of workers that died does not go to stdout
+}
+"""Settings of Ray that are read from the environment when it is imported, and taken from there where they are set."""
+
 _ADDRESS = re.compile(r"auto|local|\[?[\w.:-]+\]?:\d+")
 
 
@@ -102,10 +110,8 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
         MissingExtraError: Ray is not installed.
     """
     check_address(address)
-    # Nothing is sent home; nothing of uv's is carried to workers; the log of Ray's native part stays out of stderr
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     with needs_extra("ray", "predicting on Ray"):
         import ray
         import ray.data
