@@ -76,6 +76,12 @@ class BackendMemoryError(BackendError):
     code = "out_of_memory"
 
 
+class NonFiniteError(BackendError):
+    """Scores that are NaN or infinite: any mask of them would be made up."""
+
+    code = "non_finite"
+
+
 class ImageTooLargeError(BackendError):
     """An image that no batch is small enough for."""
 

@@ -121,7 +121,7 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow would refuse what is asked for
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
+            warnings.simplefilter("ignore")  # max_pixels decides what is too large; damage is found in decoding
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError("not_an_image", f"{path}: not an image (of {', '.join(FORMATS)})") from error

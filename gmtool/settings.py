@@ -140,6 +140,11 @@ def _check_combinations(config: TrainConfig) -> None:
             "method.pseudo=direct would compare a prediction with itself: take method.view=strong or "
             "method.teacher=average"
         )
+    if method.partners > config.data.labeled_batch // config.optim.accumulation:
+        raise ConfigError(
+            f"method.partners={method.partners}: a batch (or part of one) holds "
+            f"{config.data.labeled_batch // config.optim.accumulation} labeled images to mix with"
+        )
     if config.data.scale_min > config.data.scale_max:
         raise ConfigError(
             f"data.scale_min {config.data.scale_min} is above data.scale_max {config.data.scale_max}"

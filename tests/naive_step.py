@@ -43,7 +43,7 @@ def naive(
 
     partner = distance(out_u.embedding, out_l.embedding).argmin(1)
     if method.pairing == "random":
-        partner = torch.from_numpy(given.random.integers(0, count, size=count))
+        partner = torch.from_numpy(given.random.random((count, count)).argmin(1))
     m_mix = F.softmax(model(lam * x_l[partner] + (1 - lam) * x_u).logits, 1)
     subtracted = m_l[partner].detach()
     m_dec = m_mix - subtracted if method.decoupling == "hard" else m_mix - lam * subtracted

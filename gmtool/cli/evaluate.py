@@ -55,6 +55,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a TensorRT plan that no sidecar vouches for: it is executable.")
+    ] = False,
 ) -> None:
     """Score a model on a data set, or a folder of masks against a folder of masks.
 
@@ -73,7 +76,7 @@ def evaluate(
             raise ConfigError("--classes is for --predictions; a model knows its own classes")
         options = {"root": data, "layout": layout, "mask_dir": mask_dir, "mask_values": mask_values}
         settings = _data_settings(set_ or [], options)
-        report = run_evaluation(model, settings, list_, device=device, threads=threads)
+        report = run_evaluation(model, settings, list_, device=device, threads=threads, trust=trust)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         report.save(out)
@@ -90,6 +93,7 @@ def run_evaluation(
     *,
     device: Literal["auto", "cpu", "cuda"],
     threads: int,
+    trust: bool = False,
 ) -> IoUReport:
     """Score a model.
 
@@ -99,6 +103,7 @@ def run_evaluation(
         list_path: Images to score; None for the validation set.
         device: Where to compute.
         threads: Processor threads; 0 for one a core.
+        trust: Take a TensorRT plan that no sidecar vouches for.
     """
     from gmtool.console import remark
     from gmtool.datacheck import check_masks
@@ -109,7 +114,7 @@ def run_evaluation(
         from gmtool_serving.backend import open_backend
         from gmtool_serving.evaluate import evaluate_model
     path = model or newest_model()
-    backend = open_backend(path, device=device, threads=threads)
+    backend = open_backend(path, device=device, threads=threads, trust=trust)
     config = _data_config(path, settings)
     split = load_split(config, "val", list_path or config.val)
     check_masks(split.samples, backend.spec.classes, values=config.mask_values)

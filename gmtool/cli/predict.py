@@ -12,7 +12,7 @@ import typer
 from gmtool.cli.prediction import Listed, progress_of, result_line, speed_line
 from gmtool.cli.stop import calling_on_stop, leave_at_once
 from gmtool.config import MaskValues
-from gmtool.errors import ConfigError, did_you_mean, needs_extra
+from gmtool.errors import ConfigError, DataError, did_you_mean, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gmtool_serving.inputs import InputImage
     from gmtool_serving.predict import PredictionRun, PredictOptions
     from gmtool_serving.tiles import Tiling
+
+    from gmtool.report import IoUReport
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -111,6 +113,9 @@ def predict(
     ray_gpus: Annotated[
         float | None, typer.Option(min=0, help="GPUs of each; 0.5 lets two share one. [1 if there are any]")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run a TensorRT plan that no sidecar vouches for: it is executable.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and the result alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -144,7 +149,12 @@ def predict(
     scoring = None if ground_truth is None else Scoring(ground_truth, mask_values, _index_format(formats))
     ray_wanted = predict_ray.ray_options(ray, actors=ray_actors, cpus=ray_cpus, gpus=ray_gpus)
     if ray_wanted is not None:
-        given = {"--shard": shard is not None, "--workers": workers is not None, "--stride": stride != 1}
+        given = {
+            "--shard": shard is not None,
+            "--workers": workers is not None,
+            "--stride": stride != 1,
+            "--trust": trust,
+        }
         predict_ray.refuse_with_ray(given)
         predict_ray.check_places(formats, out, scored=scoring is not None)
         images = predict_ray.collect_for_ray(inputs, out, root=root)
@@ -171,6 +181,7 @@ def predict(
         model=None if model is None else Path(model),
         device=device,
         threads=threads,
+        trust=trust,
         scoring=scoring,
         quiet=quiet,
         as_json=as_json,
@@ -185,6 +196,7 @@ def run_prediction(
     model: Path | None,
     device: Device,
     threads: int,
+    trust: bool = False,
     scoring: Scoring | None = None,
     quiet: bool = False,
     as_json: bool = False,
@@ -203,7 +215,7 @@ def run_prediction(
     check_names(options.formats, images)
     path = model or newest_model()
     with PredictionRun(images, out, options) as run:
-        backend = open_backend(path, device=device, threads=threads)
+        backend = open_backend(path, device=device, threads=threads, trust=trust)
         carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
 
 
@@ -216,24 +228,28 @@ def carry_out(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Run to the end, tell what came of it, make the files of the whole and score; see `run_prediction`."""
-    from gmtool.console import remark, result
+    """Run to the end, make the files of the whole, score, and tell what came of it; see `run_prediction`."""
+    from gmtool.console import remark
 
     if not quiet:
         remark(f"model {backend.model}, {backend.description}")
     stopped = _follow(run, backend, quiet=quiet)
-    summary = run.summary(backend)
-    result(json.dumps(summary) if as_json else result_line(run))
-    if stopped is not None and not run.is_still:
-        run.close()
-        leave_at_once(stopped)
     if stopped is not None:
+        _tell(run, backend, None, as_json=as_json)
+        if not run.is_still:
+            run.close()
+            leave_at_once(stopped)
         raise typer.Exit(stopped)
     run.make_files_of_the_whole(images)
-    if scoring is not None and run.tally.ok + run.tally.skipped:
-        _score(run, backend, images, scoring, as_json=as_json)
+    usable = run.tally.ok + run.tally.skipped
+    try:
+        score = _score(run, backend, images, scoring) if scoring is not None and usable else None
+    except DataError:  # nothing could be scored; the masks are there nevertheless
+        _tell(run, backend, None, as_json=as_json)
+        raise
+    _tell(run, backend, score, as_json=as_json)
     if run.tally.failed:
-        raise typer.Exit(3 if run.tally.ok + run.tally.skipped else 1)
+        raise typer.Exit(3 if usable else 1)
 
 
 def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
@@ -253,23 +269,20 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     return stop.exit_code
 
 
-def _score(
-    run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring, *, as_json: bool
-) -> None:
-    """Print the mIoU of what was predicted, over the images that have ground truth."""
+def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring) -> IoUReport:
+    """Return the score of what was predicted, over the images that have ground truth."""
     import tempfile
 
     from gmtool_serving.evaluate import evaluate_masks
 
-    from gmtool.console import result
-    from gmtool.report import percent
     from gmtool.splits import format_split
 
+    # A list has lines: the rare name that is not one cannot stand in it
     names = [name for name in (str(image.output) for image in images) if name.isprintable()]
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "predicted.txt"
         listed.write_text(format_split(names), encoding="utf-8")
-        report = evaluate_masks(
+        return evaluate_masks(
             run.folders[scoring.format],
             scoring.ground_truth,
             listed,
@@ -277,15 +290,26 @@ def _score(
             values=scoring.values,
             progress=iter,
         )
-    unscored = Listed("not scored")
-    for line in report.failed:
-        unscored.add(line)
-    unscored.tell("the list with gmtool evaluate --predictions")
+
+
+def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_json: bool) -> None:
+    """Print what came out on stdout, and what could not be scored on stderr."""
+    from gmtool.console import result
+    from gmtool.report import percent
+
+    if score is not None:
+        unscored = Listed("not scored")
+        for line in score.failed:
+            unscored.add(line)
+        unscored.tell("gmtool evaluate --predictions")
     if as_json:
-        result(json.dumps(report.to_dict()))
-    else:
-        left_out = f", {len(report.failed)} left out" if report.failed else ""
-        result(f"mIoU {percent(report.miou)} % of {report.num_images} images{left_out}")
+        scored = {} if score is None else {"score": score.to_dict()}
+        result(json.dumps(run.summary(backend) | scored))
+        return
+    result(result_line(run))
+    if score is not None:
+        left_out = f", {len(score.failed)} left out" if score.failed else ""
+        result(f"mIoU {percent(score.miou)} % of {score.num_images} images{left_out}")
 
 
 def _tiling(tile: str | None, overlap: int | None) -> Tiling | None:

@@ -60,6 +60,7 @@ def refuse_with_ray(given: Mapping[str, bool]) -> None:
     remedies = {
         "--shard": "Ray divides the work itself",
         "--workers": "--ray-actors says how many predict, and reading follows",
+        "--trust": "it is of TensorRT plans, and .onnx files are sent to workers",
         "--stride": "it is of videos, which are decoded from their beginning on one machine",
     }
     for name, is_given in given.items():
@@ -202,7 +203,7 @@ def _read_model(model: str) -> bytes:
 
     if Path(model).suffix.lower() != ".onnx":
         raise ConfigError(
-            f"--model {model}: --ray sends .onnx files to its workers; engines belong to one machine's GPU"
+            f"--model {model}: --ray sends .onnx files to its workers; a plan belongs to the GPU it was built for"
         )
     try:
         if is_uri(model):

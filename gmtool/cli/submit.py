@@ -29,17 +29,15 @@ def check(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of masks, or a tar or zip archive.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the images, for names and sizes; or of Cityscapes' ground truth."),
+        typer.Option(help="Folder of the images, for names and sizes, or of the ground truth."),
     ] = None,
     list_: Annotated[
         Path | None, typer.Option("--list", help="List of the images to hand in; default: all in --images.")
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Problems to print; all are counted.")] = 20,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report, with every problem, as JSON.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, with all problems.")] = False,
 ) -> None:
-    """Check names, number, size, mode and labels of masks as the official script does. Exit code 1 if it would refuse.
+    """Check names, number, size, mode and labels as the official script does. Exit code 1 if it would refuse.
 
     voc: ID.png right in the folder, or in results/VOC2012/Segmentation/comp6_test_cls; labels 0-20.
     cityscapes: one CITY_SEQUENCE_FRAME*.png an image, in any folder; label ids 0-33.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gmtool.errors import needs_extra
 from gmtool.images import UInt8Array
+from gmtool.plan import PLAN_SUFFIX
 from gmtool.spec import ArtifactSpec
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -63,19 +64,25 @@ def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
     return Prediction(logits.argmax(axis=1).astype(np.uint8), confidence, logits)
 
 
-def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0) -> Backend:
-    """Load an exported model.
+def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, trust: bool = False) -> Backend:
+    """Load an exported model: `.plan` with TensorRT, anything else as ONNX.
 
     Args:
         path: A file that `gmtool export` wrote.
         device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
-        threads: Threads of the processor; 0 for one a core.
+        threads: Threads of the processor for an ONNX model; 0 for one a core.
+        trust: Take a TensorRT plan that no sidecar vouches for. An ONNX model is not executable and is never taken
+            without its seal.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
         BackendError: The device is not to be had.
         MissingExtraError: The runtime is not installed.
     """
+    if path.suffix == PLAN_SUFFIX:
+        from gmtool_serving.trt import TrtBackend
+
+        return TrtBackend(path, device=device, trust=trust)
     with needs_extra("serve", "running a model"):
         from gmtool_serving.ort import OrtBackend
     return OrtBackend(path, device=device, threads=threads)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from gmtool_serving.decoding import Decoded, DecodeOptions, Failure, decode
 from gmtool_serving.inputs import InputImage
 from gmtool_serving.processes import DecodingProcess
+from gmtool_serving.stages import Clock
 
 T = TypeVar("T")
 Decode = Callable[[Path, int | None], Decoded | Failure]
@@ -30,6 +31,8 @@ class Decoders:
 
     def __init__(self, workers: int, options: DecodeOptions, *, isolated: bool) -> None:
         self.workers = workers
+        self.clock = Clock(workers)
+        """How busy the decoders are; processes that are still starting are not."""
         self.processes = [DecodingProcess(options) for _ in range(workers)] if isolated else []
         self._queues: list[SimpleQueue[tuple[Future[Any], Callable[[], None]] | None]] = [
             SimpleQueue() for _ in range(workers)
@@ -69,7 +72,7 @@ class Decoders:
 
         def run() -> None:
             try:
-                future.set_result(task(self._decodes[index]))
+                future.set_result(task(lambda path, frame: self._decode(index, path, frame)))
             except BaseException as error:
                 future.set_exception(error)
             finally:
@@ -90,6 +93,12 @@ class Decoders:
             thread.join(timeout=2)
             if not thread.is_alive():
                 process.join()
+
+    def _decode(self, index: int, path: Path, frame: int | None) -> Decoded | Failure:
+        if self.processes:
+            self.processes[index].wait_until_ready()
+        with self.clock.running():
+            return self._decodes[index](path, frame)
 
     def _work(self, index: int) -> None:
         while True:

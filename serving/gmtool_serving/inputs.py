@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from gmtool.coco import ImageId
@@ -45,10 +47,10 @@ class InputImage:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that was found."""
+    """A file that was found. Text, because a hundred thousand of them are ten times faster than `Path`."""
 
-    path: Path
-    relative: PurePosixPath
+    path: str
+    relative: str
     coco_id: ImageId | None = None
 
 
@@ -69,9 +71,9 @@ def collect_images(
     A mask is named after its image's path below the folder (or the fixed part of the glob) that was given,
     or after its path in a list; with several folders, the folder's name stands before it. A path that leads
     out of a list's root becomes the absolute path without its leading slash, so that every mask lies in the
-    output folder. Frames are `x_000123`. Images that differ in their suffix alone keep it: `x.jpg` and
-    `x.png`. The result does not depend on the order of `inputs`. What a list names need not exist: reading
-    it fails then, for this image alone.
+    output folder. A list may name images without their suffix. Frames are `x_000123`. Images that differ in
+    their suffix alone keep it: `x.jpg` and `x.png`. The result does not depend on the order of `inputs`. What
+    a list names need not exist: reading it fails then, for this image alone.
 
     Args:
         inputs: Files (images, videos, COCO annotations `.json`), folders, globs, `@FILE` for a list in a file,
@@ -88,7 +90,7 @@ def collect_images(
     """
     folders = [text for text in inputs if Path(text).is_dir()]
     is_output = _output_test(out_dir)
-    found: dict[Path, Source] = {}
+    found: dict[str, Source] = {}
     left_out = 0
     for text in inputs:
         prefix = Path(text).resolve().name if text in folders and len(folders) > 1 else ""
@@ -96,8 +98,9 @@ def collect_images(
             if is_output(source.path):
                 left_out += 1
                 continue
-            named = replace(source, relative=PurePosixPath(prefix) / source.relative) if prefix else source
-            found[source.path] = max(found.get(source.path, named), named, key=_rank)
+            named = replace(source, relative=f"{prefix}/{source.relative}") if prefix else source
+            other = found.get(source.path)
+            found[source.path] = max(other, named, key=_rank) if other else named
     if not found and left_out:
         raise DataError(f"all {left_out} images lie in the output folder {out_dir}: choose another one for masks")
     if not found:
@@ -107,13 +110,13 @@ def collect_images(
 
 def _rank(source: Source) -> tuple[bool, int, str]:
     """Of two names of one file, take the same whatever the order: COCO's, else the longer path."""
-    return source.coco_id is not None, len(source.relative.parts), str(source.relative)
+    return source.coco_id is not None, source.relative.count("/"), source.relative
 
 
 def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path) -> str:
     for folder in folders:
         for video in below(Path(folder), out_dir, suffixes=VIDEO_SUFFIXES):
-            return f"no images in {folder}, but videos: name them ({folder}/*{video.suffix})"
+            return f"no images in {folder}, but videos: name them ({folder}/*{Path(video).suffix})"
     return f"no images in {', '.join(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}"
 
 
@@ -127,8 +130,8 @@ def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:
         path = Path(text[1:])
         yield from _listed(read_list(path), root or path.parent)
     elif path.is_dir():
-        for file in below(path, out_dir, suffixes=IMAGE_SUFFIXES):
-            yield Source(file, PurePosixPath(file.relative_to(path)))
+        for name in below(path, out_dir, suffixes=IMAGE_SUFFIXES):
+            yield Source(os.path.join(path, name), _posix(name))  # noqa: PTH118
     elif path.suffix.lower() == ".json":
         named = read_coco_names(path)
         folder = root or root_of_coco(path, named[0][0])
@@ -136,35 +139,45 @@ def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:
         for source, (_, coco_id) in zip(sources, named, strict=True):
             yield Source(source.path, source.relative, coco_id)
     elif os.path.lexists(path):
-        yield Source(path, PurePosixPath(path.name))
+        yield Source(str(path), path.name)
     else:
         for file, relative in matching(text, out_dir, suffixes=IMAGE_SUFFIXES + VIDEO_SUFFIXES):
-            yield Source(file, relative)
+            yield Source(file, _posix(relative))
 
 
 def _listed(names: Sequence[str], root: Path) -> Iterator[Source]:
     """Return what a list names, with outputs that stay inside the output folder whatever it says."""
     absolute_root = os.path.abspath(root)  # noqa: PTH100  without following links: names are what is asked for
     inside = os.path.join(absolute_root, "")  # noqa: PTH118
-    for name in names:
-        joined = os.path.join(root, name)  # noqa: PTH118  a hundred thousand times
+    for entry in names:
+        name = entry if entry.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES) else _image_of_id(entry, root)
         full = os.path.normpath(os.path.join(absolute_root, name))  # noqa: PTH118
         if full.startswith(inside):
             relative = full[len(inside) :]
         else:
             drive, rest = os.path.splitdrive(full)
-            relative = drive.strip(":/\\") + rest if drive else rest.lstrip("/")
-        yield Source(Path(joined), PurePosixPath(relative.replace(os.sep, "/")))
+            relative = f"{drive}{rest}".replace(":", "").strip("/\\") or "root"
+        yield Source(os.path.join(root, name), _posix(relative))  # noqa: PTH118
 
 
-def _output_test(out_dir: Path) -> Callable[[Path], bool]:
+def _image_of_id(name: str, root: Path) -> str:
+    """Return the file that a bare id, as benchmarks list them, stands for; a file of that very name goes first."""
+    candidates = [name, *(name + suffix for suffix in IMAGE_SUFFIXES)]
+    return next((one for one in candidates if os.path.lexists(os.path.join(root, one))), name)  # noqa: PTH118
+
+
+def _posix(relative: str) -> str:
+    return relative.replace(os.sep, "/") if os.sep != "/" else relative
+
+
+def _output_test(out_dir: Path) -> Callable[[str], bool]:
     out = out_dir.resolve()
 
     @cache
-    def is_output_folder(folder: Path) -> bool:
-        return folder.resolve().is_relative_to(out)
+    def is_output_folder(folder: str) -> bool:
+        return Path(folder).resolve().is_relative_to(out)
 
-    return lambda path: is_output_folder(path.parent)
+    return lambda path: is_output_folder(os.path.dirname(path))  # noqa: PTH120
 
 
 def name_sources(sources: Sequence[Source], *, stride: int) -> list[InputImage]:
@@ -172,35 +185,32 @@ def name_sources(sources: Sequence[Source], *, stride: int) -> list[InputImage]:
     frames = [_frames_of(source.path, stride) for source in sources]
     keeping: set[int] = set()
     while True:
-        images = []
-        owners = []
-        for index, source in enumerate(sources):
-            relative = source.relative
-            name = relative if index in keeping else relative.with_suffix("")
-            for frame in frames[index]:
-                output = name if frame is None else name.with_name(f"{name.name}_{frame:0{FRAME_DIGITS}}")
-                images.append(InputImage(source.path, output, frame, source.coco_id))
-                owners.append(index)
+        names = [
+            (name if frame is None else f"{name}_{frame:0{FRAME_DIGITS}}", index, frame)
+            for index, source in enumerate(sources)
+            for name in (source.relative if index in keeping else posixpath.splitext(source.relative)[0],)
+            for frame in frames[index]
+        ]
         # Without regard to case: some file systems have none
-        folded = [str(image.output).lower() for image in images]
-        counts = Counter(folded)
-        more = {owner for owner, key in zip(owners, folded, strict=True) if counts[key] > 1} - keeping
+        counts = Counter(name.lower() for name, _, _ in names)
+        more = {index for name, index, _ in names if counts[name.lower()] > 1} - keeping
         if not more:
             break
         keeping |= more
-    taken: dict[str, InputImage] = {}
-    for image in images:
-        other = taken.setdefault(str(image.output), image)
-        if other is not image:
-            raise DataError(f"{other} and {image} would both become {image.output}: predict them apart")
-    return sorted(images, key=lambda image: str(image.output))
+    names.sort()
+    for (name, index, _), (next_name, next_index, _) in pairwise(names):
+        if name == next_name:
+            first, second = sources[index].path, sources[next_index].path
+            raise DataError(f"{first} and {second} would both become {name}: predict them apart")
+    images = [(sources[index], name, frame) for name, index, frame in names]
+    return [InputImage(Path(one.path), PurePosixPath(name), frame, one.coco_id) for one, name, frame in images]
 
 
-def _frames_of(path: Path, stride: int) -> Sequence[int | None]:
+def _frames_of(path: str, stride: int) -> Sequence[int | None]:
     """Return the numbers of a video's frames; a video that cannot be opened has one, whose reading says why."""
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
+    if not path.lower().endswith(VIDEO_SUFFIXES):
         return (None,)
     try:
-        return range(0, count_frames(path), stride) or (0,)
+        return range(0, count_frames(Path(path)), stride) or (0,)
     except DataError:
         return (0,)

@@ -47,23 +47,27 @@ def read_coco_names(path: Path) -> list[tuple[str, ImageId]]:
     """Return file name and id of each image of a COCO file; annotations and categories are not kept.
 
     Raises:
-        DataError: Not such a file, or an image without an id or a file name, or with the id of another.
+        DataError: Not such a file, or an image without an id or a file name, or with those of another.
     """
     try:
-        value = json.loads(path.read_bytes(), object_hook=_slim)
+        # Polygons are most of such a file: their numbers stay text
+        value = json.loads(path.read_bytes(), object_hook=_slim, parse_float=str)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a COCO annotation file: {error}") from error
     images = value.get("images") if isinstance(value, dict) else None
     if not isinstance(images, list) or not images:
         raise DataError(f'{path}: not a COCO annotation file: expected a list "images"')
     found: dict[ImageId, str] = {}
+    ids: dict[str, ImageId] = {}
     for image in images:
         image_id, name = image if isinstance(image, tuple) else (None, None)
         if not (isinstance(image_id, int | str) and isinstance(name, str) and name):
             raise DataError(f"{path}: an image has no id or no file_name: {image_id!r}, {name!r}")
         if image_id in found:
             raise DataError(f"{path}: {found[image_id]} and {name} have the same id {image_id!r}")
-        found[image_id] = name
+        if name in ids:
+            raise DataError(f"{path}: images {ids[name]!r} and {image_id!r} have the same file {name}")
+        found[image_id], ids[name] = name, image_id
     return [(name, image_id) for image_id, name in found.items()]
 
 

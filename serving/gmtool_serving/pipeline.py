@@ -116,7 +116,7 @@ class Pipeline:
         writers: int,
         find_done: Callable[[InputImage], Record | None],
     ) -> None:
-        self.clocks = Clocks(Clock(decoders.workers), Clock(), Clock(writers))
+        self.clocks = Clocks(decoders.clock, Clock(), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
         self._out, self._folders, self._writers, self._find_done = out, folders, writers, find_done
         self._keep_pixels = any(map(needs_pixels, folders))
@@ -201,8 +201,7 @@ class Pipeline:
             done = self._find_done(image)
             if done is not None:
                 return done
-            with self.clocks.decode.running():
-                return decode(image.path, image.frame)
+            return decode(image.path, image.frame)
 
         return self._decoders.submit(image, task)
 

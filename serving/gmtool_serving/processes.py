@@ -62,6 +62,12 @@ class DecodingProcess:
             )
         _enlarge(self._process.stdout)
 
+    def wait_until_ready(self) -> None:
+        """Start the child and wait until it could decode; what goes wrong is for the call to find."""
+        with contextlib.suppress(_Died, OSError):
+            self.start()
+            self._receive_ready()
+
     def __call__(self, path: Path, frame: int | None) -> Decoded | Failure:
         """Decode in the child. An image that ends its process twice is a failure.
 
@@ -108,9 +114,7 @@ class DecodingProcess:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         self._timed_out = False
-        if not self._ready:
-            _receive(process.stdout)
-            self._ready = True
+        self._receive_ready()
         self._busy_since = time.monotonic()
         try:
             request = {"path": str(path), "frame": frame, **asdict(self._options)}
@@ -123,6 +127,12 @@ class DecodingProcess:
             return Decoded(pixels, answer["sha256"], answer["warning"])
         finally:
             self._busy_since = None
+
+    def _receive_ready(self) -> None:
+        if not self._ready:
+            assert self._process is not None and self._process.stdout is not None
+            _receive(self._process.stdout)
+            self._ready = True
 
     def _bury(self) -> str:
         """Return how the child ended."""

@@ -30,7 +30,7 @@ SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its native part writes no log to stderr
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it says of workers that died does not go to stdout
 }
-"""Settings of Ray that are read from the environment when it is imported, and taken from there where they are set."""
+"""Settings that Ray reads from the environment when it is imported; what is set there already stays."""
 
 _ADDRESS = re.compile(r"auto|local|\[?[\w.:-]+\]?:\d+")
 

@@ -72,7 +72,8 @@ def _named(found: dict[str, tuple[PurePosixPath, ImageId | None]]) -> list[Store
         other = uris.setdefault(Path(uri), uri)
         if other is not uri:
             raise DataError(f"{other} and {uri} differ in slashes and dots alone: predict them apart")
-    named = name_sources([Source(path, *found[uri]) for path, uri in uris.items()], stride=1)
+    sources = [Source(uri, str(name), coco_id) for uri, (name, coco_id) in found.items()]
+    named = name_sources(sources, stride=1)
     return [StoredImage(image.path, image.output, None, image.coco_id, uris[image.path]) for image in named]
 
 

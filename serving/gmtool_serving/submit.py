@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import io
-import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gmtool.errors import DataError
 from gmtool.images import MAX_PIXELS, displayed_size, open_image
-from gmtool.splits import IMAGE_SUFFIXES, read_split
-from gmtool_serving.folders import below
 from gmtool_serving.submission_files import SubmittedFile, open_submission
+from gmtool_serving.submission_names import (
+    Benchmark,
+    Match,
+    Problem,
+    ProblemKind,
+    assign_cityscapes,
+    assign_voc,
+    ids_in,
+    images_by_id,
+)
 
-Benchmark = Literal["voc", "cityscapes"]
-ProblemKind = Literal["missing", "twice", "name", "place", "unreadable", "mode", "size", "label"]
 Size = tuple[int, int]
 """(height, width)."""
 Progress = Callable[[Sequence[SubmittedFile]], Iterable[SubmittedFile]]
@@ -31,25 +35,11 @@ Progress = Callable[[Sequence[SubmittedFile]], Iterable[SubmittedFile]]
 LARGEST_LABEL: dict[Benchmark, int] = {"voc": 20, "cityscapes": 33}
 MODES: dict[Benchmark, tuple[str, ...]] = {"voc": ("P", "L", "1"), "cityscapes": ("P", "L")}
 CITYSCAPES_SIZE: Size = (1024, 2048)
-CITYSCAPES_ID = re.compile(r"^[^_]+_\d{6}_\d{6}(?=[_.])")
-"""City, sequence and frame; what stands behind them is free."""
 CITYSCAPES_SCORED = {7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33}
 NUM_TRAIN_IDS = 19
-VOC_FOLDER = re.compile(r"results/VOC20\d\d/Segmentation/comp[56]_(train|val|trainval|test)_cls")
 AT_ONCE = 32
 """Masks that are in memory at the same time."""
 WORKERS = 2
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One reason why the benchmark would refuse the masks, or score them as something else."""
-
-    kind: ProblemKind
-    file: str
-    """The mask; of a missing one the image's id; of all masks together the source."""
-    message: str
-    """What was got and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +96,13 @@ def check_submission(
     Raises:
         DataError: The source, the images or the list cannot be read, or there is no mask at all.
     """
-    known = _images_by_id(benchmark, images) if images else {}
-    wanted = _ids_in(benchmark, list_path) if list_path else sorted(known)
+    known = images_by_id(benchmark, images) if images else {}
+    wanted = ids_in(benchmark, list_path) if list_path else sorted(known)
     unknown = [name for name in wanted if images and name not in known]
     if unknown:
-        raise DataError(
-            f"{images}: no image of {unknown[0]}, which {list_path} lists, nor of {len(unknown) - 1} more"
-        )
+        raise DataError(f"{images}: {len(unknown)} images of {list_path} are not in it, such as {unknown[0]}")
     with open_submission(source) as files:
-        assign = _assign_voc if benchmark == "voc" else _assign_cityscapes
+        assign = assign_voc if benchmark == "voc" else assign_cityscapes
         matched, problems = assign(files, wanted, archived=not source.is_dir())
         labels: set[int] = set()
         for name, found, seen in _decoded(benchmark, matched, known, progress):
@@ -132,76 +120,6 @@ def check_submission(
         surplus=len(files) - len(matched),
         problems=tuple(problems),
     )
-
-
-Match = tuple[SubmittedFile, str]
-"""A mask and the id of its image."""
-
-
-def _assign_voc(
-    files: Sequence[SubmittedFile], wanted: Sequence[str], *, archived: bool
-) -> tuple[list[Match], list[Problem]]:
-    """Match `ID.png` in the folder that the development kit names; in a folder on disk also right in it."""
-    placed = [file for file in files if VOC_FOLDER.fullmatch(str(file.name.parent))]
-    problems = []
-    if not placed and archived:
-        expected = "results/VOC2012/Segmentation/comp6_test_cls/ (comp5 for models that saw VOC's data alone)"
-        problems.append(Problem("place", str(files[0].name), f"expected all masks in {expected}"))
-        placed = list(files)
-    elif not placed:
-        placed = [file for file in files if len(file.name.parts) == 1]
-    if not placed:
-        raise DataError("no masks right in the folder, nor in results/VOC2012/Segmentation/comp6_test_cls in it")
-    matched: list[Match] = []
-    for folder in dict.fromkeys(file.name.parent for file in placed):
-        inside = [file for file in placed if file.name.parent == folder]
-        counts = Counter(file.name.stem for file in inside)
-        matched += [(file, file.name.stem) for file in inside if not wanted or file.name.stem in set(wanted)]
-        problems += [_missing(name, str(folder / f"{name}.png")) for name in wanted if name not in counts]
-        problems += [_twice(name, [f"{name}.png"] * count) for name, count in counts.items() if count > 1]
-    return matched, problems
-
-
-def _assign_cityscapes(
-    files: Sequence[SubmittedFile], wanted: Sequence[str], *, archived: bool
-) -> tuple[list[Match], list[Problem]]:
-    """Match `CITY_SEQUENCE_FRAME*.png` in any folder: there must be exactly one."""
-    ordered = sorted(files, key=lambda file: file.name.name)
-    names = [file.name.name for file in ordered]
-    problems: list[Problem] = []
-    if not wanted:
-        ids = {name: CITYSCAPES_ID.match(name) for name in names}
-        problems += [
-            Problem("name", name, "expected CITY_SEQUENCE_FRAME (six digits each) and anything behind it")
-            for name, found in ids.items()
-            if found is None
-        ]
-        wanted = sorted({found.group() for found in ids.values() if found})
-    matched: list[Match] = []
-    for name in wanted:
-        first = bisect_left(names, name)
-        found_files = [ordered[place] for place in _while_prefix(names, first, name)]
-        if not found_files:
-            problems.append(_missing(name, f"{name}*.png"))
-        elif len(found_files) > 1:
-            problems.append(_twice(name, [str(file.name) for file in found_files]))
-        matched += [(file, name) for file in found_files]
-    return matched, problems
-
-
-def _while_prefix(names: Sequence[str], first: int, prefix: str) -> Iterator[int]:
-    for place in range(first, len(names)):
-        if not names[place].startswith(prefix):
-            return
-        yield place
-
-
-def _missing(name: str, expected: str) -> Problem:
-    return Problem("missing", name, f"no mask {expected}")
-
-
-def _twice(name: str, found: Sequence[str]) -> Problem:
-    return Problem("twice", name, f"{len(found)} masks: {', '.join(found[:3])}; expected one")
 
 
 Finding = tuple[ProblemKind, str]
@@ -267,30 +185,3 @@ def _size_of(path: Path) -> Size:
     image = open_image(path)
     # Pillow decodes a whole PNG to look for EXIF behind its pixels
     return (image.height, image.width) if image.format == "PNG" else displayed_size(image)
-
-
-def _images_by_id(benchmark: Benchmark, images: Path) -> dict[str, Path]:
-    if not images.is_dir():
-        raise DataError(f"folder of images {images} does not exist")
-    paths = below(images, images / ".", suffixes=IMAGE_SUFFIXES)
-    if benchmark == "voc":
-        found = {path.stem: path for path in paths}
-    else:
-        matches = ((CITYSCAPES_ID.match(path.name), path) for path in paths)
-        found = {match.group(): path for match, path in matches if match}
-    if not found:
-        raise DataError(
-            f"{images}: no image in it" + ("" if benchmark == "voc" else " named CITY_SEQUENCE_FRAME...")
-        )
-    return found
-
-
-def _ids_in(benchmark: Benchmark, list_path: Path) -> list[str]:
-    names = [PurePosixPath(entry.name).name for entry in read_split(list_path)]
-    if benchmark == "voc":
-        return names
-    matches = [CITYSCAPES_ID.match(f"{name}.") for name in names]
-    for name, match in zip(names, matches, strict=True):
-        if match is None:
-            raise DataError(f"{list_path}: {name} is no Cityscapes image: expected CITY_SEQUENCE_FRAME")
-    return [match.group() for match in matches if match]

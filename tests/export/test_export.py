@@ -42,20 +42,6 @@ def test_masks_equal_pytorchs_at_every_shape(toy_run: Path, toy_model: Path, sha
     assert (masks == expected).mean() >= 0.999
 
 
-def test_tensorrt_parses_and_builds_the_graph_with_dynamic_shapes(toy_model: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(toy_model.read_bytes()), [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    profile.set_shape("image", (1, 32, 32, 3), (2, 96, 128, 3), (4, 256, 256, 3))
-    config.add_optimization_profile(profile)
-    assert builder.build_serialized_network(network, config) is not None
-
-
 def test_the_file_knows_what_it_is(toy_run: Path, toy_model: Path) -> None:
     spec = read_sealed_spec(toy_model.read_bytes(), where=toy_model)
     _, checkpoint = load_network(toy_run, "best")

@@ -21,7 +21,8 @@ def probabilities(seed: int) -> torch.Tensor:
 def test_nearest_partner_is_the_one_with_the_smallest_distance() -> None:
     keys = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     queries = torch.tensor([[9.0, 1.0], [1.0, 1.0], [8.0, 0.0], [0.0, 30.0]])
-    assert nearest_partners(queries, keys).tolist() == [1, 0, 1, 2]
+    assert nearest_partners(queries, keys).tolist() == [[1], [0], [1], [2]]
+    assert nearest_partners(queries, keys, count=2).tolist() == [[1, 0], [0, 1], [1, 0], [2, 0]]
 
 
 def test_nearest_other_is_never_the_image_itself() -> None:
@@ -32,8 +33,8 @@ def test_nearest_other_is_never_the_image_itself() -> None:
 
 def test_random_partners_cover_all_and_others_are_never_the_image_itself() -> None:
     random = np.random.default_rng(0)
-    drawn = [random_partners(6, 3, random) for _ in range(20)]
-    assert {int(index) for partners in drawn for index in partners} == {0, 1, 2}
+    drawn = torch.cat([random_partners(6, 3, random, count=2) for _ in range(20)])
+    assert {tuple(pair) for pair in drawn.tolist()} == {(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)}
     for _ in range(20):
         assert (random_others(5, random) != torch.arange(5)).all()
 

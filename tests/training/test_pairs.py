@@ -61,17 +61,23 @@ def test_drawing_leaves_no_trace(
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_pseudo_masks_are_those_of_the_step(network: nn.Module, batch: tuple[LabeledBatch, Tensor]) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_pseudo_masks_are_those_of_the_step(
+    network: nn.Module, batch: tuple[LabeledBatch, Tensor], count: int
+) -> None:
     labeled, unlabeled = batch
-    pairs = compute_pairs(network.eval(), labeled, unlabeled, method=MethodConfig(), lam=0.25)
+    pairs = compute_pairs(network.eval(), labeled, unlabeled, method=MethodConfig(partners=count), lam=0.25)
     x_l, x_u = normalize(labeled.images), normalize(unlabeled)
     with torch.no_grad(), frozen_statistics(network.train()):
         out_l, out_u = network(x_l), network(x_u)
         distance = (out_u.embedding[:, None] - out_l.embedding[None]).norm(dim=2)
-        partner = distance.argmin(dim=1)
-        mixed = network(0.25 * x_l[partner] + 0.75 * x_u).logits.softmax(dim=1)
-    assert torch.equal(pairs.partner, partner)
-    torch.testing.assert_close(pairs.decoupled, mixed - 0.25 * out_l.logits.softmax(dim=1)[partner])
+        partners = distance.argsort(dim=1)[:, :count]
+        minor = torch.stack([x_l[row].mean(dim=0) for row in partners])
+        mixed = network(0.25 * minor + 0.75 * x_u).logits.softmax(dim=1)
+        known = out_l.logits.softmax(dim=1)
+    assert torch.equal(pairs.partners, partners)
+    subtracted = sum(known[partners[:, place]] for place in range(count)) / count
+    torch.testing.assert_close(pairs.decoupled, mixed - 0.25 * subtracted)
     torch.testing.assert_close(pairs.direct, out_u.logits.softmax(dim=1))
 
 

@@ -130,6 +130,8 @@ def test_a_pasted_labeled_image_teaches_its_true_mask(
 CHANGES: list[dict[str, object]] = [
     {"confidence": 0.3},
     {"confidence_weighting": True},
+    {"entropy_share": 0.5},
+    {"partners": 3},
     {"margin": True},
     {"margin": False},
     {"unlabeled_loss": "squared"},
@@ -140,6 +142,7 @@ CHANGES: list[dict[str, object]] = [
     {"hardest": 0.3},
     {"pseudo": "direct"},
     {"pseudo": "decoupled"},
+    {"pseudo": "mean"},
     {"teacher": "student"},
     {"teacher": "average"},
     {"view": "weak"},
@@ -176,16 +179,17 @@ def test_every_switch_changes_the_gradient(
     idle = (
         (base == "paper" and ("cutmix" in change or "paste" in change))  # of the strong view alone
         or ("renormalize" in change and base == "fixmatch")  # a prediction sums to one
+        or ("partners" in change and base == "fixmatch")  # nothing is mixed
     )
     assert same == idle
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("pairing", ["similar", "random"])
+@pytest.mark.parametrize("changes", [{}, {"pairing": "random"}, {"pairing": "random", "pseudo": "mean"}], ids=str)
 def test_the_cost_is_that_of_the_forwards_it_makes(
-    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, name: str, pairing: str
+    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, name: str, changes: dict[str, object]
 ) -> None:
-    method = replace(recipe_method(name), pairing=pairing)  # type: ignore[arg-type]
+    method = replace(recipe_method(name), **changes)  # type: ignore[arg-type]
     cost = 0
 
     def count(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -239,6 +243,7 @@ def test_boxes_show_the_next_image() -> None:
         ({"method.view": "strong", "method.batch_norm": "joint"}, "has a forward of its own"),
         ({"method.view": "strong", "method.detach": "none"}, "learns from a constant"),
         ({"method.pseudo": "direct"}, "compare a prediction with itself"),
+        ({"method.partners": 5}, "holds 4 labeled images to mix with"),
     ],
 )
 def test_contradictions_are_one_line(toy_settings: Settings, assignments: Settings, expected: str) -> None:

@@ -20,13 +20,13 @@ def step_cost(method: MethodConfig) -> int:
     if method.labeled_decoupling:
         cost += FORWARD_AND_BACKWARD
     cost += FORWARD_AND_BACKWARD  # the view that learns
-    if method.pseudo == "decoupled":
+    if method.pseudo != "direct":
         # The mixed image; it has a gradient where nothing but the direct prediction is constant
         cost += FORWARD if method.detach == "pseudo" else FORWARD_AND_BACKWARD
         if method.teacher == "average":
             cost += FORWARD  # the labeled images, by the teacher
     own_is_there = method.view == "weak" and method.teacher == "student"
-    if not own_is_there and (method.pseudo == "direct" or method.pairing == "similar"):
+    if not own_is_there and (method.pseudo != "decoupled" or method.pairing == "similar"):
         cost += FORWARD  # the unlabeled images as they are, by the teacher
     return cost
 

@@ -9,17 +9,18 @@ from torch import Tensor
 from gmtool.config import MethodConfig
 
 
-def nearest_partners(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return for each query the index of the nearest key by Euclidean distance (Eq. 3), with replacement.
+def nearest_partners(queries: Tensor, keys: Tensor, *, count: int = 1) -> Tensor:
+    """Return for each query the indices of the nearest keys by Euclidean distance (Eq. 3), nearest first.
 
     Args:
         queries: Pooled encoder features (Q, D).
-        keys: Pooled encoder features (K, D).
+        keys: Pooled encoder features (K, D); one may be the partner of several queries.
+        count: Partners of a query, different ones; at most K.
 
     Returns:
-        Indices (Q,) into `keys`.
+        Indices (Q, count) into `keys`.
     """
-    return torch.cdist(queries.float(), keys.float()).argmin(dim=1)
+    return torch.cdist(queries.float(), keys.float()).topk(count, dim=1, largest=False).indices
 
 
 def nearest_others(features: Tensor) -> Tensor:
@@ -28,9 +29,9 @@ def nearest_others(features: Tensor) -> Tensor:
     return distances.fill_diagonal_(float("inf")).argmin(dim=1)
 
 
-def random_partners(num_queries: int, num_keys: int, random: np.random.Generator) -> Tensor:
-    """Return `num_queries` indices drawn from `num_keys`, with replacement."""
-    return torch.from_numpy(random.integers(0, num_keys, size=num_queries))
+def random_partners(num_queries: int, num_keys: int, random: np.random.Generator, *, count: int = 1) -> Tensor:
+    """Return for each query `count` different indices drawn from `num_keys`: (num_queries, count)."""
+    return torch.from_numpy(random.random((num_queries, num_keys)).argsort(axis=1)[:, :count].copy())
 
 
 def random_others(num_images: int, random: np.random.Generator) -> Tensor:

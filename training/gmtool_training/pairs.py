@@ -31,8 +31,8 @@ NOTE = "Paler: less certain. The decoupled pseudo mask is what the unlabeled los
 class Pairs:
     """One batch as the unlabeled part of a step sees it; row i is the i-th unlabeled image. All on the CPU."""
 
-    partner: Tensor
-    """(B,) index of each one's labeled partner."""
+    partners: Tensor
+    """(B, K) indices of each one's labeled partners, nearest first."""
     lam: float
     decoupled: Tensor
     """(B, C, H, W) pseudo masks decoupled from the predictions for the mixed images."""
@@ -65,14 +65,15 @@ def draw_pairs(
     pairs = compute_pairs(network, labeled, unlabeled, method=method, lam=lam)
     rows: list[list[Tile]] = []
     for index in range(min(MAX_ROWS, len(unlabeled))):
-        partner = int(pairs.partner[index])
-        minor, major = _to_array(labeled.images[partner]), _to_array(unlabeled[index])
+        partners = pairs.partners[index]
+        minor = _to_array(labeled.images[partners].float().mean(dim=0).round().to(torch.uint8))
+        major = _to_array(unlabeled[index])
         # The share that ideal mixing leaves of the unlabeled image's certainty
         full = 1.0 if method.decoupling == "soft" and method.normalize else 1 - lam
         rows.append(
             [
                 minor,
-                MaskTile(labeled.masks[partner].cpu().numpy()),
+                MaskTile(labeled.masks[partners[0]].cpu().numpy()),
                 major,
                 np.rint(lam * minor + (1 - lam) * major).astype(np.uint8),
                 _likeliest(pairs.decoupled[index], full=full),
@@ -109,13 +110,14 @@ def compute_pairs(
         else:
             out_l, out_u = network(x_l), network(x_u)
         if method.pairing == "similar":
-            partner = nearest_partners(out_u.embedding, out_l.embedding)
+            partners = nearest_partners(out_u.embedding, out_l.embedding, count=method.partners)
         else:
-            partner = random_partners(len(x_u), len(x_l), np.random.default_rng(0)).to(device)
-        out_mix: Output = network(mix_pairs(x_l[partner], x_u, lam))
+            random = np.random.default_rng(0)
+            partners = random_partners(len(x_u), len(x_l), random, count=method.partners).to(device)
+        out_mix: Output = network(mix_pairs(x_l[partners].mean(dim=1), x_u, lam))
     m_l, m_u, m_mix = (torch.softmax(out.logits.float(), dim=1) for out in (out_l, out_u, out_mix))
-    m_dec = decouple(m_mix, m_l[partner], lam, method=method)
-    return Pairs(partner.cpu(), lam, m_dec.cpu(), m_u.cpu())
+    m_dec = decouple(m_mix, m_l[partners].mean(dim=1), lam, method=method)
+    return Pairs(partners.cpu(), lam, m_dec.cpu(), m_u.cpu())
 
 
 def _halves(count: int) -> tuple[slice, slice]:

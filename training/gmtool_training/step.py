@@ -108,7 +108,7 @@ def guidedmix_step(
 
     # Unlabeled images: a prediction with gradient against the mask decoupled from the mixed image
     taught = known
-    if teacher is not network and method.pseudo == "decoupled":
+    if teacher is not network and method.pseudo != "direct":
         with torch.no_grad(), frozen_statistics(teacher):
             taught = _known(x_l, teacher(x_l))
     rest = (taught, lam, inputs.random, method)

@@ -14,7 +14,7 @@ from gmtool.config import MethodConfig
 from gmtool.nn.model import Output, normalize
 from gmtool_training.batchnorm import frozen_statistics
 from gmtool_training.data import LabeledBatch
-from gmtool_training.losses import pseudo_cross_entropy, squared_difference
+from gmtool_training.losses import lowest_entropy, pseudo_cross_entropy, squared_difference
 from gmtool_training.mixing import decouple, mix_pairs, nearest_partners, random_partners
 from gmtool_training.strong import change_colors, draw_boxes, paste
 
@@ -114,7 +114,7 @@ def _pseudo_mask(
     method: MethodConfig,
 ) -> Tensor:
     """Return what unlabeled images should be, (B, C, H, W); `own` is the teacher's output for them, if known."""
-    needs_own = method.pseudo == "direct" or method.pairing == "similar"
+    needs_own = method.pseudo != "decoupled" or method.pairing == "similar"
     if needs_own and own is None:
         with frozen_statistics(teacher):
             own = teacher(x_u)
@@ -123,12 +123,18 @@ def _pseudo_mask(
         return torch.softmax(own.logits, dim=1)
     if method.pairing == "similar":
         assert own is not None
-        partner = nearest_partners(own.embedding.detach(), known.embedding)
+        partners = nearest_partners(own.embedding.detach(), known.embedding, count=method.partners)
     else:
-        partner = random_partners(len(x_u), len(known.images), random).to(x_u.device)
+        partners = random_partners(len(x_u), len(known.images), random, count=method.partners).to(x_u.device)
+    # Several partners share lambda: their mean is the labeled part, and its prediction what is subtracted
+    minor, subtracted = known.images[partners].mean(dim=1), known.probabilities[partners].mean(dim=1)
     with statistics_of_changed_images(teacher, method):
-        mixed: Output = teacher(mix_pairs(known.images[partner], x_u, lam))
-    return decouple(torch.softmax(mixed.logits, dim=1), known.probabilities[partner], lam, method=method)
+        mixed: Output = teacher(mix_pairs(minor, x_u, lam))
+    decoupled = decouple(torch.softmax(mixed.logits, dim=1), subtracted, lam, method=method)
+    if method.pseudo == "decoupled":
+        return decoupled
+    assert own is not None
+    return (decoupled + torch.softmax(own.logits.detach(), dim=1)) / 2
 
 
 def _loss(logits: Tensor, pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor:
@@ -144,10 +150,16 @@ def _loss(logits: Tensor, pseudo: Tensor, counted: Tensor | None, method: Method
 
 def _weights(pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor | None:
     """Return how much each pixel counts, (B, H, W) in [0, 1]; None where all count alike."""
-    if counted is None and not method.confidence and not method.confidence_weighting:
+    if counted is None and not (method.confidence or method.confidence_weighting or method.entropy_share < 1):
         return None
     largest = pseudo.amax(dim=1)
     weights = (largest >= method.confidence).to(pseudo.dtype)
     if method.confidence_weighting:
         weights = weights * largest.clamp(0, 1)
-    return weights if counted is None else weights * counted
+    if counted is not None:
+        weights = weights * counted
+    return (
+        weights * lowest_entropy(pseudo, counted, share=method.entropy_share)
+        if method.entropy_share < 1
+        else weights
+    )

@@ -1,0 +1,139 @@
+"""A TensorRT engine on the GPU: named tensors in, named tensors out, on a stream of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cuda.bindings import runtime
+
+from gmtool.errors import BackendError
+from gmtool.images import UInt8Array
+from gmtool.nvidia import TensorRTLog, cuda_result
+from gmtool.shapes import BatchShape, ShapeProfile
+from gmtool_serving.cuda_memory import TensorMemory
+
+
+class TrtEngine:
+    """A deserialised engine with its context, its stream and its memory.
+
+    Args:
+        trt: The module of the engine's flavour.
+        engine: An `ICudaEngine` with one input, images (N, H, W, 3) uint8, and at least one output.
+        log: The logger that the engine was made with.
+
+    Raises:
+        BackendError: Not enough GPU memory.
+    """
+
+    def __init__(self, trt: ModuleType, engine: Any, log: TensorRTLog) -> None:
+        self._trt, self._engine, self._log = trt, engine, log
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        modes = {name: engine.get_tensor_mode(name) for name in names}
+        self.inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
+        self.outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        self.profiles = [
+            _profile(engine.get_tensor_profile_shape(self.inputs[0], index))
+            for index in range(engine.num_optimization_profiles)
+        ]
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"the plan's working memory does not fit on the GPU: {log.reason()}")
+        (self._stream,) = cuda_result(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+        self._memory = {name: TensorMemory() for name in names}
+        self._profile = 0
+        self._lock = threading.Lock()  # a context runs one batch at a time
+        self._free = weakref.finalize(self, _release, list(self._memory.values()), self._stream)
+
+    def run(self, images: UInt8Array) -> dict[str, npt.NDArray[Any]]:
+        """Return every output by name for images (N, H, W, 3) uint8 that lie in one of the profiles.
+
+        Raises:
+            BackendError: Outside of every profile, not enough memory, or TensorRT failed.
+        """
+        index = pick_profile(self.profiles, BatchShape(*images.shape[:3]))
+        with self._lock:
+            self._log.start()
+            self._switch_profile(index)
+            (name,) = self.inputs
+            self._must(self._context.set_input_shape(name, images.shape), f"refuses the shape {images.shape}")
+            memory = self._memory[name]
+            memory.reserve(images.nbytes)
+            memory.view(images.shape, np.uint8)[...] = images
+            self._must(self._context.set_tensor_address(name, memory.device), f"refuses the address of {name}")
+            shapes = {output: self._prepare_output(output) for output in self.outputs}
+            memory.upload(images.nbytes, self._stream)
+            self._must(self._context.execute_async_v3(int(self._stream)), "failed")
+            for output in self.outputs:
+                self._memory[output].download(_size(shapes[output], self._dtype(output)), self._stream)
+            cuda_result(runtime.cudaStreamSynchronize(self._stream))
+            # Copied: the next batch writes into the same memory
+            return {
+                output: self._memory[output].view(shapes[output], self._dtype(output)).copy() for output in shapes
+            }
+
+    def close(self) -> None:
+        """Give the GPU memory back; the engine is of no use afterwards."""
+        self._context = self._engine = None
+        self._free()
+
+    def _switch_profile(self, index: int) -> None:
+        if index == self._profile:
+            return
+        switched = self._context.set_optimization_profile_async(index, int(self._stream))
+        self._must(switched, f"refuses its profile {index}")
+        cuda_result(runtime.cudaStreamSynchronize(self._stream))
+        self._profile = index
+
+    def _prepare_output(self, name: str) -> tuple[int, ...]:
+        """Give an output its memory; return its shape, which the input's decides."""
+        shape = tuple(self._context.get_tensor_shape(name))
+        self._memory[name].reserve(_size(shape, self._dtype(name)))
+        accepted = self._context.set_tensor_address(name, self._memory[name].device)
+        self._must(accepted, f"refuses the address of {name}")
+        return shape
+
+    def _dtype(self, name: str) -> npt.DTypeLike:
+        dtype: npt.DTypeLike = self._trt.nptype(self._engine.get_tensor_dtype(name))
+        return dtype
+
+    def _must(self, succeeded: bool, what: str) -> None:
+        if not succeeded:
+            raise BackendError(f"TensorRT {what}: {self._log.reason()}")
+
+
+def pick_profile(profiles: list[ShapeProfile], shape: BatchShape) -> int:
+    """Return the profile that takes `shape` and is fastest nearest to it.
+
+    Raises:
+        BackendError: None takes it; the message says which side is outside of which range.
+    """
+    reasons = [profile.misfit(shape) for profile in profiles]
+    fitting = [index for index, reason in enumerate(reasons) if reason is None]
+    if not fitting:
+        outside = "; or ".join(filter(None, reasons))
+        raise BackendError(
+            f"{shape} (batch x height x width) does not fit the plan: {outside}: resize the images, or build the "
+            "plan with other --min-shape and --max-shape"
+        )
+    return min(fitting, key=lambda index: abs(profiles[index].opt.pixels - shape.pixels))
+
+
+def _profile(dims: list[Any]) -> ShapeProfile:
+    return ShapeProfile(*(BatchShape(*tuple(shape)[:3]) for shape in dims))
+
+
+def _size(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def _release(memories: list[TensorMemory], stream: Any) -> None:
+    for memory in memories:
+        memory.free()
+    with contextlib.suppress(BackendError):  # the driver may be gone already at the end of the process
+        cuda_result(runtime.cudaStreamDestroy(stream))

@@ -1,0 +1,271 @@
+"""Real engines, built with TensorRT-RTX, which needs no GPU. TensorRT itself cannot be installed everywhere."""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from gmtool_export.tensorrt import BuildOptions, build_plan, check_options, choose_flavour
+from onnx import TensorProto, helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from gmtool import nvidia
+from gmtool.artifact import read_sealed_spec
+from gmtool.errors import ArtifactError, BackendError, ConfigError, MissingExtraError
+from gmtool.plan import Flavour, Gpu, Plan
+from gmtool.shapes import BatchShape, ShapeProfile
+from gmtool.spec import ArtifactSpec, Precision
+
+trt = pytest.importorskip("tensorrt_rtx")
+
+PROFILE = ShapeProfile(BatchShape(1, 32, 32), BatchShape(2, 96, 128), BatchShape(4, 256, 256))
+SMALL = ShapeProfile(BatchShape(1, 8, 8), BatchShape(1, 8, 8), BatchShape(1, 16, 16))
+RTX = BuildOptions("tensorrt_rtx", (PROFILE,))
+
+
+@pytest.fixture(scope="module")
+def spec(toy_model: Path) -> ArtifactSpec:
+    return read_sealed_spec(toy_model.read_bytes(), where=toy_model)
+
+
+@pytest.fixture(autouse=True)
+def fresh_modules() -> Iterator[None]:
+    """What is loaded is remembered for the life of a process; not from one test to the next."""
+    yield
+    nvidia.load_tensorrt.cache_clear()
+
+
+def graph(operator: str = "ArgMax", domain: str = "", name: str = "best", **attributes: Any) -> bytes:
+    """The smallest model with the contract of a deployed one: the mask is the brightest channel."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["x"], ["label"], domain=domain, name=name, **attributes),
+        helper.make_node("Cast", ["label"], ["mask"], to=TensorProto.UINT8),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])
+    mask = helper.make_tensor_value_info("mask", TensorProto.UINT8, ["batch", "height", "width"])
+    made = helper.make_graph(nodes, "graph", [image], [mask])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("custom", 1)]
+    model: onnx.ModelProto = helper.make_model(made, opset_imports=opsets, ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+TINY = graph(axis=3, keepdims=0)
+
+
+def in_precision(model: Path, precision: Precision, folder: Path) -> bytes:
+    """Return a model in another precision, by ONNX Runtime's own tools."""
+    if precision == "fp16":
+        half = convert_float_to_float16(onnx.load(model), keep_io_types=True, op_block_list=["Resize", "ArgMax"])
+        return bytes(half.SerializeToString())
+    if precision == "int8":
+        quantize_static(
+            model,
+            folder / "int8.onnx",
+            _Calibration(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        )
+        return (folder / "int8.onnx").read_bytes()
+    return model.read_bytes()
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)
+        self._batches = iter([{"image": images}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def is_an_engine(content: bytes) -> bool:
+    """Ask TensorRT-RTX itself; without a GPU it can tell no more than whether the file is one of its own."""
+    _, faults = trt.Runtime(trt.Logger(trt.Logger.INTERNAL_ERROR)).get_engine_validity(content)
+    return not int(faults) & int(trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_real_engine_is_built_in_each_precision_with_dynamic_shapes(
+    toy_model: Path, spec: ArtifactSpec, precision: Precision, tmp_path: Path
+) -> None:
+    model = in_precision(toy_model, precision, tmp_path)
+    other: Precision = "fp32" if precision == "fp16" else "fp16"
+    with pytest.raises(ArtifactError, match=f"computes in {precision}, and its description says {other}"):
+        build_plan(model, dataclasses.replace(spec, precision=other), RTX)
+    plan = build_plan(model, dataclasses.replace(spec, precision=precision), RTX)
+    assert is_an_engine(plan.content)
+    assert not is_an_engine(b"anything before it" + plan.content)
+    assert plan.spec.artifact.precision == precision
+    assert plan.spec.profiles == (PROFILE,)
+
+
+def test_the_sidecar_says_what_was_built(spec: ArtifactSpec) -> None:
+    plan = build_plan(TINY, spec, dataclasses.replace(RTX, profiles=(PROFILE, SMALL), workspace_bytes=1 << 28))
+    said = plan.spec
+    assert (said.flavour, said.version, said.gpu) == ("tensorrt_rtx", trt.__version__, None)
+    assert said.onnx_sha256 == hashlib.sha256(TINY).hexdigest()
+    assert (said.profiles, said.workspace_bytes) == ((PROFILE, SMALL), 1 << 28)
+    assert (said.hardware_compatible, said.version_compatible) == (False, False)
+    assert said.platform == nvidia.this_platform()
+    assert said.artifact == spec
+
+
+def target_bits(plan: Plan) -> int:
+    """The GPUs in the head of a plan of TensorRT-RTX 1.x: a bit for each member of `ComputeCapability`."""
+    return int.from_bytes(plan.content[32:36], "little")
+
+
+def test_one_plan_is_built_for_the_gpus_that_were_asked_for(spec: ArtifactSpec) -> None:
+    """Without a GPU: what the builder was told is read from the plan itself."""
+    one = build_plan(TINY, spec, dataclasses.replace(RTX, compute_capabilities=("8.6",)))
+    two = build_plan(TINY, spec, dataclasses.replace(RTX, compute_capabilities=("12.0", "8.6", "8.6")))
+    default = build_plan(TINY, spec, RTX)
+    assert one.spec.compute_capabilities == ("8.6",)
+    assert two.spec.compute_capabilities == ("8.6", "12.0")
+    assert default.spec.compute_capabilities[:3] == ("8.0", "8.6", "8.9")
+    assert default.spec.compute_capabilities[-1].endswith("+")
+    bits = [target_bits(plan) for plan in (one, two, default)]
+    assert [bit.bit_count() for bit in bits[:2]] == [1, 2]
+    assert bits[0] & bits[1] == bits[0] and bits[1] & bits[2] == bits[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compute_capabilities": ("8.6", "9.0")}, r"9.0: TensorRT-RTX .* builds for 7.5, 8.0, .* take TensorRT"),
+        ({"compute_capabilities": ("86",)}, "--compute-capability 86: "),
+        ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX has no such thing"),
+        ({"version_compatible": True}, "--version-compatible: TensorRT-RTX has no such thing"),
+        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT-RTX has no such thing"),
+        ({"workspace_bytes": 0}, "workspace of 0 bytes"),
+        ({"profiles": ()}, "needs at least one range of shapes"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_options(dataclasses.replace(RTX, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            graph("Mystery", "custom", "strange"),
+            r"TensorRT-RTX .* refuses the ONNX graph: node strange \(Mystery\): ",
+        ),
+        (TINY[: len(TINY) // 2], "refuses the ONNX graph: .*Failed to parse"),
+        (b"", r"takes \[\] and gives \[\]; its description says \['image'\] and \['mask'\]"),
+        (TINY.replace(b"image", b"pixel"), r"takes \['pixel'\] and gives \['mask'\]"),
+    ],
+)
+def test_a_graph_that_tensorrt_refuses_is_one_line(spec: ArtifactSpec, model: bytes, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message) as error:
+        build_plan(model, spec, RTX)
+    assert "\n" not in str(error.value)
+
+
+def test_the_builders_log_is_shown_on_request(spec: ArtifactSpec, capfd: pytest.CaptureFixture[str]) -> None:
+    build_plan(TINY, spec, RTX)
+    assert capfd.readouterr() == ("", "")
+    build_plan(TINY, spec, dataclasses.replace(RTX, verbose=True))
+    out, err = capfd.readouterr()
+    assert out == "" and "[verbose] " in err and "[info] " in err
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Put a package `tensorrt` of that code first on the path."""
+    (folder / "tensorrt").mkdir()
+    (folder / "tensorrt" / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        # What the wheel of TensorRT 11.4 says where NVIDIA's index was not reached
+        (
+            "raise ImportError('libnvonnxparser.so.11: cannot open shared object file')",
+            r"without its libraries \(lib",
+        ),
+        ("import tensorrt_bindings_of_nothing", r"needs TensorRT \(tensorrt_bindings_of_nothing\), which is not"),
+        ("__version__ = '0.0.1'", "tensorrt is a stub here"),
+        ("__version__, Builder = '10.3.0', None", "TensorRT 10.3.0 is too old: expected 10.12 or later"),
+    ],
+)
+def test_a_tensorrt_that_cannot_work_is_said_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, message: str
+) -> None:
+    install(monkeypatch, tmp_path, code)
+    with pytest.raises((BackendError, MissingExtraError), match=message + ".*gmtool.trt."):
+        choose_flavour()
+
+
+@pytest.mark.parametrize(
+    ("flavour", "message"),
+    [
+        ("tensorrt", r"TensorRT \(tensorrt\), which is not installed: pip install .gmtool\[trt\]"),
+        (
+            "tensorrt_rtx",
+            r"TensorRT-RTX .* which is not installed: pip install .gmtool\[trt-rtx\]",
+        ),
+    ],
+)
+def test_a_missing_flavour_is_named(monkeypatch: pytest.MonkeyPatch, flavour: Flavour, message: str) -> None:
+    nvidia.load_tensorrt.cache_clear()
+    monkeypatch.setitem(sys.modules, flavour, None)
+    with pytest.raises(MissingExtraError, match=message):
+        choose_flavour(flavour)
+
+
+@pytest.fixture
+def shared_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX's library under TensorRT's name: that branch makes its calls, on the API that both share."""
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(nvidia.OLDEST, "tensorrt", "1.2")
+    nvidia.load_tensorrt.cache_clear()
+
+
+def test_tensorrt_builds_for_the_gpu_that_is_there(shared_api: None, spec: ArtifactSpec) -> None:
+    if nvidia_gpu_is_there():
+        pytest.skip("there is a GPU")
+    with pytest.raises(BackendError, match="there is no NVIDIA driver on this machine"):
+        build_plan(TINY, spec, BuildOptions("tensorrt", (PROFILE,)))
+    with pytest.raises(ConfigError, match="--compute-capability: TensorRT builds for the GPU of this machine"):
+        check_options(BuildOptions("tensorrt", (PROFILE,), compute_capabilities=("8.6",)))
+
+
+def nvidia_gpu_is_there() -> bool:
+    try:
+        nvidia.read_gpu()
+    except BackendError:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_the_calls_of_tensorrts_branch_are_those_of_the_shared_api(
+    shared_api: None, spec: ArtifactSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("gmtool_export.tensorrt.read_gpu", lambda: Gpu("NVIDIA A10", "8.6", 24 << 30))
+    options = BuildOptions("tensorrt", (PROFILE,), timing_cache=tmp_path / "timing.cache")
+    plan = build_plan(TINY, spec, options)
+    assert (plan.spec.flavour, plan.spec.gpu) == ("tensorrt", "NVIDIA A10")
+    assert plan.spec.compute_capabilities == ("8.6",)
+    assert (tmp_path / "timing.cache").is_file()
+    plan = build_plan(TINY, spec, dataclasses.replace(options, hardware_compatible=True))
+    assert plan.spec.compute_capabilities == ("8.0+",) and plan.spec.hardware_compatible
+    # The lean runtime that such a plan carries is not part of TensorRT-RTX: a build that fails is one line
+    with pytest.raises(ArtifactError, match=r"could not build a plan: .*libnvinfer_lean.so"):
+        build_plan(TINY, spec, dataclasses.replace(options, version_compatible=True))
