@@ -27,6 +27,7 @@ OBJECT_STORE_BYTES = 1 << 30
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent home
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # a run under uv does not send its folder to all workers
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that asks after the end does not start another Ray
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its native part writes no log to stderr
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it says of workers that died does not go to stdout
 }

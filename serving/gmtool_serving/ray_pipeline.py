@@ -13,7 +13,7 @@ from gmtool_serving.backend import Backend
 from gmtool_serving.decoding import Failure
 from gmtool_serving.inputs import InputImage
 from gmtool_serving.manifest import Record
-from gmtool_serving.pipeline import Clocks, Outcome
+from gmtool_serving.pipeline import LAST_WORDS_S, Clocks, Outcome
 from gmtool_serving.ray_cluster import IO_CPUS, Cluster, quieten
 from gmtool_serving.ray_rows import Row, rows_of, to_table
 from gmtool_serving.ray_stages import Job, Predictor, read_rows, write_rows
@@ -90,7 +90,7 @@ class RayPipeline:
             if thread.is_alive():
                 self._stopped = True
                 self._cluster.close()
-            thread.join(timeout=10)
+            thread.join(timeout=LAST_WORDS_S)
             self.is_still = not thread.is_alive() or not self._cluster.is_ours
 
     def stop(self) -> None:

@@ -133,7 +133,7 @@ def test_masks_and_manifest_are_those_of_one_machine_though_a_worker_is_killed(
     (wanted, _), (got, summary) = (records(files.pop("manifest.jsonl")) for files in (expected, made))
     assert made == expected
     assert got == wanted
-    assert json.loads(out) == summary
+    assert {**json.loads(out), "seconds": 0} == {**summary, "seconds": 0}
     assert (summary["inputs"], summary["ok"], summary["failed"]) == (61, 59, 2)
     assert str(summary["backend"]).endswith(f"CPUExecutionProvider on Ray {cluster.version}")
 
