@@ -5,10 +5,10 @@
 Each prints ratios of one run, interleaved, the median of the rounds; models have random weights.
 throughput: images/s from files to masks, against the bare ONNX Runtime session on the same images already decoded,
     same threads, and against a plain loop (open, run, save).
-overlap: the same with a stand-in model that only waits 10 ms a batch, as an accelerator would, against the slowest
-    stage alone and against the plain loop.
-first: seconds until `gmtool predict` has ended with one mask, against a script that imports onnxruntime and Pillow,
-    loads the model and runs it.
+overlap: the same with a stand-in model that only waits 10 ms a batch, as an accelerator would, against the
+    slowest stage alone and against the plain loop.
+first: seconds until `gmtool predict` has ended with one mask, against a script that imports onnxruntime and
+    Pillow, loads the model and runs it.
 memory: peak resident memory of a run over 10 000 small images against that of one over 200.
 """
 

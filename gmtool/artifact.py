@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gmtool.errors import ArtifactError
 from gmtool.spec import ArtifactSpec
+from gmtool.wire import refers_to_other_files
 
 SPEC_KEY = "gmtool.spec"
 """Metadata key of the `ArtifactSpec` as JSON."""
@@ -42,7 +43,8 @@ def read_sealed_spec(content: bytes, *, where: Path) -> ArtifactSpec:
         where: The file, for messages.
 
     Raises:
-        ArtifactError: Not written by gmtool, damaged, changed, or made by a newer gmtool.
+        ArtifactError: Not written by gmtool, damaged, changed, or made by a newer gmtool; or with weights in
+            other files.
     """
     sha256, spec = _find_value(content, SHA256_KEY), _find_value(content, SPEC_KEY)
     if sha256 is None or spec is None:
@@ -58,6 +60,14 @@ def read_sealed_spec(content: bytes, *, where: Path) -> ArtifactSpec:
         raise ArtifactError(
             f"{where} was changed after it was exported: sha256 {actual.hexdigest()[:12]}..., expected "
             f"{digest[:12]}...: export it again"
+        )
+    try:
+        elsewhere = refers_to_other_files(content)
+    except ValueError as error:
+        raise ArtifactError(f"{where} is not an ONNX model: {error}") from error
+    if elsewhere:
+        raise ArtifactError(
+            f"{where} keeps weights in other files, which no hash of its own covers; gmtool export writes one file"
         )
     return ArtifactSpec.from_json(content[spec].decode("utf-8", "replace"), where=str(where))
 

@@ -71,3 +71,19 @@ class ShapeProfile:
             if not low <= got <= high
         ]
         return ", ".join(outside) or None
+
+
+def parse_size(text: str, *, where: str) -> tuple[int, int]:
+    """Read `HxW`, the height and width of images.
+
+    Args:
+        text: What was typed.
+        where: The option, for the message.
+
+    Raises:
+        ConfigError: Not two whole numbers above zero.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"{where} {text}: expected height x width, for example 512x1024")
+    return int(parts[0]), int(parts[1])

@@ -8,10 +8,13 @@ import sys
 import typer
 
 from gmtool import __version__
+from gmtool.cli.benchmark import benchmark
 from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
+from gmtool.cli.doctor import doctor
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
+from gmtool.cli.info import info
 from gmtool.cli.lone import LoneOptionsCommand
 from gmtool.cli.predict import predict
 from gmtool.cli.submit import app as submit_app
@@ -30,7 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(submit_app, name="submit")
-for command in (demo, train, export, evaluate):
+for command in (demo, train, export, evaluate, benchmark, info, doctor):
     app.command()(command)
 app.command(cls=LoneOptionsCommand)(predict)
 

@@ -12,14 +12,16 @@ import typer
 from gmtool.cli.prediction import Listed, progress_of, result_line, speed_line
 from gmtool.cli.stop import calling_on_stop, leave_at_once
 from gmtool.config import MaskValues
-from gmtool.errors import ConfigError, DataError, did_you_mean, needs_extra
+from gmtool.errors import ArtifactError, ConfigError, DataError, did_you_mean, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from gmtool_serving.backend import Backend
     from gmtool_serving.formats import FormatName
     from gmtool_serving.inputs import InputImage
+    from gmtool_serving.model_file import ModelFile
     from gmtool_serving.predict import PredictionRun, PredictOptions
     from gmtool_serving.tiles import Tiling
 
@@ -36,7 +38,7 @@ class Scoring:
     """What predicted masks are compared with afterwards."""
 
     ground_truth: Path
-    values: MaskValues
+    values: MaskValues | None
     format: FormatName
     """The one of the written formats that is read again."""
 
@@ -63,8 +65,9 @@ def predict(
         Path | None, typer.Option(help="Folder of true masks: print the mIoU of the predicted ones.")
     ] = None,
     mask_values: Annotated[
-        MaskValues, typer.Option(help="True masks hold class indices (trainIds), raw ids (labelIds) or colours.")
-    ] = "index",
+        MaskValues | None,
+        typer.Option(help="True masks hold class indices (trainIds), raw ids or colours. [recognised]"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Do only what is missing, has changed, or failed before.")
     ] = False,
@@ -129,6 +132,7 @@ def predict(
     from gmtool.cli import predict_ray
     from gmtool.runs import newest_model
 
+    reading = _read_ahead(None if model is None else Path(model)) if ray is None else None
     with needs_extra("serve", "predicting"):
         from gmtool_serving.computing import ComputeOptions
         from gmtool_serving.decoding import DecodeOptions
@@ -182,6 +186,7 @@ def predict(
         device=device,
         threads=threads,
         trust=trust,
+        reading=reading,
         scoring=scoring,
         quiet=quiet,
         as_json=as_json,
@@ -197,6 +202,7 @@ def run_prediction(
     device: Device,
     threads: int,
     trust: bool = False,
+    reading: Future[ModelFile] | None = None,
     scoring: Scoring | None = None,
     quiet: bool = False,
     as_json: bool = False,
@@ -215,7 +221,7 @@ def run_prediction(
     check_names(options.formats, images)
     path = model or newest_model()
     with PredictionRun(images, out, options) as run:
-        backend = open_backend(path, device=device, threads=threads, trust=trust)
+        backend = open_backend(path, device=device, threads=threads, trust=trust, reading=reading)
         carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
 
 
@@ -252,6 +258,20 @@ def carry_out(
         raise typer.Exit(3 if usable else 1)
 
 
+def _read_ahead(model: Path | None) -> Future[ModelFile] | None:
+    """Begin to read the model: it takes as long as loading what predicts, and needs none of it."""
+    from gmtool_serving.model_file import read_ahead
+
+    from gmtool.plan import PLAN_SUFFIX
+    from gmtool.runs import newest_model
+
+    try:
+        path = model or newest_model()
+    except ArtifactError:  # the inputs are looked at first, and then this is said
+        return None
+    return None if path.suffix == PLAN_SUFFIX else read_ahead(path)
+
+
 def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     """Run to the end and say what is to be said; return the exit code of a run that was stopped."""
     from gmtool.console import remark
@@ -273,7 +293,8 @@ def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], s
     """Return the score of what was predicted, over the images that have ground truth."""
     import tempfile
 
-    from gmtool_serving.evaluate import evaluate_masks
+    from gmtool_serving.evaluate import score
+    from gmtool_serving.tasks import masks_task
 
     from gmtool.splits import format_split
 
@@ -282,14 +303,15 @@ def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], s
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "predicted.txt"
         listed.write_text(format_split(names), encoding="utf-8")
-        return evaluate_masks(
+        task = masks_task(
             run.folders[scoring.format],
             scoring.ground_truth,
             listed,
             classes=backend.spec.classes,
             values=scoring.values,
-            progress=iter,
+            prediction_values="index",
         )
+        return score(task, progress=iter)
 
 
 def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_json: bool) -> None:
@@ -299,7 +321,7 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
 
     if score is not None:
         unscored = Listed("not scored")
-        for line in score.failed:
+        for line in (*score.failed, *score.left_out):
             unscored.add(line)
         unscored.tell("gmtool evaluate --predictions")
     if as_json:
@@ -308,7 +330,8 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
         return
     result(result_line(run))
     if score is not None:
-        left_out = f", {len(score.failed)} left out" if score.failed else ""
+        count = len(score.failed) + len(score.left_out)
+        left_out = f", {count} left out" if count else ""
         result(f"mIoU {percent(score.miou)} % of {score.num_images} images{left_out}")
 
 

@@ -1,53 +1,37 @@
-"""Checkpoints: weights as safetensors, and a small JSON that names them, by hash, and says what they are."""
+"""Loading the weights and the training state of a checkpoint: safetensors that its JSON names, by hash."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from gmtool.checkpoints import FORMAT_VERSION, Checkpoint, CheckpointName, checked_file, read_checkpoint
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
-from gmtool.errors import CheckpointError, ConfigError, DataError
-from gmtool.files import sha256_of_file
+from gmtool.errors import CheckpointError
 from gmtool.nn.model import GuidedMixNet
 from gmtool.runs import CHECKPOINT_DIR
 
-FORMAT_VERSION = 1
-
-CheckpointName = Literal["best", "last"]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is known about saved weights."""
-
-    weights: str
-    """File name beside the JSON."""
-    sha256: str
-    """Hash of that file."""
-    iteration: int
-    """Optimiser steps behind the weights."""
-    miou: float | None
-    """Validation mIoU in [0, 1]; None when no pixel was scored."""
-    model: ModelConfig
-    classes: ClassSet
-    labeled_sha256: str | None = None
-    """Hash of the ids of the labeled images, in order."""
-    state: str | None = None
-    """File name of what training needs to go on, beside the JSON; None where nothing can go on from it."""
-    state_sha256: str | None = None
-    """Hash of that file."""
-    training: dict[str, Any] | None = None
-    """What training needs to go on and is not a tensor."""
+__all__ = [
+    "FORMAT_VERSION",
+    "Checkpoint",
+    "CheckpointName",
+    "TrainingState",
+    "build_network",
+    "load_network",
+    "load_training_state",
+    "older_checkpoints",
+    "read_checkpoint",
+    "refuse_not_finite",
+    "resumable_names",
+]
 
 
 @dataclass(frozen=True)
@@ -68,28 +52,6 @@ def build_network(model: ModelConfig, classes: ClassSet) -> GuidedMixNet:
 def resumable_names(run_dir: Path) -> list[str]:
     """Return the names of the checkpoints that training can go on from, the newest first."""
     return ["last", *(path.stem for path in reversed(older_checkpoints(run_dir / CHECKPOINT_DIR)))]
-
-
-def read_checkpoint(run_dir: Path, name: str) -> Checkpoint:
-    """Return what a run's checkpoint says about itself.
-
-    Raises:
-        CheckpointError: There is no such checkpoint, its JSON is damaged, or a newer gmtool wrote it.
-    """
-    path = run_dir / CHECKPOINT_DIR / f"{name}.json"
-    if not path.is_file():
-        raise CheckpointError(f"{run_dir} is not a trained run: expected {path}")
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if value.pop("format_version") != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: written by another version of gmtool; expected {FORMAT_VERSION}")
-        return Checkpoint(
-            model=TypeAdapter(ModelConfig).validate_python(value.pop("model")),
-            classes=ClassSet.from_dict(value.pop("classes"), where=str(path)),
-            **value,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, DataError, ConfigError) as error:
-        raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
 
 
 def load_network(run_dir: Path, name: str) -> tuple[GuidedMixNet, Checkpoint]:
@@ -125,12 +87,7 @@ def load_training_state(run_dir: Path, name: str) -> TrainingState:
 
 
 def _checked_file(run_dir: Path, name: str, file: str, sha256: str) -> Path:
-    path = run_dir / CHECKPOINT_DIR / file
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing, but {name}.json names it")
-    if sha256_of_file(path) != sha256:
-        raise CheckpointError(f"{path} is damaged: its sha256 is not the one in {name}.json")
-    return path
+    return checked_file(run_dir / CHECKPOINT_DIR / f"{name}.json", file, sha256)
 
 
 def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,6 +15,7 @@ from gmtool.errors import needs_extra
 from gmtool.images import UInt8Array
 from gmtool.plan import PLAN_SUFFIX
 from gmtool.spec import ArtifactSpec
+from gmtool_serving.model_file import ModelFile
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -64,7 +66,14 @@ def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
     return Prediction(logits.argmax(axis=1).astype(np.uint8), confidence, logits)
 
 
-def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, trust: bool = False) -> Backend:
+def open_backend(
+    path: Path,
+    *,
+    device: DeviceName = "auto",
+    threads: int = 0,
+    trust: bool = False,
+    reading: Future[ModelFile] | None = None,
+) -> Backend:
     """Load an exported model: `.plan` with TensorRT, anything else as ONNX.
 
     Args:
@@ -73,6 +82,7 @@ def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, t
         threads: Threads of the processor for an ONNX model; 0 for one a core.
         trust: Take a TensorRT plan that no sidecar vouches for. An ONNX model is not executable and is never taken
             without its seal.
+        reading: The ONNX file, if `read_ahead` has begun to read it.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
@@ -85,4 +95,4 @@ def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, t
         return TrtBackend(path, device=device, trust=trust)
     with needs_extra("serve", "running a model"):
         from gmtool_serving.ort import OrtBackend
-    return OrtBackend(path, device=device, threads=threads)
+    return OrtBackend(path, device=device, threads=threads, file=reading.result() if reading else None)

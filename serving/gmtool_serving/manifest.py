@@ -78,6 +78,7 @@ class Manifest:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         size = os.fstat(self._descriptor).st_size
+        self._lines = 2 if size else 0
         if size and os.read(self._tail(size), 1) != b"\n":
             self._write(b"\n")
         self._synced = time.monotonic()
@@ -85,6 +86,7 @@ class Manifest:
     def add(self, record: Record) -> None:
         """Append a record."""
         self._write(record.to_line())
+        self._lines += 1
         now = time.monotonic()
         if now - self._synced >= SYNC_EVERY_S:
             os.fsync(self._descriptor)
@@ -102,7 +104,7 @@ class Manifest:
         line = json.dumps({"summary": dict(summary)}).encode("ascii") + b"\n"
         self._write(line)
         os.fsync(self._descriptor)
-        if outputs is not None:
+        if outputs is not None and self._lines > 1:  # one line is in order
             self._compact(outputs, line)
 
     def close(self) -> None:

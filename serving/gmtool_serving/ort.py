@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import numpy.typing as npt
 import onnxruntime as ort
 
-from gmtool.artifact import read_sealed_spec
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
 from gmtool_serving.backend import DeviceName, Prediction, to_prediction
+from gmtool_serving.model_file import ModelFile, read_model_file
 
 GPU_BATCH = 8
 """Images at once by default; a processor is as fast with one, which takes the least memory."""
@@ -40,25 +39,27 @@ class OrtBackend:
         path: A file that `gmtool export` wrote. Its hash is checked before the runtime sees it.
         device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
         threads: Threads of the processor; 0 for one a core.
+        file: The file's content, if it was read already.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
         BackendError: CUDA was asked for and is not to be had.
     """
 
-    def __init__(self, path: Path, *, device: DeviceName = "auto", threads: int = 0) -> None:
-        if not path.is_file():
-            raise ArtifactError(f"model {path}: no such file; expected a model_*.onnx of gmtool export")
-        content = path.read_bytes()
-        self.spec = read_sealed_spec(content, where=path)
-        self.model, self.model_sha256 = str(path), hashlib.sha256(content).hexdigest()
+    def __init__(
+        self, path: Path, *, device: DeviceName = "auto", threads: int = 0, file: ModelFile | None = None
+    ) -> None:
+        file = file or read_model_file(path)
+        self.spec, self.model, self.model_sha256 = file.spec, str(path), file.sha256
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised; the rest is noise
         options.intra_op_num_threads = threads
+        # Threads that wait busily after a run take the processor from decoders, and from another model
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
         try:
             # From bytes: a model cannot then refer to other files
-            self._session = ort.InferenceSession(content, options, providers=[provider])
+            self._session = ort.InferenceSession(file.content, options, providers=[provider])
         except Exception as error:  # onnxruntime raises classes of its native part
             raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
         self._check_provider(provider, device)

@@ -14,7 +14,6 @@ from gmtool_serving.backend import Backend
 from gmtool_serving.computing import ComputeOptions
 from gmtool_serving.decoders import Decoders
 from gmtool_serving.decoding import DecodeOptions
-from gmtool_serving.finish import finish
 from gmtool_serving.folder import OutputFolder
 from gmtool_serving.formats import FormatName, check_formats, format_dirs, paths
 from gmtool_serving.inputs import InputImage
@@ -60,6 +59,7 @@ class Tally:
     failures: dict[str, int] = field(default_factory=dict)
     """Failed inputs of each kind."""
     started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
 
     @property
     def not_reached(self) -> int:
@@ -68,8 +68,8 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
-        return time.monotonic() - self.started
+        """Since the run began, or from its beginning to its end."""
+        return (self.ended or time.monotonic()) - self.started
 
     def count(self, outcome: Outcome) -> None:
         """Count one more."""
@@ -166,6 +166,7 @@ class PredictionRun:
                     raise DataError(f"{outcome.error}: {self._what_to_do()}")
         finally:
             outcomes.close()
+            self.tally.ended = time.monotonic()
             self._finish(backend)
 
     def _make_pipeline(self, folder: OutputFolder, backend: Backend, conditions: Conditions) -> Pipeline:
@@ -191,6 +192,8 @@ class PredictionRun:
 
         Several shards may do this at the same time; the last one to end finds everything.
         """
+        from gmtool_serving.finish import finish
+
         outputs = [image.output for image in images]
         made = [finish(name, folder, outputs) for name, folder in self.folders.items()]
         return [path for path in made if path is not None]

@@ -71,6 +71,9 @@ def test_demo_goes_the_whole_way(cli: Cli, tmp_path: Path) -> None:
     for word in ("parity", "mIoU", "200 masks", "in all"):
         assert word in out
     assert (tmp_path / "demo/report.md").is_file()
+    page = (tmp_path / "demo/report.html").read_text()
+    assert page.count("<img") == 4 * 8  # five worst and three median images
+    assert out.endswith(f"report: {tmp_path / 'demo/report.html'}\n")
     assert len(list((tmp_path / "demo/masks").glob("*.png"))) == 200
     code, _, err = cli(["demo", "--out", tmp_path / "demo"])
     assert code == 1
@@ -134,6 +137,12 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
         (["evaluate", "--predictions", "x"], "--ground-truth DIR"),
         (["evaluate", "--predictions", "x", "--model", "y"], "take one of them"),
         (["evaluate", "--model", "nowhere.onnx"], "no such file"),
+        (["evaluate", "--sliding", "512x"], "--sliding 512x: expected HEIGHTxWIDTH"),
+        (["evaluate", "--scales", "1,big"], "--scales 1,big: expected numbers"),
+        (["evaluate", "--images", "x"], "--images is for --predictions"),
+        (["evaluate", "--report", "x"], "report x: cannot be read"),
+        (["evaluate", "--against", "x"], "report x: cannot be read"),
+        (["evaluate", "--report", "x", "--flip"], "--flip scores anew, --report takes a saved score"),
     ],
 )
 def test_a_mistake_elsewhere_is_one_line(

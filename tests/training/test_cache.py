@@ -142,7 +142,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_decoding(
     toy_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     if where == "memory":
-        monkeypatch.setattr(cache, "_available_memory", lambda: 200_000)
+        monkeypatch.setattr(cache, "available_memory", lambda: 200_000)
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 200_000))
     monkeypatch.setattr(cache, "_fill", None)
@@ -150,13 +150,3 @@ def test_a_cache_that_does_not_fit_is_refused_before_decoding(
     with pytest.raises(DataError, match=pattern) as error:
         readers(toy_config, "ram")
     assert "\n" not in str(error.value)
-
-
-def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("700000\n")
-    (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 300000\n")
-    monkeypatch.setattr(cache, "CONTAINER_FILES", ((tmp_path, "memory.max", "memory.current"),))
-    assert cache._available_memory() == 600_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert cache._available_memory() > 10_000_000

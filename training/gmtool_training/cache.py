@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -22,17 +19,10 @@ from gmtool.console import remark, track
 from gmtool.datasets import TrainingData
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array, displayed_size, open_image
+from gmtool.resources import SHARED_DIR, available_memory
 from gmtool.samples import Sample
 from gmtool_training.readers import ImageReader, LabeledReader, image_files, labeled_files
 
-SHARED_DIR = Path("/dev/shm")
-"""Where Linux keeps the memory that processes share; it may be smaller than the machine's."""
-MEMINFO = Path("/proc/meminfo")
-CONTAINER_FILES = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
-"""Where a container's limit and use are told (cgroup 2 and 1)."""
 MAX_SHARE = 0.9
 """How much of what is free a cache may take; training needs some too."""
 
@@ -110,7 +100,7 @@ def _size_of(sample: Sample) -> tuple[int, int]:
 
 
 def _refuse_too_large(need: int) -> None:
-    places = {"memory": _available_memory()}
+    places = {"memory": available_memory()}
     if SHARED_DIR.is_dir():
         places[f"shared memory ({SHARED_DIR})"] = shutil.disk_usage(SHARED_DIR).free
     for place, available in places.items():
@@ -120,27 +110,6 @@ def _refuse_too_large(need: int) -> None:
                 f"data.cache=ram needs {needed} of {place}; {free} are free, of which it takes at most "
                 f"{MAX_SHARE:.0%}: take --cache none, or make more available"
             )
-
-
-def _available_memory() -> int:
-    """Return how many bytes can be taken before the machine swaps or its container is stopped."""
-    if not hasattr(os, "sysconf"):  # Windows does not tell its memory this way
-        return sys.maxsize
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if MEMINFO.is_file():  # Linux: what its file cache would give back counts as available
-        available = _fields(MEMINFO)["MemAvailable:"] * 1024
-    for folder, limit_name, used_name in CONTAINER_FILES:
-        limit = folder / limit_name
-        if limit.is_file() and (text := limit.read_text().strip()) != "max":
-            file_cache = _fields(folder / "memory.stat")["inactive_file"]
-            available = min(available, int(text) - int((folder / used_name).read_text()) + file_cache)
-    return available
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Return the numbers of a file with a name and a number a line."""
-    lines = [line.split() for line in path.read_text().splitlines()]
-    return {line[0]: int(line[1]) for line in lines if len(line) > 1}
 
 
 def _fill(

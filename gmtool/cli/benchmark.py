@@ -1,0 +1,185 @@
+"""`gmtool benchmark`: exported models side by side on the same images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gmtool.config import MaskValues
+from gmtool.errors import ConfigError, GmtoolError, needs_extra
+
+if TYPE_CHECKING:
+    from gmtool_serving.benchmark import BenchmarkRow
+    from gmtool_serving.benchmark_images import ImageBatch
+
+    from gmtool.samples import Sample
+
+
+def benchmark(
+    models: Annotated[
+        list[Path], typer.Argument(help="Exported models, ONNX or plans; the first is the reference.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images; default: the validation set of the first model's run.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="Folder of the masks of --images, *.png of the same relative names.")
+    ] = None,
+    mask_values: Annotated[
+        MaskValues | None, typer.Option(help="Masks hold class indices (default), raw ids or colours.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Images, evenly spaced; 0 for all.")] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once; only those of one size go together.")] = 1,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Bring images to this size; default: their own.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every batch is timed.")] = 5,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
+    memory: Annotated[
+        bool, typer.Option(help="Measure each model's peak memory, in a process of its own.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the figures as JSON.")] = None,
+) -> None:
+    """Compare exported models on the same images: size, load time, latency, images/s, mIoU, agreement.
+
+    Every batch is timed on one model right after the other, round after round, so that whatever else the machine
+    does hurts all alike; decoding is not timed. Latency is that of a batch. Exit code 3 if a model could not be
+    run.
+    """
+    from gmtool.console import remark, result
+    from gmtool.shapes import parse_size
+
+    with needs_extra("serve", "running a model"):
+        from gmtool_serving.backend import open_backend
+        from gmtool_serving.benchmark import BenchmarkSettings, run_benchmark
+        from gmtool_serving.benchmark_images import load_batches, spread
+    wanted = None if size is None else parse_size(size, where="--size")
+    classes = open_backend(models[0], device=device, threads=threads).spec.classes
+    samples, values = _samples(models[0], images, ground_truth, mask_values)
+    batches = load_batches(spread(samples, limit), classes, values=values, batch=batch, size=wanted)
+    remark(_plan(batches, rounds))
+    settings = BenchmarkSettings(device=device, threads=threads, rounds=rounds, memory=memory)
+    rows = run_benchmark(models, batches, settings, progress=_progress)
+    value = {**_conditions(batches, batch, settings=asdict(settings)), "models": [asdict(row) for row in rows]}
+    text = json.dumps(value, indent=1)
+    if out is not None:
+        from gmtool.files import write_atomically
+
+        write_atomically(out, text + "\n")
+        remark(f"figures: {out}")
+    if as_json:
+        result(text)
+    else:
+        _show(rows)
+    if any(row.error for row in rows):
+        raise typer.Exit(3)
+
+
+def _samples(
+    model: Path, images: Path | None, ground_truth: Path | None, values: MaskValues | None
+) -> tuple[list[Sample], MaskValues]:
+    """Return the images of a folder, or those that the model's run was validated on."""
+    from gmtool_serving.benchmark_images import samples_below
+
+    from gmtool.datasets import load_split
+    from gmtool.runs import CONFIG_NAME, run_of_model
+    from gmtool.settings import load_config
+
+    if images is not None:
+        return samples_below(images, ground_truth), values or "index"
+    if ground_truth is not None:
+        raise ConfigError("--ground-truth holds the masks of --images: give both, or neither")
+    run = run_of_model(model)
+    if run is None:
+        raise ConfigError(f"{model} does not lie in its run folder: give --images DIR")
+    try:
+        data = load_config(run / CONFIG_NAME).data
+        return list(load_split(data, "val", data.val).samples), values or data.mask_values
+    except GmtoolError as error:
+        raise ConfigError(
+            f"the validation images of the model's run are not there ({error}): give --images DIR"
+        ) from error
+
+
+def _plan(batches: list[ImageBatch], rounds: int) -> str:
+    count, sizes = sum(batch.count for batch in batches), {batch.images.shape[1:3] for batch in batches}
+    shown = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3]) + (
+        ", ..." if len(sizes) > 3 else ""
+    )
+    truth = "with" if batches[0].truths else "without"
+    return f"{count} images ({shown}) in {len(batches)} batches, {rounds} rounds, {truth} ground truth"
+
+
+def _conditions(batches: list[ImageBatch], batch: int, *, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    import platform
+
+    from gmtool import __version__
+    from gmtool.resources import read_resources
+
+    sizes = sorted({batch.images.shape[1:3] for batch in batches})
+    return {
+        "gmtool_version": __version__,
+        "platform": platform.platform(),
+        "cores": read_resources(Path.cwd()).cores,
+        "images": sum(batch.count for batch in batches),
+        "sizes": [list(size) for size in sizes],
+        "batch": batch,
+        **settings,
+    }
+
+
+def _show(rows: list[BenchmarkRow]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from gmtool.console import remark, result, stdout
+    from gmtool.report import percent
+
+    names = _names([row.model for row in rows])
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("model", overflow="fold")
+    for title in ("MB", "load\ns", "p50\nms", "p95\nms", "images\n/s", "speed", "mIoU\n%", "same\n%", "peak\nMB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in zip(names, rows, strict=True):
+        cells = [
+            f"{row.size_bytes / 1e6:.1f}",
+            *(_figure(value, digits) for value, digits in ((row.load_s, 2), (row.p50_ms, 1), (row.p95_ms, 1))),
+            _figure(row.images_per_s, 1),
+            "-" if row.speed is None else f"{row.speed:.2f}x",
+            percent(row.miou),
+            percent(row.agreement),
+            _figure(row.peak_bytes and row.peak_bytes / 1e6, 0),
+        ]
+        table.add_row(escape(name), *cells)
+    stdout().print(table)
+    for backend in sorted({row.backend for row in rows if row.backend}):
+        result(backend)
+    for row in rows:
+        if row.error:
+            remark(f"failed: {row.model}: {row.error}")
+
+
+def _names(models: list[str]) -> list[str]:
+    """Return file names, or whole paths if two are the same."""
+    names = [Path(model).name for model in models]
+    return names if len(set(names)) == len(set(models)) else models
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _progress(rounds: Iterable[int]) -> Iterator[int]:
+    from gmtool.console import track
+
+    listed = list(rounds)
+    return track(listed, total=len(listed))
