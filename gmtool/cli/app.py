@@ -15,6 +15,7 @@ from gmtool.cli.doctor import doctor
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
 from gmtool.cli.info import info
+from gmtool.cli.lone import LoneOptionsCommand
 from gmtool.cli.predict import predict
 from gmtool.cli.submit import app as submit_app
 from gmtool.cli.train import train
@@ -32,8 +33,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(submit_app, name="submit")
-for command in (demo, train, export, predict, evaluate, benchmark, info, doctor):
+for command in (demo, train, export, evaluate, benchmark, info, doctor):
     app.command()(command)
+app.command(cls=LoneOptionsCommand)(predict)
 
 
 def _print_version(wanted: bool) -> None:

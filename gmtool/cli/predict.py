@@ -50,10 +50,8 @@ def predict(
             help="Images, videos, folders (with all below), globs, COCO .json, @FILE: a list, -: a list on stdin."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the masks; made if its parent exists.")],
-    model: Annotated[
-        Path | None, typer.Option(help="Exported model; default: the newest one below runs/.")
-    ] = None,
+    out: Annotated[str, typer.Option(help="Folder for the masks; made if its parent exists.")],
+    model: Annotated[str | None, typer.Option(help="Exported model; default: the newest one below runs/.")] = None,
     format_: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,7 +93,7 @@ def predict(
         int | None, typer.Option(min=1, help="Refuse larger images before decoding. [200000000]")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder of relative paths in lists and COCO files. [that of the file]")
+        str | None, typer.Option(help="Folder of relative paths in lists and COCO files. [that of the file]")
     ] = None,
     stride: Annotated[int, typer.Option(min=1, help="Take every n-th frame of a video.")] = 1,
     workers: Annotated[
@@ -103,6 +101,21 @@ def predict(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Predict on a Ray cluster: auto (which --ray alone means), HOST:PORT, or local for one that is "
+            "started here. Inputs, --out and --model may then be s3:// and the like.",
+        ),
+    ] = None,
+    ray_actors: Annotated[
+        int | None, typer.Option(min=1, help="Workers that predict. [as many as there is room for]")
+    ] = None,
+    ray_cpus: Annotated[float | None, typer.Option(min=0.1, help="Processors of each. [1]")] = None,
+    ray_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of each; 0.5 lets two share one. [1 if there are any]")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run a TensorRT plan that no sidecar vouches for: it is executable.")
     ] = False,
@@ -116,10 +129,15 @@ def predict(
     """
     import os
 
-    reading = _read_ahead(model)
+    from gmtool.cli import predict_ray
+    from gmtool.runs import newest_model
+
+    reading = _read_ahead(None if model is None else Path(model)) if ray is None else None
     with needs_extra("serve", "predicting"):
         from gmtool_serving.computing import ComputeOptions
         from gmtool_serving.decoding import DecodeOptions
+        from gmtool_serving.formats import check_names
+        from gmtool_serving.inputs import collect_images
         from gmtool_serving.predict import PredictOptions
         from gmtool_serving.shards import Shard
     formats = _formats(format_ or ["voc"])
@@ -133,14 +151,38 @@ def predict(
         shard=None if shard is None else Shard.parse(shard),
     )
     scoring = None if ground_truth is None else Scoring(ground_truth, mask_values, _index_format(formats))
-    with needs_extra("serve", "predicting"):
-        from gmtool_serving.inputs import collect_images
-    images = collect_images(inputs, out, root=root, stride=stride)
+    ray_wanted = predict_ray.ray_options(ray, actors=ray_actors, cpus=ray_cpus, gpus=ray_gpus)
+    if ray_wanted is not None:
+        given = {
+            "--shard": shard is not None,
+            "--workers": workers is not None,
+            "--stride": stride != 1,
+            "--trust": trust,
+        }
+        predict_ray.refuse_with_ray(given)
+        predict_ray.check_places(formats, out, scored=scoring is not None)
+        images = predict_ray.collect_for_ray(inputs, out, root=root)
+        check_names(formats, images)
+        opened = predict_ray.opened_on_ray(
+            images,
+            out,
+            options,
+            ray_wanted,
+            model=model or str(newest_model()),
+            device=device,
+            threads=threads,
+            quiet=quiet,
+        )
+        with opened as (run, backend):
+            carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
+        return
+    predict_ray.refuse_uris([*inputs, out, model, root])
+    images = collect_images(inputs, Path(out), root=None if root is None else Path(root), stride=stride)
     run_prediction(
         images,
-        out,
+        Path(out),
         options,
-        model=model,
+        model=None if model is None else Path(model),
         device=device,
         threads=threads,
         trust=trust,
@@ -170,7 +212,6 @@ def run_prediction(
     Raises:
         typer.Exit: With 3 if some images failed, with 1 if all did, with 130 or 143 if it was stopped.
     """
-    from gmtool.console import remark
     from gmtool.runs import newest_model
 
     with needs_extra("serve", "predicting"):
@@ -181,16 +222,31 @@ def run_prediction(
     path = model or newest_model()
     with PredictionRun(images, out, options) as run:
         backend = open_backend(path, device=device, threads=threads, trust=trust, reading=reading)
-        if not quiet:
-            remark(f"model {backend.model}, {backend.description}")
-        stopped = _follow(run, backend, quiet=quiet)
-        if stopped is not None:
-            _tell(run, backend, None, as_json=as_json)
-            if not run.is_still:
-                run.close()
-                leave_at_once(stopped)
-            raise typer.Exit(stopped)
-        run.make_files_of_the_whole(images)
+        carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
+
+
+def carry_out(
+    run: PredictionRun,
+    backend: Backend,
+    images: Sequence[InputImage],
+    *,
+    scoring: Scoring | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run to the end, make the files of the whole, score, and tell what came of it; see `run_prediction`."""
+    from gmtool.console import remark
+
+    if not quiet:
+        remark(f"model {backend.model}, {backend.description}")
+    stopped = _follow(run, backend, quiet=quiet)
+    if stopped is not None:
+        _tell(run, backend, None, as_json=as_json)
+        if not run.is_still:
+            run.close()
+            leave_at_once(stopped)
+        raise typer.Exit(stopped)
+    run.make_files_of_the_whole(images)
     usable = run.tally.ok + run.tally.skipped
     try:
         score = _score(run, backend, images, scoring) if scoring is not None and usable else None
@@ -227,7 +283,7 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
             warnings.add(None if outcome.skipped else outcome.warning)
             update()
     for listed in (warnings, failures):
-        listed.tell(run.folder.manifest_path)
+        listed.tell(run.folder.manifest_name)
     if not quiet and run.tally.ok:
         remark(speed_line(run))
     return stop.exit_code

@@ -94,5 +94,5 @@ def result_line(run: PredictionRun) -> str:
     not_reached = f"{tally.not_reached} not reached, " if tally.not_reached else ""
     speed = (tally.ok + tally.failed) / max(tally.seconds, 1e-9)
     return (
-        f"{tally.ok} masks in {run.folder.out}, {skipped}{tally.failed} failed, {not_reached}{speed:.1f} images/s"
+        f"{tally.ok} masks in {run.folder.name}, {skipped}{tally.failed} failed, {not_reached}{speed:.1f} images/s"
     )

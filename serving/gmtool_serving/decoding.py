@@ -46,13 +46,22 @@ class Failure:
     """Hash of the file's bytes, where they could be read."""
 
 
-def decode(path: Path, frame: int | None, options: DecodeOptions) -> Decoded | Failure:
-    """Read, hash and decode an image file, or a frame of a video; never raises for what is wrong with it."""
+def decode(
+    path: Path, frame: int | None, options: DecodeOptions, content: bytes | None = None
+) -> Decoded | Failure:
+    """Read, hash and decode an image file, or a frame of a video; never raises for what is wrong with it.
+
+    Args:
+        path: The file.
+        frame: Number of the frame in a video.
+        options: How images are read.
+        content: What is in the file, if it was read already.
+    """
     sha256 = None
     try:
         if frame is not None:
             return _decode_frame(path, frame)
-        content = read_regular_file(path)
+        content = read_regular_file(path) if content is None else content
         sha256 = hashlib.sha256(content).hexdigest()
         image = decode_image(content, path, exif=options.exif, max_pixels=options.max_pixels)
     except MemoryError:

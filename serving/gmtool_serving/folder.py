@@ -34,6 +34,8 @@ class OutputFolder:
         self.out = out
         name = "manifest.jsonl" if shard is None else f"manifest-{shard}.jsonl"
         self.manifest_path = out / name
+        self.name, self.manifest_name = str(out), str(self.manifest_path)
+        """What people call them."""
         if not out.parent.is_dir():
             raise DataError(f"output folder {out}: cannot be made: there is no folder {out.parent}")
         try:
@@ -51,6 +53,8 @@ class OutputFolder:
             self._lock.release()
             raise DataError(f"output folder {out}: cannot be written: {error.strerror}") from error
         self._shared = shard is not None
+        self.proof = self._lock.path
+        """A file that is there as long as the folder is held."""
 
     def sweep(self, folders: Iterable[Path]) -> None:
         """Delete temporary files that a killed run left in folders; those of other shards are left alone."""
@@ -62,12 +66,17 @@ class OutputFolder:
 
         Input, model and options are those of the record, and all files are there as they were written.
         """
+        record = self.find_past(image, conditions)
+        if record is None or not all(file.is_whole(self.out) for file in record.outputs):
+            return None
+        return record if sha256_of_input(image.path, image.frame) == record.sha256 else None
+
+    def find_past(self, image: InputImage, conditions: Conditions) -> Record | None:
+        """Return what an earlier run recorded of an input under these conditions, unless it failed; unverified."""
         record = self._past.get(str(image.output))
         if record is None or record.status == "failed" or record.conditions != conditions:
             return None
-        if not all(file.is_whole(self.out) for file in record.outputs):
-            return None
-        return record if sha256_of_input(image.path, image.frame) == record.sha256 else None
+        return record
 
     def add(self, record: Record) -> None:
         """Record an input.

@@ -35,13 +35,18 @@ class InputImage:
     coco_id: ImageId | None = None
     """The image's id in the COCO file that named it."""
 
+    @property
+    def location(self) -> str:
+        """Return where its file is, as manifests have it."""
+        return str(self.path)
+
     def __str__(self) -> str:
         """Return the file, and the frame if it is one."""
         return str(self.path) if self.frame is None else f"{self.path} frame {self.frame}"
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """A file that was found. Text, because a hundred thousand of them are ten times faster than `Path`."""
 
     path: str
@@ -85,7 +90,7 @@ def collect_images(
     """
     folders = [text for text in inputs if Path(text).is_dir()]
     is_output = _output_test(out_dir)
-    found: dict[str, _Source] = {}
+    found: dict[str, Source] = {}
     left_out = 0
     for text in inputs:
         prefix = Path(text).resolve().name if text in folders and len(folders) > 1 else ""
@@ -100,10 +105,10 @@ def collect_images(
         raise DataError(f"all {left_out} images lie in the output folder {out_dir}: choose another one for masks")
     if not found:
         raise DataError(_nothing_in(inputs, folders, out_dir.resolve()))
-    return _named(list(found.values()), stride)
+    return name_sources(list(found.values()), stride=stride)
 
 
-def _rank(source: _Source) -> tuple[bool, int, str]:
+def _rank(source: Source) -> tuple[bool, int, str]:
     """Of two names of one file, take the same whatever the order: COCO's, else the longer path."""
     return source.coco_id is not None, source.relative.count("/"), source.relative
 
@@ -115,7 +120,7 @@ def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path) ->
     return f"no images in {', '.join(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}"
 
 
-def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[_Source]:
+def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:
     path = Path(text)
     if os.path.lexists(path) and (path if path.is_dir() else path.parent).resolve().is_relative_to(out_dir):
         raise DataError(f"input {text} lies in the output folder: choose another --out for the masks")
@@ -126,21 +131,21 @@ def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[_Source]:
         yield from _listed(read_list(path), root or path.parent)
     elif path.is_dir():
         for name in below(path, out_dir, suffixes=IMAGE_SUFFIXES):
-            yield _Source(os.path.join(path, name), _posix(name))  # noqa: PTH118
+            yield Source(os.path.join(path, name), _posix(name))  # noqa: PTH118
     elif path.suffix.lower() == ".json":
         named = read_coco_names(path)
         folder = root or root_of_coco(path, named[0][0])
         sources = _listed([name for name, _ in named], folder)
         for source, (_, coco_id) in zip(sources, named, strict=True):
-            yield _Source(source.path, source.relative, coco_id)
+            yield Source(source.path, source.relative, coco_id)
     elif os.path.lexists(path):
-        yield _Source(str(path), path.name)
+        yield Source(str(path), path.name)
     else:
         for file, relative in matching(text, out_dir, suffixes=IMAGE_SUFFIXES + VIDEO_SUFFIXES):
-            yield _Source(file, _posix(relative))
+            yield Source(file, _posix(relative))
 
 
-def _listed(names: Sequence[str], root: Path) -> Iterator[_Source]:
+def _listed(names: Sequence[str], root: Path) -> Iterator[Source]:
     """Return what a list names, with outputs that stay inside the output folder whatever it says."""
     absolute_root = os.path.abspath(root)  # noqa: PTH100  without following links: names are what is asked for
     inside = os.path.join(absolute_root, "")  # noqa: PTH118
@@ -152,7 +157,7 @@ def _listed(names: Sequence[str], root: Path) -> Iterator[_Source]:
         else:
             drive, rest = os.path.splitdrive(full)
             relative = f"{drive}{rest}".replace(":", "").strip("/\\") or "root"
-        yield _Source(os.path.join(root, name), _posix(relative))  # noqa: PTH118
+        yield Source(os.path.join(root, name), _posix(relative))  # noqa: PTH118
 
 
 def _image_of_id(name: str, root: Path) -> str:
@@ -175,7 +180,7 @@ def _output_test(out_dir: Path) -> Callable[[str], bool]:
     return lambda path: is_output_folder(os.path.dirname(path))  # noqa: PTH120
 
 
-def _named(sources: Sequence[_Source], stride: int) -> list[InputImage]:
+def name_sources(sources: Sequence[Source], *, stride: int) -> list[InputImage]:
     """Give every image a name of its own: without its suffix where that is enough, else with it."""
     frames = [_frames_of(source.path, stride) for source in sources]
     keeping: set[int] = set()

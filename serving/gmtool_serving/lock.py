@@ -29,16 +29,16 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path, shard: str = "") -> None:
-        self._path = folder / (f"{PREFIX}-{shard}.lock" if shard else f"{PREFIX}.lock")
+        self.path = folder / (f"{PREFIX}-{shard}.lock" if shard else f"{PREFIX}.lock")
         try:
-            self._descriptor = _take(self._path)
+            self._descriptor = _take(self.path)
             if self._descriptor is None:
-                raise DataError(f"output folder {folder}: {_holder(self._path)} writes into it: wait, or end that")
+                raise DataError(f"output folder {folder}: {_holder(self.path)} writes into it: wait, or end that")
             division = shard.partition("-of-")[2]
             # Own lock first, then a look at the others: of two that start at once, one at least sees the other
             for other in sorted(folder.glob(f"{PREFIX}*.lock")):
                 same = bool(shard) and other.name.removesuffix(".lock").endswith(f"-of-{division}")
-                if other != self._path and not same and not _is_free(other):
+                if other != self.path and not same and not _is_free(other):
                     self.release()
                     raise DataError(f"output folder {folder}: {_holder(other)} writes into it: wait, or end that")
         except OSError as error:
@@ -47,7 +47,7 @@ class FolderLock:
     def release(self) -> None:
         """Let others in."""
         if self._descriptor is not None:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 

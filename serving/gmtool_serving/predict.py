@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gmtool import __version__
 from gmtool.errors import DataError
@@ -18,7 +18,7 @@ from gmtool_serving.folder import OutputFolder
 from gmtool_serving.formats import FormatName, check_formats, format_dirs, paths
 from gmtool_serving.inputs import InputImage
 from gmtool_serving.manifest import Conditions, Record
-from gmtool_serving.pipeline import Outcome, Pipeline
+from gmtool_serving.pipeline import Clocks, Outcome, Pipeline
 from gmtool_serving.shards import Shard
 from gmtool_serving.tiles import require_logits
 
@@ -82,6 +82,21 @@ class Tally:
             self.ok += 1
 
 
+class Stages(Protocol):
+    """What runs images through decoding, computing and writing, here or elsewhere; as `Pipeline` does."""
+
+    clocks: Clocks
+    is_still: bool
+
+    def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
+        """Yield what became of each image, as soon as it is known."""
+        ...
+
+    def stop(self) -> None:
+        """End `run` after what is known by now. Safe in a signal handler."""
+        ...
+
+
 class PredictionRun:
     """One run into an output folder; to be closed.
 
@@ -92,20 +107,34 @@ class PredictionRun:
         images: All inputs of the job; those of other shards are left out here.
         out: The output folder; it is made if its parent exists.
         options: How to go about it.
+        folder: The output folder, if it is none on this machine.
+        make_stages: Makes the stages, if they do not run in this process.
 
     Raises:
         DataError: The folder cannot be made or written, or another run writes into it.
     """
 
-    def __init__(self, images: Sequence[InputImage], out: Path, options: PredictOptions) -> None:
+    def __init__(
+        self,
+        images: Sequence[InputImage],
+        out: Path,
+        options: PredictOptions,
+        *,
+        folder: OutputFolder | None = None,
+        make_stages: Callable[[OutputFolder, Backend, Conditions], Stages] | None = None,
+    ) -> None:
         self.options = options
         shard = options.shard
         self.images = images if shard is None else [image for image in images if shard.holds(image)]
         self.tally = Tally(len(self.images))
         self.interrupted = False
-        self.pipeline: Pipeline | None = None
+        self.pipeline: Stages | None = None
         self.folders = format_dirs(out, options.formats)
-        self.folder = OutputFolder(out, shard=shard, resume=options.resume)
+        self.folder = folder or OutputFolder(out, shard=shard, resume=options.resume)
+        self._make_stages = make_stages or self._make_pipeline
+        self._decoders: Decoders | None = None
+        if make_stages is not None:
+            return
         workers = max(1, min(options.workers or 2, len(self.images)))
         self._decoders = Decoders(workers, options.decode, isolated=options.workers > 0)
         self._decoders.start(len(self.images))
@@ -121,18 +150,9 @@ class PredictionRun:
         if self.options.compute.tiling is not None:
             require_logits(backend)
         if self.folder.needs_sweep:
-            self.folder.sweep(self._target_folders())
+            self.sweep()
         conditions = self.options.conditions(backend.model_sha256)
-        self.pipeline = Pipeline(
-            self._decoders,
-            backend,
-            batch=self.options.batch or backend.preferred_batch,
-            compute=self.options.compute,
-            out=self.folder.out,
-            folders=self.folders,
-            writers=WRITERS,
-            find_done=lambda image: self.folder.find_done(image, conditions),
-        )
+        self.pipeline = self._make_stages(self.folder, backend, conditions)
         self.tally.started = time.monotonic()
         outcomes = self.pipeline.run(self.images)
         full_in_a_row = 0
@@ -148,6 +168,19 @@ class PredictionRun:
             outcomes.close()
             self.tally.ended = time.monotonic()
             self._finish(backend)
+
+    def _make_pipeline(self, folder: OutputFolder, backend: Backend, conditions: Conditions) -> Pipeline:
+        assert self._decoders is not None
+        return Pipeline(
+            self._decoders,
+            backend,
+            batch=self.options.batch or backend.preferred_batch,
+            compute=self.options.compute,
+            out=folder.out,
+            folders=self.folders,
+            writers=WRITERS,
+            find_done=lambda image: folder.find_done(image, conditions),
+        )
 
     @property
     def is_still(self) -> bool:
@@ -165,6 +198,10 @@ class PredictionRun:
         made = [finish(name, folder, outputs) for name, folder in self.folders.items()]
         return [path for path in made if path is not None]
 
+    def sweep(self) -> None:
+        """Delete temporary files that killed processes left."""
+        self.folder.sweep(self._target_folders())
+
     def interrupt(self) -> None:
         """End after what is known by now. Safe in a signal handler."""
         self.interrupted = True
@@ -173,7 +210,8 @@ class PredictionRun:
 
     def close(self) -> None:
         """Let processes and the folder go."""
-        self._decoders.close()
+        if self._decoders is not None:
+            self._decoders.close()
         self.folder.close()
 
     def __enter__(self) -> PredictionRun:
@@ -207,7 +245,7 @@ class PredictionRun:
     def _record(self, outcome: Outcome, conditions: Conditions) -> None:
         image, failure = outcome.image, outcome.failure
         record = Record(
-            path=str(image.path),
+            path=image.location,
             frame=image.frame,
             output=str(image.output),
             sha256=outcome.sha256,
@@ -221,16 +259,18 @@ class PredictionRun:
         try:
             self.folder.add(record)
         except OSError as error:
-            path = self.folder.manifest_path
-            raise DataError(f"{path}: cannot be written: {error.strerror}: {self._what_to_do()}") from error
+            raise DataError(
+                f"{self.folder.manifest_name}: cannot be written: {error.strerror}: {self._what_to_do()}"
+            ) from error
         self.tally.count(outcome)
 
     def _finish(self, backend: Backend) -> None:
         try:
             self.folder.finish(self.summary(backend), None if self.tally.not_reached else self.images)
         except OSError as error:
-            path = self.folder.manifest_path
-            raise DataError(f"{path}: cannot be written: {error.strerror}: {self._what_to_do()}") from error
+            raise DataError(
+                f"{self.folder.manifest_name}: cannot be written: {error.strerror}: {self._what_to_do()}"
+            ) from error
 
     def _what_to_do(self) -> str:
         missing = self.tally.inputs - self.tally.ok - self.tally.skipped
