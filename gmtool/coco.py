@@ -113,7 +113,7 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
         where = f"{mask.path} annotation {annotation_id} (image {mask.image_id})"
         if name not in classes.names:
             raise LabelError(f"{where} is of category {name}, which the classes have not{_known(name, classes)}")
-        shapes = _checked_shapes(segmentation, size, where=where)
+        shapes = checked_shapes(segmentation, size, where=where)
         if shapes:
             run_lengths = coco_mask.merge(coco_mask.frPyObjects(shapes, *size))
             painted.append(
@@ -126,7 +126,7 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
     return labels
 
 
-def _checked_shapes(segmentation: Any, size: tuple[int, int], *, where: str) -> list[Any]:
+def checked_shapes(segmentation: Any, size: tuple[int, int], *, where: str) -> list[Any]:
     """Return what pycocotools takes: polygons, or one uncompressed RLE. It checks nothing itself."""
     if isinstance(segmentation, dict):
         if segmentation.get("size") != list(size):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,13 +33,21 @@ def stdout() -> Console:
 def remark(line: str) -> None:
     """Tell the user one line, on stderr, as it is."""
     if speaks():
-        stderr().print(line, markup=False)
+        _print(line, stderr, sys.stderr)
 
 
 def result(text: str) -> None:
     """Print a result, on stdout, as it is."""
     if speaks():
-        stdout().print(text, markup=False)
+        _print(text, stdout, sys.stdout)
+
+
+def _print(text: str, console: Callable[[], Console], stream: TextIO) -> None:
+    # rich is needed where it draws; loading it for a plain line would double the time of a small command
+    if "rich.console" in sys.modules:
+        console().print(text, markup=False)
+    else:
+        print(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), file=stream)
 
 
 def speaks() -> bool:

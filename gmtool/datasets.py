@@ -62,13 +62,18 @@ def load_training_data(config: DataConfig) -> TrainingData:
     return TrainingData(labeled, unlabeled, val)
 
 
-def load_split(config: DataConfig, part: Part, list_path: Path | None) -> Split:
-    """Return the images and masks of a list, or of the layout's own `train` or `val` part."""
+def load_split(config: DataConfig, part: Part, list_path: Path | None, *, missing_masks: bool = False) -> Split:
+    """Return the images and masks of a list, or of the layout's own `train` or `val` part.
+
+    With `missing_masks`, mask files that do not exist are named all the same: reading them fails.
+    """
     layout = open_layout(config, parts=PARTS if list_path else (part,))
-    return _split(layout, part, list_path, with_masks=True)
+    return _split(layout, part, list_path, with_masks=True, missing_masks=missing_masks)
 
 
-def _split(layout: Layout, part: Part, list_path: Path | None, *, with_masks: bool) -> Split:
+def _split(
+    layout: Layout, part: Part, list_path: Path | None, *, with_masks: bool, missing_masks: bool = False
+) -> Split:
     if list_path is not None:
         name, entries = str(list_path), read_split(list_path)
     elif part in layout.parts:
@@ -78,7 +83,7 @@ def _split(layout: Layout, part: Part, list_path: Path | None, *, with_masks: bo
         raise DataError(
             f"{layout.root} has no {layout.part_hints[part]}: give {option} LIST with one image a line"
         )
-    return Split(name, layout.samples(entries, with_masks=with_masks, where=name))
+    return Split(name, layout.samples(entries, with_masks=with_masks, where=name, missing_masks=missing_masks))
 
 
 def _refuse_overlap(training: Split, val: Split) -> None:

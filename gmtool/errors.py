@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Literal
+
+ImageErrorCode = Literal[
+    "unreadable", "not_a_file", "not_an_image", "truncated", "damaged", "too_large", "unsupported"
+]
 
 
 class GmtoolError(Exception):
     """An expected failure. The command line prints its message as one line and exits with `exit_code`."""
 
     exit_code = 1
+    code = "failed"
+    """What programs that read a manifest tell apart, whatever the message says."""
 
 
 class ConfigError(GmtoolError):
@@ -19,6 +26,14 @@ class ConfigError(GmtoolError):
 
 class DataError(GmtoolError):
     """An image, a mask, a list or a data set folder that cannot be used."""
+
+
+class ImageError(DataError):
+    """An image file that cannot be used; `code` says which kind of trouble it is."""
+
+    def __init__(self, code: ImageErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ColorMaskError(DataError):
@@ -51,6 +66,26 @@ class ParityError(GmtoolError):
 
 class BackendError(GmtoolError):
     """A runtime that is not there, or did not give what was asked of it."""
+
+    code = "backend_failed"
+
+
+class BackendMemoryError(BackendError):
+    """A runtime that ran out of memory; fewer images at once may fit."""
+
+    code = "out_of_memory"
+
+
+class NonFiniteError(BackendError):
+    """Scores that are NaN or infinite: any mask of them would be made up."""
+
+    code = "non_finite"
+
+
+class ImageTooLargeError(BackendError):
+    """An image that no batch is small enough for."""
+
+    code = "too_large"
 
 
 class MissingExtraError(GmtoolError):

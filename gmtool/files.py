@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -41,11 +42,20 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def sweep_leftovers(folder: Path) -> list[Path]:
-    """Delete temporary files that a killed process left in `folder`; return what was deleted."""
-    leftovers = sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
-    for path in leftovers:
-        path.unlink(missing_ok=True)
+def sweep_leftovers(folder: Path, *, older_than_s: float = 0.0) -> list[Path]:
+    """Delete temporary files that a killed process left in `folder`; return what was deleted.
+
+    Args:
+        folder: Where to look; what lies deeper is left.
+        older_than_s: Leave younger ones, where another process may be writing them.
+    """
+    newest = time.time() - older_than_s
+    leftovers = []
+    for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime <= newest:
+                path.unlink()
+                leftovers.append(path)
     return leftovers
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,58 +19,74 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from gmtool.errors import DataError
+from gmtool.errors import DataError, ImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
 """Larger images are refused before they are decoded (a small file can claim to hold gigabytes)."""
 
 PNG_END = b"IEND\xaeB`\x82"
+TRUNCATED_WORDS = ("truncated", "unrecognized data stream", "unexpected end", "not enough")
+"""How Pillow's plugins say that a file ends too early."""
 
 UInt8Array = npt.NDArray[np.uint8]
 
 
-def read_image(path: Path) -> UInt8Array:
-    """Return the image as the person who took it sees it: RGB, uint8, (H, W, 3), EXIF orientation applied.
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image, and what a user may want to know of how it was read."""
+
+    pixels: UInt8Array
+    """RGB, (H, W, 3)."""
+    several_frames: bool
+    """An animation or a file of several pages, of which this is the first."""
+
+
+def read_image(path: Path, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+    """Return the image as the person who took it sees it: RGB, uint8, (H, W, 3).
+
+    Raises:
+        ImageError: Not a regular file, or see `decode_image`.
+    """
+    return decode_image(read_regular_file(path), path, exif=exif, max_pixels=max_pixels).pixels
+
+
+def decode_image(content: bytes, path: Path, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode the content of an image file.
 
     16-bit grey is scaled to 8 bits; an alpha channel is dropped; of several frames the first is taken.
 
+    Args:
+        content: The file.
+        path: Its name, for messages.
+        exif: Turn it as its EXIF orientation says; if not, it stays as it is stored.
+        max_pixels: Larger ones are refused before they are decoded.
+
     Raises:
-        DataError: Not a regular file, not one of `FORMATS`, truncated, too large, or of a mode (float,
-            32-bit integer) that has no agreed mapping to 8 bits.
+        ImageError: Not one of `FORMATS`, truncated, damaged, too large, or of a mode (float, 32-bit integer)
+            that has no agreed mapping to 8 bits.
     """
-    image = open_image(path)
+    image = _open(content, path, max_pixels)
+    several = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # phones store previews in MPO
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF of a good image
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright, path)
+            if exif:
+                ImageOps.exif_transpose(image, in_place=True)
+            return DecodedImage(_to_rgb(image, path), several)
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen types for damaged files
-        raise DataError(f"{path}: damaged image: {error}") from error
+        raise _damaged(path, error) from error
 
 
 def open_image(path: Path) -> Image.Image:
     """Open an image file without decoding its pixels; its size (as stored) and format are known after.
 
     Raises:
-        DataError: Not a regular file, not one of `FORMATS`, or larger than `MAX_PIXELS`.
+        ImageError: Not a regular file, not one of `FORMATS`, or larger than `MAX_PIXELS`.
     """
-    content = _read_regular_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image (of {', '.join(FORMATS)})") from error
-    except Exception as error:
-        raise DataError(f"{path}: damaged image: {error}") from error
-    if image.format == "PNG" and PNG_END not in content:
-        raise DataError(f"{path}: damaged image: it ends too early")  # Pillow may not need the last bytes
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are taken")
-    return image
+    return _open(read_regular_file(path), path, MAX_PIXELS)
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
@@ -78,20 +95,48 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _read_regular_file(path: Path) -> bytes:
+def read_regular_file(path: Path) -> bytes:
+    """Return a file's content; never waits for what is no file.
+
+    Raises:
+        ImageError: It cannot be read, or is a pipe, a folder, a device.
+    """
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer. O_BINARY: Windows alone has it
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DataError(f"{path}: not a regular file")
+        raise ImageError("not_a_file", f"{path}: not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         try:
             return file.read()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+            raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
+
+
+def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow would refuse what is asked for
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # max_pixels decides what is too large; damage is found in decoding
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError("not_an_image", f"{path}: not an image (of {', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"{path}: too large to be decoded: {error}") from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if image.format == "PNG" and PNG_END not in content:
+        # Pillow may not need the last bytes
+        raise ImageError("truncated", f"{path}: damaged image: it ends too early")
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            "too_large", f"{path}: {image.width}x{image.height} pixels; at most {max_pixels} are taken"
+        )
+    return image
 
 
 def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
@@ -99,7 +144,20 @@ def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
         grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise DataError(f"{path}: pixels of mode {image.mode} (32-bit) have no agreed 8-bit mapping")
+        raise ImageError(
+            "unsupported", f"{path}: pixels of mode {image.mode} (32-bit) have no agreed 8-bit mapping"
+        )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    # Each step copies the whole image: none that is not needed
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _damaged(path: Path, error: Exception) -> ImageError:
+    text = str(error).lower()
+    truncated = isinstance(error, EOFError) or any(word in text for word in TRUNCATED_WORDS)
+    return ImageError("truncated" if truncated else "damaged", f"{path}: damaged image: {error}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

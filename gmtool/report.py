@@ -5,17 +5,32 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gmtool import __version__
+from gmtool.boundary import DILATION_RATIO, boundary_iou_per_class
 from gmtool.classes import ClassSet
+from gmtool.errors import DataError
 from gmtool.files import write_atomically
-from gmtool.metrics import Int64Array, iou_per_class, mean_iou, pixel_accuracy, recall_per_class
+from gmtool.metrics import (
+    Float64Array,
+    Int64Array,
+    iou_per_class,
+    mean_iou,
+    mean_of_known,
+    pixel_accuracy,
+    precision_per_class,
+    recall_per_class,
+    true_pixels,
+)
+from gmtool.scores import ImageScores, Interval, miou_interval
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+JSON_NAME = "report.json"
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,10 @@ class Protocol:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     mean: str = "over classes that occur in the ground truth or the prediction"
+    truth_values: str = "not said"
+    """What the ground truth's masks hold, and how that is known."""
+    prediction_values: str = "the model's masks"
+    """The same of the predicted masks."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,7 @@ class Provenance:
     split: str
     """Name of the list or folder of ground truth."""
     split_sha256: str
-    """Hash of the names of the scored images, in order."""
+    """Hash of the names of the images, in order."""
     model: str
     """File of the model or folder of the masks."""
     model_sha256: str | None
@@ -46,6 +65,10 @@ class Provenance:
     """Precision of the model's weights and activations."""
     labeled_sha256: str | None = None
     """Hash of the ids of the labeled images that the model was trained with, in order; None if not known."""
+    truth_sha256: str | None = None
+    """Hash of the ground truth of all scored images, in order; None if not known."""
+    versions: tuple[str, ...] = ()
+    """The programs that computed and counted, such as "numpy 2.4.6"."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +86,8 @@ class IoUReport:
     """One int64 confusion matrix over a set of images, and all that follows from it."""
 
     confusion: Int64Array
-    """(C, C): rows are true classes, columns predicted ones, in pixels."""
+    """(C, C): rows are true classes, columns predicted ones, in pixels. With one more column, (C, C + 1), it holds
+    the pixels that were given no class."""
     classes: ClassSet
     num_images: int
     """Images that were scored."""
@@ -73,86 +97,176 @@ class IoUReport:
     protocol: Protocol = Protocol()
     best: BestScore | None = None
     """Of a training run, whose report is otherwise that of its last weights."""
+    left_out: tuple[str, ...] = ()
+    """One line for each image in which there was nothing to score: all ignored, or without ground truth."""
+    ignored_pixels: int | None = None
+    """Pixels of the scored images that the ground truth ignores; None if they were not counted."""
+    images: ImageScores | None = None
+    """What each image contributes; None if that was not kept."""
+    boundary: Int64Array | None = None
+    """(2, C): intersection and union of the boundaries; None if boundary IoU was not asked for."""
 
     @property
     def miou(self) -> float:
         """Mean IoU over the classes that occur, in [0, 1]; NaN when nothing was scored."""
         return mean_iou(self.confusion)
 
+    @cached_property
+    def interval(self) -> Interval | None:
+        """Bootstrap interval of the mIoU over images; None without the scores of at least two images."""
+        return None if self.images is None else miou_interval(self.images)
+
+    @property
+    def boundary_iou(self) -> Float64Array | None:
+        """(C,): boundary IoU of each class, in [0, 1]; None if it was not asked for."""
+        return None if self.boundary is None else boundary_iou_per_class(self.boundary)
+
+    @property
+    def no_class(self) -> Int64Array:
+        """(C,): counted pixels of each true class that were given no class."""
+        columns: Int64Array = self.confusion[:, len(self.classes) :].sum(axis=1)
+        return columns
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; classes that occur nowhere have null figures."""
-        iou, recall = iou_per_class(self.confusion), recall_per_class(self.confusion)
-        return {
+        recall, interval = recall_per_class(self.confusion), self.interval
+        value: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "gmtool_version": __version__,
             "miou": _null_if_nan(self.miou),
+            "miou_interval": None if interval is None else asdict(interval),
             "pixel_accuracy": _null_if_nan(pixel_accuracy(self.confusion)),
-            "classes": [
-                {
-                    "name": name,
-                    "iou": _null_if_nan(iou[index]),
-                    "accuracy": _null_if_nan(recall[index]),
-                    "pixels": int(self.confusion[index].sum()),
-                }
-                for index, name in enumerate(self.classes.names)
-            ],
+            "mean_accuracy": _null_if_nan(mean_of_known(recall)),
+            "classes": self._class_rows(),
             "best": None if self.best is None else asdict(self.best),
             "num_images": self.num_images,
             "failed": list(self.failed),
+            "left_out": list(self.left_out),
             "ignore_index": self.classes.ignore_index,
+            "ignored_pixels": self.ignored_pixels,
             "protocol": asdict(self.protocol),
             "provenance": asdict(self.provenance),
-            "confusion_matrix": self.confusion.tolist(),
+            "class_set": self.classes.to_dict(),
+            "confusion_matrix": self.confusion[:, : len(self.classes)].tolist(),
+            "no_class": self.no_class.tolist(),
         }
+        if (boundary_iou := self.boundary_iou) is not None:
+            value["boundary_miou"] = _null_if_nan(mean_of_known(boundary_iou))
+            value["boundary_dilation_ratio"] = DILATION_RATIO
+        if self.images is not None:
+            value["images"] = _image_rows(self.images)
+        return value
 
-    def to_markdown(self) -> str:
-        """Return a report for people: headline, one row a class, provenance."""
-        value = self.to_dict()
-        origin, protocol = self.provenance, self.protocol
-        lines = [
-            f"# mIoU {percent(self.miou)} % on {origin.split}",
-            "",
-            f"{self.num_images} images scored, {len(self.failed)} failed; "
-            f"pixel accuracy {percent(pixel_accuracy(self.confusion))} %.",
-            *self._best_lines(),
-            "",
-            "| class | IoU % | accuracy % | pixels |",
-            "|---|---:|---:|---:|",
-            *(
-                f"| {row['name']} | {percent(row['iou'])} | {percent(row['accuracy'])} | {row['pixels']} |"
-                for row in value["classes"]
-            ),
-            "",
-            f"- model: `{origin.model}`, sha256 `{origin.model_sha256 or 'not known'}`",
-            f"- computed by {origin.backend}, {origin.precision}",
-            f"- labeled images: sha256 of their names `{origin.labeled_sha256 or 'not known'}`",
-            f"- split: `{origin.split}`, sha256 of the image names `{origin.split_sha256}`",
-            f"- protocol: {protocol.resolution}, scales {list(protocol.scales)}, "
-            f"flip {'on' if protocol.flip else 'off'}, label {self.classes.ignore_index} ignored, "
-            f"mean {protocol.mean}; a class that occurs in neither is shown as - and not in the mean",
-            f"- gmtool {__version__}",
+    def _class_rows(self) -> list[dict[str, Any]]:
+        columns: dict[str, Float64Array] = {
+            "iou": iou_per_class(self.confusion),
+            "accuracy": recall_per_class(self.confusion),
+            "precision": precision_per_class(self.confusion),
+        }
+        if (boundary_iou := self.boundary_iou) is not None:
+            columns["boundary_iou"] = boundary_iou
+        pixels = true_pixels(self.confusion)
+        return [
+            {"name": name}
+            | {key: _null_if_nan(values[index]) for key, values in columns.items()}
+            | {"pixels": int(pixels[index])}
+            | ({} if self.boundary is None else {"boundary_pixels": self.boundary[:, index].tolist()})
+            for index, name in enumerate(self.classes.names)
         ]
-        if self.failed:
-            lines += ["", "## Failed", "", *(f"- {line}" for line in self.failed)]
-        return "\n".join(lines) + "\n"
 
-    def _best_lines(self) -> list[str]:
-        if self.best is None:
-            return []
-        line = (
-            f"Last weights; the best of this run: {percent(self.best.miou)} % at iteration {self.best.iteration}"
-        )
-        return ["", f"{line}, chosen on these images, so it flatters."]
-
-    def save(self, folder: Path) -> None:
-        """Write `report.json` and `report.md` into an existing folder."""
-        write_atomically(folder / "report.json", json.dumps(self.to_dict(), indent=1) + "\n")
-        write_atomically(folder / "report.md", self.to_markdown())
+    def save_json(self, folder: Path) -> None:
+        """Write `report.json` into an existing folder."""
+        write_atomically(folder / JSON_NAME, format_json(self.to_dict()) + "\n")
 
 
-def percent(ratio: float | None) -> str:
-    """Return a ratio in [0, 1] as per cent with two digits, or "-" for none."""
-    return "-" if ratio is None or math.isnan(ratio) else f"{100 * ratio:.2f}"
+def load_report(path: Path) -> IoUReport:
+    """Read a `report.json`, or the one in a folder, that `gmtool evaluate` wrote.
+
+    Raises:
+        DataError: There is none, it is damaged, written by a newer gmtool, or has no scores of each image.
+    """
+    path = path / JSON_NAME if path.is_dir() else path
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        version = int(value["format_version"])
+        if version > FORMAT_VERSION:
+            raise DataError(f"{path} has format {version}; this gmtool reads up to {FORMAT_VERSION}: update it")
+        if "images" not in value:
+            raise DataError(f"{path} has no scores of each image: write it anew with gmtool evaluate --out")
+        return _from_dict(value, where=str(path))
+    except OSError as error:
+        raise DataError(f"report {path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{path}: not a report of gmtool evaluate: {error!r}") from error
+
+
+def _from_dict(value: dict[str, Any], *, where: str) -> IoUReport:
+    classes = ClassSet.from_dict(value["class_set"], where=where)
+    no_class = np.array(value["no_class"], dtype=np.int64)[:, None]
+    protocol, origin = dict(value["protocol"]), dict(value["provenance"])
+    boundary = [row["boundary_pixels"] for row in value["classes"] if "boundary_pixels" in row]
+    return IoUReport(
+        confusion=np.hstack([np.array(value["confusion_matrix"], dtype=np.int64), no_class]),
+        classes=classes,
+        num_images=value["num_images"],
+        failed=tuple(value["failed"]),
+        provenance=Provenance(**origin | {"versions": tuple(origin["versions"])}),
+        protocol=Protocol(**protocol | {"scales": tuple(protocol["scales"])}),
+        best=None if value["best"] is None else BestScore(**value["best"]),
+        left_out=tuple(value["left_out"]),
+        ignored_pixels=value["ignored_pixels"],
+        images=_images_from_rows(value["images"], len(classes)),
+        boundary=np.array(boundary, dtype=np.int64).T if boundary else None,
+    )
+
+
+def _image_rows(images: ImageScores) -> list[dict[str, Any]]:
+    miou, accuracy, union = images.miou, images.accuracy, images.union
+    return [
+        {
+            "id": image_id,
+            "truth_sha256": images.truth_sha256[place],
+            "miou": _null_if_nan(miou[place]),
+            "pixel_accuracy": _null_if_nan(accuracy[place]),
+            # By class index, where the class occurs: pixels found, true, predicted
+            "counts": {
+                str(index): [int(array[place, index]) for array in (images.hits, images.truth, images.predicted)]
+                for index in np.flatnonzero(union[place])
+            },
+        }
+        for place, image_id in enumerate(images.ids)
+    ]
+
+
+def _images_from_rows(rows: list[dict[str, Any]], num_classes: int) -> ImageScores:
+    counts = np.zeros((3, len(rows), num_classes), dtype=np.int64)
+    for place, row in enumerate(rows):
+        for index, three in row["counts"].items():
+            counts[:, place, int(index)] = three
+    ids, hashes = tuple(row["id"] for row in rows), tuple(row["truth_sha256"] for row in rows)
+    return ImageScores(ids, hashes, *counts)
+
+
+def format_json(value: Any, indent: int = 0) -> str:
+    """Return JSON that people can read too: what has no objects in it, and short objects, on one line."""
+    line = json.dumps(value)
+    items = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list)) or len(line) <= 100:
+        return line
+    if isinstance(value, list) and not any(isinstance(item, (dict, list, str)) for item in items):
+        return line
+    if isinstance(value, dict) and "counts" in value:  # an image: thousands of them
+        return line
+    pad = " " * (indent + 1)
+    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(items)
+    body = ",\n".join(pad + key + format_json(item, indent + 1) for key, item in zip(keys, items, strict=True))
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{body}\n{' ' * indent}{closing}"
+
+
+def percent(ratio: float | None, digits: int = 2) -> str:
+    """Return a ratio in [0, 1] as per cent, or "-" for none."""
+    return "-" if ratio is None or math.isnan(ratio) else f"{100 * ratio:.{digits}f}"
 
 
 def _null_if_nan(value: float | np.floating[Any]) -> float | None:

@@ -48,13 +48,16 @@ class Layout:
     part_hints: dict[Part, str]
     """What a part would have been found in, for messages."""
 
-    def samples(self, entries: Sequence[SplitEntry], *, with_masks: bool, where: str) -> tuple[Sample, ...]:
+    def samples(
+        self, entries: Sequence[SplitEntry], *, with_masks: bool, where: str, missing_masks: bool = False
+    ) -> tuple[Sample, ...]:
         """Return the images, and on request the masks, that the lines of a split list mean.
 
         Args:
             entries: The lines.
             with_masks: Whether the masks must be there; else nothing looks for one.
             where: The list, for messages.
+            missing_masks: Name a mask file that does not exist too, for who lists it when it is read.
 
         Raises:
             DataError: An image or its mask does not exist, or several images could be meant.
@@ -63,7 +66,7 @@ class Layout:
         found = []
         for entry in entries:
             image_path = self._image_path(entry, images, where=where)
-            mask = self._mask(entry, image_path, where=where) if with_masks else None
+            mask = self._mask(entry, image_path, where=where, missing=missing_masks) if with_masks else None
             found.append(Sample(self.ids.get(image_path, entry.name), image_path, mask))
         return tuple(found)
 
@@ -80,17 +83,17 @@ class Layout:
             raise DataError(f"{where}: image {found[0]} does not exist")
         return found[0]
 
-    def _mask(self, entry: SplitEntry, image_path: Path, *, where: str) -> Path | CocoMask:
+    def _mask(self, entry: SplitEntry, image_path: Path, *, where: str, missing: bool) -> Path | CocoMask:
         if entry.mask is not None:
-            return self._listed_mask(entry.mask, image_path, where=where)
+            return self._listed_mask(entry.mask, image_path, where=where, missing=missing)
         if image_path not in self.ids:
             raise DataError(f"{where}: {image_path} lies outside {self.image_dir}: name its mask beside it")
         mask = self.mask_of(image_path)
-        if isinstance(mask, Path) and not mask.is_file():
+        if isinstance(mask, Path) and not (missing or mask.is_file()):
             raise DataError(f"{where}: image {image_path} has no mask: expected {mask}")
         return mask
 
-    def _listed_mask(self, mask: str, image_path: Path, *, where: str) -> Path:
+    def _listed_mask(self, mask: str, image_path: Path, *, where: str, missing: bool) -> Path:
         if self.mask_dir is None:
             raise DataError(f"{where} names mask {mask}, but masks are taken from annotations: drop the column")
         mask_path = self.root / mask
@@ -100,7 +103,7 @@ class Layout:
                 f"folders are not mixed (--set data.mask_dir={Path(mask).parent})"
             )
         self._refuse_other_kind(mask_path, image_path, where=where)
-        if not mask_path.is_file():
+        if not (missing or mask_path.is_file()):
             raise DataError(f"{where}: image {image_path} has no mask: expected {mask_path}")
         return mask_path
 

@@ -15,7 +15,9 @@ from gmtool.cli.doctor import doctor
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
 from gmtool.cli.info import info
+from gmtool.cli.lone import LoneOptionsCommand
 from gmtool.cli.predict import predict
+from gmtool.cli.submit import app as submit_app
 from gmtool.cli.train import train
 from gmtool.errors import GmtoolError
 
@@ -30,8 +32,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich would cost 0.35 s of every start
 )
 app.add_typer(data_app, name="data")
-for command in (demo, train, export, predict, evaluate, benchmark, info, doctor):
+app.add_typer(submit_app, name="submit")
+for command in (demo, train, export, evaluate, benchmark, info, doctor):
     app.command()(command)
+app.command(cls=LoneOptionsCommand)(predict)
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gmtool.cli.evaluate import run_evaluation
 from gmtool.cli.predict import run_prediction
+from gmtool.cli.scoring import run_task, score_model, write_report
 from gmtool.cli.train import run_training
 from gmtool.errors import needs_extra
 
@@ -27,13 +27,15 @@ def demo(
     """
     from rich.table import Table
 
-    from gmtool.console import remark, stdout
+    from gmtool.console import remark, result, stdout
     from gmtool.report import percent
     from gmtool.runs import fresh_dir, require_empty
     from gmtool.toy import ToyConfig
 
     with needs_extra("all", "the demo"):
         from gmtool_export.run import ExportOptions, export_run
+        from gmtool_serving.inputs import collect_images
+        from gmtool_serving.predict import PredictOptions
     started = time.monotonic()
     root = require_empty(out or fresh_dir("demo"))
     data, run = root / "data", root / "run"
@@ -45,11 +47,13 @@ def demo(
     exported = export_run(run, options=ExportOptions(allow_few_classes=iterations is not None))
     remark(f"3/4 predict: gmtool predict {data / 'JPEGImages'} --out {root / 'masks'} --model {exported.path}")
     predicting = time.monotonic()
-    run_prediction([str(data / "JPEGImages")], root / "masks", model=exported.path, device="cpu", threads=0)
+    images = collect_images([str(data / "JPEGImages")], root / "masks")
+    run_prediction(images, root / "masks", PredictOptions(), model=exported.path, device="cpu", threads=0)
     predict_seconds = time.monotonic() - predicting
     remark(f"4/4 evaluate: gmtool evaluate --model {exported.path}")
-    report = run_evaluation(exported.path, {}, None, device="cpu", threads=0)
-    report.save(root)
+    task = score_model(exported.path, {}, None, device="cpu", threads=0)
+    report = run_task(task)
+    page = write_report(report, task, root)
 
     table = Table(title="gmtool demo", show_header=False)
     toy = ToyConfig()
@@ -64,11 +68,12 @@ def demo(
         ("exported", f"{exported.path}, {exported.path.stat().st_size / 1e6:.1f} MB"),
         ("parity", f"{agreement:.3%} of the pixels agree with PyTorch, at worst"),
         ("predicted", f"{num_images} masks in {root / 'masks'}, {num_images / predict_seconds:.0f} images/s"),
-        ("evaluated", f"mIoU {percent(report.miou)} % in ONNX Runtime: {root / 'report.md'}"),
+        ("evaluated", f"mIoU {percent(report.miou)} % in ONNX Runtime"),
         ("in all", f"{time.monotonic() - started:.0f} s"),
     ):
         table.add_row(*row)
     stdout().print(table)
+    result(f"report: {page}")  # not in the table, which cuts long paths
     remark("try next:")
     remark(f"  gmtool predict YOUR_IMAGES --out masks/ --model {exported.path}")
     remark(

@@ -197,7 +197,7 @@ def _provider(facts: Facts, name: str, probe: Probe) -> Finding:
         assert facts.onnxruntime is not None
         too_new = _too_new(facts, facts.onnxruntime.value["cuda"])
         reason = too_new or reason
-        hint = "update the driver" if too_new else 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+        hint = "update the driver" if too_new else 'pip install "gmtool[cuda]"'
     return Finding(part, "problem", f"does not work: {reason}", hint)
 
 

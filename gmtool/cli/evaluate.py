@@ -1,22 +1,31 @@
-"""`gmtool evaluate`: mIoU of a model on a data set, or of a folder of masks against another."""
+"""`gmtool evaluate`: how good a model or a folder of masks is, how sure that is, and whether it beats another."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gmtool.cli.scoring import (
+    data_settings,
+    run_task,
+    score_masks,
+    score_model,
+    write_comparison,
+    write_report,
+)
 from gmtool.config import LayoutName, MaskValues
 from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool.config import DataConfig
+    from gmtool_serving.averaging import Averaging
+
+    from gmtool.comparison import Comparison
     from gmtool.report import IoUReport
-    from gmtool.samples import Sample
-    from gmtool.settings import Settings
+
+WHOLE = "1.0"
 
 
 def evaluate(
@@ -33,25 +42,65 @@ def evaluate(
     list_: Annotated[
         Path | None, typer.Option("--list", help="List of the images to score; default: the validation set.")
     ] = None,
+    sliding: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Look through windows of this size; needs a model with logits."),
+    ] = None,
+    stride: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Step of the windows; default: two thirds of their size."),
+    ] = None,
+    scales: Annotated[
+        str, typer.Option(help="Look at these sizes, such as 0.5,0.75,1.0,1.25,1.5; needs logits.")
+    ] = WHOLE,
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirror image too; needs logits.")] = False,
     predictions: Annotated[
-        Path | None, typer.Option(help="Score this folder of masks instead of a model.")
+        Path | None,
+        typer.Option(
+            help="Score these masks instead of a model: a folder of PNG or npz, or COCO results (.json)."
+        ),
     ] = None,
     ground_truth: Annotated[
-        Path | None, typer.Option(help="Folder of masks to score --predictions against.")
+        Path | None, typer.Option(help="Masks to score --predictions against; or give --data.")
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Classes of --predictions: voc, cityscapes, context, or a classes.json.")
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images of --ground-truth, for the pictures of the report.")
+    ] = None,
     mask_dir: Annotated[str | None, typer.Option(help="Folder of the masks in layout voc.")] = None,
     mask_values: Annotated[
         MaskValues | None,
-        typer.Option(help="Masks hold class indices (trainIds), raw ids (labelIds) or colours."),
+        typer.Option(
+            help="Ground truth holds class indices (trainIds), raw ids (labelIds) or colours; of a folder it is "
+            "recognised."
+        ),
+    ] = None,
+    prediction_values: Annotated[
+        MaskValues | None, typer.Option(help="The same of --predictions; default: recognised.")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="One setting of the data, such as data.masks."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.json and report.md.")] = None,
+    boundary: Annotated[
+        bool, typer.Option("--boundary", help="Boundary IoU too: how well contours agree.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Take this saved report.json, or the folder of one, instead of scoring.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Compare with this saved report.json, or the folder of one; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.html, .json and .md, classes.csv, images.csv, comparison.*."),
+    ] = None,
+    official_json: Annotated[
+        Path | None, typer.Option(help="File for the score in the keys of cityscapesScripts.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
@@ -59,114 +108,110 @@ def evaluate(
         bool, typer.Option("--trust", help="Run a TensorRT plan that no sidecar vouches for: it is executable.")
     ] = False,
 ) -> None:
-    """Score a model on a data set, or a folder of masks against a folder of masks.
+    """Score a model on a data set, or masks against masks; compare with earlier scores.
 
-    Whole images at their own size, one scale, no flip; ignored pixels are not counted; classes that occur
-    nowhere are left out of the mean. Exit code 3 if some images could not be scored.
+    By default a model sees whole images at their own size, one scale, no flip. Ignored pixels are not counted;
+    classes that occur nowhere are left out of the mean. Exit code 3 if some images could not be scored.
     """
-    from gmtool.console import remark, result
+    from gmtool.comparison import compare
+    from gmtool.console import remark
+    from gmtool.files import write_atomically
+    from gmtool.official import official_dict, require_cityscapes
+    from gmtool.report import format_json
 
-    if predictions is not None or ground_truth is not None:
-        for option, value in (("--model", model), ("--data", data), ("--layout", layout), ("--set", set_)):
-            if value:
-                raise ConfigError(f"{option} scores a model, --predictions a folder of masks: take one of them")
-        report = _evaluate_masks(predictions, ground_truth, list_, classes, mask_values or "index")
+    others = [_load(path) for path in against or []]  # before the work: a damaged one would waste it
+    looks = {"--sliding": sliding, "--stride": stride, "--flip": flip, "--scales": scales != WHOLE}
+    of_data = {"--data": data, "--layout": layout, "--set": set_}
+    of_masks = {
+        "--predictions": predictions,
+        "--ground-truth": ground_truth,
+        "--prediction-values": prediction_values,
+    }
+    values = {"root": data, "layout": layout, "mask_dir": mask_dir, "mask_values": mask_values}
+    task = None
+    if report is not None:
+        anew = {"--model": model, "--list": list_, "--boundary": boundary} | of_data | of_masks | looks
+        _refuse(anew, "scores anew, --report takes a saved score: take one of them")
+        scored = _load(report)
+    elif any(of_masks.values()):
+        of_model = {"--model": model} | looks | (of_data if data is None else {})
+        _refuse(of_model, "scores a model, --predictions masks: take one of them")
+        task = score_masks(
+            predictions,
+            ground_truth,
+            list_,
+            data_settings(set_ or [], {} if data is None else values),
+            classes=classes,
+            values=mask_values,
+            prediction_values=prediction_values,
+            images=images,
+        )
     else:
-        if classes is not None:
-            raise ConfigError("--classes is for --predictions; a model knows its own classes")
-        options = {"root": data, "layout": layout, "mask_dir": mask_dir, "mask_values": mask_values}
-        settings = _data_settings(set_ or [], options)
-        report = run_evaluation(model, settings, list_, device=device, threads=threads, trust=trust)
+        _refuse({"--classes": classes, "--images": images}, "is for --predictions; a model knows its own")
+        settings = data_settings(set_ or [], values)
+        averaging = _averaging(sliding, stride, scales, flip=flip)
+        task = score_model(
+            model, settings, list_, device=device, threads=threads, averaging=averaging, trust=trust
+        )
+    if task is not None:
+        if official_json is not None:
+            require_cityscapes(task.classes)
+        scored = run_task(task, with_boundary=boundary)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        report.save(out)
-        remark(f"report: {out / 'report.md'}, {out / 'report.json'}")
-    result(json.dumps(report.to_dict(), indent=1) if as_json else report.to_markdown())
-    if report.failed:
+        remark(f"report: {write_report(scored, task, out)}")
+    if official_json is not None:
+        write_atomically(official_json, format_json(official_dict(scored)) + "\n")
+        remark(f"in the keys of cityscapesScripts: {official_json}")
+    comparison = compare(scored, others) if others else None
+    if comparison is not None and out is not None:
+        remark(f"comparison: {write_comparison(comparison, out)}")
+    _print(scored, comparison, as_json=as_json)
+    if scored.failed:
         raise typer.Exit(3)
 
 
-def run_evaluation(
-    model: Path | None,
-    settings: Settings,
-    list_path: Path | None,
-    *,
-    device: Literal["auto", "cpu", "cuda"],
-    threads: int,
-    trust: bool = False,
-) -> IoUReport:
-    """Score a model.
+def _print(report: IoUReport, comparison: Comparison | None, *, as_json: bool) -> None:
+    from gmtool.comparison import comparison_markdown
+    from gmtool.console import result
+    from gmtool.report import format_json
+    from gmtool.report_tables import to_markdown
 
-    Args:
-        model: Exported model; None for the newest.
-        settings: By dotted name; those of `data` that are not there come from the model's run.
-        list_path: Images to score; None for the validation set.
-        device: Where to compute.
-        threads: Processor threads; 0 for one a core.
-        trust: Take a TensorRT plan that no sidecar vouches for.
-    """
-    from gmtool.console import remark
-    from gmtool.datacheck import check_masks
-    from gmtool.datasets import load_split
-    from gmtool.runs import newest_model
+    if as_json:
+        both = {} if comparison is None else {"comparison": comparison.to_dict()}
+        result(format_json(report.to_dict() | both))
+        return
+    result(to_markdown(report))
+    if comparison is not None:
+        result(comparison_markdown(comparison))
 
+
+def _load(path: Path) -> IoUReport:
+    from gmtool.report import load_report
+
+    return load_report(path)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    for option, value in options.items():
+        if value:
+            raise ConfigError(f"{option} {why}")
+
+
+def _averaging(sliding: str | None, stride: str | None, scales: str, *, flip: bool) -> Averaging:
     with needs_extra("serve", "evaluating"):
-        from gmtool_serving.backend import open_backend
-        from gmtool_serving.evaluate import evaluate_model
-    path = model or newest_model()
-    backend = open_backend(path, device=device, threads=threads, trust=trust)
-    config = _data_config(path, settings)
-    split = load_split(config, "val", list_path or config.val)
-    check_masks(split.samples, backend.spec.classes, values=config.mask_values)
-    remark(f"model {path}, {backend.description}; {len(split.samples)} images of {split.name}")
-    return evaluate_model(backend, split, values=config.mask_values, progress=_progress)
+        from gmtool_serving.averaging import Averaging
+    try:
+        sizes = tuple(float(scale) for scale in scales.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--scales {scales}: expected numbers with commas, such as 0.5,1.0,1.5") from error
+    return Averaging(_size(sliding, "--sliding"), _size(stride, "--stride"), sizes, flip)
 
 
-def _data_settings(assignments: list[str], options: dict[str, Any]) -> Settings:
-    from gmtool.settings import parse_assignments
-
-    given = {f"data.{name}": value for name, value in options.items() if value is not None}
-    assigned = parse_assignments(assignments)
-    for name in assigned:
-        if not name.startswith("data."):
-            raise ConfigError(f"--set {name}: a model is evaluated as it is; only settings of the data apply")
-    return {**assigned, **given}
-
-
-def _data_config(model: Path, settings: Settings) -> DataConfig:
-    """Return where the data is: what was asked for, over what the model's run was trained on."""
-    from gmtool.runs import CONFIG_NAME, run_of_model
-    from gmtool.settings import build_config, load_toml
-
-    if "data.root" in settings:
-        # Another data set: nothing of the run's applies to it
-        return build_config(settings).data
-    run = run_of_model(model)
-    if run is None:
-        raise ConfigError(f"{model} does not lie in its run folder: give --data DIR and --layout")
-    return build_config(load_toml(run / CONFIG_NAME), settings).data
-
-
-def _evaluate_masks(
-    predictions: Path | None,
-    ground_truth: Path | None,
-    list_path: Path | None,
-    classes: str | None,
-    values: MaskValues,
-) -> IoUReport:
-    from gmtool_serving.evaluate import evaluate_masks
-
-    from gmtool.classes import load_classes
-
-    if predictions is None or ground_truth is None or classes is None:
-        raise ConfigError("scoring masks needs --predictions DIR, --ground-truth DIR and --classes")
-    return evaluate_masks(
-        predictions, ground_truth, list_path, classes=load_classes(classes), values=values, progress=_progress
-    )
-
-
-def _progress(samples: Iterable[Sample]) -> Iterator[Sample]:
-    from gmtool.console import track
-
-    listed = list(samples)
-    return track(listed, total=len(listed))
+def _size(text: str | None, option: str) -> tuple[int, int] | None:
+    """Return height and width from "512x1024", or from "512" for both."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if match is None:
+        raise ConfigError(f"{option} {text}: expected HEIGHTxWIDTH in pixels, such as 512x1024")
+    return int(match[1]), int(match[2] or match[1])

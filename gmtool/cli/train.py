@@ -90,8 +90,9 @@ def train(
         )
     from gmtool.console import remark
     from gmtool.console import result as show
+    from gmtool.report_tables import to_markdown
 
-    show(result.report.to_markdown())
+    show(to_markdown(result.report))
     remark(f"trained in {result.seconds:.0f} s: {result.run_dir}")
     remark("next:")
     remark(f"  gmtool export {result.run_dir}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,10 +11,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.errors import BackendError, needs_extra
+from gmtool.errors import NonFiniteError, needs_extra
 from gmtool.images import UInt8Array
 from gmtool.plan import PLAN_SUFFIX
 from gmtool.spec import ArtifactSpec
+from gmtool_serving.model_file import ModelFile
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -40,6 +42,8 @@ class Backend(Protocol):
     """The model's file."""
     model_sha256: str
     """Hash of that file."""
+    preferred_batch: int
+    """Images of one size at once with which it is about as fast as it gets, where nothing else is asked for."""
 
     def predict(self, images: UInt8Array) -> Prediction:
         """Return what the model gives for RGB images (N, H, W, 3), uint8.
@@ -58,7 +62,7 @@ def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
     """Return a graph's outputs by name as one record; what it does not give is computed from its logits.
 
     Raises:
-        BackendError: The scores of an image are not finite: any mask of it would be made up.
+        NonFiniteError: The scores of an image are not finite: any mask of it would be made up.
     """
     logits = outputs.get("logits")
     if logits is None:
@@ -76,10 +80,17 @@ def _refuse_not_finite(finite: npt.NDArray[np.bool_]) -> None:
     bad = np.flatnonzero(~finite)
     if bad.size:
         where = "" if finite.size == 1 else f" for image {bad[0] + 1} of {finite.size} in its batch"
-        raise BackendError(f"the model's scores are not finite (NaN or infinity){where}: there is no mask")
+        raise NonFiniteError(f"the model's scores are not finite (NaN or infinity){where}: there is no mask")
 
 
-def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, trust: bool = False) -> Backend:
+def open_backend(
+    path: Path,
+    *,
+    device: DeviceName = "auto",
+    threads: int = 0,
+    trust: bool = False,
+    reading: Future[ModelFile] | None = None,
+) -> Backend:
     """Load an exported model: `.plan` with TensorRT, anything else as ONNX.
 
     Args:
@@ -88,6 +99,7 @@ def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, t
         threads: Threads of the processor for an ONNX model; 0 for one a core.
         trust: Take a TensorRT plan that no sidecar vouches for. An ONNX model is not executable and is never taken
             without its seal.
+        reading: The ONNX file, if `read_ahead` has begun to read it.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
@@ -100,4 +112,4 @@ def open_backend(path: Path, *, device: DeviceName = "auto", threads: int = 0, t
         return TrtBackend(path, device=device, trust=trust)
     with needs_extra("serve", "running a model"):
         from gmtool_serving.ort import OrtBackend
-    return OrtBackend(path, device=device, threads=threads)
+    return OrtBackend(path, device=device, threads=threads, file=reading.result() if reading else None)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import onnxruntime as ort
 
-from gmtool.artifact import read_sealed_spec
 from gmtool.console import remark
-from gmtool.errors import ArtifactError, BackendError
+from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
 from gmtool_serving.backend import DeviceName, Prediction, to_prediction
+from gmtool_serving.model_file import ModelFile, read_model_file
 
+GPU_BATCH = 8
+"""Images at once by default; a processor is as fast with one, which takes the least memory."""
+MEMORY_WORDS = (
+    "failed to allocate memory",  # the arena of every provider
+    "bad_alloc",
+    "bad allocation",  # the same on Windows
+    "out of memory",  # CUDA
+    "status_alloc_failed",  # cuBLAS, cuDNN
+)
+"""How onnxruntime, which has no error of its own for it, says that memory ran out."""
 MEMORY_SHARE = 0.8
 """Share of the machine's memory that the non-local block of one image may ask for."""
+TILE_PX = 1024
+"""Tiles that are suggested for larger images."""
 
 
 class OrtBackend:
@@ -26,18 +39,18 @@ class OrtBackend:
         path: A file that `gmtool export` wrote. Its hash is checked before the runtime sees it.
         device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
         threads: Threads of the processor; 0 for one a core.
+        file: The file's content, if it was read already.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
         BackendError: CUDA was asked for and is not to be had.
     """
 
-    def __init__(self, path: Path, *, device: DeviceName = "auto", threads: int = 0) -> None:
-        if not path.is_file():
-            raise ArtifactError(f"model {path}: no such file; expected a model_*.onnx of gmtool export")
-        content = path.read_bytes()
-        self.spec = read_sealed_spec(content, where=path)
-        self.model, self.model_sha256 = str(path), hashlib.sha256(content).hexdigest()
+    def __init__(
+        self, path: Path, *, device: DeviceName = "auto", threads: int = 0, file: ModelFile | None = None
+    ) -> None:
+        file = file or read_model_file(path)
+        self.spec, self.model, self.model_sha256 = file.spec, str(path), file.sha256
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised; the rest is noise
         options.intra_op_num_threads = threads
@@ -46,24 +59,44 @@ class OrtBackend:
         provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
         try:
             # From bytes: a model cannot then refer to other files
-            self._session = ort.InferenceSession(content, options, providers=[provider])
+            self._session = ort.InferenceSession(file.content, options, providers=[provider])
         except Exception as error:  # onnxruntime raises classes of its native part
             raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
         self._check_provider(provider, device)
+        self._device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        self.preferred_batch = 1 if self._device == "cpu" else GPU_BATCH
         self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
 
     def predict(self, images: UInt8Array) -> Prediction:
         """Return what the model gives for RGB images (N, H, W, 3), uint8.
 
         Raises:
-            BackendError: Too large for the machine's memory, or the runtime failed.
+            ImageTooLargeError: Too large for the machine's memory, even alone.
+            BackendMemoryError: So many at once are; fewer may not be.
+            BackendError: The runtime failed.
         """
         self._refuse_too_large(images)
         try:
-            values = self._session.run(list(self.spec.outputs), {self.spec.input.name: images})
+            values = self._run(images) if self._device == "cpu" else self._run_bound(images)
         except Exception as error:  # onnxruntime raises classes of its native part
-            raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
+            ran_out = any(words in str(error).lower() for words in MEMORY_WORDS)
+            kind = BackendMemoryError if ran_out else BackendError
+            raise kind(f"onnxruntime failed: {_first_line(error)}") from error
         return to_prediction(dict(zip(self.spec.outputs, values, strict=True)))
+
+    def _run(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
+        values: list[npt.NDArray[Any]] = self._session.run(list(self.spec.outputs), {self.spec.input.name: images})
+        return values
+
+    def _run_bound(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
+        """Run with inputs and outputs bound to the device: one copy each way, when the graph is done."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(self.spec.input.name, images)
+        for name in self.spec.outputs:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding)
+        values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
+        return values
 
     def _check_provider(self, provider: str, device: DeviceName) -> None:
         actual = self._session.get_providers()[0]
@@ -85,9 +118,10 @@ class OrtBackend:
         needed = 2 * 4 * count * positions**2  # scores and softmax, float32
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > MEMORY_SHARE * memory:
-            raise BackendError(
+            kind = ImageTooLargeError if count == 1 else BackendMemoryError
+            raise kind(
                 f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.0f} GiB and this "
-                f"machine has {memory / 2**30:.0f}: make the image smaller"
+                f"machine has {memory / 2**30:.0f}: cut it with --tile {TILE_PX}x{TILE_PX}, or make it smaller"
             )
 
 

@@ -45,6 +45,7 @@ class TrtBackend:
         with needs_extra(EXTRAS[flavour], "running a plan"):
             from gmtool_serving.trt_engine import TrtEngine
         self._engine = TrtEngine(load_tensorrt(flavour), engine, tensorrt_log(flavour))
+        self.preferred_batch = self._engine.profiles[0].opt.batch
         if self._engine.inputs != [self.spec.input.name] or set(self._engine.outputs) != set(self.spec.outputs):
             raise ArtifactError(
                 f"{path} takes {self._engine.inputs} and gives {self._engine.outputs}; its description says "

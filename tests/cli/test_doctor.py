@@ -149,7 +149,7 @@ SICK: dict[str, tuple[Facts, str, str, str, str]] = {
         "onnxruntime CUDA",
         "problem",
         "libcurand.so.10",
-        'pip install "onnxruntime-gpu[cuda,cudnn]"',
+        'pip install "gmtool[cuda]"',
     ),
     "TensorRT of ONNX Runtime": (
         replace(WELL, providers={"TensorrtExecutionProvider": FAILED_CUDA[CUDA]}),

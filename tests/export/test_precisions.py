@@ -18,7 +18,7 @@ from gmtool_export.sensitivity import SwitchedModel, least_robust_layers
 from gmtool_serving.ort import OrtBackend
 
 from gmtool.artifact import read_sealed_spec
-from gmtool.errors import BackendError
+from gmtool.errors import NonFiniteError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
 from gmtool.nn.model import GuidedMixNet
@@ -193,7 +193,7 @@ def test_case_39_scores_that_are_not_finite_are_no_mask_of_class_0(
                     ),
                 )
             )
-            with pytest.raises(BackendError, match=r"scores are not finite \(NaN or infinity\)"):
+            with pytest.raises(NonFiniteError, match=r"scores are not finite \(NaN or infinity\)"):
                 OrtBackend(path, device="cpu", threads=1).predict(images[0][None])
         mask, confidence = run_graph(
             keep_outputs(broken, ["mask", "confidence"]), ["mask", "confidence"], images[0][None]

@@ -14,8 +14,9 @@ from gmtool_serving import benchmark
 from gmtool_serving.backend import Prediction
 from gmtool_serving.benchmark import BenchmarkRow, BenchmarkSettings, run_benchmark
 from gmtool_serving.benchmark_images import ImageBatch, load_batches, samples_below, spread
-from gmtool_serving.evaluate import evaluate_model
+from gmtool_serving.evaluate import score
 from gmtool_serving.ort import OrtBackend
+from gmtool_serving.tasks import model_task
 
 from gmtool.artifact import SHA256_KEY, SPEC_KEY, UNSEALED, seal
 from gmtool.classes import ClassSet, load_classes
@@ -62,7 +63,7 @@ def test_masks_are_scored_and_compared_as_elsewhere(
     masks = []
     for row, path in zip(rows, (toy_model, other_model), strict=True):
         backend = OrtBackend(path, device="cpu", threads=1)
-        report = evaluate_model(backend, split, values="index", progress=iter)
+        report = score(model_task(backend, split, values="index"), progress=iter)
         assert row.miou == pytest.approx(report.miou, abs=1e-12)
         assert row.size_bytes == path.stat().st_size
         masks.append(np.stack([backend.predict(batch.images).mask[: batch.count] for batch in batches[:1]]))

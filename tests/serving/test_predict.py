@@ -7,7 +7,8 @@ import torch
 from gmtool_serving import ort as ort_module
 from gmtool_serving.inputs import collect_images
 from gmtool_serving.ort import OrtBackend
-from gmtool_serving.predict import Outcome, predict_images
+from gmtool_serving.pipeline import Outcome
+from gmtool_serving.predict import predict_images
 from PIL import Image
 
 from gmtool.errors import ArtifactError, BackendError
@@ -46,7 +47,7 @@ def test_masks_have_the_images_sizes_and_are_those_of_pytorch(
     network, _ = load_network(toy_run, "best")
     for outcome in outcomes:
         image = read_image(outcome.image.path)
-        mask = read_mask(tmp_path / "masks" / outcome.image.output, backend.spec.classes)
+        mask = read_mask(tmp_path / "masks" / f"{outcome.image.output}.png", backend.spec.classes)
         with torch.no_grad():
             logits = network(normalize(torch.from_numpy(image).permute(2, 0, 1)[None])).logits[0]
         assert mask.shape == image.shape[:2]
@@ -62,19 +63,21 @@ def test_a_bad_image_harms_only_itself(backend: OrtBackend, images: Path, tmp_pa
     failed = {outcome.image.path.name: outcome.error for outcome in outcomes if outcome.error}
     assert set(failed) == {"bad.jpg", "cut.png"}
     assert "bad.jpg: not an image" in str(failed["bad.jpg"])
-    masks = list((tmp_path / "masks").rglob("*"))
-    assert len([path for path in masks if path.suffix == ".png"]) == 12
-    assert len([path for path in masks if path.is_file()]) == 12
+    files = [path for path in (tmp_path / "masks").rglob("*") if path.is_file()]
+    assert len([path for path in files if path.suffix == ".png"]) == 12
+    assert [path.name for path in files if path.suffix != ".png"] == ["manifest.jsonl"]
 
 
 def test_a_mask_that_cannot_be_written_is_a_failure_and_leaves_nothing(
     backend: OrtBackend, images: Path, tmp_path: Path
 ) -> None:
     collected = collect_images([str(images)], tmp_path / "masks")
-    (tmp_path / "masks" / collected[3].output).mkdir(parents=True)  # a folder in the way
+    (tmp_path / "masks" / f"{collected[3].output}.png").mkdir(parents=True)  # a folder in the way
     outcomes = list(predict_images(backend, collected, tmp_path / "masks"))
-    assert [index for index, outcome in enumerate(outcomes) if outcome.error] == [3]
-    assert "cannot be written" in str(outcomes[3].error)
+    (failed,) = [outcome for outcome in outcomes if outcome.error]
+    assert failed.image == collected[3]
+    assert failed.failure is not None and failed.failure.code == "cannot_write"
+    assert "cannot be written" in failed.failure.message
     assert not list((tmp_path / "masks").rglob("*gmtool-tmp"))
 
 

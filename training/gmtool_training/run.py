@@ -23,6 +23,7 @@ from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report import BestScore, IoUReport, Provenance, percent
+from gmtool.report_tables import save_report
 from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import dump_config, load_config
 from gmtool_training.cache import Readers, open_readers
@@ -174,7 +175,7 @@ def _run(
     fabric.barrier()  # the first process has saved
     report = _report(run_dir, result, data, classes, config)
     if fabric.is_global_zero:
-        report.save(run_dir)
+        save_report(report, run_dir)
     return RunResult(run_dir, report, seconds)
 
 

@@ -1,0 +1,249 @@
+"""`gmtool predict --ray`: the same prediction on a Ray cluster, in shared folders and in buckets."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gmtool.console import remark
+from gmtool.errors import ArtifactError, ConfigError, DataError, needs_extra
+
+if TYPE_CHECKING:
+    from gmtool_serving.backend import Backend
+    from gmtool_serving.folder import OutputFolder
+    from gmtool_serving.formats import FormatName
+    from gmtool_serving.inputs import InputImage
+    from gmtool_serving.manifest import Conditions
+    from gmtool_serving.predict import PredictionRun, PredictOptions
+    from gmtool_serving.ray_cluster import Cluster, Wanted
+    from gmtool_serving.ray_pipeline import RayPipeline
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where the stages run."""
+
+    address: str
+    wanted: Wanted
+
+
+def ray_options(
+    address: str | None, *, actors: int | None, cpus: float | None, gpus: float | None
+) -> RayOptions | None:
+    """Return the options of `--ray`, None without it.
+
+    Raises:
+        ConfigError: Not an address, or the others without it.
+    """
+    if address is None:
+        for name, value in (("--ray-actors", actors), ("--ray-cpus", cpus), ("--ray-gpus", gpus)):
+            if value is not None:
+                raise ConfigError(f"{name} is of --ray: give that with it")
+        return None
+    with needs_extra("serve", "predicting"):
+        from gmtool_serving.ray_cluster import Wanted, check_address
+    check_address(address)
+    return RayOptions(address, Wanted(actors, cpus, gpus))
+
+
+def refuse_with_ray(given: Mapping[str, bool]) -> None:
+    """Refuse options of one machine; `given` says for each whether it was given.
+
+    Raises:
+        ConfigError: One of them was.
+    """
+    remedies = {
+        "--shard": "Ray divides the work itself",
+        "--workers": "--ray-actors says how many predict, and reading follows",
+        "--trust": "it is of TensorRT plans, and .onnx files are sent to workers",
+        "--stride": "it is of videos, which are decoded from their beginning on one machine",
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise ConfigError(f"{name} means nothing with --ray: {remedies[name]}")
+
+
+def check_places(formats: Sequence[FormatName], out: str, *, scored: bool) -> None:
+    """Refuse what cannot be done where masks go to a bucket.
+
+    Raises:
+        ConfigError: Files of the whole run, or scores, which need the masks here.
+    """
+    from gmtool_serving.finish import RESULT_NAMES
+    from gmtool_serving.storage import check_uri, is_uri
+
+    if not is_uri(out):
+        return
+    check_uri(out)
+    for name in formats:
+        if name in RESULT_NAMES:
+            raise ConfigError(
+                f"--format {name} ends in one file of all masks ({RESULT_NAMES[name]}), which is made on this "
+                "machine: take an --out that is a folder"
+            )
+    if scored:
+        raise ConfigError("--ground-truth scores masks in a folder: copy them from the bucket for gmtool evaluate")
+
+
+def collect_for_ray(inputs: Sequence[str], out: str, *, root: str | None) -> Sequence[InputImage]:
+    """Return the images that paths or URIs name.
+
+    Raises:
+        ConfigError: Both kinds at once, or a video.
+        DataError: See `collect_images` and `collect_stored_images`.
+    """
+    from gmtool_serving.inputs import collect_images
+    from gmtool_serving.storage import check_uri, is_uri
+    from gmtool_serving.stored_images import collect_stored_images
+
+    if any(map(is_uri, inputs)) or (root is not None and is_uri(root)):
+        if root is not None and is_uri(root):
+            check_uri(root)
+        return collect_stored_images(inputs, out, root=root)
+    images = collect_images(inputs, Path(out), root=None if root is None else Path(root))
+    for image in images:
+        if image.frame is not None:
+            raise ConfigError(
+                f"input {image.path}: a video is decoded from its beginning on one machine: predict without --ray"
+            )
+    return images
+
+
+@contextmanager
+def opened_on_ray(
+    images: Sequence[InputImage],
+    out: str,
+    options: PredictOptions,
+    ray: RayOptions,
+    *,
+    model: str,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int,
+    quiet: bool,
+) -> Iterator[tuple[PredictionRun, Backend]]:
+    """Hold the output folder, look at the model and join the cluster, so that what is wrong is said at once.
+
+    Yields:
+        The run, and the model as this machine sees it.
+    """
+    from gmtool_serving.formats import check_formats
+    from gmtool_serving.predict import PredictionRun
+    from gmtool_serving.ray_cluster import connect
+    from gmtool_serving.storage import is_uri
+    from gmtool_serving.stored_folder import StoredFolder
+
+    content = _read_model(model)
+    cluster: Cluster | None = None
+
+    def make_stages(folder: OutputFolder, backend: Backend, conditions: Conditions) -> RayPipeline:
+        assert cluster is not None
+        return _make_stages(
+            folder,
+            backend,
+            conditions,
+            cluster=cluster,
+            out=out,
+            options=options,
+            content=content,
+            device=device,
+            threads=threads,
+        )
+
+    stored = StoredFolder(out, resume=options.resume) if is_uri(out) else None
+    local_out = stored.out if stored is not None else Path(out)
+    with PredictionRun(images, local_out, options, folder=stored, make_stages=make_stages) as run:
+        backend = _open_here(model, content)
+        check_formats(options.formats, backend.spec.classes, backend.spec.outputs)
+        run.sweep()
+        with connect(ray.address, ray.wanted, device=device) as cluster:
+            if not quiet:
+                remark(_room_line(cluster))
+            yield run, backend
+        run.sweep()  # of workers that died
+
+
+def _make_stages(
+    folder: OutputFolder,
+    backend: Backend,
+    conditions: Conditions,
+    *,
+    cluster: Cluster,
+    out: str,
+    options: PredictOptions,
+    content: bytes,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int,
+) -> RayPipeline:
+    from gmtool_serving.ray_pipeline import RayPipeline
+    from gmtool_serving.ray_stages import Job
+    from gmtool_serving.storage import is_uri
+
+    place = out if is_uri(out) else os.path.abspath(out)  # noqa: PTH100  workers have folders of their own
+    job = Job(
+        options=options,
+        classes=backend.spec.classes,
+        out=place,
+        proof=None if is_uri(out) else str(Path(place) / folder.proof.name),
+        model=backend.model,
+        # Without GPUs of its own an actor looks for none
+        device="cpu" if cluster.gpus == 0 else device,
+        threads=threads or max(1, int(cluster.cpus)),
+    )
+    return RayPipeline(cluster, job, content, backend, find_past=lambda image: folder.find_past(image, conditions))
+
+
+def _read_model(model: str) -> bytes:
+    """Return the bytes of a model's file, which are sent to the workers."""
+    from gmtool_serving.storage import check_uri, is_uri, read_file
+
+    if Path(model).suffix.lower() != ".onnx":
+        raise ConfigError(
+            f"--model {model}: --ray sends .onnx files to its workers; a plan belongs to the GPU it was built for"
+        )
+    try:
+        if is_uri(model):
+            check_uri(model)
+            return read_file(model)
+        return Path(model).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"model {model}: cannot be read: {error.strerror or error}") from error
+
+
+def _open_here(model: str, content: bytes) -> Backend:
+    """Load the model on this machine's processor: a damaged one is found before the cluster has it."""
+    from gmtool_serving.backend import open_backend
+    from gmtool_serving.storage import is_uri
+
+    if not is_uri(model):
+        return open_backend(Path(model), device="cpu", threads=1)
+    with tempfile.TemporaryDirectory(prefix="gmtool-model-") as folder:
+        copy = Path(folder) / "model.onnx"
+        copy.write_bytes(content)
+        try:
+            backend = open_backend(copy, device="cpu", threads=1)
+        except ArtifactError as error:
+            raise ArtifactError(str(error).replace(str(copy), model)) from error
+    backend.model = model
+    return backend
+
+
+def _room_line(cluster: Cluster) -> str:
+    gpus = f" and {cluster.gpus:g} GPU" if cluster.gpus else ""
+    room = "" if cluster.first_actors == cluster.actors else f", room for {cluster.first_actors} now"
+    return f"Ray {cluster.version}: {cluster.actors} actors of {cluster.cpus:g} CPU{gpus}{room}"
+
+
+def refuse_uris(paths: Sequence[str | None]) -> None:
+    """Refuse URIs where nothing reads them.
+
+    Raises:
+        DataError: There is one.
+    """
+    for path in paths:
+        if path is not None and "://" in path:
+            raise DataError(f"{path}: buckets are read with --ray; --ray local needs no cluster")

@@ -1,0 +1,96 @@
+"""The output folder of a run: held against other runs, with a record of what was done in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gmtool.errors import DataError
+from gmtool.files import sweep_leftovers
+from gmtool_serving.decoding import sha256_of_input
+from gmtool_serving.inputs import InputImage
+from gmtool_serving.lock import FolderLock
+from gmtool_serving.manifest import Conditions, Manifest, PastRecords, Record, was_closed
+from gmtool_serving.shards import Shard
+
+OLD_S = 600.0
+"""Temporary files of this age are nobody's, even where other shards write."""
+
+
+class OutputFolder:
+    """Holds a folder, or one shard of it, from the moment it is made until `close`.
+
+    Args:
+        out: The folder; it is made if its parent exists.
+        shard: The part of a job that is done here; None for all of it.
+        resume: Read what earlier runs recorded, those of all shards.
+
+    Raises:
+        DataError: The folder cannot be made or written, or another run writes into it.
+    """
+
+    def __init__(self, out: Path, *, shard: Shard | None, resume: bool) -> None:
+        self.out = out
+        name = "manifest.jsonl" if shard is None else f"manifest-{shard}.jsonl"
+        self.manifest_path = out / name
+        self.name, self.manifest_name = str(out), str(self.manifest_path)
+        """What people call them."""
+        if not out.parent.is_dir():
+            raise DataError(f"output folder {out}: cannot be made: there is no folder {out.parent}")
+        try:
+            out.mkdir(exist_ok=True)
+        except OSError as error:
+            raise DataError(f"output folder {out}: cannot be made: {error.strerror}") from error
+        self._lock = FolderLock(out, "" if shard is None else str(shard))
+        try:
+            self.needs_sweep = self.manifest_path.exists() and not was_closed(self.manifest_path)
+            """Whether the run before was killed and may have left temporary files."""
+            known = sorted(out.glob("manifest*.jsonl"), key=lambda path: path.stat().st_mtime)
+            self._past = PastRecords(known if resume else [])
+            self._manifest = Manifest(self.manifest_path)
+        except OSError as error:
+            self._lock.release()
+            raise DataError(f"output folder {out}: cannot be written: {error.strerror}") from error
+        self._shared = shard is not None
+        self.proof = self._lock.path
+        """A file that is there as long as the folder is held."""
+
+    def sweep(self, folders: Iterable[Path]) -> None:
+        """Delete temporary files that a killed run left in folders; those of other shards are left alone."""
+        for folder in folders:
+            sweep_leftovers(folder, older_than_s=OLD_S if self._shared else 0.0)
+
+    def find_done(self, image: InputImage, conditions: Conditions) -> Record | None:
+        """Return the record of an input that needs nothing, else None. Safe in threads.
+
+        Input, model and options are those of the record, and all files are there as they were written.
+        """
+        record = self.find_past(image, conditions)
+        if record is None or not all(file.is_whole(self.out) for file in record.outputs):
+            return None
+        return record if sha256_of_input(image.path, image.frame) == record.sha256 else None
+
+    def find_past(self, image: InputImage, conditions: Conditions) -> Record | None:
+        """Return what an earlier run recorded of an input under these conditions, unless it failed; unverified."""
+        record = self._past.get(str(image.output))
+        if record is None or record.status == "failed" or record.conditions != conditions:
+            return None
+        return record
+
+    def add(self, record: Record) -> None:
+        """Record an input.
+
+        Raises:
+            OSError: The manifest cannot be written.
+        """
+        self._manifest.add(record)
+
+    def finish(self, summary: Mapping[str, Any], images: Sequence[InputImage] | None) -> None:
+        """Close the manifest with a summary; see `Manifest.finish`."""
+        self._manifest.finish(summary, None if images is None else (str(image.output) for image in images))
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self._manifest.close()
+        self._lock.release()

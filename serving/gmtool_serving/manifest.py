@@ -1,0 +1,191 @@
+"""What became of each input: one JSON object a line, true up to the moment at which a run ends in any way."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from gmtool.files import open_atomically
+from gmtool_serving.writing import OutputFile
+
+Status = Literal["ok", "failed", "skipped"]
+
+SYNC_EVERY_S = 1.0
+"""Lines reach the operating system at once, and the disk at least so often."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the masks of a run depend on beside their images."""
+
+    model_sha256: str
+    formats: tuple[str, ...]
+    options: Mapping[str, Any]
+    """Orientation, padding, tiles."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One input."""
+
+    path: str
+    """As it was given; bytes that are not UTF-8 are surrogate escapes."""
+    frame: int | None
+    output: str
+    """`InputImage.output`: the input's name in a run."""
+    sha256: str | None
+    """Hash of the input's bytes; None if they could not be read."""
+    status: Status
+    """`skipped`: done by an earlier run, and still right."""
+    code: str | None
+    """Which kind of failure."""
+    error: str | None
+    warning: str | None
+    outputs: tuple[OutputFile, ...]
+    conditions: Conditions
+
+    def to_line(self) -> bytes:
+        """Return the record as a line of ASCII."""
+        value = asdict(self)
+        value |= value.pop("conditions")
+        return json.dumps(value).encode("ascii") + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Record | None:
+        """Read a line; None for a summary, a line that was cut short, or one of another program."""
+        try:
+            value = json.loads(line)
+            outputs = tuple(OutputFile(**entry) for entry in value.pop("outputs"))
+            conditions = Conditions(value.pop("model_sha256"), tuple(value.pop("formats")), value.pop("options"))
+            return cls(**value, outputs=outputs, conditions=conditions)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+class Manifest:
+    """A manifest that is written to while a run goes on.
+
+    Lines are only appended: a run that is killed leaves what it knew, and at most one line that is cut short,
+    which readers pass over. Of several lines for one output the last one counts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        size = os.fstat(self._descriptor).st_size
+        self._lines = 2 if size else 0
+        if size and os.read(self._tail(size), 1) != b"\n":
+            self._write(b"\n")
+        self._synced = time.monotonic()
+
+    def add(self, record: Record) -> None:
+        """Append a record."""
+        self._write(record.to_line())
+        self._lines += 1
+        now = time.monotonic()
+        if now - self._synced >= SYNC_EVERY_S:
+            os.fsync(self._descriptor)
+            self._synced = now
+
+    def finish(self, summary: Mapping[str, Any], outputs: Iterable[str] | None) -> None:
+        """Close with a summary.
+
+        Args:
+            summary: What is true of the run as a whole.
+            outputs: `Record.output` of every input of a run that went to its end: the file then has one line
+                for each, in this order, and the summary. None for a run that was stopped: what it did not come
+                to keeps the lines it had.
+        """
+        line = json.dumps({"summary": dict(summary)}).encode("ascii") + b"\n"
+        self._write(line)
+        os.fsync(self._descriptor)
+        if outputs is not None and self._lines > 1:  # one line is in order
+            self._compact(outputs, line)
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _compact(self, outputs: Iterable[str], summary: bytes) -> None:
+        with self.path.open("rb") as old:
+            places = {output: place for output, place, _ in _scan(old)}
+            with open_atomically(self.path) as file:
+                for output in outputs:
+                    if output in places:
+                        old.seek(places[output])
+                        file.write(old.readline())
+                file.write(summary)
+
+    def _write(self, content: bytes) -> None:
+        while content:  # one call but on a full disk; a line is then cut short
+            content = content[os.write(self._descriptor, content) :]
+
+    def _tail(self, size: int) -> int:
+        os.lseek(self._descriptor, size - 1, os.SEEK_SET)
+        return self._descriptor
+
+
+class PastRecords:
+    """What earlier runs recorded, by output; in memory is where each line begins, not the lines.
+
+    Args:
+        paths: Manifests, the newest last: of several records for one output the last one counts.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._places: dict[str, tuple[Path, int]] = {}
+        for path in paths:
+            with path.open("rb") as file:
+                for output, place, _ in _scan(file):
+                    self._places[output] = (path, place)
+
+    def __len__(self) -> int:
+        """Return how many outputs are known."""
+        return len(self._places)
+
+    def get(self, output: str) -> Record | None:
+        """Return the record of an output. Safe in threads."""
+        if output not in self._places:
+            return None
+        path, place = self._places[output]
+        if not path.exists():
+            return None
+        with path.open("rb") as file:
+            file.seek(place)
+            record = Record.from_line(file.readline())
+        # Another shard may have rewritten its manifest in the meantime
+        return record if record is not None and record.output == output else None
+
+
+def read_manifest(path: Path) -> Iterator[Record]:
+    """Yield the records of a manifest, the last one of each output, in the order of the file."""
+    with path.open("rb") as file:
+        places = {output: place for output, place, _ in _scan(file)}
+        for output, place, record in _scan(file):
+            if places[output] == place:
+                yield record
+
+
+def was_closed(path: Path) -> bool:
+    """Return whether the last run that wrote to a manifest came to an end of its own."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    return last.startswith(b'{"summary"')
+
+
+def _scan(file: BinaryIO) -> Iterator[tuple[str, int, Record]]:
+    file.seek(0)
+    place = 0
+    for line in file:
+        record = Record.from_line(line)
+        if record is not None:
+            yield record.output, place, record
+        place += len(line)
