@@ -79,7 +79,7 @@ def toy_model(toy_run: Path) -> Path:
     """The exported model of `toy_run`."""
     from gmtool_export.run import export_run
 
-    return export_run(toy_run, name="best", image_dir=None).path
+    return export_run(toy_run).path
 
 
 class Cli:

@@ -1,10 +1,9 @@
-"""Exporting a run: load its checkpoint, write the ONNX model once it is proven, and record the proof."""
+"""Exporting a run: load a checkpoint, make the models that were asked for, and keep those that are proven."""
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,86 +11,173 @@ import torch
 
 from gmtool import __version__
 from gmtool.config import ModelConfig
-from gmtool.datasets import load_split
-from gmtool.errors import CheckpointError, DataError, GmtoolError
-from gmtool.files import sha256_of_file, write_atomically
-from gmtool.nn.checkpoint import Checkpoint, CheckpointName, load_network
+from gmtool.console import remark
+from gmtool.errors import CheckpointError
+from gmtool.files import sweep_leftovers
+from gmtool.nn.checkpoint import Checkpoint, load_network
+from gmtool.nn.model import GuidedMixNet
 from gmtool.runs import CONFIG_NAME, EXPORT_DIR
 from gmtool.settings import load_config
-from gmtool.spec import ArtifactSpec, ModelProvenance
-from gmtool.splits import IMAGE_SUFFIXES
-from gmtool_export.onnx import export_onnx
-from gmtool_export.parity import ParityRow, check_parity
+from gmtool.spec import ArtifactSpec, ModelProvenance, OutputName, Precision
+from gmtool_export.calibration import Calibration, calibration_images
+from gmtool_export.evidence import SCORED_IMAGES, Evidence, gather_evidence
+from gmtool_export.gate import TOLERANCES, Tolerance
+from gmtool_export.half import half_headroom
+from gmtool_export.make import Graph, Made, PlanRunner, Proving, make_onnx, make_plan
+from gmtool_export.onnx import OPSET, export_graph
+from gmtool_export.parity import ParityRow
+from gmtool_export.quantize import calibrate, quantize
+from gmtool_export.record import ArtifactRecord, save_records
+from gmtool_export.tensorrt import BuildOptions, check_options
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is made of a checkpoint, and how it is proven."""
+
+    precision: Precision = "fp32"
+    outputs: tuple[OutputName, ...] = ("mask",)
+    onnx: bool = True
+    """Whether to write an ONNX file."""
+    plan: BuildOptions | None = None
+    """How to build a TensorRT plan; None builds none."""
+    run_plan: PlanRunner | None = None
+    """What runs a plan on this machine's GPU, to prove it there."""
+    symmetric: bool = False
+    """int8 in the ONNX file as TensorRT needs it, too."""
+    calibration_dir: Path | None = None
+    """Images for int8's ranges; by default training images of the run."""
+    parity: bool = True
+    """Whether the model is compared with PyTorch before it is written."""
+    image_dir: Path | None = None
+    """Images to compare on; by default validation images of the run."""
+    num_scored: int | None = None
+    """Validation images to score on; 0 for all, None for `SCORED_IMAGES` of the precision."""
+    min_agreement: float | None = None
+    """In [0, 1]; by default that of the precision."""
+    max_miou_drop: float | None = None
+    """Points; by default that of the precision."""
+    allow_few_classes: bool = False
+    """Accept a network that predicts hardly any class."""
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What the comparison must reach."""
+        usual = TOLERANCES[self.precision]
+        return Tolerance(
+            usual.min_agreement if self.min_agreement is None else self.min_agreement,
+            usual.max_miou_drop if self.max_miou_drop is None else self.max_miou_drop,
+        )
 
 
 @dataclass(frozen=True)
 class ExportResult:
     """What was written, and the proof."""
 
-    path: Path
-    spec: ArtifactSpec
-    parity: list[ParityRow]
+    paths: tuple[Path, ...]
+    records: tuple[ArtifactRecord, ...]
     seconds: float
 
+    @property
+    def path(self) -> Path:
+        """The first file."""
+        return self.paths[0]
 
-def export_run(run_dir: Path, *, name: CheckpointName, image_dir: Path | None) -> ExportResult:
-    """Write `export/model_fp32.onnx` and `export/export.json` into a run folder.
+    @property
+    def spec(self) -> ArtifactSpec:
+        """What the first file says about itself."""
+        return self.records[0].spec
+
+    @property
+    def parity(self) -> tuple[ParityRow, ...]:
+        """How the first file compares with PyTorch; empty if it was not compared."""
+        proofs = self.records[0].proofs
+        return proofs[0].rows if proofs else ()
+
+
+def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | None = None) -> ExportResult:
+    """Write models into a run's folder `export`, and add to `export.json` and `export.md` there.
 
     Args:
         run_dir: A trained run.
         name: Which of its checkpoints.
-        image_dir: Images to prove the model on; default: the run's validation images.
+        options: What to make.
 
     Raises:
-        GmtoolError: No such run, damaged weights, no images, or the exported model differs; nothing was
-            written under a final name.
+        GmtoolError: No such run, damaged weights, no images, a graph that TensorRT refuses, or a model that is not
+            what its network is; nothing was written under a final name.
     """
+    options = options or ExportOptions()
     if not run_dir.is_dir():
         raise CheckpointError(f"run folder {run_dir} does not exist")
     started = time.monotonic()
+    if options.plan is not None:
+        check_options(options.plan)
     network, checkpoint = load_network(run_dir, name)
-    image_paths = _parity_images(run_dir, image_dir)
-    spec = _spec(run_dir, checkpoint)
-    model = export_onnx(network, spec)
-    parity = check_parity(network, model, image_paths)
-    path = run_dir / EXPORT_DIR / f"model_{spec.precision}.onnx"
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, model)
-    record = {
-        "file": path.name,
-        "sha256": sha256_of_file(path),
-        "bytes": len(model),
-        "checkpoint": name,
-        "spec": json.loads(spec.to_json()),
-        "parity": [asdict(row) for row in parity],
-    }
-    write_atomically(path.parent / "export.json", json.dumps(record, indent=1) + "\n")
-    return ExportResult(path, spec, parity, time.monotonic() - started)
+    config = load_config(run_dir / CONFIG_NAME)
+    evidence = None
+    if options.parity:
+        remark("comparing: PyTorch on real images")
+        evidence = gather_evidence(
+            network,
+            config,
+            image_dir=options.image_dir,
+            num_scored=SCORED_IMAGES[options.precision] if options.num_scored is None else options.num_scored,
+            num_classes=len(checkpoint.classes),
+            allow_few_classes=options.allow_few_classes,
+        )
+    calibration = calibration_images(options.calibration_dir, config.data) if options.precision == "int8" else None
+    graphs = _graphs(network, options, calibration, evidence)
+    spec = _spec(run_dir, checkpoint, options)
+    proving = None if evidence is None else Proving(network, evidence, options.tolerance)
+    made: list[Made] = []
+    if options.onnx:
+        made.append(make_onnx(graphs[0], spec, proving, checkpoint=name))
+    if options.plan is not None:
+        made.append(make_plan(graphs[-1], spec, options.plan, options.run_plan, proving, checkpoint=name))
+    return _write(run_dir / EXPORT_DIR, made, time.monotonic() - started)
 
 
-def _parity_images(run_dir: Path, image_dir: Path | None) -> list[Path]:
-    if image_dir is not None:
-        paths = sorted(path for path in image_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not paths:
-            raise DataError(f"--images {image_dir}: no image in it")
-        return paths
-    try:
-        config = load_config(run_dir / CONFIG_NAME)
-        return [sample.image_path for sample in load_split(config.data, "val", config.data.val).samples]
-    except GmtoolError as error:
-        raise DataError(
-            f"the run's validation images are needed to prove the model ({error}): or give --images DIR"
-        ) from error
+def _graphs(
+    network: GuidedMixNet, options: ExportOptions, calibration: Calibration | None, evidence: Evidence | None
+) -> list[Graph]:
+    """Return the graph of the ONNX file, the graph of the plan, or both in this order: in int8 they differ."""
+    headroom = None
+    if options.precision == "fp16" and evidence is not None:
+        headroom = half_headroom(network, evidence.examples["batch of 3"].images)
+    remark("exporting: torch.onnx")
+    model = export_graph(network, half=options.precision == "fp16")
+    if calibration is None:
+        return [Graph(model, headroom=headroom)]
+    remark(f"calibrating: {calibration.source}")
+    calibrated = calibrate(model, calibration)
+    remark("quantizing: which layers keep their accuracy")
+    wanted = [options.symmetric] if options.onnx else []
+    if options.plan is not None and True not in wanted:
+        wanted.append(True)  # TensorRT takes nothing else
+    return [Graph(*quantize(model, calibrated, symmetric=symmetric)) for symmetric in wanted]
 
 
-def _spec(run_dir: Path, checkpoint: Checkpoint) -> ArtifactSpec:
+def _write(folder: Path, made: list[Made], seconds: float) -> ExportResult:
+    folder.mkdir(exist_ok=True)
+    sweep_leftovers(folder)
+    paths = tuple(folder / one.record.file for one in made)
+    records = tuple(replace(one.record, seconds=seconds) for one in made)
+    for one, path in zip(made, paths, strict=True):
+        one.write(path)
+    save_records(folder, {record.file: record for record in records})
+    return ExportResult(paths, records, seconds)
+
+
+def _spec(run_dir: Path, checkpoint: Checkpoint, options: ExportOptions) -> ArtifactSpec:
     return ArtifactSpec(
         classes=checkpoint.classes,
-        precision="fp32",
+        precision=options.precision,
         encoder=checkpoint.model.encoder,
         output_stride=checkpoint.model.output_stride,
         attention_stride=_attention_stride(checkpoint.model),
-        outputs=("mask",),
+        outputs=options.outputs,
+        opset=OPSET,
         provenance=ModelProvenance(
             run=run_dir.resolve().name,
             iteration=checkpoint.iteration,

@@ -33,7 +33,7 @@ def demo(
     from gmtool.toy import ToyConfig
 
     with needs_extra("all", "the demo"):
-        from gmtool_export.run import export_run
+        from gmtool_export.run import ExportOptions, export_run
         from gmtool_serving.inputs import collect_images
         from gmtool_serving.predict import PredictOptions
     started = time.monotonic()
@@ -43,7 +43,8 @@ def demo(
     remark(f"1/4 train: gmtool train toy --data {data} --out {run}")
     trained = run_training("toy", flags, config_path=None, assignments=[], out=run)
     remark(f"2/4 export: gmtool export {run}")
-    exported = export_run(run, name="best", image_dir=None)
+    # Cut short by --iterations, the network may know no class yet: the demo goes on all the same
+    exported = export_run(run, options=ExportOptions(allow_few_classes=iterations is not None))
     remark(f"3/4 predict: gmtool predict {data / 'JPEGImages'} --out {root / 'masks'} --model {exported.path}")
     predicting = time.monotonic()
     images = collect_images([str(data / "JPEGImages")], root / "masks")

@@ -28,8 +28,9 @@ class NonLocal(nn.Module):
         """Return (B, C, H, W) for features (B, C, H, W)."""
         query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.query, self.key, self.value))
         if self.materialize:
-            scores = torch.matmul(query, key.transpose(1, 2)) * query.shape[-1] ** -0.5
-            mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
+            # For half precision: scaled before the product, which could overflow, and normalised in float32
+            scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
+            mixed = torch.matmul(torch.softmax(scores.float(), dim=-1).to(value.dtype), value)
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
         return x + mixed.transpose(1, 2).reshape(x.shape)

@@ -52,24 +52,38 @@ class GuidedMixNet(nn.Module):
     def forward(self, image: Tensor) -> Output:
         """Return the scores of normalised images, (B, 3, H, W) float, of any height and width."""
         height, width = image.shape[-2:]
-        stride = self.output_stride
-        # Right and below, with zeros: the mean colour. Not `-width % stride`: TensorRT-RTX takes the remainder
-        # of a negative number for negative
-        right = (width + stride - 1) // stride * stride - width
-        below = (height + stride - 1) // stride * stride - height
-        padded = F.pad(image, (0, right, 0, below))
-        features = self.encoder(padded)
+        features = self.encoder(self.pad(image))
         context = self.psp(features.last)
-        detailed = self.mitrans2(self.mitrans1(context, features.skip))
-        scores = self.classifier(detailed)
-        # Upscale the logits, not the labels, to the padded input, then drop the padding
-        upscaled = F.interpolate(scores, scale_factor=self._upscale, mode="bilinear")
-        logits = upscaled[..., :height, :width]
+        scores = self._classify(context, features.skip)
         return Output(
-            logits=logits,
+            logits=self.upscale(scores, height, width),
             image_logits=self.image_classifier(context.mean(dim=(2, 3))),
             embedding=features.last.mean(dim=(2, 3)),
         )
+
+    def pad(self, image: Tensor) -> Tensor:
+        """Return normalised images with zeros, the mean colour, right and below up to multiples of the stride."""
+        height, width = image.shape[-2:]
+        stride = self.output_stride
+        # Not `-width % stride`: TensorRT-RTX takes the remainder of a negative number for negative
+        right = (width + stride - 1) // stride * stride - width
+        below = (height + stride - 1) // stride * stride - height
+        return F.pad(image, (0, right, 0, below))
+
+    def scores(self, padded: Tensor) -> Tensor:
+        """Return the class scores of padded images, (B, C, h, w), before they are scaled up: what may be half."""
+        features = self.encoder(padded)
+        return self._classify(self.psp(features.last), features.skip)
+
+    def upscale(self, scores: Tensor, height: int, width: int) -> Tensor:
+        """Return `scores` at the size of the images, (B, C, height, width)."""
+        # Upscale the logits, not the labels, to the padded input, then drop the padding
+        upscaled = F.interpolate(scores, scale_factor=self._upscale, mode="bilinear")
+        return upscaled[..., :height, :width]
+
+    def _classify(self, context: Tensor, skip: Tensor) -> Tensor:
+        scores: Tensor = self.classifier(self.mitrans2(self.mitrans1(context, skip)))
+        return scores
 
     def materialize_attention(self) -> None:
         """Write attention as plain products from now on, as exporters need it. The values stay."""

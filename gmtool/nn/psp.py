@@ -22,7 +22,7 @@ def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
         (B, C, bins, bins) of the same dtype.
     """
     if bins == 1:  # TensorRT-RTX cannot compile the matrix form of a plain mean
-        return x.mean(dim=(-2, -1), keepdim=True)
+        return x.float().mean(dim=(-2, -1), keepdim=True).to(x.dtype)  # half precision would overflow in the sum
     rows = _averaging_matrix(x.shape[-2], bins, x)
     columns = _averaging_matrix(x.shape[-1], bins, x)
     return torch.matmul(rows, torch.matmul(x, columns.transpose(0, 1)))

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.errors import needs_extra
+from gmtool.errors import NonFiniteError, needs_extra
 from gmtool.images import UInt8Array
 from gmtool.plan import PLAN_SUFFIX
 from gmtool.spec import ArtifactSpec
@@ -54,16 +54,33 @@ class Backend(Protocol):
         ...
 
 
+NO_LABEL = 255
+"""What an exported graph labels an image with whose scores are not finite. No class has it."""
+
+
 def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
-    """Return a graph's outputs by name as one record; what it does not give is computed from its logits."""
+    """Return a graph's outputs by name as one record; what it does not give is computed from its logits.
+
+    Raises:
+        NonFiniteError: The scores of an image are not finite: any mask of it would be made up.
+    """
     logits = outputs.get("logits")
     if logits is None:
+        _refuse_not_finite((outputs["mask"] != NO_LABEL).all(axis=(1, 2)))
         return Prediction(outputs["mask"], outputs.get("confidence"))
+    _refuse_not_finite(np.isfinite(logits).all(axis=(1, 2, 3)))
     # The largest probability is 1 / sum(exp(logits - largest)): no probabilities of all classes are kept
     largest = logits.max(axis=1)
     total = np.exp(logits - largest[:, None]).sum(axis=1)
     confidence = np.rint(255 / total).astype(np.uint8)
     return Prediction(logits.argmax(axis=1).astype(np.uint8), confidence, logits)
+
+
+def _refuse_not_finite(finite: npt.NDArray[np.bool_]) -> None:
+    bad = np.flatnonzero(~finite)
+    if bad.size:
+        where = "" if finite.size == 1 else f" for image {bad[0] + 1} of {finite.size} in its batch"
+        raise NonFiniteError(f"the model's scores are not finite (NaN or infinity){where}: there is no mask")
 
 
 def open_backend(

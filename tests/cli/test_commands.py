@@ -24,7 +24,7 @@ def test_train_export_predict_evaluate_with_defaults_find_each_other(
     assert code == 0, err
     assert out.startswith("# mIoU ")
     assert "gmtool export runs/voc" in err
-    code, out, err = cli(["export"])
+    code, out, err = cli(["export", "--allow-few-classes"])
     assert code == 0, err
     assert out.strip() == "runs/voc/export/model_fp32.onnx"
     code, out, err = cli(["predict", toy_data / "JPEGImages", "--out", "masks", "--device", "cpu"])
@@ -57,7 +57,7 @@ def test_folder_data_trains_with_its_own_classes_file(cli: Cli, toy_data: Path, 
     assert code == 0, err
     assert "8 labeled" in err and "12 unlabeled, 4 validation" in err
     assert "| triangle |" in out
-    code, out, err = cli(["export", run])
+    code, out, err = cli(["export", run, "--allow-few-classes"])
     assert code == 0, err
     model = out.strip()
     code, out, err = cli(["evaluate", "--model", model, "--data", root, "--layout", "folder", "--device", "cpu"])

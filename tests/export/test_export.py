@@ -1,5 +1,5 @@
 import json
-import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +7,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from gmtool_export import parity
+from conftest import Cli
 from gmtool_export.deploy import DeployModel
 from gmtool_export.run import export_run
 
 from gmtool.artifact import read_sealed_spec
-from gmtool.errors import ArtifactError, CheckpointError, DataError, ParityError
+from gmtool.errors import ArtifactError, CheckpointError
 from gmtool.files import sha256_of_file
 from gmtool.nn.checkpoint import load_network
 
@@ -36,7 +36,7 @@ def test_masks_equal_pytorchs_at_every_shape(toy_run: Path, toy_model: Path, sha
     network, _ = load_network(toy_run, "best")
     images = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     with torch.no_grad():
-        expected = DeployModel(network)(torch.from_numpy(images)).numpy()
+        expected = DeployModel(network)(torch.from_numpy(images))[0].numpy()
     (masks,) = ort.InferenceSession(toy_model, providers=["CPUExecutionProvider"]).run(None, {"image": images})
     assert masks.shape == shape
     assert (masks == expected).mean() >= 0.999
@@ -54,33 +54,36 @@ def test_the_file_knows_what_it_is(toy_run: Path, toy_model: Path) -> None:
 
 
 def test_export_json_records_the_proof(toy_model: Path) -> None:
-    record = json.loads((toy_model.parent / "export.json").read_text())
+    record = json.loads((toy_model.parent / "export.json").read_text())["artifacts"]["model_fp32.onnx"]
     assert record["sha256"] == sha256_of_file(toy_model)
-    assert [row["shape"] for row in record["parity"]] == ["traced", "smaller", "odd", "batch of 3", "own size"]
-    assert all(row["agreement"] >= 0.999 for row in record["parity"])
+    assert (record["precision"], record["checkpoint"], record["bytes"]) == (
+        "fp32",
+        "best",
+        toy_model.stat().st_size,
+    )
+    (proof,) = record["proofs"]
+    assert [row["shape"] for row in proof["rows"]] == ["traced", "smaller", "odd", "batch of 3", "own size"]
+    for row in proof["rows"]:
+        assert row["agreement"] >= 0.999
+        assert row["unexplained"] == 0
+        assert row["max_difference"] <= 1e-3 * row["max_logit"]
+    assert proof["classes_predicted"] >= 3
+    score = proof["score"]
+    assert (score["num_images"], score["num_listed"]) == (4, 4)
+    assert abs(score["drop_points"]) <= 0.05
+    assert "| model_fp32.onnx | fp32 |" in (toy_model.parent / "export.md").read_text()
 
 
-@pytest.fixture
-def run_copy(toy_run: Path, tmp_path: Path) -> Path:
-    shutil.copytree(toy_run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
-    return tmp_path / "run"
+def test_the_score_of_pytorch_is_that_of_training(toy_run: Path, toy_model: Path) -> None:
+    record = json.loads((toy_model.parent / "export.json").read_text())["artifacts"]["model_fp32.onnx"]
+    _, checkpoint = load_network(toy_run, "best")
+    assert record["proofs"][0]["score"]["miou_pytorch"] == pytest.approx(checkpoint.miou, abs=1e-3)
 
 
-def test_case_38_a_model_that_differs_is_refused_and_not_written(
-    run_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The exported graph is that of other weights: the gate must see it."""
-
-    class Other(DeployModel):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            masks: torch.Tensor = super().forward(image)
-            masks[..., 0, :] += 1  # one row of 64 to 256
-            return masks
-
-    monkeypatch.setattr(parity, "DeployModel", Other)
-    with pytest.raises(ParityError, match=r"agrees with PyTorch on 9\d\.\d+% of the pixels at .* expected 99.9%"):
-        export_run(run_copy, name="best", image_dir=None)
-    assert not (run_copy / "export").exists()
+def test_the_file_tells_nothing_of_the_machine_that_made_it(toy_model: Path) -> None:
+    content = toy_model.read_bytes()
+    for word in (b"site-packages", b"stack_trace", b'File "'):
+        assert word not in content
 
 
 @pytest.mark.parametrize("where", ["start", "middle", "end"])
@@ -104,20 +107,24 @@ def test_a_truncated_model_is_refused(toy_model: Path) -> None:
             read_sealed_spec(content[: len(content) * twentieth // 20], where=toy_model)
 
 
-def test_other_images_may_prove_the_model(run_copy: Path, toy_data: Path) -> None:
-    shutil.copytree(toy_data / "JPEGImages", run_copy / "images")
-    config = run_copy / "config.toml"
-    config.write_text(config.read_text().replace(str(toy_data), "/nowhere"))
-    with pytest.raises(DataError, match="--images DIR"):
-        export_run(run_copy, name="last", image_dir=None)
-    result = export_run(run_copy, name="last", image_dir=run_copy / "images")
-    assert result.path == run_copy / "export" / "model_fp32.onnx"
-    with pytest.raises(DataError, match="no image in it"):
-        export_run(run_copy, name="last", image_dir=run_copy / "tensorboard")
-
-
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a trained run"):
-        export_run(tmp_path, name="best", image_dir=None)
+        export_run(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
-        export_run(tmp_path / "nowhere", name="best", image_dir=None)
+        export_run(tmp_path / "nowhere")
+
+
+def test_a_file_that_is_no_checkpoint_is_named(cli: Cli, toy_run: Path) -> None:
+    for source in (toy_run / "report.json", toy_run / "checkpoints/iteration-9.json"):
+        code, _, err = cli(["export", source])
+        assert code == 1
+        assert f"error: {source} is no checkpoint: expected a run folder, or RUN/checkpoints/NAME.json" in err
+
+
+def test_a_missing_extra_is_one_line(cli: Cli, toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("gmtool_export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, _, err = cli(["export", toy_run])
+    assert code == 1
+    assert 'error: exporting needs onnx, which is not installed: pip install "gmtool[export]"' in err

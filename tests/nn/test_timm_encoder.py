@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from gmtool_export.run import export_run
+from gmtool_export.run import ExportOptions, export_run
 from gmtool_training.run import train
 
 from gmtool.errors import CheckpointError, ConfigError
@@ -98,7 +98,11 @@ def test_it_trains_and_exports_and_agrees(
         "run.activation_checkpointing": True,
     }
     train(build_config(toy_settings, changes), tmp_path / "run")
-    result = export_run(tmp_path / "run", name="last", image_dir=toy_data / "JPEGImages")
+    result = export_run(
+        tmp_path / "run",
+        name="last",
+        options=ExportOptions(image_dir=toy_data / "JPEGImages", allow_few_classes=True),
+    )
     assert min(row.agreement for row in result.parity) >= 0.999
     assert result.spec.encoder == name
 

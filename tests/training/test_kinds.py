@@ -182,7 +182,7 @@ def test_coco_from_its_check_to_its_score(cli: Cli, toy_data: Path, tmp_path: Pa
     labels = ["--labels", tmp_path / "split/labeled.txt", "--set", "method.name=supervised"]
     code, _, err = cli(["train", *place, *labels, "--iterations", "8", *FLAGS, "--out", tmp_path / "run"])
     assert code == 0, err
-    assert cli(["export", tmp_path / "run"])[0] == 0
+    assert cli(["export", tmp_path / "run", "--allow-few-classes"])[0] == 0
     model = ["evaluate", "--model", tmp_path / "run/export/model_fp32.onnx", "--json"]
     code, of_run, err = cli(model)
     assert code == 0, err

@@ -1,0 +1,187 @@
+"""From a graph to a file that is proven: an ONNX model, or a TensorRT plan."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from gmtool.console import remark
+from gmtool.errors import ArtifactError, BackendError, GmtoolError, MissingExtraError
+from gmtool.files import write_atomically
+from gmtool.images import UInt8Array
+from gmtool.nn.model import GuidedMixNet
+from gmtool.plan import Plan, plan_name, write_plan
+from gmtool.spec import ArtifactSpec
+from gmtool_export.evidence import Evidence
+from gmtool_export.gate import Tolerance, judge
+from gmtool_export.half import Headroom
+from gmtool_export.onnx import finish, keep_outputs, precision_of
+from gmtool_export.parity import Example, Runner, compare, examples_inside, onnx_runner
+from gmtool_export.quantize import Quantization
+from gmtool_export.record import ArtifactRecord, Proof, onnx_name, outputs_mark
+from gmtool_export.score import score
+from gmtool_export.tensorrt import BuildOptions, build_plan
+
+PlanRunner = Callable[[Path], tuple[str, Runner]]
+"""Opens a plan file on this machine's GPU; returns what runs it, in words, and the runner."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A deployment graph with all outputs, and what is known about its making."""
+
+    model: onnx.ModelProto
+    quantization: Quantization | None = None
+    headroom: Headroom | None = None
+
+
+@dataclass(frozen=True)
+class Proving:
+    """What a model is compared with, and what it must reach."""
+
+    network: GuidedMixNet
+    evidence: Evidence
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model that may be written."""
+
+    record: ArtifactRecord
+    write: Callable[[Path], None]
+
+
+def make_onnx(graph: Graph, spec: ArtifactSpec, proving: Proving | None, *, checkpoint: str) -> Made:
+    """Return an ONNX file that passed.
+
+    Raises:
+        ParityError: It did not.
+        ArtifactError: The graph is not of the precision that was asked for.
+    """
+    content = _sealed(graph, spec)
+    proofs = () if proving is None else (_prove_graph(graph, content, spec, proving),)
+    symmetric = graph.quantization is not None and graph.quantization.symmetric
+    name = onnx_name(spec.precision, spec.outputs, symmetric=symmetric)
+    record = _record(name, content, graph, spec, proofs, checkpoint)
+    return Made(record, lambda path: write_atomically(path, content))
+
+
+def make_plan(
+    graph: Graph,
+    spec: ArtifactSpec,
+    options: BuildOptions,
+    run_plan: PlanRunner | None,
+    proving: Proving | None,
+    *,
+    checkpoint: str,
+) -> Made:
+    """Return a TensorRT plan whose graph passed in ONNX Runtime, and which passed itself where it can run.
+
+    Raises:
+        ParityError: One of them did not.
+        GmtoolError: TensorRT refuses the graph.
+    """
+    content = _sealed(graph, spec)
+    proofs = [] if proving is None else [_prove_graph(graph, content, spec, proving)]
+    remark("building: TensorRT")
+    plan = build_plan(content, spec, options)
+    if proving is not None:
+        own = _prove_plan(plan, spec, options, run_plan, proving)
+        proofs += [] if own is None else [own]
+    mark = "".join(f"_{name}" for name in outputs_mark(spec.outputs))
+    base = plan_name(spec.precision, options.flavour)
+    name = base.replace(spec.precision, spec.precision + mark, 1)
+    record = _record(name, plan.content, graph, spec, tuple(proofs), checkpoint)
+    return Made(record, lambda path: write_plan(plan, path))
+
+
+def _sealed(graph: Graph, spec: ArtifactSpec) -> bytes:
+    built = precision_of(graph.model)
+    if built != spec.precision:
+        raise ArtifactError(f"the graph came out in {built}, and {spec.precision} was asked for: this is a bug")
+    return finish(graph.model, spec)
+
+
+def _prove_graph(graph: Graph, content: bytes, spec: ArtifactSpec, proving: Proving) -> Proof:
+    """Prove the bytes of an ONNX file in ONNX Runtime, with the logits of the graph that it was cut from."""
+    runner = onnx_runner(content, spec.outputs)
+    with_logits = runner
+    if "logits" not in spec.outputs:
+        logits = onnx_runner(keep_outputs(graph.model, ["logits"]).SerializeToString(), ["logits"])
+
+        def both(images: UInt8Array) -> Mapping[str, npt.NDArray[Any]]:
+            return {**runner(images), "logits": logits(images)["logits"]}
+
+        with_logits = both
+    runtime = f"onnxruntime {ort.__version__} CPUExecutionProvider"
+    return _prove("the ONNX model", runtime, spec, proving, with_logits, runner, proving.evidence.examples)
+
+
+def _prove_plan(
+    plan: Plan, spec: ArtifactSpec, options: BuildOptions, run_plan: PlanRunner | None, proving: Proving
+) -> Proof | None:
+    """Prove a plan on the GPU; None where it cannot run."""
+    if run_plan is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="gmtool-") as folder:
+        path = Path(folder) / plan_name(spec.precision, options.flavour)
+        write_plan(plan, path)
+        try:
+            runtime, runner = run_plan(path)
+        except (ArtifactError, BackendError, MissingExtraError) as error:
+            remark(f"the plan itself is not compared, only the graph that it was built from: {_tail(error, path)}")
+            return None
+        inside = examples_inside(proving.network, proving.evidence.images, options.profiles[0])
+        return _prove("the TensorRT plan", runtime, spec, proving, runner, runner, inside)
+
+
+def _prove(
+    what: str,
+    runtime: str,
+    spec: ArtifactSpec,
+    proving: Proving,
+    with_logits: Runner,
+    runner: Runner,
+    compared: dict[str, Example],
+) -> Proof:
+    remark(f"comparing: {runtime}")
+    rows = compare(with_logits, compared)
+    judge(what, spec.precision, rows, None, proving.tolerance)  # before the long part
+    evidence = proving.evidence
+    scored = None
+    if evidence.scored is not None:
+        remark(f"scoring: {len(evidence.scored.samples)} of {evidence.scored.num_listed} validation images")
+        scored = score(proving.network, runner, evidence.scored, spec.classes)
+        judge(what, spec.precision, rows, scored, proving.tolerance)
+    return Proof(runtime, proving.tolerance, rows, scored, evidence.not_scored, evidence.classes_predicted)
+
+
+def _record(
+    name: str, content: bytes, graph: Graph, spec: ArtifactSpec, proofs: tuple[Proof, ...], checkpoint: str
+) -> ArtifactRecord:
+    return ArtifactRecord(
+        file=name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        checkpoint=checkpoint,
+        precision=spec.precision,
+        seconds=0.0,
+        spec=spec,
+        proofs=proofs,
+        quantization=graph.quantization,
+        headroom=graph.headroom,
+    )
+
+
+def _tail(error: GmtoolError, path: Path) -> str:
+    """Return a message without the name of the temporary file."""
+    return str(error).replace(str(path), "it")

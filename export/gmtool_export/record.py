@@ -1,0 +1,190 @@
+"""What is kept about every exported model of a folder: `export.json` for programs, `export.md` for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gmtool.files import write_atomically
+from gmtool.report import percent
+from gmtool.spec import ArtifactSpec, OutputName, Precision
+from gmtool_export.gate import Tolerance
+from gmtool_export.half import Headroom
+from gmtool_export.parity import ParityRow
+from gmtool_export.quantize import Quantization
+from gmtool_export.score import ScoreProof
+
+FORMAT_VERSION = 2
+JSON_NAME, MARKDOWN_NAME = "export.json", "export.md"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a model was compared with, and how it fared."""
+
+    runtime: str
+    """What ran it, for example "onnxruntime 1.31.1 CPUExecutionProvider"."""
+    tolerance: Tolerance
+    rows: tuple[ParityRow, ...]
+    score: ScoreProof | None
+    not_scored: str | None
+    """Why there is no score."""
+    classes_predicted: int
+    """Classes that PyTorch gives a share of the compared pixels to."""
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """All that is known about one exported file."""
+
+    file: str
+    sha256: str
+    bytes: int
+    checkpoint: str
+    precision: Precision
+    """As the file's graph has it."""
+    seconds: float
+    """What the export took."""
+    spec: ArtifactSpec
+    proofs: tuple[Proof, ...]
+    """In ONNX Runtime; of a plan also in TensorRT where it could run. Empty with --no-parity."""
+    quantization: Quantization | None = None
+    headroom: Headroom | None = None
+    """Largest activation, for fp16."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        value = asdict(self) | {"spec": json.loads(self.spec.to_json())}
+        for proof, kept in zip(self.proofs, value["proofs"], strict=True):
+            if proof.score is not None:
+                kept["score"]["drop_points"] = proof.score.drop
+        return value
+
+
+def onnx_name(precision: Precision, outputs: tuple[OutputName, ...], *, symmetric: bool) -> str:
+    """Return the file name of an ONNX model: `model_fp16.onnx`, or `model_int8_symmetric_logits.onnx`."""
+    parts = ["model", precision]
+    if precision == "int8" and symmetric:
+        parts.append("symmetric")
+    return "_".join([*parts, *outputs_mark(outputs)]) + ".onnx"
+
+
+def outputs_mark(outputs: tuple[OutputName, ...]) -> tuple[OutputName, ...]:
+    """Return what a file name says about outputs: nothing about the mask."""
+    return tuple(name for name in outputs if name != "mask")
+
+
+def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
+    """Add records, by file name, to those of the other files of a folder, and write both forms.
+
+    Records of files that are no longer there are dropped, and so is an `export.json` that cannot be read.
+    """
+    old = {name: value for name, value in _read(folder).items() if (folder / name).is_file()}
+    merged = old | {name: record.to_dict() for name, record in records.items()}
+    ordered = {name: merged[name] for name in sorted(merged)}
+    value = {"format_version": FORMAT_VERSION, "artifacts": ordered}
+    write_atomically(folder / JSON_NAME, json.dumps(value, indent=1) + "\n")
+    write_atomically(folder / MARKDOWN_NAME, _markdown(ordered))
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        value = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
+        known = value["format_version"] == FORMAT_VERSION
+        return dict(value["artifacts"]) if known else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _markdown(records: Mapping[str, dict[str, Any]]) -> str:
+    lines = [
+        "# Exported models",
+        "",
+        "Agreement: share of the pixels with PyTorch's label, at the worst of the shapes. mIoU: of both on "
+        "the same validation images.",
+        "",
+        "| file | precision | MB | agreement % | mIoU % PyTorch | mIoU % | drop, points |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [_table_row(record) for record in records.values()]
+    for record in records.values():
+        lines += ["", *_section(record)]
+    return "\n".join(lines) + "\n"
+
+
+def _table_row(record: dict[str, Any]) -> str:
+    proof = record["proofs"][-1] if record["proofs"] else {"rows": [], "score": None}
+    score = proof["score"] or {"miou_pytorch": None, "miou": None, "drop_points": None}
+    drop = "-" if score["drop_points"] is None else f"{score['drop_points']:.2f}"
+    worst = min((row["agreement"] for row in proof["rows"]), default=None)
+    return (
+        f"| {record['file']} | {record['precision']} | {record['bytes'] / 1e6:.1f} | {percent(worst)} | "
+        f"{percent(score['miou_pytorch'])} | {percent(score['miou'])} | {drop} |"
+    )
+
+
+def _section(record: dict[str, Any]) -> list[str]:
+    spec, origin = record["spec"], record["spec"]["provenance"]
+    lines = [
+        f"## {record['file']}",
+        "",
+        f"- of checkpoint `{record['checkpoint']}`, iteration {origin['iteration']}, weights sha256 "
+        f"`{origin['weights_sha256']}`",
+        f"- outputs: {', '.join(spec['outputs'])}; exported {origin['created']} in {record['seconds']:.0f} s with "
+        f"gmtool {origin['gmtool_version']}, torch {origin['torch_version']}",
+        f"- sha256 `{record['sha256']}`",
+    ]
+    if record["headroom"]:
+        headroom = record["headroom"]
+        lines.append(f"- largest activation {headroom['value']:.0f} in {headroom['layer']}; float16 holds 65504")
+    if record["quantization"]:
+        lines += _quantization_lines(record["quantization"])
+    if not record["proofs"]:
+        return [*lines, "- **not compared with PyTorch** (--no-parity)"]
+    for proof in record["proofs"]:
+        lines += _proof_lines(proof)
+    return lines
+
+
+def _quantization_lines(made: dict[str, Any]) -> list[str]:
+    kind = "signed, symmetric activations" if made["symmetric"] else "unsigned activations"
+    return [
+        f"- {made['quantized_layers']} convolutions in int8, weights per channel, {kind}; ranges from "
+        f"{made['calibration']} (sha256 of their names `{made['calibration_sha256']}`)",
+        f"- left in float32: {', '.join(made['float_layers'])}",
+        f"- pixels of calibration images with float32's label, convolutions alone: "
+        f"{percent(made['tuned_agreement'])} %",
+    ]
+
+
+def _proof_lines(proof: dict[str, Any]) -> list[str]:
+    tolerance, score = proof["tolerance"], proof["score"]
+    lines = [
+        f"- run by {proof['runtime']}; required: agreement {percent(tolerance['min_agreement'])} %, drop at most "
+        f"{tolerance['max_miou_drop']} points",
+    ]
+    if score is None:
+        lines.append(f"- not scored: {proof['not_scored']}")
+    else:
+        lines.append(
+            f"- scored on {score['num_images']} of {score['num_listed']} images of `{score['split']}`: "
+            f"{percent(score['agreement'])} % of the pixels agree; worst image {score['worst']['id']}: "
+            f"{percent(score['worst']['agreement'])} %"
+        )
+    lines += [
+        "",
+        "| shape | batch x height x width | agreement % | largest difference of logits | largest logit "
+        "| classes |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in proof["rows"]:
+        size = f"{row['batch']}x{row['height']}x{row['width']}"
+        difference = "-" if row["max_difference"] is None else f"{row['max_difference']:.2g}"
+        lines.append(
+            f"| {row['shape']} | {size} | {100 * row['agreement']:.3f} | {difference} | {row['max_logit']:.3g} | "
+            f"{row['classes_seen']} |"
+        )
+    return lines

@@ -1,0 +1,143 @@
+"""What lets an exported model pass, on figures that are made up, and what it is measured on."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gmtool_export.gate import TOLERANCES, judge, refuse_weak_evidence
+from gmtool_export.half import half_headroom
+from gmtool_export.parity import Example, ParityRow, compare, examples, reference_logits
+from gmtool_export.record import onnx_name
+from gmtool_export.score import ImageScore, ScoreProof, classes_predicted
+
+from gmtool.errors import ParityError
+from gmtool.images import UInt8Array, read_image
+from gmtool.nn.checkpoint import load_network
+from gmtool.nn.model import GuidedMixNet
+from gmtool.spec import Precision
+
+ROW = ParityRow("odd", 1, 97, 133, 1.0, max_difference=1e-5, max_logit=10.0, unexplained=0, classes_seen=4)
+SCORE = ScoreProof("val", 10, 20, 0.75, 0.75, 1.0, ImageScore("a", 0.98), 5)
+
+Figures = tuple[ParityRow, ScoreProof | None]
+
+
+def pass_gate(figures: Figures, precision: Precision = "fp32") -> None:
+    row, scored = figures
+    judge("it", precision, [ROW, row], scored, TOLERANCES[precision])
+
+
+def test_what_agrees_passes() -> None:
+    pass_gate((ROW, SCORE))
+    pass_gate((ROW, None))
+    pass_gate((replace(ROW, agreement=0.996, max_difference=0.2), replace(SCORE, miou=0.749)), "fp16")
+    pass_gate((replace(ROW, agreement=0.97), replace(SCORE, miou=0.741)), "int8")
+
+
+@pytest.mark.parametrize(
+    ("figures", "precision", "expected"),
+    [
+        ((replace(ROW, agreement=0.99), None), "fp32", r"99.0000% of the pixels at 1x97x133 .*expected 99.90%"),
+        (
+            (replace(ROW, agreement=0.99), None),
+            "fp16",
+            r"expected 99.50% \(--min-agreement\): nothing was written",
+        ),
+        ((replace(ROW, max_difference=0.1), None), "fp32", "differ from PyTorch's by 0.1 at 1x97x133"),
+        ((replace(ROW, unexplained=7), None), "int8", "gives 7 pixels at .* further apart than any rounding"),
+        ((ROW, replace(SCORE, miou=0.745)), "fp16", r"74.50 % mIoU on 10 images of val, 0.50 points below"),
+        ((ROW, replace(SCORE, miou=0.739)), "int8", r"expected at most 1.0 \(--max-miou-drop\), worst image a"),
+    ],
+)
+def test_case_38_what_differs_is_refused_with_its_figure(
+    figures: Figures, precision: Precision, expected: str
+) -> None:
+    with pytest.raises(ParityError, match=expected):
+        pass_gate(figures, precision)
+
+
+def test_case_38_a_network_that_predicts_hardly_any_class_is_no_evidence() -> None:
+    assert classes_predicted([9_900, 60, 40, 0]) == 2
+    with pytest.raises(ParityError, match="only 2 of its 4 classes 0.5% of the pixels or more; expected 3"):
+        refuse_weak_evidence(2, 4)
+    refuse_weak_evidence(3, 4)
+    refuse_weak_evidence(2, 2)
+    with pytest.raises(ParityError, match=r"--images DIR.*--allow-few-classes"):
+        refuse_weak_evidence(1, 2)
+
+
+@pytest.fixture(scope="module")
+def network(toy_run: Path) -> GuidedMixNet:
+    return load_network(toy_run, "best")[0]
+
+
+@pytest.fixture(scope="module")
+def compared(network: GuidedMixNet, toy_data: Path) -> dict[str, Example]:
+    return examples(network, [read_image(path) for path in sorted((toy_data / "JPEGImages").iterdir())[:3]])
+
+
+def test_four_shapes_and_an_image_at_its_own_size_are_compared(compared: dict[str, Example]) -> None:
+    shapes = {example.images.shape for example in compared.values()}
+    assert len(shapes) == 5
+    assert {shape[0] for shape in shapes} == {1, 2, 3}
+    for example in compared.values():
+        count, height, width, _ = example.images.shape
+        assert example.logits.shape == (count, 6, height, width)
+
+
+def test_a_flipped_label_is_explained_by_rounding_only_where_two_classes_are_close(
+    network: GuidedMixNet, compared: dict[str, Example]
+) -> None:
+    (example,) = [compared["odd"]]
+    order = np.argsort(example.logits, axis=1)
+    margin = np.take_along_axis(example.logits, order[:, -1:], 1) - np.take_along_axis(
+        example.logits, order[:, -2:-1], 1
+    )
+    mask = order[:, -1].astype(np.uint8)
+    second = order[:, -2].astype(np.uint8)
+
+    def measured(differ: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> ParityRow:
+        logits = example.logits + np.float32(1e-4)
+        given = {"mask": np.where(differ, second, mask), "logits": logits}
+        return compare(lambda _: given, {"odd": example})[0]
+
+    assert measured(np.zeros_like(mask, dtype=bool)).agreement == 1
+    assert measured(np.zeros_like(mask, dtype=bool)).max_difference == pytest.approx(1e-4, rel=0.02)
+    wide = margin[:, 0] > 0.5
+    row = measured(wide)
+    assert row.unexplained == int(wide.sum()) > 0
+    assert row.agreement == pytest.approx(1 - wide.mean())
+
+
+def test_masks_of_another_shape_and_scores_that_are_not_finite_are_refused(compared: dict[str, Example]) -> None:
+    example = compared["odd"]
+    with pytest.raises(ParityError, match="gives masks"):
+        compare(lambda images: {"mask": np.zeros((1, 8, 8), np.uint8)}, {"odd": example})
+    broken = {"mask": example.logits.argmax(1), "logits": example.logits * np.nan}
+    with pytest.raises(ParityError, match="not finite"):
+        compare(lambda images: broken, {"odd": example})
+
+
+def test_half_precision_is_refused_where_an_activation_does_not_fit(
+    network: GuidedMixNet, compared: dict[str, Example]
+) -> None:
+    images: UInt8Array = compared["odd"].images
+    room = half_headroom(network, images)
+    assert 1 < room.value < 1000
+    large = copy.deepcopy(network)
+    with torch.no_grad():
+        large.get_parameter("encoder.layer2.0.bn1.weight").mul_(1e5)
+    with pytest.raises(ParityError, match=r"fp16: \S+ reaches \d+, and float16 holds up to 65504"):
+        half_headroom(large, images)
+    # Nothing is left behind that would watch the network
+    assert not any(module._forward_hooks for module in network.modules())
+    assert reference_logits(network, images).shape == compared["odd"].logits.shape
+
+
+def test_names_say_precision_and_outputs() -> None:
+    assert onnx_name("fp16", ("mask",), symmetric=False) == "model_fp16.onnx"
+    assert onnx_name("fp32", ("mask", "confidence"), symmetric=False) == "model_fp32_confidence.onnx"
+    assert onnx_name("int8", ("logits",), symmetric=True) == "model_int8_symmetric_logits.onnx"
