@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gmtool_export.make import PlanRunner
     from gmtool_export.record import ArtifactRecord
     from gmtool_export.run import ExportResult
+    from gmtool_export.triton_config import TritonOptions
 
 SHAPE = "BxHxW"
 OUTPUTS: dict[str, Any] = {
@@ -98,6 +99,28 @@ def export(
     timing_cache: Annotated[
         Path | None, typer.Option(help="--trt: file of kernel timings, for a faster second build.")
     ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Put the model into this model repository of Triton, as its next version."
+        ),
+    ] = None,
+    triton_name: Annotated[
+        str | None, typer.Option(help="--triton: the model's name there; default: that of the run.")
+    ] = None,
+    triton_plan: Annotated[
+        list[Path] | None, typer.Option(help="--triton: a plan of the same model for another GPU; repeatable.")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="--triton: images at once; default: 8, or what the plans take.")
+    ] = None,
+    instances: Annotated[int | None, typer.Option(min=1, help="--triton: copies on each GPU; default: 1.")] = None,
+    queue_delay_us: Annotated[
+        int | None, typer.Option(min=0, help="--triton: longest wait for a batch, microseconds; default: 2000.")
+    ] = None,
+    warmup: Annotated[
+        list[str] | None, typer.Option(metavar="HxW", help="--triton: image sizes to warm up with; repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written and its proof as JSON.")] = False,
 ) -> None:
     """Export a trained run to ONNX or TensorRT, and prove that it still is the same model.
@@ -106,10 +129,12 @@ def export(
     written only if it agrees with PyTorch on real images.
     """
     from gmtool.console import result
+    from gmtool.plan import PLAN_SUFFIX
 
     with needs_extra("export", "exporting"):
         from gmtool_export.run import ExportOptions, export_run
         from gmtool_export.tensorrt import BuildOptions, choose_flavour
+        from gmtool_export.triton_config import TritonOptions
     run_dir, name = _checkpoint(source, checkpoint)
     shapes = {"--min-shape": min_shape, "--opt-shape": opt_shape, "--max-shape": max_shape}
     about_plans = {
@@ -122,6 +147,18 @@ def export(
         "--timing-cache": timing_cache,
     }
     _refuse_idle(about_plans, used=trt, needs="--trt")
+    about_triton = {
+        "--triton-name": triton_name,
+        "--triton-plan": triton_plan,
+        "--max-batch": max_batch,
+        "--instances": instances,
+        "--queue-delay-us": queue_delay_us is not None,
+        "--warmup": warmup,
+    }
+    _refuse_idle(about_triton, used=triton is not None, needs="--triton")
+    if triton_plan and not trt:
+        raise typer.BadParameter("--triton-plan stands beside a plan: give --trt too")
+    into_triton = TritonOptions(max_batch, instances, queue_delay_us, _sizes(warmup))
     about_int8 = {"--calibration": calibration, "--symmetric": symmetric}
     _refuse_idle(about_int8, used=precision == "int8", needs="--precision int8")
     about_parity = {"--images": images, "--min-agreement": min_agreement, "--max-miou-drop": max_miou_drop}
@@ -155,11 +192,30 @@ def export(
         allow_few_classes=allow_few_classes,
     )
     done = export_run(run_dir, name=name, options=options)
+    if triton is not None:
+        # An ONNX model and a plan are two models to Triton: of both, the plan
+        made = [path for path in done.paths if path.suffix == PLAN_SUFFIX] or done.paths
+        _to_triton([*made, *(triton_plan or [])], triton, triton_name, into_triton)
     if as_json:
         result(json.dumps([record.to_dict() for record in done.records], indent=1))
     else:
         result("\n".join(str(path) for path in done.paths))
     _tell(done, run_dir)
+
+
+def _sizes(texts: list[str] | None) -> tuple[tuple[int, int], ...] | None:
+    from gmtool.shapes import parse_size
+
+    return None if texts is None else tuple(parse_size(text, where="--warmup") for text in texts)
+
+
+def _to_triton(artifacts: list[Path], repository: Path, name: str | None, options: TritonOptions) -> None:
+    from gmtool_export.triton import export_triton
+
+    from gmtool.console import remark
+
+    model = export_triton(artifacts, repository, name=name, options=options)
+    remark(f"Triton: version {model.version} of {model.folder}, at most {model.max_batch} images at once")
 
 
 def _refuse_idle(options: Mapping[str, object], *, used: bool, needs: str) -> None:

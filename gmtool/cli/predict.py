@@ -219,8 +219,8 @@ def run_prediction(
         from gmtool_serving.formats import check_names
         from gmtool_serving.predict import PredictionRun
     check_names(options.formats, images)
-    path = model or newest_model()
     with PredictionRun(images, out, options) as run:
+        path = model or newest_model()
         backend = open_backend(path, device=device, threads=threads, trust=trust, reading=reading)
         carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
 
