@@ -20,7 +20,7 @@ from gmtool_export.score import ScoredImages, classes_predicted
 
 COMPARED_IMAGES = 6
 """Images that the batches of every shape are made of."""
-SCORED_IMAGES: dict[Precision, int] = {"fp32": 8, "fp16": 24, "int8": 24}
+SCORED_IMAGES: dict[Precision, int] = {"fp32": 4, "fp16": 24, "int8": 24}
 """Validation images that both models are scored on unless told otherwise: few in float32, where hardly a pixel
 differs, since PyTorch takes most of the time."""
 

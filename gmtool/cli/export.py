@@ -53,7 +53,7 @@ def export(
         int | None,
         typer.Option(
             min=0,
-            help="Validation images to score on, evenly spaced; 0 for all; default: fp32 8, fp16 and int8 24.",
+            help="Validation images to score on, evenly spaced; 0 for all; default: fp32 4, fp16 and int8 24.",
         ),
     ] = None,
     min_agreement: Annotated[
