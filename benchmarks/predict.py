@@ -166,7 +166,7 @@ def overlap(root: Path, *, count: int, rounds: int) -> None:
 
     from gmtool.images import UInt8Array
 
-    paths = pictures(root / "images-overlap", count, 800, 600)
+    paths = pictures(root / "images-overlap", count, 1024, 768)
 
     class Waiting(FakeBackend):
         """Takes no processor time, as a model on an accelerator."""
@@ -259,7 +259,7 @@ def main() -> None:
             if part == "throughput":
                 throughput(root, arguments.encoder, count=arguments.images, size=size, rounds=arguments.rounds)
             elif part == "overlap":
-                overlap(root, count=200, rounds=arguments.rounds)
+                overlap(root, count=400, rounds=arguments.rounds)
             elif part == "first":
                 first(root, arguments.encoder, rounds=arguments.rounds)
             else:

@@ -29,7 +29,9 @@ class Channel(Generic[T]):
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._ended = self._closed = False
-        self._changed = threading.Condition()
+        # Two conditions on one lock: a put wakes one of those that wait for an item, and nobody else
+        self._lock = threading.Lock()
+        self._has_item, self._has_space = threading.Condition(self._lock), threading.Condition(self._lock)
 
     def put(self, item: T, size_bytes: int = 0) -> None:
         """Add an item as soon as there is room.
@@ -37,14 +39,14 @@ class Channel(Generic[T]):
         Raises:
             Closed: The channel was closed.
         """
-        with self._changed:
+        with self._lock:
             while not self._closed and not self._has_room(size_bytes):
-                self._changed.wait()
+                self._has_space.wait()
             if self._closed:
                 raise Closed
             self._items.append((item, size_bytes))
             self._bytes += size_bytes
-            self._changed.notify_all()
+            self._has_item.notify()
 
     def get(self) -> T:
         """Return the next item as soon as there is one.
@@ -52,28 +54,29 @@ class Channel(Generic[T]):
         Raises:
             Closed: The channel was closed, or ended and everything was taken.
         """
-        with self._changed:
+        with self._lock:
             while not self._closed and not self._items and not self._ended:
-                self._changed.wait()
+                self._has_item.wait()
             if self._closed or not self._items:
                 raise Closed
             item, size_bytes = self._items.popleft()
             self._bytes -= size_bytes
-            self._changed.notify_all()
+            self._has_space.notify()
             return item
 
     def end(self) -> None:
         """Say that nothing more will be put; what is in it can still be taken."""
-        with self._changed:
+        with self._lock:
             self._ended = True
-            self._changed.notify_all()
+            self._has_item.notify_all()
 
     def close(self) -> None:
         """Wake everyone and drop what is in it."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._items.clear()
-            self._changed.notify_all()
+            self._has_item.notify_all()
+            self._has_space.notify_all()
 
     def _has_room(self, size_bytes: int) -> bool:
         if not self._items:
