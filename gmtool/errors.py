@@ -35,6 +35,10 @@ class ImageError(DataError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[ImageErrorCode, str]]:
+        """Let it pass from one process to another: by default an exception is made again from its message alone."""
+        return type(self), (self.code, str(self))
+
 
 class ColorMaskError(DataError):
     """A colour-coded mask where one channel of labels was expected."""

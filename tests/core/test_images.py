@@ -1,4 +1,5 @@
 import os
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmtool.errors import DataError
+from gmtool.errors import DataError, ImageError
 from gmtool.images import displayed_size, open_image, read_image
 
 
@@ -122,3 +123,11 @@ def test_case_13_the_first_frame_of_several_is_taken(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "x.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_an_error_passes_from_one_process_to_another_whole(tmp_path: Path) -> None:
+    (tmp_path / "page.jpg").write_text("no image")
+    with pytest.raises(ImageError) as error:
+        read_image(tmp_path / "page.jpg")
+    copy = pickle.loads(pickle.dumps(error.value))
+    assert (type(copy), copy.code, str(copy)) == (ImageError, "not_an_image", str(error.value))

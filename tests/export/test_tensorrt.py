@@ -188,7 +188,8 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
     (folder / "tensorrt").mkdir()
     (folder / "tensorrt" / "__init__.py").write_text(code)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that what this test imports is forgotten after it
+    del sys.modules["tensorrt"]
 
 
 @pytest.mark.parametrize(
@@ -230,10 +231,12 @@ def test_a_missing_flavour_is_named(monkeypatch: pytest.MonkeyPatch, flavour: Fl
 
 
 @pytest.fixture
-def shared_api(monkeypatch: pytest.MonkeyPatch) -> None:
+def shared_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """TensorRT-RTX's library under TensorRT's name: that branch makes its calls, on the API that both share."""
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setitem(nvidia.OLDEST, "tensorrt", "1.2")
+    nvidia.load_tensorrt.cache_clear()
+    yield
     nvidia.load_tensorrt.cache_clear()
 
 
