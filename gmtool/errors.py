@@ -33,10 +33,10 @@ class ImageError(DataError):
 
     def __init__(self, code: ImageErrorCode, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.code: ImageErrorCode = code
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[ImageErrorCode, str]]:
-        """Let it pass from one process to another: by default an exception is made again from its message alone."""
+        """Let it pass from one process to another: else it would be made again from its message alone."""
         return type(self), (self.code, str(self))
 
 
