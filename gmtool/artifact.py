@@ -43,6 +43,15 @@ def read_sealed_spec(content: bytes, *, where: Path) -> ArtifactSpec:
         where: The file, for messages.
 
     Raises:
+        ArtifactError: See `open_sealed`.
+    """
+    return open_sealed(content, where=where)[0]
+
+
+def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
+    """Check a model file as `read_sealed_spec` does; return its spec and the SHA-256 of the whole file.
+
+    Raises:
         ArtifactError: Not written by gmtool, damaged, changed, or made by a newer gmtool; or with weights in
             other files.
     """
@@ -52,9 +61,13 @@ def read_sealed_spec(content: bytes, *, where: Path) -> ArtifactSpec:
             f"{where} is not a model that gmtool export wrote, or it was cut short: expected {SHA256_KEY} "
             "in its metadata"
         )
-    actual = hashlib.sha256(content[: sha256.start])
+    # Both hashes begin with nearly all of the file, which is read once
+    view = memoryview(content)
+    whole = hashlib.sha256(view[: sha256.start])
+    actual = whole.copy()
     actual.update(UNSEALED.encode())
-    actual.update(content[sha256.stop :])
+    actual.update(view[sha256.stop :])
+    whole.update(view[sha256.start :])
     digest = content[sha256].decode("ascii", "replace")
     if actual.hexdigest() != digest:
         raise ArtifactError(
@@ -69,7 +82,7 @@ def read_sealed_spec(content: bytes, *, where: Path) -> ArtifactSpec:
         raise ArtifactError(
             f"{where} keeps weights in other files, which no hash of its own covers; gmtool export writes one file"
         )
-    return ArtifactSpec.from_json(content[spec].decode("utf-8", "replace"), where=str(where))
+    return ArtifactSpec.from_json(content[spec].decode("utf-8", "replace"), where=str(where)), whole.hexdigest()
 
 
 def _find_value(content: bytes, key: str) -> slice | None:

@@ -12,6 +12,7 @@ from gmtool.cli.benchmark import benchmark
 from gmtool.cli.data import app as data_app
 from gmtool.cli.demo import demo
 from gmtool.cli.doctor import doctor
+from gmtool.cli.early import begin_early
 from gmtool.cli.evaluate import evaluate
 from gmtool.cli.export import export
 from gmtool.cli.info import info
@@ -59,6 +60,7 @@ def _options(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 or 143 stopped."""
+    begin_early(sys.argv[1:])
     try:
         app()
     except (GmtoolError, OSError) as error:  # a full disk or a folder without permission is no bug of ours

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,6 +76,8 @@ def collect_facts() -> Facts:
 
 def read_extras() -> dict[str, Extra]:
     """Return what of each extra is installed, as the package's own metadata defines it."""
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     from gmtool.cli.diagnosis import Extra
@@ -107,10 +108,14 @@ def _try_providers(onnxruntime: Probe | None, pool: ThreadPoolExecutor) -> dict[
 
 
 def _packages_with(module: str) -> tuple[str, ...]:
+    from importlib import metadata
+
     return tuple(sorted(set(metadata.packages_distributions().get(module, ()))))
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -9,28 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gmtool.cli.early import open_or_await
 from gmtool.cli.prediction import Listed, progress_of, result_line, speed_line
 from gmtool.cli.stop import calling_on_stop, leave_at_once
 from gmtool.config import MaskValues
-from gmtool.errors import ArtifactError, ConfigError, DataError, did_you_mean, needs_extra
+from gmtool.errors import ConfigError, DataError, did_you_mean, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Future
 
     from gmtool_serving.backend import Backend
     from gmtool_serving.formats import FormatName
     from gmtool_serving.inputs import InputImage
-    from gmtool_serving.model_file import ModelFile
     from gmtool_serving.predict import PredictionRun, PredictOptions
     from gmtool_serving.tiles import Tiling
 
     from gmtool.report import IoUReport
 
 Device = Literal["auto", "cpu", "cuda"]
-
-MAX_WORKERS = 8
-"""Decoding processes by default at most: more seldom feed a model faster, and each takes 60 MB."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,10 @@ def predict(
     ] = None,
     stride: Annotated[int, typer.Option(min=1, help="Take every n-th frame of a video.")] = 1,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8]")
+        int | None,
+        typer.Option(
+            min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8; 0 for up to 4 images]"
+        ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
@@ -127,12 +126,9 @@ def predict(
     Masks lie in --out under the images' relative paths, and manifest.jsonl says what became of each input.
     Images that fail are listed, the others are done, and the exit code is 3; 1 if all failed.
     """
-    import os
-
     from gmtool.cli import predict_ray
     from gmtool.runs import newest_model
 
-    reading = _read_ahead(None if model is None else Path(model)) if ray is None else None
     with needs_extra("serve", "predicting"):
         from gmtool_serving.computing import ComputeOptions
         from gmtool_serving.decoding import DecodeOptions
@@ -146,7 +142,7 @@ def predict(
         decode=DecodeOptions(exif == "apply", DecodeOptions.max_pixels if max_pixels is None else max_pixels),
         compute=ComputeOptions(pad, _tiling(tile, overlap)),
         batch=batch,
-        workers=min(MAX_WORKERS, os.cpu_count() or 1) if workers is None else workers,
+        workers=workers,
         resume=resume,
         shard=None if shard is None else Shard.parse(shard),
     )
@@ -186,7 +182,6 @@ def predict(
         device=device,
         threads=threads,
         trust=trust,
-        reading=reading,
         scoring=scoring,
         quiet=quiet,
         as_json=as_json,
@@ -202,7 +197,6 @@ def run_prediction(
     device: Device,
     threads: int,
     trust: bool = False,
-    reading: Future[ModelFile] | None = None,
     scoring: Scoring | None = None,
     quiet: bool = False,
     as_json: bool = False,
@@ -215,14 +209,12 @@ def run_prediction(
     from gmtool.runs import newest_model
 
     with needs_extra("serve", "predicting"):
-        from gmtool_serving.backend import open_backend
         from gmtool_serving.formats import check_names
         from gmtool_serving.predict import PredictionRun
     check_names(options.formats, images)
     with PredictionRun(images, out, options) as run:
-        path = model or newest_model()
-        backend = open_backend(path, device=device, threads=threads, trust=trust, reading=reading)
-        carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
+        opening = open_or_await(model or newest_model(), device=device, threads=threads, trust=trust)
+        carry_out(run, opening.result(), images, scoring=scoring, quiet=quiet, as_json=as_json)
 
 
 def carry_out(
@@ -256,20 +248,6 @@ def carry_out(
     _tell(run, backend, score, as_json=as_json)
     if run.tally.failed:
         raise typer.Exit(3 if usable else 1)
-
-
-def _read_ahead(model: Path | None) -> Future[ModelFile] | None:
-    """Begin to read the model: it takes as long as loading what predicts, and needs none of it."""
-    from gmtool_serving.model_file import read_ahead
-
-    from gmtool.plan import PLAN_SUFFIX
-    from gmtool.runs import newest_model
-
-    try:
-        path = model or newest_model()
-    except ArtifactError:  # the inputs are looked at first, and then this is said
-        return None
-    return None if path.suffix == PLAN_SUFFIX else read_ahead(path)
 
 
 def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
@@ -317,7 +295,6 @@ def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], s
 def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_json: bool) -> None:
     """Print what came out on stdout, and what could not be scored on stderr."""
     from gmtool.console import result
-    from gmtool.report import percent
 
     if score is not None:
         unscored = Listed("not scored")
@@ -330,6 +307,8 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
         return
     result(result_line(run))
     if score is not None:
+        from gmtool.report import percent
+
         count = len(score.failed) + len(score.left_out)
         left_out = f", {count} left out" if count else ""
         result(f"mIoU {percent(score.miou)} % of {score.num_images} images{left_out}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,7 +14,7 @@ from gmtool.errors import NonFiniteError, needs_extra
 from gmtool.images import UInt8Array
 from gmtool.plan import PLAN_SUFFIX
 from gmtool.spec import ArtifactSpec
-from gmtool_serving.model_file import ModelFile
+from gmtool_serving.opening import ModelFile
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -89,7 +88,7 @@ def open_backend(
     device: DeviceName = "auto",
     threads: int = 0,
     trust: bool = False,
-    reading: Future[ModelFile] | None = None,
+    file: ModelFile | None = None,
 ) -> Backend:
     """Load an exported model: `.plan` with TensorRT, anything else as ONNX.
 
@@ -99,7 +98,7 @@ def open_backend(
         threads: Threads of the processor for an ONNX model; 0 for one a core.
         trust: Take a TensorRT plan that no sidecar vouches for. An ONNX model is not executable and is never taken
             without its seal.
-        reading: The ONNX file, if `read_ahead` has begun to read it.
+        file: The ONNX file, if it was read already.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
@@ -112,4 +111,4 @@ def open_backend(
         return TrtBackend(path, device=device, trust=trust)
     with needs_extra("serve", "running a model"):
         from gmtool_serving.ort import OrtBackend
-    return OrtBackend(path, device=device, threads=threads, file=reading.result() if reading else None)
+    return OrtBackend(path, device=device, threads=threads, file=file)

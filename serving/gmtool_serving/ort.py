@@ -14,7 +14,7 @@ from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
 from gmtool_serving.backend import DeviceName, Prediction, to_prediction
-from gmtool_serving.model_file import ModelFile, read_model_file
+from gmtool_serving.opening import ModelFile, read_model_file
 
 GPU_BATCH = 8
 """Images at once by default; a processor is as fast with one, which takes the least memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from gmtool.classes import ClassSet
 from gmtool.images import UInt8Array
@@ -70,6 +70,8 @@ def _name(label: int, classes: ClassSet) -> str:
 
 def _legend(entries: list[tuple[str, float, tuple[int, ...]]], width: int) -> Image.Image:
     """Return a strip of swatches and names, in as many rows as they need."""
+    from PIL import ImageDraw, ImageFont  # slow to load, and few runs draw
+
     size = min(max(width // PIXELS_PER_FONT_PX, FONT_PX[0]), FONT_PX[1])
     font = ImageFont.load_default(size)
     gap, row = size // 2, round(size * 1.6)

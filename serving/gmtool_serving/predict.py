@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,12 @@ from gmtool_serving.tiles import require_logits
 
 WRITERS = 4
 """Threads that encode and write. Syncing a file takes milliseconds of waiting and none of computing."""
+DECODING_THREADS = 2
+"""Threads that decode where no processes do."""
+MAX_WORKERS = 8
+"""Decoding processes by default at most: more seldom feed a model faster, and each takes 60 MB."""
+FEW = 4
+"""Images for which no processes are started: they would be ready when everything is done."""
 FULL_DISK_PATIENCE = 5
 """Masks in a row that find the disk full before a run gives up."""
 
@@ -37,8 +44,9 @@ class PredictOptions:
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     batch: int | None = None
     """Images of one size that are computed at once; None for what suits the model's device."""
-    workers: int = 2
-    """Processes that decode; 0 for threads of this process, which a broken decoder would end."""
+    workers: int | None = None
+    """Processes that decode; 0 for threads of this process, which a broken decoder would end. None for one a core,
+    and for threads where there are only `FEW` images."""
     resume: bool = False
     """Leave alone what an earlier run did, if input, model, options and files are still the same."""
     shard: Shard | None = None
@@ -135,8 +143,9 @@ class PredictionRun:
         self._decoders: Decoders | None = None
         if make_stages is not None:
             return
-        workers = max(1, min(options.workers or 2, len(self.images)))
-        self._decoders = Decoders(workers, options.decode, isolated=options.workers > 0)
+        processes = _default_workers(len(self.images)) if options.workers is None else options.workers
+        workers = max(1, min(processes or DECODING_THREADS, len(self.images)))
+        self._decoders = Decoders(workers, options.decode, isolated=processes > 0)
         self._decoders.start(len(self.images))
 
     def outcomes(self, backend: Backend) -> Iterator[Outcome]:
@@ -284,6 +293,10 @@ class PredictionRun:
             for image in self.images
             for path in paths(name, image.output)
         }
+
+
+def _default_workers(images: int) -> int:
+    return 0 if images <= FEW else min(MAX_WORKERS, os.cpu_count() or 1)
 
 
 def predict_images(
