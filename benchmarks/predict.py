@@ -69,18 +69,11 @@ def pictures(folder: Path, count: int, width: int, height: int) -> list[Path]:
 
 
 def export(encoder: str, path: Path) -> Path:
-    """Export a network with random weights. In a process of its own: torch would stay in this one's memory."""
-    script = (
-        "import sys; from pathlib import Path; from gmtool.config import ModelConfig; "
-        "from gmtool.classes import load_classes; from gmtool.nn.model import GuidedMixNet; "
-        "from gmtool.spec import ArtifactSpec, ModelProvenance; from gmtool_export.onnx import export_onnx; "
-        "c = load_classes('voc'); m = ModelConfig(encoder=sys.argv[1], encoder_weights='none'); "
-        "p = ModelProvenance('random', 0, None, '0' * 64, '0', '0', '0'); "
-        "s = ArtifactSpec(c, 'fp32', m.encoder, m.output_stride, m.output_stride, ('mask',), p); "
-        "n = GuidedMixNet(m, num_classes=len(c), num_foreground=len(c.foreground)); "
-        "Path(sys.argv[2]).write_bytes(export_onnx(n, s))"
-    )
-    subprocess.run([sys.executable, "-c", script, encoder, str(path)], check=True, stderr=subprocess.DEVNULL)
+    """Export a network with random weights."""
+    program = Path(__file__).with_name("random_model.py")
+    done = subprocess.run([sys.executable, program, encoder, path], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     return path
 
 
