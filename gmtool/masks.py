@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,7 @@ def _index_of_raw_id(classes: ClassSet) -> UInt8Array:
     return table
 
 
+@lru_cache(maxsize=4)
 def _flat_palette(classes: ClassSet) -> list[int]:
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(classes)] = classes.palette

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -51,8 +51,8 @@ class Record:
 
     def to_line(self) -> bytes:
         """Return the record as a line of ASCII."""
-        value = asdict(self)
-        value |= value.pop("conditions")
+        value = {**vars(self), "outputs": [vars(file) for file in self.outputs], **vars(self.conditions)}
+        del value["conditions"]  # `asdict` copies deeply, which costs more than the rest
         return json.dumps(value).encode("ascii") + b"\n"
 
     @classmethod
