@@ -44,6 +44,9 @@ def benchmark(
     memory: Annotated[
         bool, typer.Option(help="Measure each model's peak memory, in a process of its own.")
     ] = True,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run TensorRT plans that no sidecar vouches for: they are executable.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the figures as JSON.")] = None,
 ) -> None:
@@ -61,11 +64,11 @@ def benchmark(
         from gmtool_serving.benchmark import BenchmarkSettings, run_benchmark
         from gmtool_serving.benchmark_images import load_batches, spread
     wanted = None if size is None else parse_size(size, where="--size")
-    classes = open_backend(models[0], device=device, threads=threads).spec.classes
+    classes = open_backend(models[0], device=device, threads=threads, trust=trust).spec.classes
     samples, values = _samples(models[0], images, ground_truth, mask_values)
     batches = load_batches(spread(samples, limit), classes, values=values, batch=batch, size=wanted)
     remark(_plan(batches, rounds))
-    settings = BenchmarkSettings(device=device, threads=threads, rounds=rounds, memory=memory)
+    settings = BenchmarkSettings(device=device, threads=threads, rounds=rounds, memory=memory, trust=trust)
     rows = run_benchmark(models, batches, settings, progress=_progress)
     value = {**_conditions(batches, batch, settings=asdict(settings)), "models": [asdict(row) for row in rows]}
     text = json.dumps(value, indent=1)

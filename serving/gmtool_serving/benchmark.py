@@ -35,6 +35,8 @@ class BenchmarkSettings:
     """How often every batch is timed."""
     memory: bool
     """Measure each model's peak memory, in a process of its own."""
+    trust: bool = False
+    """Run TensorRT plans that no sidecar vouches for."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def _load(contestants: Sequence[_Contestant], settings: BenchmarkSettings) -> No
             one.backend = None  # two at once may not fit
             started = time.perf_counter()
             try:
-                one.backend = open_backend(one.path, device=settings.device, threads=settings.threads)
+                one.backend = open_backend(
+                    one.path, device=settings.device, threads=settings.threads, trust=settings.trust
+                )
             except GmtoolError as error:
                 if one is contestants[0]:
                     raise

@@ -1,6 +1,6 @@
 """How much memory a model takes at most, measured in a process that does nothing else.
 
-`python -m gmtool_serving.benchmark_memory MODEL N H W DEVICE THREADS` prints bytes.
+`python -m gmtool_serving.benchmark_memory MODEL N H W DEVICE THREADS TRUST` prints bytes; TRUST is 0 or 1.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def measure_peak(model: Path, shape: tuple[int, ...], settings: BenchmarkSetting
     """
     if not STATUS.is_file():
         return None
-    numbers = [*shape[:3], settings.device, settings.threads]
+    numbers = [*shape[:3], settings.device, settings.threads, int(settings.trust)]
     command = [sys.executable, "-m", "gmtool_serving.benchmark_memory", str(model), *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def main(model: Path, shape: tuple[int, int, int], device: DeviceName, threads: int) -> None:
+def main(model: Path, shape: tuple[int, int, int], device: DeviceName, threads: int, *, trust: bool) -> None:
     """Print the peak in bytes."""
     if model.suffix == ".onnx":
         import gmtool_serving.ort  # noqa: F401  its memory is the runtime's, not the model's
     before = _peak_bytes()
-    backend = open_backend(model, device=device, threads=threads)
+    backend = open_backend(model, device=device, threads=threads, trust=trust)
     for _ in range(2):  # the second finds the arena filled
         backend.predict(np.zeros((*shape, 3), np.uint8))
     sys.stdout.write(f"{_peak_bytes() - before}\n")
@@ -52,10 +52,11 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    path, count, height, width, device_name, thread_count = sys.argv[1:]
+    path, count, height, width, device_name, thread_count, trusted = sys.argv[1:]
     main(
         Path(path),
         (int(count), int(height), int(width)),
         cast(DeviceName, device_name),
         int(thread_count),
+        trust=trusted == "1",
     )

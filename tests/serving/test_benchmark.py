@@ -11,7 +11,7 @@ import onnx
 import pytest
 from conftest import Cli
 from gmtool_serving import benchmark
-from gmtool_serving.backend import Prediction
+from gmtool_serving.backend import DeviceName, Prediction
 from gmtool_serving.benchmark import BenchmarkRow, BenchmarkSettings, run_benchmark
 from gmtool_serving.benchmark_images import ImageBatch, load_batches, samples_below, spread
 from gmtool_serving.evaluate import score
@@ -143,7 +143,11 @@ def test_models_take_turns_in_coming_first(toy_model: Path, monkeypatch: pytest.
             order.append(Path(self.model).stem)
             return super().predict(images)
 
-    monkeypatch.setattr(benchmark, "open_backend", Watched)
+    monkeypatch.setattr(
+        benchmark,
+        "open_backend",
+        lambda path, device, threads, trust: Watched(path, device=device, threads=threads),
+    )
     copy = toy_model.with_name("copy.onnx")
     shutil.copy(toy_model, copy)
     batch = ImageBatch(np.zeros((1, 16, 16, 3), np.uint8), (), 1)
@@ -179,11 +183,11 @@ def test_a_shape_that_a_model_does_not_take_is_told(toy_model: Path, monkeypatch
 
     other = toy_model.with_name("narrow.onnx")
     shutil.copy(toy_model, other)
-    monkeypatch.setattr(
-        benchmark,
-        "open_backend",
-        lambda path, **options: (Narrow if path == other else OrtBackend)(path, **options),
-    )
+
+    def opened(path: Path, *, device: DeviceName, threads: int, trust: bool) -> OrtBackend:
+        return (Narrow if path == other else OrtBackend)(path, device=device, threads=threads)
+
+    monkeypatch.setattr(benchmark, "open_backend", opened)
     batch = ImageBatch(np.zeros((1, 16, 24, 3), np.uint8), (), 1)
     good, narrow = run_benchmark([toy_model, other], [batch], QUICK, progress=iter)
     with pytest.raises(DataError, match=r"the reference, cannot be run: 1x16x24: batch 1 is outside"):

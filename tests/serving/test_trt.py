@@ -73,14 +73,21 @@ def test_case_37_a_plan_is_checked_before_anything_of_nvidias_is_loaded(plan_pat
 
 
 @needs_no_gpu
-@pytest.mark.parametrize("command", ["predict {images} --out {out}", "evaluate --data {images}"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict {images} --out {out} --model {model}",
+        "evaluate --data {images} --model {model}",
+        "benchmark {model} --images {images}",
+    ],
+)
 def test_the_command_line_asks_for_trust_and_takes_it(
     cli: Cli, plan_path: Path, toy_data: Path, tmp_path: Path, command: str
 ) -> None:
     bare = tmp_path / plan_path.name
     bare.write_bytes(plan_path.read_bytes())
-    places = {"images": toy_data / "JPEGImages", "out": tmp_path / "masks"}
-    arguments = [part.format(**places) for part in command.split()] + ["--model", str(bare)]
+    places = {"images": toy_data / "JPEGImages", "out": tmp_path / "masks", "model": bare}
+    arguments = [part.format(**places) for part in command.split()]
     code, out, err = cli(arguments)
     assert (code, out) == (1, "") and "has no sidecar" in err and "--trust" in err and err.count("\n") == 1
     bare.with_name("model_fp32.onnx").write_bytes(plan_path.with_name("model_fp32.onnx").read_bytes())
