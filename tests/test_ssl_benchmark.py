@@ -25,7 +25,7 @@ def ssl() -> Any:
 
 def scores(ssl: Any, **values: list[float]) -> list[Any]:
     return [
-        ssl.Score(name, "split", seed, last, last + 1, 10, 3, "0" * 64)
+        ssl.Score(name, "split", seed, last, last + 1, 10, 3, 60.0, "0" * 64)
         for name, lasts in values.items()
         for seed, last in enumerate(lasts)
     ]

@@ -12,7 +12,8 @@ Variants are recipes, or tables of a TOML file given with --variants:
     recipe = "plus"
     "method.unlabeled_loss" = "squared"
 
-Written: OUT/ssl.md, ssl.json, ssl.png: last-checkpoint mIoU (best beside it), mean, standard deviation, the paired
+Written: OUT/ssl.md, ssl.json, ssl.png: last-checkpoint mIoU (best beside it), mean, standard deviation, seconds of
+training (validations and pauses included: compare them only on a machine that did nothing else), the paired
 difference to --against with its 95 % interval (Student's t), and how much of the gap to training with all labels
 it closes (with --all-labels, which trains that, supervised, too).
 """
@@ -76,6 +77,8 @@ class Score:
     best: float
     iterations: int
     step_cost: int
+    seconds: float
+    """From the first step to the last, validations and pauses included; after a resume those of the last slice."""
     config_sha256: str
 
 
@@ -188,8 +191,14 @@ def read_score(cell: Cell, arguments: argparse.Namespace) -> Score:
         best=100 * value["best"]["miou"],
         iterations=iterations,
         step_cost=cost,
+        seconds=last_seconds(folder / "metrics.jsonl"),
         config_sha256=hashlib.sha256((folder / "config.toml").read_bytes()).hexdigest(),
     )
+
+
+def last_seconds(metrics: Path) -> float:
+    """Return the time at which the last event of a run was logged."""
+    return float(json.loads(metrics.read_text().splitlines()[-1])["seconds"])
 
 
 def report(scores: list[Score], arguments: argparse.Namespace) -> None:
@@ -225,6 +234,7 @@ def summary(name: str, scores: list[Score], against: str) -> dict[str, Any]:
         "runs": len(last),
         "iterations": next(iter(own.values())).iterations,
         "step_cost": next(iter(own.values())).step_cost,
+        "seconds": statistics.fmean(score.seconds for score in own.values()),
         "last": statistics.fmean(last),
         "deviation": statistics.stdev(last) if len(last) > 1 else None,
         "best": statistics.fmean(score.best for score in own.values()),
@@ -251,8 +261,8 @@ def to_markdown(rows: list[dict[str, Any]], scores: list[Score], arguments: argp
         f"mIoU %, last checkpoint; budget {arguments.budget:g} forward passes; difference to {arguments.against}, "
         "paired by split and seed, with its 95 % interval.",
         "",
-        "| variant | runs | steps | cost of a step | last | sd | best | difference | gap closed |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| variant | runs | steps | cost of a step | seconds | last | sd | best | difference | gap closed |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         plain = row["variant"] == arguments.against or row["difference"] is None
@@ -261,8 +271,8 @@ def to_markdown(rows: list[dict[str, Any]], scores: list[Score], arguments: argp
         gap = "" if row["gap_closed"] is None or plain else f"{row['gap_closed']:.0%}"
         deviation = "" if row["deviation"] is None else f"{row['deviation']:.2f}"
         lines.append(
-            f"| {row['variant']} | {row['runs']} | {row['iterations']} | {row['step_cost']} | {row['last']:.2f} | "
-            f"{deviation} | {row['best']:.2f} | {difference} | {gap} |"
+            f"| {row['variant']} | {row['runs']} | {row['iterations']} | {row['step_cost']} | "
+            f"{row['seconds']:.0f} | {row['last']:.2f} | {deviation} | {row['best']:.2f} | {difference} | {gap} |"
         )
     lines += ["", "| run | last | best | sha256 of config.toml |", "|---|---:|---:|---|"]
     for score in scores:
