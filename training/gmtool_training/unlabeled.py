@@ -86,17 +86,38 @@ def strong_view_loss(
         strong, pseudo = paste(change_colors(images, random), boxes), paste(pseudo, boxes)
         counted = None if inside is None or method.margin else paste(inside, boxes)
         if method.paste:
-            boxes = draw_boxes(len(images), size, share=method.paste, random=random).to(device)
-            rows = torch.arange(len(images), device=device) % len(labeled.images)
-            truth = labeled.masks[rows].long()
-            known_pixels = truth != ignore_index
-            one_hot = F.one_hot(truth * known_pixels, pseudo.shape[1]).permute(0, 3, 1, 2).to(pseudo.dtype)
-            strong = torch.where(boxes[:, None], change_colors(labeled.images[rows], random), strong)
-            pseudo = torch.where(boxes[:, None], one_hot, pseudo)
-            counted = torch.where(boxes, known_pixels, True if counted is None else counted)
+            boxes = draw_boxes(len(images), size, share=method.paste, random=random)
+            counted = torch.ones_like(boxes, device=device) if counted is None else counted
+            strong, pseudo, counted = _paste_labeled(
+                strong, pseudo, counted, boxes, labeled, random, ignore_index=ignore_index
+            )
     with statistics_of_changed_images(network, method):
         output: Output = network(normalize(strong))
     return _loss(output.logits, pseudo, counted, method)
+
+
+def _paste_labeled(
+    images: Tensor,
+    pseudo: Tensor,
+    counted: Tensor,
+    boxes: Tensor,
+    labeled: LabeledBatch,
+    random: np.random.Generator,
+    *,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images, pseudo masks and what counts of them, with a labeled image and its mask in each box."""
+    rows = boxes.flatten(1).any(dim=1).nonzero()[:, 0]  # the others need no work
+    boxes, rows = boxes[rows].to(images.device), rows.to(images.device)
+    partners = rows % len(labeled.images)
+    truth = labeled.masks[partners].long()
+    known_pixels = truth != ignore_index
+    one_hot = F.one_hot(truth * known_pixels, pseudo.shape[1]).permute(0, 3, 1, 2).to(pseudo.dtype)
+    if len(rows):
+        shown = change_colors(labeled.images[partners], random)
+        images = images.index_copy(0, rows, torch.where(boxes[:, None], shown, images[rows]))
+    pseudo = pseudo.index_copy(0, rows, torch.where(boxes[:, None], one_hot, pseudo[rows]))
+    return images, pseudo, counted.index_copy(0, rows, torch.where(boxes, known_pixels, counted[rows]))
 
 
 def statistics_of_changed_images(network: nn.Module, method: MethodConfig) -> AbstractContextManager[None]:

@@ -44,7 +44,7 @@ def validate(
         before_image()
         with fabric.autocast():
             output: Output = network(normalize(fabric.to_device(image)[None]))
-        prediction = output.logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        prediction = output.logits[0].max(dim=0).indices.to(torch.uint8).cpu().numpy()
         matrix += confusion_matrix(
             mask.numpy(), prediction, num_classes=len(classes), ignore_index=classes.ignore_index
         )
