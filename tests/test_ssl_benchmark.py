@@ -88,4 +88,4 @@ def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
         plain = configure("voc", flags, recipe_name=table["recipe"])
         changed = configure("voc", flags, recipe_name=table["recipe"], assignments=asked)
         assert changed != plain, variant
-        assert step_cost(changed.method) <= 13, variant
+        assert step_cost(changed.method, changed.data) <= 13, variant

@@ -76,7 +76,7 @@ class Score:
     last: float
     best: float
     iterations: int
-    step_cost: int
+    step_cost: float
     seconds: float
     """From the first step to the last, validations and pauses included; after a resume those of the last slice."""
     config_sha256: str
@@ -138,13 +138,14 @@ def all_cells(arguments: argparse.Namespace) -> list[Cell]:
     return cells
 
 
-def iterations_of(cell: Cell, arguments: argparse.Namespace) -> tuple[int, int]:
+def iterations_of(cell: Cell, arguments: argparse.Namespace) -> tuple[int, float]:
     """Return how many steps the budget buys a variant, and what one costs."""
     flags = {"data.root": arguments.data, "data.labeled": cell.labels}
-    method = configure(
+    config = configure(
         arguments.kind, flags, recipe_name=cell.variant.recipe, assignments=assignments_of(cell, arguments)
-    ).method
-    return iterations_within(arguments.budget, method), step_cost(method)
+    )
+    method, data = config.method, config.data
+    return iterations_within(arguments.budget, method, data), step_cost(method, data)
 
 
 def assignments_of(cell: Cell, arguments: argparse.Namespace) -> list[str]:
@@ -271,7 +272,7 @@ def to_markdown(rows: list[dict[str, Any]], scores: list[Score], arguments: argp
         gap = "" if row["gap_closed"] is None or plain else f"{row['gap_closed']:.0%}"
         deviation = "" if row["deviation"] is None else f"{row['deviation']:.2f}"
         lines.append(
-            f"| {row['variant']} | {row['runs']} | {row['iterations']} | {row['step_cost']} | "
+            f"| {row['variant']} | {row['runs']} | {row['iterations']} | {row['step_cost']:g} | "
             f"{row['seconds']:.0f} | {row['last']:.2f} | {deviation} | {row['best']:.2f} | {difference} | {gap} |"
         )
     lines += ["", "| run | last | best | sha256 of config.toml |", "|---|---:|---:|---|"]

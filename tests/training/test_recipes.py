@@ -19,7 +19,7 @@ from gmtool_training.step import StepInput, guidedmix_step, supervised_step
 from gmtool_training.strong import change_colors, draw_boxes, paste
 
 from gmtool.classes import load_classes
-from gmtool.config import MethodConfig, ModelConfig
+from gmtool.config import DataConfig, MethodConfig, ModelConfig
 from gmtool.errors import ConfigError
 from gmtool.nn.checkpoint import build_network
 from gmtool.nn.model import GuidedMixNet, normalize
@@ -35,6 +35,10 @@ def method_of(**changes: object) -> MethodConfig:
 def recipe_method(name: str) -> MethodConfig:
     values = {key.removeprefix("method."): value for key, value in RECIPES[name].items() if "method." in key}
     return method_of(**values)
+
+
+def batches(labeled: int, unlabeled: int) -> DataConfig:
+    return DataConfig(Path(), labeled_batch=labeled, unlabeled_batch=unlabeled)
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_fixmatch_equals_its_definition(network: GuidedMixNet, teacher: GuidedMi
     network.train()
     ours = run_step(network, inputs, method, teacher)
     network.zero_grad()
-    assert inputs.unlabeled is not None and inputs.inside is not None
+    assert inputs.unlabeled is not None
     random = np.random.default_rng(0)
     while min(drawn := float(random.beta(1, 1)), 1 - drawn) >= 0.5:  # the step draws lambda for every recipe
         pass
@@ -186,28 +190,35 @@ def test_every_switch_changes_the_gradient(
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("changes", [{}, {"pairing": "random"}, {"pairing": "random", "pseudo": "mean"}], ids=str)
+@pytest.mark.parametrize("images", [4, 2])
 def test_the_cost_is_that_of_the_forwards_it_makes(
-    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, name: str, changes: dict[str, object]
+    network: GuidedMixNet,
+    teacher: GuidedMixNet,
+    inputs: StepInput,
+    name: str,
+    changes: dict[str, object],
+    images: int,
 ) -> None:
     method = replace(recipe_method(name), **changes)  # type: ignore[arg-type]
-    cost = 0
+    assert inputs.unlabeled is not None
+    inputs = replace(inputs, unlabeled=inputs.unlabeled[:images], inside=None if images < 4 else inputs.inside)
+    cost = 0.0
 
     def count(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         nonlocal cost
-        cost += (3 if torch.is_grad_enabled() else 1) * len(arguments[0]) // 4
+        cost += (3 if torch.is_grad_enabled() else 1) * len(arguments[0]) / 4
 
     for each in (network, teacher):
         each.register_forward_pre_hook(count)
     run_step(network, inputs, method, teacher)
-    assert step_cost(method) == cost
-    assert step_cost(method) <= 13
+    assert step_cost(method, batches(4, images)) == cost <= 13
 
 
 def test_a_budget_is_spent_and_not_overdrawn() -> None:
-    assert iterations_within(3000, recipe_method("supervised")) == 1000
+    assert iterations_within(3000, recipe_method("supervised"), batches(8, 8)) == 1000
     paper = recipe_method("paper")
-    assert step_cost(paper) == 10
-    steps = iterations_within(3000, paper)
+    assert step_cost(paper, batches(8, 8)) == 10
+    steps = iterations_within(3000, paper, batches(8, 8))
     spent = 0.05 * steps * 3 + 0.95 * steps * 10
     assert 3000 - 10 < spent <= 3000
 

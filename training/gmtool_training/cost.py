@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from gmtool.config import MethodConfig
+from gmtool.config import DataConfig, MethodConfig
 
 FORWARD, FORWARD_AND_BACKWARD = 1, 3
 """A backward pass costs about two forward passes."""
 
 
-def step_cost(method: MethodConfig) -> int:
-    """Return the cost of a step after warm-up, in forward passes of one half of its batch.
+def step_cost(method: MethodConfig, data: DataConfig) -> float:
+    """Return the cost of a step after warm-up, in forward passes of the labeled half of its batch.
 
-    The halves, labeled and unlabeled, are taken to be of one size. A step in warm-up, and a supervised one,
-    costs 3.
+    A step in warm-up, and a supervised one, costs 3.
     """
-    cost = FORWARD_AND_BACKWARD
+    cost: float = FORWARD_AND_BACKWARD
     if method.name == "supervised":
         return cost
     if method.labeled_decoupling:
         cost += FORWARD_AND_BACKWARD
-    cost += FORWARD_AND_BACKWARD  # the view that learns
+    unlabeled = data.unlabeled_batch / data.labeled_batch
+    cost += FORWARD_AND_BACKWARD * unlabeled  # the view that learns
     if method.pseudo != "direct":
         # The mixed image; it has a gradient where nothing but the direct prediction is constant
-        cost += FORWARD if method.detach == "pseudo" else FORWARD_AND_BACKWARD
+        cost += (FORWARD if method.detach == "pseudo" else FORWARD_AND_BACKWARD) * unlabeled
         if method.teacher == "average":
             cost += FORWARD  # the labeled images, by the teacher
     own_is_there = method.view == "weak" and method.teacher == "student"
     if not own_is_there and (method.pseudo != "decoupled" or method.pairing == "similar"):
-        cost += FORWARD  # the unlabeled images as they are, by the teacher
+        cost += FORWARD * unlabeled  # the unlabeled images as they are, by the teacher
     return cost
 
 
-def iterations_within(budget: float, method: MethodConfig) -> int:
+def iterations_within(budget: float, method: MethodConfig, data: DataConfig) -> int:
     """Return how many steps fit into a budget of forward passes, warm-up included; at least one."""
     warmup = 1.0 if method.name == "supervised" else method.warmup_fraction
-    mean = warmup * FORWARD_AND_BACKWARD + (1 - warmup) * step_cost(method)
+    mean = warmup * FORWARD_AND_BACKWARD + (1 - warmup) * step_cost(method, data)
     return max(1, int(budget / mean))
