@@ -20,9 +20,15 @@ BOX_AREA, BOX_ASPECT = (0.02, 0.4), (0.3, 1 / 0.3)
 """Smallest and largest area of a box as a share of the image, and its height over its width."""
 
 
-def change_colors(images: Tensor, random: np.random.Generator) -> Tensor:
-    """Return images (B, 3, H, W) uint8 RGB, each with colours of its own and, half of them, blurred."""
-    return torch.stack([_change_one(image, random) for image in images])
+def change_colors(images: Tensor, random: np.random.Generator, *, share: float = 1.0) -> Tensor:
+    """Return images (B, 3, H, W) uint8 RGB, each with colours of its own and, half of them, blurred.
+
+    Args:
+        images: (B, 3, H, W) uint8 RGB.
+        random: Source of every draw.
+        share: Probability with which an image is changed at all.
+    """
+    return torch.stack([_change_one(image, random) if random.random() < share else image for image in images])
 
 
 def draw_boxes(count: int, size: tuple[int, int], *, share: float, random: np.random.Generator) -> Tensor:

@@ -83,13 +83,13 @@ def strong_view_loss(
         pseudo = _pseudo_mask(teacher, None, normalize(images), known, lam, random, method)
         size, device = (images.shape[-2], images.shape[-1]), images.device
         boxes = draw_boxes(len(images), size, share=method.cutmix, random=random).to(device)
-        strong, pseudo = paste(change_colors(images, random), boxes), paste(pseudo, boxes)
+        strong, pseudo = paste(change_colors(images, random, share=method.colors), boxes), paste(pseudo, boxes)
         counted = None if inside is None or method.margin else paste(inside, boxes)
         if method.paste:
             boxes = draw_boxes(len(images), size, share=method.paste, random=random)
             counted = torch.ones_like(boxes, device=device) if counted is None else counted
             strong, pseudo, counted = _paste_labeled(
-                strong, pseudo, counted, boxes, labeled, random, ignore_index=ignore_index
+                strong, pseudo, counted, boxes, labeled, random, colors=method.colors, ignore_index=ignore_index
             )
     with statistics_of_changed_images(network, method):
         output: Output = network(normalize(strong))
@@ -104,6 +104,7 @@ def _paste_labeled(
     labeled: LabeledBatch,
     random: np.random.Generator,
     *,
+    colors: float,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return images, pseudo masks and what counts of them, with a labeled image and its mask in each box."""
@@ -114,7 +115,7 @@ def _paste_labeled(
     known_pixels = truth != ignore_index
     one_hot = F.one_hot(truth * known_pixels, pseudo.shape[1]).permute(0, 3, 1, 2).to(pseudo.dtype)
     if len(rows):
-        shown = change_colors(labeled.images[partners], random)
+        shown = change_colors(labeled.images[partners], random, share=colors)
         images = images.index_copy(0, rows, torch.where(boxes[:, None], shown, images[rows]))
     pseudo = pseudo.index_copy(0, rows, torch.where(boxes[:, None], one_hot, pseudo[rows]))
     return images, pseudo, counted.index_copy(0, rows, torch.where(boxes, known_pixels, counted[rows]))
