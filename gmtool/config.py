@@ -145,7 +145,7 @@ class MethodConfig:
     """What the network is trained on: the unlabeled image as it is, or with other colours, blurred, and with a
     box of another one."""
     colors: Annotated[float, Ge(0), Le(1)] = 1.0
-    """In the strong view, share of the images whose colours change. An encoder that is frozen never learns them."""
+    """In the strong view, share of the images whose colours change (a frozen encoder never learns them)."""
     cutmix: Annotated[float, Ge(0), Le(1)] = 0.5
     """In the strong view, share of the images that get a box of another one."""
     paste: Annotated[float, Ge(0), Le(1)] = 0.0

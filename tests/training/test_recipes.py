@@ -121,7 +121,7 @@ def test_a_pasted_labeled_image_teaches_its_true_mask(
     monkeypatch.setattr(
         unlabeled, "draw_boxes", lambda count, size, **_: torch.ones(count, *size, dtype=torch.bool)
     )
-    monkeypatch.setattr(unlabeled, "change_colors", lambda images, _: 255 - images)
+    monkeypatch.setattr(unlabeled, "change_colors", lambda images, _, share: 255 - images)
     inputs.labeled.masks[:, :5] = 255
     network.eval()
     method = replace(recipe_method("fixmatch"), paste=1.0)
@@ -142,6 +142,7 @@ CHANGES: list[dict[str, object]] = [
     {"unlabeled_loss": "cross-entropy"},
     {"renormalize": True},
     {"cutmix": 1.0},
+    {"colors": 0.0},
     {"paste": 1.0},
     {"hardest": 0.3},
     {"pseudo": "direct"},
@@ -181,7 +182,7 @@ def test_every_switch_changes_the_gradient(
     before, after = (run_step(network, inputs, each, teacher) for each in (method, changed))
     same = all(torch.allclose(before[name], after[name], rtol=1e-4, atol=1e-7) for name in before)
     idle = (
-        (base == "paper" and ("cutmix" in change or "paste" in change))  # of the strong view alone
+        (base == "paper" and not {"cutmix", "paste", "colors"}.isdisjoint(change))  # of the strong view alone
         or ("renormalize" in change and base == "fixmatch")  # a prediction sums to one
         or ("partners" in change and base == "fixmatch")  # nothing is mixed
     )
