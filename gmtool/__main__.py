@@ -1,6 +1,6 @@
 """`python -m gmtool`."""
 
-from gmtool.cli.app import main
+from gmtool.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -93,7 +93,7 @@ class Cli:
         self._monkeypatch.setattr(sys, "argv", ["gmtool", *map(str, arguments)])
         self._capfd.readouterr()
         with pytest.raises(SystemExit) as exit_info:
-            command_line.main()
+            command_line.run()
         out, err = self._capfd.readouterr()
         code = exit_info.value.code
         assert isinstance(code, int)

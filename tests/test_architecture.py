@@ -40,7 +40,8 @@ def test_case_33_no_load_runs_a_pickle() -> None:
 
 def test_predicting_leaves_torch_out(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from gmtool.cli.app import app; "
+        "import sys; from gmtool.cli.app import make_app; app = make_app([]); "
+        f""
         f"app(['predict', {str(toy_data / 'JPEGImages')!r}, '--out', {str(tmp_path / 'masks')!r}, "
         f"'--model', {str(toy_model)!r}, '--device', 'cpu'], standalone_mode=False); "
         "print([name for name in ('torch', 'torchvision', 'onnx', 'lightning_fabric') if name in sys.modules])"
@@ -52,11 +53,21 @@ def test_predicting_leaves_torch_out(toy_model: Path, toy_data: Path, tmp_path: 
 
 def test_help_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from gmtool.cli.app import app; app(['--help'], standalone_mode=False); "
+        "import sys; from gmtool.cli.app import make_app; app = make_app([]); "
+        "app(['--help'], standalone_mode=False); "
         "print([name for name in ('numpy', 'PIL', 'torch', 'rich', 'pydantic') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_command_imports_no_other() -> None:
+    script = (
+        "import sys; from gmtool.cli.app import make_app; make_app(['info', 'FILE']); "
+        "print(sorted(name for name in ('train', 'predict', 'info', 'data') if 'gmtool.cli.' + name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['info']"
 
 
 def test_no_benchmark_hides_a_module_of_python() -> None:

@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 
 import typer
 
 from gmtool import __version__
-from gmtool.cli.benchmark import benchmark
-from gmtool.cli.data import app as data_app
-from gmtool.cli.demo import demo
-from gmtool.cli.doctor import doctor
-from gmtool.cli.early import begin_early
-from gmtool.cli.evaluate import evaluate
-from gmtool.cli.export import export
-from gmtool.cli.info import info
 from gmtool.cli.lone import LoneOptionsCommand
-from gmtool.cli.predict import predict
-from gmtool.cli.submit import app as submit_app
-from gmtool.cli.train import train
 from gmtool.errors import GmtoolError
 
 DEBUG_VARIABLE = "GMTOOL_DEBUG"
 
-app = typer.Typer(
-    name="gmtool",
-    help="Semi-supervised semantic segmentation: train, export, predict, evaluate.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich would cost 0.35 s of every start
-)
-app.add_typer(data_app, name="data")
-app.add_typer(submit_app, name="submit")
-for command in (demo, train, export, evaluate, benchmark, info, doctor):
-    app.command()(command)
-app.command(cls=LoneOptionsCommand)(predict)
+COMMANDS = ("demo", "train", "export", "predict", "evaluate", "benchmark", "info", "doctor", "data", "submit")
+"""In the order of the help. Each is a function or, with commands of its own, `app`, in the module of its name."""
+GROUPS = ("data", "submit")
+
+
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    """Return the app with the one command that `arguments` name first, if they do, and else with all."""
+    app = typer.Typer(
+        name="gmtool",
+        help="Semi-supervised semantic segmentation: train, export, predict, evaluate.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: rich would cost 0.35 s of every start
+    )
+    app.callback()(_options)
+    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+        module = import_module(f"gmtool.cli.{name}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(cls=LoneOptionsCommand if name == "predict" else None)(getattr(module, name))
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,7 +46,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
@@ -58,11 +58,10 @@ def _options(
         os.environ[DEBUG_VARIABLE] = "1"
 
 
-def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 or 143 stopped."""
-    begin_early(sys.argv[1:])
+def run() -> None:
+    """Run the command that the program's arguments name, and turn its errors into a line and an exit code."""
     try:
-        app()
+        make_app(sys.argv[1:])()
     except (GmtoolError, OSError) as error:  # a full disk or a folder without permission is no bug of ours
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise

@@ -19,9 +19,14 @@ _begun: dict[Key, Future[Backend]] = {}
 """At most one. It is only a guess at what the options will say."""
 
 
+def looks_like_prediction(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of the program are those of a prediction on this machine."""
+    return arguments[:1] == ["predict"] and not any(word.startswith(("--help", "--ray")) for word in arguments)
+
+
 def begin_early(arguments: Sequence[str]) -> None:
     """Begin to open the model if the arguments of the program look like a prediction on this machine."""
-    if arguments[:1] != ["predict"] or any(argument.startswith(("--help", "--ray")) for argument in arguments):
+    if not looks_like_prediction(arguments):
         return
     from gmtool_serving.opening import open_ahead
 
