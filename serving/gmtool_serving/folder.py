@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class OutputFolder:
         """What people call them."""
         if not out.parent.is_dir():
             raise DataError(f"output folder {out}: cannot be made: there is no folder {out.parent}")
+        self._is_new = not out.exists()
         try:
             out.mkdir(exist_ok=True)
         except OSError as error:
@@ -91,6 +93,12 @@ class OutputFolder:
         self._manifest.finish(summary, None if images is None else (str(image.output) for image in images))
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Let the folder go. A run that was refused before its first image leaves nothing behind."""
         self._manifest.close()
+        is_empty = self.manifest_path.exists() and not self.manifest_path.stat().st_size
+        if is_empty:
+            self.manifest_path.unlink()
         self._lock.release()
+        if is_empty and self._is_new:
+            with suppress(OSError):  # something else came to lie there
+                self.out.rmdir()
