@@ -1,4 +1,4 @@
-"""Toy data, a trained toy run and its exported model, each made once a session. One thread, offline."""
+"""Toy data, a trained toy run and its exported model, made once for all workers. One thread, offline."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy or torch: children inherit it too
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from gmtool.cli import app as command_line
 from gmtool.config import TrainConfig
@@ -39,12 +40,32 @@ SMALL: Settings = {
 }
 
 
+LONGEST = ("test_ray", "test_readme", "test_commands", "test_timm_encoder", "test_processes", "test_resume")
+"""Files that begin first, so that none of them is what everybody waits for at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; workers take files in this order (--no-loadscope-reorder)."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+
+
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that the first worker that needs it fills; the others wait."""
+    base = factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    done = place.with_suffix(".done")
+    with FileLock(place.with_suffix(".lock")):
+        if not done.exists():
+            make(place)
+            done.touch()
+    return place
+
+
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of 8 labeled, 12 unlabeled and 4 validation images of 64x48 in VOC layout. Not to be changed."""
-    root = tmp_path_factory.mktemp("toy") / "data"
-    generate_toy(root, TOY)
-    return root
+    return make_once(tmp_path_factory, "toy-data", lambda place: generate_toy(place, TOY))
 
 
 @pytest.fixture(scope="session")
@@ -66,20 +87,21 @@ def toy_config(toy_settings: Settings) -> TrainConfig:
 
 @pytest.fixture(scope="session")
 def toy_run(toy_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run folder. Not to be changed."""
+    """A trained run folder with its exported model. Not to be changed."""
+    from gmtool_export.run import export_run
     from gmtool_training.run import train
 
-    run_dir = tmp_path_factory.mktemp("runs") / "toy"
-    train(toy_config, run_dir)
-    return run_dir
+    def make(place: Path) -> None:
+        train(toy_config, place)
+        export_run(place)
+
+    return make_once(tmp_path_factory, "toy-run", make)
 
 
 @pytest.fixture(scope="session")
 def toy_model(toy_run: Path) -> Path:
     """The exported model of `toy_run`."""
-    from gmtool_export.run import export_run
-
-    return export_run(toy_run).path
+    return toy_run / "export" / "model_fp32.onnx"
 
 
 class Cli:

@@ -131,11 +131,11 @@ def export(
     from gmtool.console import result
     from gmtool.plan import PLAN_SUFFIX
 
+    run_dir, name = _checkpoint(source, checkpoint)  # before torch is imported, which takes seconds
     with needs_extra("export", "exporting"):
         from gmtool_export.run import ExportOptions, export_run
         from gmtool_export.tensorrt import BuildOptions, choose_flavour
         from gmtool_export.triton_config import TritonOptions
-    run_dir, name = _checkpoint(source, checkpoint)
     shapes = {"--min-shape": min_shape, "--opt-shape": opt_shape, "--max-shape": max_shape}
     about_plans = {
         **shapes,
@@ -233,6 +233,8 @@ def _checkpoint(source: Path | None, asked: str | None) -> tuple[Path, str]:
     if source is None:
         return newest_run(), asked or "best"
     if source.suffix != ".json":
+        if not source.is_dir():
+            raise CheckpointError(f"run folder {source} does not exist")
         return source, asked or "best"
     if asked is not None:
         raise typer.BadParameter(f"{source} is a checkpoint itself: leave --checkpoint out")

@@ -16,7 +16,8 @@ from gmtool.nn.timm_encoder import TimmEncoder
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.settings import Settings, build_config
 
-NAMES = ["timm:convnext_atto", "timm:mobilenetv3_small_050", "timm:resnet10t"]
+NAMES = ["timm:test_convnext", "timm:test_efficientnet", "timm:resnet10t"]
+"""Of three families; timm makes the first two, as small as they can be, for tests."""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -135,7 +135,9 @@ def test_who_comes_first_does_not_decide(
     assert [row.speed for row in rows] == pytest.approx([1, 1])
 
 
-def test_models_take_turns_in_coming_first(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_take_turns_in_coming_first(
+    toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
 
     class Watched(OrtBackend):
@@ -148,11 +150,10 @@ def test_models_take_turns_in_coming_first(toy_model: Path, monkeypatch: pytest.
         "open_backend",
         lambda path, device, threads, trust: Watched(path, device=device, threads=threads),
     )
-    copy = toy_model.with_name("copy.onnx")
+    copy = tmp_path / "copy.onnx"
     shutil.copy(toy_model, copy)
     batch = ImageBatch(np.zeros((1, 16, 16, 3), np.uint8), (), 1)
     run_benchmark([toy_model, copy], [batch], QUICK, progress=iter)
-    copy.unlink()
     a, b = toy_model.stem, "copy"
     assert order == [a, b, a, b, b, a]  # untimed; first round; second round
 
@@ -176,12 +177,14 @@ def test_a_model_that_fails_does_not_stop_the_others(
     assert code == 1 and err.startswith("error: ")
 
 
-def test_a_shape_that_a_model_does_not_take_is_told(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shape_that_a_model_does_not_take_is_told(
+    toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Narrow(OrtBackend):
         def predict(self, images: UInt8Array) -> Prediction:
             raise BackendError("batch 1 is outside 2..4")
 
-    other = toy_model.with_name("narrow.onnx")
+    other = tmp_path / "narrow.onnx"
     shutil.copy(toy_model, other)
 
     def opened(path: Path, *, device: DeviceName, threads: int, trust: bool) -> OrtBackend:
@@ -192,7 +195,6 @@ def test_a_shape_that_a_model_does_not_take_is_told(toy_model: Path, monkeypatch
     good, narrow = run_benchmark([toy_model, other], [batch], QUICK, progress=iter)
     with pytest.raises(DataError, match=r"the reference, cannot be run: 1x16x24: batch 1 is outside"):
         run_benchmark([other, toy_model], [batch], QUICK, progress=iter)
-    other.unlink()
     assert good.error is None and good.p50_ms is not None
     assert narrow.error == "1x16x24: batch 1 is outside 2..4"
 
