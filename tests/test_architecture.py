@@ -41,7 +41,6 @@ def test_case_33_no_load_runs_a_pickle() -> None:
 def test_predicting_leaves_torch_out(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from gmtool.cli.app import make_app; app = make_app([]); "
-        f""
         f"app(['predict', {str(toy_data / 'JPEGImages')!r}, '--out', {str(tmp_path / 'masks')!r}, "
         f"'--model', {str(toy_model)!r}, '--device', 'cpu'], standalone_mode=False); "
         "print([name for name in ('torch', 'torchvision', 'onnx', 'lightning_fabric') if name in sys.modules])"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Key = tuple[Path, DeviceName, int, bool]
 
+_DEVICES: dict[str, DeviceName] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
 _begun: dict[Key, Future[Backend]] = {}
 """At most one. It is only a guess at what the options will say."""
 
@@ -34,8 +35,8 @@ def begin_early(arguments: Sequence[str]) -> None:
     from gmtool.runs import newest_model
 
     model, threads = _value(arguments, "--model"), _value(arguments, "--threads") or "0"
-    device: DeviceName = "cpu" if _value(arguments, "--device") == "cpu" else "auto"
-    if not threads.isdecimal() or "://" in (model or ""):
+    device = _DEVICES.get(_value(arguments, "--device") or "auto")
+    if device is None or not threads.isdecimal() or "://" in (model or ""):
         return
     try:
         path = Path(model) if model is not None else newest_model()

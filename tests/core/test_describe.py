@@ -190,7 +190,6 @@ def test_case_36_weights_in_other_files_are_found_wherever_a_model_can_have_them
 def test_info_needs_neither_torch_nor_a_runtime(toy_model: Path, toy_run: Path) -> None:
     script = (
         "import sys; from gmtool.cli.app import make_app; app = make_app([]); "
-        f""
         f"[app(['info', path], standalone_mode=False) for path in ({str(toy_model)!r}, {str(toy_run)!r})]; "
         "print([name for name in ('torch', 'numpy', 'onnx', 'onnxruntime') if name in sys.modules])"
     )
