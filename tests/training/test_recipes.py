@@ -134,6 +134,7 @@ def test_a_pasted_labeled_image_teaches_its_true_mask(
 CHANGES: list[dict[str, object]] = [
     {"confidence": 0.3},
     {"confidence_weighting": True},
+    {"confidence_weighting": False},
     {"entropy_share": 0.5},
     {"partners": 3},
     {"margin": True},
@@ -143,6 +144,7 @@ CHANGES: list[dict[str, object]] = [
     {"renormalize": True},
     {"cutmix": 1.0},
     {"colors": 0.0},
+    {"colors": 1.0},
     {"paste": 1.0},
     {"hardest": 0.3},
     {"pseudo": "direct"},
@@ -156,14 +158,16 @@ CHANGES: list[dict[str, object]] = [
 
 
 def sure_of_some(name: str) -> MethodConfig:
-    """A recipe with a confidence that a random network reaches in some pixels."""
+    """A recipe with a confidence that a random network reaches in some pixels; `plus` also with mixed images."""
+    if name == "plus, decoupled":
+        return replace(sure_of_some("plus"), pseudo="decoupled")
     method = recipe_method(name)
     return method if name == "paper" else replace(method, confidence=0.2)
 
 
 def real_changes() -> list[tuple[str, dict[str, object]]]:
     """Recipes and what can be changed in them: neither what they have already, nor what is refused."""
-    pairs = [(base, change) for base in ("paper", "fixmatch", "plus") for change in CHANGES]
+    pairs = [(base, change) for base in ("paper", "fixmatch", "plus", "plus, decoupled") for change in CHANGES]
     changed = [(replace(sure_of_some(base), **change), base, change) for base, change in pairs]  # type: ignore[arg-type]
     return [
         (base, change)
@@ -182,9 +186,9 @@ def test_every_switch_changes_the_gradient(
     before, after = (run_step(network, inputs, each, teacher) for each in (method, changed))
     same = all(torch.allclose(before[name], after[name], rtol=1e-4, atol=1e-7) for name in before)
     idle = (
-        (base == "paper" and not {"cutmix", "paste", "colors"}.isdisjoint(change))  # of the strong view alone
-        or ("renormalize" in change and base == "fixmatch")  # a prediction sums to one
-        or ("partners" in change and base == "fixmatch")  # nothing is mixed
+        (method.view == "weak" and not {"cutmix", "paste", "colors"}.isdisjoint(change))
+        or ("renormalize" in change and method.pseudo == "direct")  # a prediction sums to one
+        or ("partners" in change and method.pseudo == "direct")  # nothing is mixed
     )
     assert same == idle
 
