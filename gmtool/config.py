@@ -150,8 +150,9 @@ class MethodConfig:
     """In the strong view, share of the images that get a box of another one."""
     paste: Annotated[float, Ge(0), Le(1)] = 0.0
     """In the strong view, share of the images that get a box of a labeled one, with its true mask."""
-    unlabeled_loss: Literal["squared", "cross-entropy"] = "squared"
-    """Squared difference of probabilities (Eq. 10), or cross-entropy with the likeliest class."""
+    unlabeled_loss: Literal["squared", "cross-entropy", "soft-cross-entropy"] = "squared"
+    """Squared difference of probabilities (Eq. 10), cross-entropy with the likeliest class, or with the whole
+    pseudo mask, in which a rare class keeps the share that it has where another one is likelier."""
     renormalize: bool = False
     """Clip the pseudo mask at zero and let it sum to one."""
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0

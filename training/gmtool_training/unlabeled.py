@@ -164,8 +164,8 @@ def _loss(logits: Tensor, pseudo: Tensor, counted: Tensor | None, method: Method
         pseudo = pseudo.clamp(min=0)
         pseudo = pseudo / pseudo.sum(dim=1, keepdim=True).clamp(min=1e-6)
     weights = _weights(pseudo.detach(), counted, method)
-    if method.unlabeled_loss == "cross-entropy":
-        return pseudo_cross_entropy(logits, pseudo, weights)
+    if method.unlabeled_loss != "squared":
+        return pseudo_cross_entropy(logits, pseudo, weights, soft=method.unlabeled_loss == "soft-cross-entropy")
     direct = torch.softmax(logits, dim=1)
     return squared_difference(direct.detach() if method.detach == "direct" else direct, pseudo, weights)
 
