@@ -13,6 +13,7 @@ from gmtool_training import unlabeled
 from gmtool_training.average import averaged_copy
 from gmtool_training.cost import iterations_within, step_cost
 from gmtool_training.data import LabeledBatch
+from gmtool_training.losses import pseudo_cross_entropy
 from gmtool_training.recipes import RECIPES
 from gmtool_training.run import train
 from gmtool_training.step import StepInput, guidedmix_step, supervised_step
@@ -131,6 +132,16 @@ def test_a_pasted_labeled_image_teaches_its_true_mask(
     torch.testing.assert_close(losses.unlabeled, each.mean())
 
 
+def test_the_soft_cross_entropy_is_that_with_the_whole_pseudo_mask() -> None:
+    logits, pseudo = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 3, 4).softmax(1)
+    weights = torch.rand(2, 3, 4)
+    expected = -(weights * (pseudo * logits.log_softmax(1)).sum(1)).mean()
+    torch.testing.assert_close(pseudo_cross_entropy(logits, pseudo, weights, soft=True), expected)
+    one_hot = F.one_hot(pseudo.argmax(1), 5).permute(0, 3, 1, 2)
+    hard = pseudo_cross_entropy(logits, pseudo, weights)
+    torch.testing.assert_close(pseudo_cross_entropy(logits, one_hot, weights, soft=True), hard)
+
+
 CHANGES: list[dict[str, object]] = [
     {"confidence": 0.3},
     {"confidence_weighting": True},
@@ -141,6 +152,7 @@ CHANGES: list[dict[str, object]] = [
     {"margin": False},
     {"unlabeled_loss": "squared"},
     {"unlabeled_loss": "cross-entropy"},
+    {"unlabeled_loss": "soft-cross-entropy"},
     {"renormalize": True},
     {"cutmix": 1.0},
     {"colors": 0.0},
