@@ -52,6 +52,7 @@ def cross_entropy(
     ignore_index: int,
     scored_pixels: Tensor | None = None,
     hardest: float = 1.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over the pixels that are not ignored; 0 if all are.
 
@@ -62,18 +63,22 @@ def cross_entropy(
         scored_pixels: What the sum over pixels is divided by; by default the pixels of `masks` that are not
             ignored.
         hardest: Share of those pixels, the ones with the largest loss, that count: online hard example mining.
+        class_weights: (C,) by which the cross-entropy of each pixel is multiplied, before anything else.
     """
     target = masks.long()
     if hardest < 1:
-        return _hardest_cross_entropy(logits, target, ignore_index=ignore_index, share=hardest)
-    total = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="sum")
+        return _hardest_cross_entropy(logits, target, class_weights, ignore_index=ignore_index, share=hardest)
+    total = F.cross_entropy(logits.float(), target, class_weights, ignore_index=ignore_index, reduction="sum")
     count = (target != ignore_index).sum().clamp(min=1) if scored_pixels is None else scored_pixels
     return total / count
 
 
-def _hardest_cross_entropy(logits: Tensor, target: Tensor, *, ignore_index: int, share: float) -> Tensor:
+def _hardest_cross_entropy(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None, *, ignore_index: int, share: float
+) -> Tensor:
     """Return the mean over the hardest pixels of this batch; where to cut is decided on the device."""
-    each = F.cross_entropy(logits.float(), target, ignore_index=ignore_index, reduction="none").flatten()
+    logits = logits.float()
+    each = F.cross_entropy(logits, target, class_weights, ignore_index=ignore_index, reduction="none").flatten()
     counts = (target != ignore_index).flatten()
     ordered = torch.where(counts, each, -torch.ones_like(each)).sort(descending=True).values
     kept = torch.arange(len(ordered), device=ordered.device) < (share * counts.sum()).ceil()
@@ -99,7 +104,7 @@ def pseudo_cross_entropy(logits: Tensor, pseudo: Tensor, weights: Tensor | None,
     Args:
         logits: (B, C, H, W).
         pseudo: (B, C, H, W), constant.
-        weights: (B, H, W) in [0, 1], or None for ones. The mean is over all pixels, whatever they weigh.
+        weights: (B, H, W), or None for ones. The mean is over all pixels, whatever they weigh.
         soft: Whether every class counts with its share of the pseudo mask instead.
     """
     # On a processor max is four times as fast as argmax
@@ -131,7 +136,7 @@ def lowest_entropy(pseudo: Tensor, counted: Tensor | None, *, share: float) -> T
 def squared_difference(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the squared difference of two masks (B, C, H, W), mean over batch, classes and pixels.
 
-    `weights` (B, H, W) in [0, 1] multiplies that of each pixel; the mean stays one over all pixels.
+    `weights` (B, H, W) multiplies that of each pixel; the mean stays one over all pixels.
     """
     if weights is None:
         return F.mse_loss(prediction, target)

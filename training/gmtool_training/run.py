@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from gmtool.classes import ClassSet, load_classes
 from gmtool.config import MethodConfig, TrainConfig
@@ -26,6 +26,7 @@ from gmtool.report import BestScore, IoUReport, Provenance, percent
 from gmtool.report_tables import save_report
 from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import dump_config, load_config
+from gmtool_training.balance import class_weights, count_pixels
 from gmtool_training.cache import Readers, open_readers
 from gmtool_training.data import labeled_batches, unlabeled_batches
 from gmtool_training.fit import FitResult, fit
@@ -154,6 +155,10 @@ def _run(
         read=read.unlabeled,
     )
     supervised = config.method.name == "supervised"
+    weights = None
+    if config.method.balance:
+        pixels = count_pixels(read.labeled, len(data.labeled.samples), len(classes))
+        weights = fabric.to_device(class_weights(pixels, balance=config.method.balance))
     started = time.monotonic()
     with _open_log(fabric, run_dir, plan, start) as log, stop_on_sigterm(fabric) as stop:
         result = fit(
@@ -161,7 +166,7 @@ def _run(
             cast(nn.Module, wrapped),
             wrapped_optimizer,
             state.schedule,
-            _build_step(config.method, classes, state.average),
+            _build_step(config.method, classes, state.average, weights),
             plan=plan,
             start=start,
             tally=state.tally,
@@ -179,10 +184,12 @@ def _run(
     return RunResult(run_dir, report, seconds)
 
 
-def _build_step(method: MethodConfig, classes: ClassSet, average: nn.Module | None) -> Step:
+def _build_step(
+    method: MethodConfig, classes: ClassSet, average: nn.Module | None, weights: Tensor | None
+) -> Step:
     if method.name == "supervised":
-        return partial(supervised_step, method=method, classes=classes)
-    return partial(guidedmix_step, method=method, classes=classes, average=average)
+        return partial(supervised_step, method=method, classes=classes, class_weights=weights)
+    return partial(guidedmix_step, method=method, classes=classes, average=average, class_weights=weights)
 
 
 def _open_log(fabric: Fabric, run_dir: Path, plan: FitPlan, start: Progress) -> RunLog | SilentLog:

@@ -67,10 +67,14 @@ def supervised_step(
     *,
     method: MethodConfig,
     classes: ClassSet,
+    class_weights: Tensor | None = None,
 ) -> StepLosses:
-    """L_ce + L_cla on the labeled images alone. Unlabeled images are not looked at."""
+    """L_ce + L_cla on the labeled images alone. Unlabeled images are not looked at.
+
+    `class_weights` (C,) are those of `method.balance`, on the network's device.
+    """
     output: Output = network(normalize(inputs.labeled.images))
-    ce, cla = _labeled_losses(output, inputs, method, classes)
+    ce, cla = _labeled_losses(output, inputs, method, classes, class_weights)
     backward(ce + cla)
     zero = torch.zeros_like(ce.detach())
     return StepLosses(ce.detach(), cla.detach(), zero, zero, inputs.omega)
@@ -84,15 +88,18 @@ def guidedmix_step(
     method: MethodConfig,
     classes: ClassSet,
     average: nn.Module | None = None,
+    class_weights: Tensor | None = None,
 ) -> StepLosses:
     """L_ce + L_cla + L_dec + omega L_usup, with every switch of `MethodConfig`.
 
     Without unlabeled images (warm-up) it is the supervised step. Each labeled image goes through the
     network once by itself; its probabilities serve both decouplings and are constants there. `average` is
-    the running mean of the weights, where it is the teacher.
+    the running mean of the weights, where it is the teacher; `class_weights` (C,) are those of `method.balance`.
     """
     if inputs.unlabeled is None:
-        return supervised_step(network, inputs, backward, method=method, classes=classes)
+        return supervised_step(
+            network, inputs, backward, method=method, classes=classes, class_weights=class_weights
+        )
     teacher = network if method.teacher == "student" or average is None else average
     x_l, x_u = normalize(inputs.labeled.images), normalize(inputs.unlabeled)
     lam = draw_lambda(inputs.random, bound=method.lambda_bound)
@@ -100,7 +107,7 @@ def guidedmix_step(
     # Labeled images: supervised losses, and what both decouplings need
     joint = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
     out_l = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
-    ce, cla = _labeled_losses(out_l, inputs, method, classes)
+    ce, cla = _labeled_losses(out_l, inputs, method, classes, class_weights)
     known = _known(x_l, out_l)
     if joint is None:
         backward(ce + cla)
@@ -111,7 +118,7 @@ def guidedmix_step(
     if teacher is not network and method.pseudo != "direct":
         with torch.no_grad(), frozen_statistics(teacher):
             taught = _known(x_l, teacher(x_l))
-    rest = (taught, lam, inputs.random, method)
+    rest = (taught, lam, inputs.random, method, class_weights)
     if method.view == "strong":
         usup = strong_view_loss(
             network,
@@ -142,7 +149,7 @@ def _known(images: Tensor, output: Output) -> Known:
 
 
 def _labeled_losses(
-    output: Output, inputs: StepInput, method: MethodConfig, classes: ClassSet
+    output: Output, inputs: StepInput, method: MethodConfig, classes: ClassSet, class_weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     masks = inputs.labeled.masks
     ce = cross_entropy(
@@ -151,6 +158,7 @@ def _labeled_losses(
         ignore_index=classes.ignore_index,
         scored_pixels=inputs.scored_pixels,
         hardest=method.hardest,
+        class_weights=class_weights,
     )
     if not method.classification:
         return ce, torch.zeros_like(ce)

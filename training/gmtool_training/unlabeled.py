@@ -41,6 +41,7 @@ def weak_view_loss(
     lam: float,
     random: np.random.Generator,
     method: MethodConfig,
+    class_weights: Tensor | None,
 ) -> Tensor:
     """L_usup (Eq. 10) of the unlabeled images as they are.
 
@@ -54,12 +55,13 @@ def weak_view_loss(
         lam: The mixing coefficient.
         random: Source of the partners where they are random.
         method: Every switch.
+        class_weights: (C,), those of `method.balance`.
     """
     # As a target, the mixed pass needs no gradient and saves no activations
     with torch.no_grad() if method.detach == "pseudo" else nullcontext():
         own = out_u if teacher is network else None
         pseudo = _pseudo_mask(teacher, own, x_u, known, lam, random, method)
-    return _loss(out_u.logits, pseudo, None if method.margin else inside, method)
+    return _loss(out_u.logits, pseudo, None if method.margin else inside, method, class_weights)
 
 
 def strong_view_loss(
@@ -72,6 +74,7 @@ def strong_view_loss(
     lam: float,
     random: np.random.Generator,
     method: MethodConfig,
+    class_weights: Tensor | None,
     *,
     ignore_index: int,
 ) -> Tensor:
@@ -93,7 +96,7 @@ def strong_view_loss(
             )
     with statistics_of_changed_images(network, method):
         output: Output = network(normalize(strong))
-    return _loss(output.logits, pseudo, counted, method)
+    return _loss(output.logits, pseudo, counted, method, class_weights)
 
 
 def _paste_labeled(
@@ -159,11 +162,20 @@ def _pseudo_mask(
     return (decoupled + torch.softmax(own.logits.detach(), dim=1)) / 2
 
 
-def _loss(logits: Tensor, pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor:
+def _loss(
+    logits: Tensor,
+    pseudo: Tensor,
+    counted: Tensor | None,
+    method: MethodConfig,
+    class_weights: Tensor | None,
+) -> Tensor:
     if method.renormalize:
         pseudo = pseudo.clamp(min=0)
         pseudo = pseudo / pseudo.sum(dim=1, keepdim=True).clamp(min=1e-6)
     weights = _weights(pseudo.detach(), counted, method)
+    if class_weights is not None:
+        of_class = class_weights[pseudo.detach().max(dim=1).indices]
+        weights = of_class if weights is None else weights * of_class
     if method.unlabeled_loss != "squared":
         return pseudo_cross_entropy(logits, pseudo, weights, soft=method.unlabeled_loss == "soft-cross-entropy")
     direct = torch.softmax(logits, dim=1)
