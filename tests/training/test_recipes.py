@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def run_step(
     """One step from the same draws; returns its gradient."""
     network.zero_grad()
     step = supervised_step if method.name == "supervised" else guidedmix_step
-    more = {} if method.name == "supervised" else {"average": teacher}
+    more: dict[str, Any] = {} if method.name == "supervised" else {"average": teacher}
     fresh = replace(inputs, random=np.random.default_rng(0))
     step(network, fresh, propagate, method=method, classes=CLASSES, **more)
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
