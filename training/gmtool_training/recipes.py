@@ -34,8 +34,8 @@ RECIPES: Mapping[str, Settings] = {
         "method.ramp_fraction": 0.0,
         "optim.ema_decay": 0.996,
     },
-    # Labeled images guide by being pasted, with their true masks, into unlabeled ones; rare classes count more, which
-    # on CamVid is all of its gain (docs/RESULTS.md). Decoupling is one setting away.
+    # Labeled images guide by being pasted, with their true masks, into unlabeled ones; rare classes count more,
+    # which on CamVid is all of its gain (docs/RESULTS.md). Decoupling is one setting away.
     "plus": {
         "method.name": "guidedmix",
         "method.pseudo": "direct",
