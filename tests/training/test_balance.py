@@ -17,6 +17,7 @@ from PIL import Image
 from gmtool.classes import load_classes
 from gmtool.config import MethodConfig
 from gmtool.datasets import load_training_data
+from gmtool.errors import DataError
 from gmtool.nn.checkpoint import build_network
 from gmtool.nn.model import normalize
 from gmtool.settings import Settings, build_config
@@ -31,6 +32,11 @@ def test_weights_are_a_power_of_the_share_and_one_in_the_mean_over_pixels() -> N
     torch.testing.assert_close(class_weights(pixels, balance=0), torch.ones(4))
     alike = class_weights(pixels, balance=1) * torch.from_numpy(pixels)
     torch.testing.assert_close(alike[[0, 2, 3]], torch.full((3,), 1000 / 3))
+
+
+def test_without_labeled_pixels_there_is_nothing_to_weigh_by() -> None:
+    with pytest.raises(DataError, match="no pixel of any class"):
+        class_weights(np.zeros(4, dtype=np.int64), balance=0.5)
 
 
 @pytest.mark.parametrize("hardest", [1.0, 0.5])

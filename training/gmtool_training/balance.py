@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmtool.errors import DataError
 from gmtool.metrics import Int64Array
 from gmtool_training.readers import LabeledReader
 
@@ -32,7 +33,12 @@ def class_weights(pixels: Int64Array, *, balance: float) -> Tensor:
     Args:
         pixels: Pixels of each class, (C,). A class without any gets the largest weight of the others.
         balance: 0: all pixels count alike; 1: all classes do.
+
+    Raises:
+        DataError: There is no pixel at all.
     """
+    if not pixels.any():
+        raise DataError("method.balance: the labeled masks have no pixel of any class; expected some to weigh by")
     share = pixels / pixels.sum()
     weights = np.maximum(share, share[share > 0].min()) ** -balance
     return torch.from_numpy(weights / (share * weights).sum()).float()
