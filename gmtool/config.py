@@ -127,7 +127,7 @@ class MethodConfig:
     hardest: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of the labeled pixels, those with the largest cross-entropy, that count (OHEM); 1 for all."""
     balance: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Weight of a pixel in the losses of masks: (share of its class in the labeled pixels) ** -balance, 1 in the
+    """Weight of a pixel in L_ce and L_usup: (share of its class in the labeled pixels) ** -balance, 1 in the
     mean. 0: all pixels count alike; 1: all classes do."""
     omega_max: Annotated[float, Ge(0)] = 30.0
     """Final weight of the unlabeled loss, for means over batch, classes and pixels."""

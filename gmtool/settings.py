@@ -140,6 +140,11 @@ def _check_combinations(config: TrainConfig) -> None:
             "method.pseudo=direct would compare a prediction with itself: take method.view=strong or "
             "method.teacher=average"
         )
+    if method.unlabeled_loss == "soft-cross-entropy" and method.pseudo != "direct" and not method.renormalize:
+        raise ConfigError(
+            "method.unlabeled_loss=soft-cross-entropy has no lower bound where a decoupled mask is negative: "
+            "take method.renormalize=true"
+        )
     if method.partners > config.data.labeled_batch // config.optim.accumulation:
         raise ConfigError(
             f"method.partners={method.partners}: a batch (or part of one) holds "

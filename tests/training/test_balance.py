@@ -1,6 +1,7 @@
 """Rare classes that count more."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,19 @@ def test_each_pixel_of_an_unlabeled_image_weighs_as_its_likeliest_class(loss: st
         for x in range(5)
     )
     torch.testing.assert_close(_loss(logits, pseudo, None, method, weights), expected / 20)
+
+
+def test_a_run_without_a_labeled_pixel_leaves_nothing(toy_settings: Settings, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(toy_settings["data.root"], root)
+    for path in (root / "SegmentationClass").iterdir():
+        mask = Image.open(path)
+        mask.paste(255, (0, 0, *mask.size))
+        mask.save(path)
+    config = build_config(toy_settings, {"data.root": root, "method.balance": 0.5})
+    with pytest.raises(DataError, match="no pixel of any class"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_weighs_by_the_labeled_masks(toy_settings: Settings, tmp_path: Path) -> None:

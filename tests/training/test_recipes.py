@@ -143,6 +143,29 @@ def test_the_soft_cross_entropy_is_that_with_the_whole_pseudo_mask() -> None:
     torch.testing.assert_close(pseudo_cross_entropy(logits, one_hot, weights, soft=True), hard)
 
 
+@pytest.mark.parametrize("name", ["paper", "fixmatch", "plus"])
+def test_class_weights_reach_labeled_and_unlabeled_images(
+    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, name: str
+) -> None:
+    network.eval()
+    method = sure_of_some(name)
+    plain, doubled = (
+        guidedmix_step(
+            network,
+            replace(inputs, random=np.random.default_rng(0)),
+            propagate,
+            method=method,
+            classes=CLASSES,
+            average=teacher,
+            class_weights=weights,
+        )
+        for weights in (None, torch.full((21,), 2.0))
+    )
+    assert plain.unlabeled > 0
+    torch.testing.assert_close(doubled.cross_entropy, 2 * plain.cross_entropy)
+    torch.testing.assert_close(doubled.unlabeled, 2 * plain.unlabeled)
+
+
 CHANGES: list[dict[str, object]] = [
     {"confidence": 0.3},
     {"confidence_weighting": True},
@@ -272,6 +295,7 @@ def test_boxes_show_the_next_image() -> None:
         ({"method.view": "strong", "method.batch_norm": "joint"}, "has a forward of its own"),
         ({"method.view": "strong", "method.detach": "none"}, "learns from a constant"),
         ({"method.pseudo": "direct"}, "compare a prediction with itself"),
+        ({"method.unlabeled_loss": "soft-cross-entropy"}, "take method.renormalize=true"),
         ({"method.partners": 5}, "holds 4 labeled images to mix with"),
     ],
 )

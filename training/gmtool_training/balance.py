@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gmtool.classes import ClassSet
+from gmtool.config import TrainConfig
+from gmtool.console import remark
 from gmtool.errors import DataError
+from gmtool.images import displayed_size, open_image
 from gmtool.metrics import Int64Array
-from gmtool_training.readers import LabeledReader
+from gmtool.samples import Sample
+from gmtool.truth import read_truth
 
 
-def count_pixels(read: LabeledReader, num_samples: int, num_classes: int) -> Int64Array:
-    """Return how many pixels of each class the masks of a split have, (C,).
+def labeled_class_weights(samples: Sequence[Sample], classes: ClassSet, config: TrainConfig) -> Tensor | None:
+    """Return the weights of `method.balance`, from the masks of the labeled samples, and say them; None for 0.
 
     Raises:
-        DataError: An image or a mask cannot be used.
+        DataError: A mask cannot be used, or none has a pixel of a class.
     """
+    if not config.method.balance:
+        return None
 
-    def count(index: int) -> Int64Array:
-        return np.bincount(read(index)[1].ravel(), minlength=256)[:num_classes]
+    def count(sample: Sample) -> Int64Array:
+        size = displayed_size(open_image(sample.image_path))
+        mask = read_truth(sample, classes, values=config.data.mask_values, size=size)
+        return np.bincount(mask.ravel(), minlength=256)[: len(classes)]
 
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        return sum(pool.map(count, range(num_samples)), np.zeros(num_classes, dtype=np.int64))
+        pixels = sum(pool.map(count, samples), np.zeros(len(classes), dtype=np.int64))
+    weights = class_weights(pixels, balance=config.method.balance)
+    least, most = (
+        f"{weights[place]:.3g} ({classes.names[place]})" for place in (weights.argmin(), weights.argmax())
+    )
+    remark(f"class weights: {least} to {most}")
+    return weights
 
 
 def class_weights(pixels: Int64Array, *, balance: float) -> Tensor:

@@ -26,7 +26,7 @@ from gmtool.report import BestScore, IoUReport, Provenance, percent
 from gmtool.report_tables import save_report
 from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import dump_config, load_config
-from gmtool_training.balance import class_weights, count_pixels
+from gmtool_training.balance import labeled_class_weights
 from gmtool_training.cache import Readers, open_readers
 from gmtool_training.data import labeled_batches, unlabeled_batches
 from gmtool_training.fit import FitResult, fit
@@ -82,11 +82,12 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+    weights = labeled_class_weights(data.labeled.samples, classes, config)
     read = open_readers(data, classes, config.data)
     if fabric.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(run_dir / CONFIG_NAME, dump_config(config))
-    return _run(config, run_dir, fabric, network, data, classes, read, resumed=False)
+    return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=False)
 
 
 def resume(run_dir: Path) -> RunResult:
@@ -105,8 +106,9 @@ def resume(run_dir: Path) -> RunResult:
         classes = saved_classes(run_dir)
         data = checked_data(config, classes, check=fabric.is_global_zero)
     network = build_network(config.model, classes)
+    weights = labeled_class_weights(data.labeled.samples, classes, config)
     read = open_readers(data, classes, config.data)
-    return _run(config, run_dir, fabric, network, data, classes, read, resumed=True)
+    return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=True)
 
 
 def _run(
@@ -117,6 +119,7 @@ def _run(
     data: TrainingData,
     classes: ClassSet,
     read: Readers,
+    weights: Tensor | None,
     *,
     resumed: bool,
 ) -> RunResult:
@@ -155,10 +158,7 @@ def _run(
         read=read.unlabeled,
     )
     supervised = config.method.name == "supervised"
-    weights = None
-    if config.method.balance:
-        pixels = count_pixels(read.labeled, len(data.labeled.samples), len(classes))
-        weights = fabric.to_device(class_weights(pixels, balance=config.method.balance))
+    weights = None if weights is None else fabric.to_device(weights)
     started = time.monotonic()
     with _open_log(fabric, run_dir, plan, start) as log, stop_on_sigterm(fabric) as stop:
         result = fit(
@@ -166,7 +166,9 @@ def _run(
             cast(nn.Module, wrapped),
             wrapped_optimizer,
             state.schedule,
-            _build_step(config.method, classes, state.average, weights),
+            _build_step(
+                config.method, classes, state.average, None if weights is None else fabric.to_device(weights)
+            ),
             plan=plan,
             start=start,
             tally=state.tally,
