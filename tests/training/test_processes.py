@@ -24,6 +24,7 @@ CHANGES: Settings = {
     "run.validations": 2,
     "run.log_every": 1,
     "method.warmup_fraction": 0.25,
+    "method.balance": 0.5,
 }
 
 
@@ -43,6 +44,7 @@ def shared_run(shared_config: TrainConfig, tmp_path_factory: pytest.TempPathFact
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("# mIoU") == 1, "the first process alone speaks"
     assert done.stderr.count("2 processes") == 1
+    assert done.stderr.count("class weights: ") == 1
     return folder / "run"
 
 
