@@ -88,25 +88,35 @@ def files_below(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def predictors() -> list[int]:
+    """Return the processes that hold the model."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and b"MapWorker(MapBatches(Predictor))" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
 def kill_a_predictor(out: Path, killed: list[int]) -> None:
     """Kill a worker with the model as soon as the first masks are written; note how many there are.
 
-    Not the first ones in the manifest: on a busy machine this process may learn of them when all are predicted.
+    On a busy machine all may be predicted while this process learns of the first in the manifest, or looks
+    through the processes: hence the masks, and hence workers are sought before there are any.
     """
-    deadline = time.monotonic() + 120
+    deadline, workers = time.monotonic() + 120, list[int]()
     while time.monotonic() < deadline:
         masks = sum(1 for _ in out.rglob("*.png"))
-        for folder in Path("/proc").iterdir() if masks else ():
+        if masks and workers:
             try:
-                if (
-                    folder.name.isdigit()
-                    and b"MapWorker(MapBatches(Predictor))" in (folder / "cmdline").read_bytes()
-                ):
-                    os.kill(int(folder.name), signal.SIGKILL)
-                    killed.append(masks)
-                    return
-            except OSError:
+                os.kill(workers.pop(), signal.SIGKILL)
+            except ProcessLookupError:
                 continue
+            killed.append(masks)
+            return
+        workers = workers or predictors()
         time.sleep(0.01)
 
 
