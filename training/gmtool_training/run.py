@@ -166,9 +166,7 @@ def _run(
             cast(nn.Module, wrapped),
             wrapped_optimizer,
             state.schedule,
-            _build_step(
-                config.method, classes, state.average, None if weights is None else fabric.to_device(weights)
-            ),
+            _build_step(config.method, classes, state.average, weights),
             plan=plan,
             start=start,
             tally=state.tally,
