@@ -83,11 +83,15 @@ class ModelConfig:
 
     encoder: str = "resnet50"
     """A ResNet of torchvision, `toy` (four narrow stages for tests and the demo), or `timm:NAME`: any network of
-    timm that gives a feature pyramid and takes an output stride."""
+    timm that gives a feature pyramid, or a plain vision transformer such as DINOv2's or DINOv3's."""
     encoder_weights: str = "imagenet"
     """`imagenet` (torchvision's or timm's, downloaded once), `none`, or a .safetensors or .pth file."""
-    output_stride: Literal[8, 16] = 8
-    """Input size over the size of the encoder's last features."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Input size over the size of the encoder's last features. By default 8, the paper's, of an encoder that can
+    choose; else the encoder's own (32 of many pyramids, 14 or 16 of a plain vision transformer)."""
+    decoder: Literal["guidedmix", "pyramid"] = "guidedmix"
+    """`guidedmix` is the paper's: pyramid pooling and two MITrans modules. `pyramid` projects and sums all levels
+    of the encoder; it takes plain vision transformers too."""
     decoder_channels: Annotated[int, Ge(16)] = 512
     """Channels after pyramid pooling; the upsampling stages have a quarter and an eighth of them."""
     non_local_1: bool = True

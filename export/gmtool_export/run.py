@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from gmtool import __version__
-from gmtool.config import ModelConfig
 from gmtool.console import remark
 from gmtool.errors import CheckpointError
 from gmtool.files import sweep_leftovers
@@ -128,7 +127,7 @@ def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | No
         )
     calibration = calibration_images(options.calibration_dir, config.data) if options.precision == "int8" else None
     graphs = _graphs(network, options, calibration, evidence)
-    spec = _spec(run_dir, checkpoint, options)
+    spec = _spec(run_dir, network, checkpoint, options)
     proving = None if evidence is None else Proving(network, evidence, options.tolerance)
     made: list[Made] = []
     if options.onnx:
@@ -169,13 +168,13 @@ def _write(folder: Path, made: list[Made], seconds: float) -> ExportResult:
     return ExportResult(paths, records, seconds)
 
 
-def _spec(run_dir: Path, checkpoint: Checkpoint, options: ExportOptions) -> ArtifactSpec:
+def _spec(run_dir: Path, network: GuidedMixNet, checkpoint: Checkpoint, options: ExportOptions) -> ArtifactSpec:
     return ArtifactSpec(
         classes=checkpoint.classes,
         precision=options.precision,
         encoder=checkpoint.model.encoder,
-        output_stride=checkpoint.model.output_stride,
-        attention_stride=_attention_stride(checkpoint.model),
+        output_stride=network.output_stride,
+        attention_stride=None if network.attention is None else network.attention.stride,
         outputs=options.outputs,
         opset=OPSET,
         provenance=ModelProvenance(
@@ -189,9 +188,3 @@ def _spec(run_dir: Path, checkpoint: Checkpoint, options: ExportOptions) -> Arti
             labeled_sha256=checkpoint.labeled_sha256,
         ),
     )
-
-
-def _attention_stride(model: ModelConfig) -> int | None:
-    if model.non_local_2:
-        return model.output_stride // 2
-    return model.output_stride if model.non_local_1 else None

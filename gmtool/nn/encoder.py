@@ -13,13 +13,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Features(NamedTuple):
-    """Feature maps of one forward pass."""
+class Attention(NamedTuple):
+    """Attention of every position to every other one: what an exported graph needs memory for."""
 
-    skip: Tensor
-    """(B, C, H / s, W / s) with s half the output stride: what the decoder adds detail from."""
-    last: Tensor
-    """(B, C, H / S, W / S) with S the output stride."""
+    stride: int
+    """Input size over the size of the grid of positions."""
+    heads: int
+
+
+Features = list[Tensor]
+"""Feature maps of one forward pass, the finest first: (B, channels[i], H / strides[i], W / strides[i]) each."""
 
 
 class Encoder(nn.Module):
@@ -27,7 +30,7 @@ class Encoder(nn.Module):
 
     Args:
         name: A torchvision ResNet, or `toy`.
-        output_stride: 8 or 16; the strides beyond it become dilations.
+        output_stride: 8, 16 or 32; the strides beyond it become dilations.
     """
 
     def __init__(self, name: str, *, output_stride: int) -> None:
@@ -39,24 +42,35 @@ class Encoder(nn.Module):
         if output_stride == 8:
             _dilate(self.layer3, first=1, rest=2)
             _dilate(self.layer4, first=2, rest=4)
-        else:
+        elif output_stride == 16:
             _dilate(self.layer4, first=1, rest=2)
-        self._skip_layer = 1 if output_stride == 8 else 2
-        self.skip_channels = _out_channels(self.layer1 if self._skip_layer == 1 else self.layer2)
-        self.out_channels = _out_channels(self.layer4)
+        self.strides: tuple[int, ...] = (4, 8, min(16, output_stride), min(32, output_stride))
+        """Input size over the size of each feature map."""
+        self.channels = tuple(map(_out_channels, self.levels))
+        """Channels of each feature map."""
+        self.multiple = max(self.strides)
+        """Height and width of an input are multiples of this, pixels."""
+        self.attention: Attention | None = None
+        """Its attention over all positions, if it has any."""
+
+    @property
+    def levels(self) -> list[nn.Sequential]:
+        """Stages whose outputs are the feature maps."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     @property
     def stages(self) -> list[nn.Module]:
         """Parts that are called one after another."""
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
+        return list(self.levels)
 
     def forward(self, image: Tensor) -> Features:
-        """Return the features of normalised images (B, 3, H, W), H and W multiples of the output stride."""
+        """Return the features of normalised images (B, 3, H, W), H and W multiples of `multiple`."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
-        layer1 = self.layer1(x)
-        layer2 = self.layer2(layer1)
-        last = self.layer4(self.layer3(layer2))
-        return Features(skip=layer1 if self._skip_layer == 1 else layer2, last=last)
+        features = []
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        return features
 
 
 class _ToyTrunk(nn.Module):

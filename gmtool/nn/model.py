@@ -1,4 +1,4 @@
-"""The whole network: encoder, pyramid pooling, two MITrans modules, pixel and image classifiers."""
+"""The whole network: encoder, decoder, image classifier."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmtool.config import TIMM_PREFIX, ModelConfig
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
-from gmtool.nn.mitrans import MITrans, NonLocal
-from gmtool.nn.psp import PyramidPooling
+from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Attention, Encoder
+from gmtool.nn.guidedmix_decoder import GuidedMixDecoder
+from gmtool.nn.mitrans import NonLocal
+from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool.nn.timm_encoder import TimmEncoder
 
 
@@ -30,60 +31,63 @@ class GuidedMixNet(nn.Module):
     """One encoder and one decoder, used for labeled, unlabeled and mixed images alike.
 
     Args:
-        config: Encoder, output stride, widths, and which MITrans modules have a non-local block.
+        config: Encoder, output stride, decoder and its widths.
         num_classes: Classes of the pixel classifier.
         num_foreground: Classes of the image classifier (used in training only).
     """
 
     def __init__(self, config: ModelConfig, *, num_classes: int, num_foreground: int) -> None:
         super().__init__()
-        channels = config.decoder_channels
-        self.output_stride = config.output_stride
-        self._upscale = config.output_stride // 4  # the MITrans modules have doubled the resolution twice
         self.encoder = _build_encoder(config)
-        self.psp = PyramidPooling(self.encoder.out_channels, channels)
-        self.mitrans1 = MITrans(
-            channels, channels // 4, skip_channels=self.encoder.skip_channels, non_local=config.non_local_1
-        )
-        self.mitrans2 = MITrans(channels // 4, channels // 8, skip_channels=0, non_local=config.non_local_2)
-        self.classifier = nn.Conv2d(channels // 8, num_classes, 1)
-        self.image_classifier = nn.Linear(channels, num_foreground)
+        self.decoder = _build_decoder(config, self.encoder, num_classes=num_classes)
+        self.image_classifier = nn.Linear(self.decoder.context_channels, num_foreground)
+
+    @property
+    def output_stride(self) -> int:
+        """Input size over the size of the encoder's last features."""
+        return self.encoder.strides[-1]
+
+    @property
+    def attention(self) -> Attention | None:
+        """Attention over all positions that needs most memory; None if there is none."""
+        found = [each for each in (self.encoder.attention, self.decoder.attention) if each is not None]
+        return max(found, key=lambda each: each.heads / each.stride**4, default=None)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """Parts that are called one after another."""
+        return [*self.encoder.stages, *self.decoder.stages]
 
     def forward(self, image: Tensor) -> Output:
         """Return the scores of normalised images, (B, 3, H, W) float, of any height and width."""
         height, width = image.shape[-2:]
         features = self.encoder(self.pad(image))
-        context = self.psp(features.last)
-        scores = self._classify(context, features.skip)
+        decoded = self.decoder(features)
         return Output(
-            logits=self.upscale(scores, height, width),
-            image_logits=self.image_classifier(context.mean(dim=(2, 3))),
-            embedding=features.last.mean(dim=(2, 3)),
+            logits=self.upscale(decoded.scores, height, width),
+            image_logits=self.image_classifier(decoded.context),
+            embedding=features[-1].mean(dim=(2, 3)),
         )
 
     def pad(self, image: Tensor) -> Tensor:
         """Return normalised images with zeros, the mean colour, right and below up to multiples of the stride."""
         height, width = image.shape[-2:]
-        stride = self.output_stride
-        # Not `-width % stride`: TensorRT-RTX takes the remainder of a negative number for negative
-        right = (width + stride - 1) // stride * stride - width
-        below = (height + stride - 1) // stride * stride - height
+        multiple = self.encoder.multiple
+        # Not `-width % multiple`: TensorRT-RTX takes the remainder of a negative number for negative
+        right = (width + multiple - 1) // multiple * multiple - width
+        below = (height + multiple - 1) // multiple * multiple - height
         return F.pad(image, (0, right, 0, below))
 
     def scores(self, padded: Tensor) -> Tensor:
         """Return the class scores of padded images, (B, C, h, w), before they are scaled up: what may be half."""
-        features = self.encoder(padded)
-        return self._classify(self.psp(features.last), features.skip)
+        scores: Tensor = self.decoder(self.encoder(padded)).scores
+        return scores
 
     def upscale(self, scores: Tensor, height: int, width: int) -> Tensor:
         """Return `scores` at the size of the images, (B, C, height, width)."""
         # Upscale the logits, not the labels, to the padded input, then drop the padding
-        upscaled = F.interpolate(scores, scale_factor=self._upscale, mode="bilinear")
+        upscaled = F.interpolate(scores, scale_factor=self.decoder.stride, mode="bilinear")
         return upscaled[..., :height, :width]
-
-    def _classify(self, context: Tensor, skip: Tensor) -> Tensor:
-        scores: Tensor = self.classifier(self.mitrans2(self.mitrans1(context, skip)))
-        return scores
 
     def materialize_attention(self) -> None:
         """Write attention as plain products from now on, as exporters need it. The values stay."""
@@ -95,7 +99,24 @@ class GuidedMixNet(nn.Module):
 def _build_encoder(config: ModelConfig) -> Encoder | TimmEncoder:
     if config.encoder.startswith(TIMM_PREFIX):
         return TimmEncoder(config.encoder, output_stride=config.output_stride)
-    return Encoder(config.encoder, output_stride=config.output_stride)
+    return Encoder(config.encoder, output_stride=config.output_stride or 8)
+
+
+def _build_decoder(
+    config: ModelConfig, encoder: Encoder | TimmEncoder, *, num_classes: int
+) -> GuidedMixDecoder | PyramidDecoder:
+    if config.decoder == "pyramid":
+        return PyramidDecoder(
+            encoder.strides, encoder.channels, channels=config.decoder_channels, num_classes=num_classes
+        )
+    return GuidedMixDecoder(
+        encoder.strides,
+        encoder.channels,
+        channels=config.decoder_channels,
+        num_classes=num_classes,
+        non_local_1=config.non_local_1,
+        non_local_2=config.non_local_2,
+    )
 
 
 def normalize(image: Tensor) -> Tensor:

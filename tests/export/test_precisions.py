@@ -102,7 +102,7 @@ def test_int8_keeps_the_classifier_and_says_what_else(
     assert record["file"] == "model_int8_logits.onnx"
     assert record["checkpoint"] == "last"
     made = record["quantization"]
-    assert made["float_layers"][0] == "network.classifier"
+    assert made["float_layers"][0] == "network.decoder.classifier"
     assert made["quantized_layers"] + len(made["float_layers"]) == 26
     assert made["calibration"] == "8 labeled and 12 unlabeled training images"
     content = (run / "export" / record["file"]).read_bytes()
@@ -115,7 +115,7 @@ def test_int8_keeps_the_classifier_and_says_what_else(
     backend = OrtBackend(run / "export" / record["file"], device="cpu", threads=1)
     prediction = backend.predict(images[0][None])
     assert prediction.logits is not None and prediction.logits.shape == (1, 6, 48, 64)
-    assert "convolutions in int8; in float32: network.classifier" in err
+    assert "convolutions in int8; in float32: network.decoder.classifier" in err
 
 
 def test_tensorrt_takes_symmetric_int8_and_a_plan_is_written(cli: Cli, run: Path) -> None:
@@ -158,7 +158,7 @@ def test_the_layer_that_loses_most_is_found_and_left_in_float32(
     """The range of one layer's input is made a thousand times too large: in int8 nothing is left of it."""
     ranges = measure_ranges(graph, images[:3])
     convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
-    spoilt = next(node for node in convolutions if node.input[1] == "network.mitrans1.up.conv.weight")
+    spoilt = next(node for node in convolutions if node.input[1] == "network.decoder.mitrans1.up.conv.weight")
     low, high = ranges[spoilt.input[0]].range_value
     ranges[spoilt.input[0]].lowest, ranges[spoilt.input[0]].highest = low * 1000, high * 1000
     switched = SwitchedModel(graph, quantize_graph(graph, ranges, symmetric=False, operators=["Conv"]))
@@ -167,7 +167,7 @@ def test_the_layer_that_loses_most_is_found_and_left_in_float32(
     (expected,) = run_graph(graph, ["logits"], batch)
     np.testing.assert_allclose(switched.logits(batch, none), expected, atol=1e-4)
     worst, agreement = least_robust_layers(switched, images, always=switched.layers[-1:])
-    assert switched.titles[worst[0]] == "network.mitrans1.up.conv"
+    assert switched.titles[worst[0]] == "network.decoder.mitrans1.up.conv"
     assert agreement > 0.9
 
 
@@ -177,7 +177,7 @@ def test_case_39_scores_that_are_not_finite_are_no_mask_of_class_0(
     """One image of a batch overflows: its mask is label 255 all over, the other's is as it was."""
     broken = onnx.ModelProto()
     broken.CopyFrom(graph)
-    (bias,) = [entry for entry in broken.graph.initializer if entry.name == "network.classifier.bias"]
+    (bias,) = [entry for entry in broken.graph.initializer if entry.name == "network.decoder.classifier.bias"]
     values = onnx.numpy_helper.to_array(bias).copy()
     spec = read_sealed_spec(toy_model.read_bytes(), where=toy_model)
     for number, what in ((np.nan, "NaN"), (np.inf, "infinity")):

@@ -79,7 +79,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     save(tmp_path, ["last"], 1)
     before = (tmp_path / "checkpoints/last.json").read_bytes()
     network = build_network(MODEL, CLASSES)
-    torch.nn.init.constant_(network.classifier.weight, float("inf"))
+    torch.nn.init.constant_(network.decoder.classifier.weight, float("inf"))
     with pytest.raises(CheckpointError, match=r"classifier\.weight .* not finite after 2 steps; .* lower"):
         save_checkpoint(tmp_path, ["last"], network, iteration=2, miou=None, model=MODEL, classes=CLASSES)
     assert (tmp_path / "checkpoints/last.json").read_bytes() == before
@@ -108,9 +108,14 @@ def test_case_29_a_flipped_bit_is_found_by_the_hash(tmp_path: Path) -> None:
 
 def test_case_34_wrong_weights_are_one_typed_line(tmp_path: Path) -> None:
     for name, change, drop, expected in (
-        ("shape", {"classifier.weight": torch.zeros(5, 2, 1, 1)}, "", "does not fit"),
-        ("missing", {}, "classifier.weight", "does not fit"),
-        ("nan", {"classifier.bias": torch.full((21,), float("nan"))}, "", "classifier.bias has values that"),
+        ("shape", {"decoder.classifier.weight": torch.zeros(5, 2, 1, 1)}, "", "does not fit"),
+        ("missing", {}, "decoder.classifier.weight", "does not fit"),
+        (
+            "nan",
+            {"decoder.classifier.bias": torch.full((21,), float("nan"))},
+            "",
+            "decoder.classifier.bias has values",
+        ),
     ):
         run_dir = tmp_path / name
         run_dir.mkdir()

@@ -39,8 +39,8 @@ def test_logits_are_linear() -> None:
 @pytest.mark.parametrize(("first", "second"), [(True, False), (False, False), (True, True)])
 def test_non_local_blocks_stand_where_the_switches_say(first: bool, second: bool) -> None:
     model = network(non_local_1=first, non_local_2=second)
-    assert isinstance(model.mitrans1.attention, NonLocal) == first
-    assert isinstance(model.mitrans2.attention, NonLocal) == second
+    assert isinstance(model.decoder.mitrans1.attention, NonLocal) == first
+    assert isinstance(model.decoder.mitrans2.attention, NonLocal) == second
 
 
 def test_normalize_is_torchvisions() -> None:

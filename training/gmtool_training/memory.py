@@ -20,7 +20,7 @@ def recompute_activations(network: GuidedMixNet) -> None:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), same_statistics_again(network)
 
-    for stage in [*network.encoder.stages, network.psp, network.mitrans1, network.mitrans2]:
+    for stage in network.stages:
         # On the instance: names in the state dict stay. Nothing is random inside, so no state is kept
         stage.forward = partial(
             checkpoint, stage.forward, use_reentrant=False, context_fn=contexts, preserve_rng_state=False

@@ -1,0 +1,16 @@
+"""Output of a decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Decoded(NamedTuple):
+    """What every decoder gives for the feature maps of an encoder."""
+
+    scores: Tensor
+    """(B, num_classes, H / stride, W / stride): class scores before softmax."""
+    context: Tensor
+    """(B, context_channels): what the image classifier sees."""
