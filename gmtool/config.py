@@ -89,6 +89,9 @@ class ModelConfig:
     output_stride: Literal[8, 16, 32] | None = None
     """Input size over the size of the encoder's last features. By default 8, the paper's, of an encoder that can
     choose; else the encoder's own (32 of many pyramids, 14 or 16 of a plain vision transformer)."""
+    input_scale: Literal[0.25, 0.5, 1, 2, 4] = 1
+    """Factor by which the network scales images before the encoder: 2 for thin objects in small images, below 1
+    for large photos. Training, validation and the exported graph take images as they are."""
     decoder: Literal["guidedmix", "pyramid"] = "guidedmix"
     """`guidedmix` is the paper's: pyramid pooling and two MITrans modules. `pyramid` projects and sums all levels
     of the encoder; it takes plain vision transformers too."""

@@ -55,7 +55,7 @@ class ArtifactSpec:
     precision: Precision
     encoder: str
     output_stride: int
-    attention_stride: int | None
+    attention_stride: float | None
     """Input size over the size at which every position attends to every other one; None if none does.
     Memory for it grows with the square of the pixels."""
     outputs: tuple[OutputName, ...]

@@ -16,8 +16,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Attention(NamedTuple):
     """Attention of every position to every other one: what an exported graph needs memory for."""
 
-    stride: int
-    """Input size over the size of the grid of positions."""
+    stride: float
+    """Image size over the size of the grid of positions."""
     heads: int
 
 

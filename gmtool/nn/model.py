@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmtool.config import TIMM_PREFIX, ModelConfig
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Attention, Encoder
+from gmtool.errors import ConfigError
+from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Attention, Encoder, Features
 from gmtool.nn.guidedmix_decoder import GuidedMixDecoder
 from gmtool.nn.mitrans import NonLocal
 from gmtool.nn.pyramid_decoder import PyramidDecoder
@@ -40,18 +42,31 @@ class GuidedMixNet(nn.Module):
         super().__init__()
         self.encoder = _build_encoder(config)
         self.decoder = _build_decoder(config, self.encoder, num_classes=num_classes)
+        self.input_scale = config.input_scale
+        self._upscale = self.decoder.stride / self.input_scale
+        if self._upscale < 1:
+            raise ConfigError(
+                f"model.input_scale={config.input_scale} would give scores larger than the image: their "
+                f"stride is {self.decoder.stride}; take a smaller scale"
+            )
         self.image_classifier = nn.Linear(self.decoder.context_channels, num_foreground)
 
     @property
     def output_stride(self) -> int:
-        """Input size over the size of the encoder's last features."""
+        """Size of the (scaled) image over the size of the encoder's last features."""
         return self.encoder.strides[-1]
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of a padded image are multiples of this, pixels."""
+        return math.ceil(self.encoder.multiple / self.input_scale)
 
     @property
     def attention(self) -> Attention | None:
         """Attention over all positions that needs most memory; None if there is none."""
         found = [each for each in (self.encoder.attention, self.decoder.attention) if each is not None]
-        return max(found, key=lambda each: each.heads / each.stride**4, default=None)
+        largest = max(found, key=lambda each: each.heads / each.stride**4, default=None)
+        return None if largest is None else largest._replace(stride=largest.stride / self.input_scale)
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -61,7 +76,7 @@ class GuidedMixNet(nn.Module):
     def forward(self, image: Tensor) -> Output:
         """Return the scores of normalised images, (B, 3, H, W) float, of any height and width."""
         height, width = image.shape[-2:]
-        features = self.encoder(self.pad(image))
+        features = self.features(self.pad(image))
         decoded = self.decoder(features)
         return Output(
             logits=self.upscale(decoded.scores, height, width),
@@ -72,7 +87,7 @@ class GuidedMixNet(nn.Module):
     def pad(self, image: Tensor) -> Tensor:
         """Return normalised images with zeros, the mean colour, right and below up to multiples of the stride."""
         height, width = image.shape[-2:]
-        multiple = self.encoder.multiple
+        multiple = self.multiple
         # Not `-width % multiple`: TensorRT-RTX takes the remainder of a negative number for negative
         right = (width + multiple - 1) // multiple * multiple - width
         below = (height + multiple - 1) // multiple * multiple - height
@@ -80,13 +95,22 @@ class GuidedMixNet(nn.Module):
 
     def scores(self, padded: Tensor) -> Tensor:
         """Return the class scores of padded images, (B, C, h, w), before they are scaled up: what may be half."""
-        scores: Tensor = self.decoder(self.encoder(padded)).scores
+        scores: Tensor = self.decoder(self.features(padded)).scores
         return scores
+
+    def features(self, padded: Tensor) -> Features:
+        """Return the encoder's feature maps of padded images, the finest first."""
+        if self.input_scale > 1:
+            padded = F.interpolate(padded, scale_factor=self.input_scale, mode="bilinear")
+        elif self.input_scale < 1:  # the mean of each square: nothing between the pixels is left out
+            padded = F.avg_pool2d(padded, round(1 / self.input_scale))
+        features: Features = self.encoder(padded)
+        return features
 
     def upscale(self, scores: Tensor, height: int, width: int) -> Tensor:
         """Return `scores` at the size of the images, (B, C, height, width)."""
         # Upscale the logits, not the labels, to the padded input, then drop the padding
-        upscaled = F.interpolate(scores, scale_factor=self.decoder.stride, mode="bilinear")
+        upscaled = F.interpolate(scores, scale_factor=self._upscale, mode="bilinear")
         return upscaled[..., :height, :width]
 
     def materialize_attention(self) -> None:

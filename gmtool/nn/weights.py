@@ -11,6 +11,7 @@ from torchvision.models import get_model_weights
 
 from gmtool.errors import CheckpointError
 from gmtool.nn.encoder import Encoder
+from gmtool.nn.packaged_weights import packaged_weights
 from gmtool.nn.timm_encoder import TimmEncoder, as_encoder_names, download_timm_weights
 
 
@@ -31,8 +32,10 @@ def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str)
     if source == "none":
         return f"encoder {name}: starts from random weights"
     if isinstance(encoder, TimmEncoder):
-        imagenet = source == "imagenet"
-        weights = download_timm_weights(name) if imagenet else as_encoder_names(_read(Path(source)))
+        if source == "imagenet":
+            weights = packaged_weights(name) or download_timm_weights(name)
+        else:
+            weights = as_encoder_names(_read(Path(source)))
     else:
         weights = _download(name) if source == "imagenet" else _read(Path(source))
     return _fill(encoder, weights, where=f"encoder weights {source}")

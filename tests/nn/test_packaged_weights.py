@@ -1,0 +1,33 @@
+"""Weights that come with the installation are those of timm's networks."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from gmtool.nn.packaged_weights import PACKAGES, packaged_weights
+from gmtool.nn.timm_encoder import TimmEncoder
+from gmtool.nn.weights import load_encoder_weights
+
+REFERENCE = Path(__file__).parents[3] / "shared/data/weights"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_imagenet_weights_need_no_network(name: str) -> None:
+    encoder = TimmEncoder(name, output_stride=16)
+    line = load_encoder_weights(encoder, name, "imagenet")
+    loaded, wanted = line.split(": ")[1].split(" tensors")[0].split(" of ")
+    assert loaded == wanted, line
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_they_are_those_of_timms_network(name: str) -> None:
+    path = REFERENCE / f"{name.removeprefix('timm:')}_imagenet.safetensors"
+    if not path.is_file():
+        pytest.skip("needs the reference weights beside the checkout")
+    ours, reference = packaged_weights(name), safetensors.torch.load_file(path)
+    assert ours is not None
+    assert len(reference) > 200
+    for key, value in reference.items():
+        torch.testing.assert_close(ours[f"model.{key}"].to(value.dtype), value, msg=key)
