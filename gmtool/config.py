@@ -95,8 +95,9 @@ class ModelConfig:
     decoder: Literal["guidedmix", "pyramid"] = "guidedmix"
     """`guidedmix` is the paper's: pyramid pooling and two MITrans modules. `pyramid` projects and sums all levels
     of the encoder; it takes plain vision transformers too."""
-    decoder_channels: Annotated[int, Ge(16)] = 512
-    """Channels after pyramid pooling; the upsampling stages have a quarter and an eighth of them."""
+    decoder_channels: Annotated[int, Ge(0)] = 512
+    """Decoder `guidedmix`: channels after pyramid pooling, at least 16; upsampling stages have a quarter and an
+    eighth of them. Decoder `pyramid`: width of the hidden layer; 0 for a linear classifier."""
     non_local_1: bool = True
     """Non-local block in the first MITrans module (off: the paper's "without MITrans")."""
     non_local_2: bool = False
@@ -106,6 +107,8 @@ class ModelConfig:
         if self.encoder not in ENCODERS and not self.encoder.startswith(TIMM_PREFIX):
             known = did_you_mean(self.encoder, [*ENCODERS, "timm:NAME"])
             raise ConfigError(f"setting model.encoder: got {self.encoder!r}{known}")
+        if self.decoder == "guidedmix" and self.decoder_channels < 16:
+            raise ConfigError(f"setting model.decoder_channels: got {self.decoder_channels}; expected at least 16")
 
 
 @dataclass(frozen=True)

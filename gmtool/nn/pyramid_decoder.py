@@ -1,4 +1,4 @@
-"""Pyramid decoder: every level of the encoder projected, brought to the finest, summed; a light head."""
+"""Pyramid decoder: a small classifier of every position, from all levels of the encoder and their surroundings."""
 
 from __future__ import annotations
 
@@ -8,67 +8,82 @@ from torch import Tensor, nn
 from gmtool.nn.decoded import Decoded
 from gmtool.nn.encoder import Attention, Features
 
+SCORE_STRIDE = 8
+"""Stride of the scores, where the encoder has a level of it or finer ones."""
+LOCAL_PX = 9
+"""Side of the square of positions of the last level whose mean stands for the surroundings."""
+
 
 class PyramidDecoder(nn.Module):
-    """Scores at the stride of the finest feature map: a linear classifier of all levels, plus a small network.
+    """Standardise each level, project it, bring it to one stride, and sum; ReLU, dropout, classifier.
 
-    The small network starts at zero, so training starts from the linear classifier, which few labels suffice for.
+    Two more levels are means of the last one: over a square around each position, and over the image. The sum of
+    projections is one linear layer of all levels concatenated, so few labels can fit it in closed form or nearly.
 
     Args:
-        strides: Strides of the encoder's feature maps, each a multiple of the first.
+        strides: Strides of the encoder's feature maps, the finest first.
         in_channels: Channels of these maps.
-        channels: Channels of the small network.
+        channels: Width of the hidden layer; 0 for none: a linear classifier.
         num_classes: Classes of the pixel classifier.
+        dropout: Share of the hidden layer's channels that is dropped in training.
     """
 
     def __init__(
-        self, strides: tuple[int, ...], in_channels: tuple[int, ...], *, channels: int, num_classes: int
+        self,
+        strides: tuple[int, ...],
+        in_channels: tuple[int, ...],
+        *,
+        channels: int,
+        num_classes: int,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.stride = strides[0]
+        self.stride = next((stride for stride in strides if stride >= SCORE_STRIDE), strides[-1])
         """Input size over the size of the scores."""
         self.context_channels = in_channels[-1]
         """Channels of the pooled context."""
         self.attention: Attention | None = None
         """It attends to no other positions."""
-        self._factors = [stride // self.stride for stride in strides]
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in in_channels)
-        self.linear = nn.ModuleList(
-            nn.Conv2d(width, num_classes, 1, bias=level == 0) for level, width in enumerate(in_channels)
+        self._strides = (*strides, strides[-1])
+        widths = (*in_channels, in_channels[-1], in_channels[-1])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, affine=False) for width in widths)
+        out_channels = channels or num_classes
+        # The bias of the sum is that of the first projection
+        self.project = nn.ModuleList(
+            nn.Conv2d(width, out_channels, 1, bias=level == 0) for level, width in enumerate(widths)
         )
-        self.project = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=False) for width in in_channels)
-        self.refine = nn.Sequential(
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-            nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        )
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        hidden = [nn.ReLU(), nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, 1)] if channels else []
+        self.classifier = nn.Sequential(*hidden)
 
     @property
     def stages(self) -> list[nn.Module]:
         """Parts that are called one after another."""
-        return [self.refine]
+        return [self.classifier]
+
+    def levels(self, features: Features) -> list[Tensor]:
+        """Return the inputs of the projections: the levels, none finer than the scores, and two means of the last.
+
+        Args:
+            features: Feature maps of the encoder.
+
+        Returns:
+            Maps of their own strides; the last one is (B, C, 1, 1).
+        """
+        last = features[-1]
+        local = F.avg_pool2d(last, LOCAL_PX, stride=1, padding=LOCAL_PX // 2, count_include_pad=False)
+        finer = [self.stride // stride for stride in self._strides]
+        maps = [F.avg_pool2d(each, by) if by > 1 else each for each, by in zip(features, finer, strict=False)]
+        return [*maps, local, last.mean(dim=(2, 3), keepdim=True)]
 
     def forward(self, features: Features) -> Decoded:
         """Return class scores (B, C, h, w) and the context (B, channels) that the image classifier takes."""
-        normalized = [norm(each) for norm, each in zip(self.norms, features, strict=True)]
-        linear = self._sum(self.linear, normalized)
-        refined = self.refine(self._sum(self.project, normalized))
-        return Decoded(linear + self.classifier(refined), features[-1].mean(dim=(2, 3)))
-
-    def _sum(self, layers: nn.ModuleList, features: Features) -> Tensor:
-        """Return the sum of all levels, each through its layer, at the size of the finest."""
-        total: Tensor | None = None
-        for layer, feature, factor in zip(layers, features, self._factors, strict=True):
-            # The layer first: it has fewer channels, and commutes with the interpolation
-            level = layer(feature)
-            if factor > 1:
-                level = F.interpolate(level, scale_factor=factor, mode="bilinear")
-            total = level if total is None else total + level
-        assert total is not None
-        return total
+        *maps, whole = self.levels(features)
+        # The mean over the image is one vector: it is added to every position
+        total: Tensor = self.project[-1](self.norms[-1](whole))
+        for each, stride, norm, project in zip(maps, self._strides, self.norms, self.project, strict=False):
+            # Projected first: it commutes with the interpolation, and the map is small
+            level = project(norm(each))
+            if stride > self.stride:
+                level = F.interpolate(level, scale_factor=stride // self.stride, mode="bilinear")
+            total = total + level
+        return Decoded(self.classifier(total), features[-1].mean(dim=(2, 3)))

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from encoder_contract import EncoderContract
 from timm.layers import resample_abs_pos_embed
 
@@ -10,6 +11,7 @@ from gmtool.config import ModelConfig
 from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.position_embedding import resample_position_embedding
+from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool.nn.timm_encoder import TimmEncoder
 
 
@@ -87,13 +89,35 @@ def test_a_stride_that_a_network_lacks_is_refused_with_its_own() -> None:
         TimmEncoder("timm:repvit_m0_9", output_stride=8)
 
 
-def test_the_pyramid_decoder_starts_as_a_linear_classifier() -> None:
+def test_the_pyramid_decoder_is_a_classifier_of_all_levels_concatenated() -> None:
+    """Against the same sum written with the maps upsampled first and one matrix."""
     torch.manual_seed(0)
-    network = GuidedMixNet(
-        ModelConfig(encoder="toy", decoder="pyramid", decoder_channels=16), num_classes=3, num_foreground=2
-    ).eval()
-    image = torch.randn(1, 3, 64, 64)
+    decoder = PyramidDecoder((4, 8, 16, 16), (3, 4, 5, 6), channels=7, num_classes=3).eval()
+    sizes = zip((3, 4, 5, 6), (16, 8, 4, 4), strict=True)
+    features = [torch.randn(2, width, 2 * side, 3 * side) for width, side in sizes]
+    for norm in decoder.norms:
+        torch.nn.init.normal_(norm.running_mean)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    size = features[1].shape[-2:]
+    *maps, whole = decoder.levels(features)
+    same = [F.interpolate(each, size=size, mode="bilinear") for each in maps] + [whole.expand(-1, -1, *size)]
+    mean, var = (
+        torch.cat([getattr(norm, name) for norm in decoder.norms]) for name in ("running_mean", "running_var")
+    )
+    x = (torch.cat(same, dim=1) - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
+    weight = torch.cat([layer.weight for layer in decoder.project], dim=1)
+    hidden = F.conv2d(x, weight, decoder.project[0].bias).relu()
+    expected = F.conv2d(hidden, decoder.classifier[2].weight, decoder.classifier[2].bias)
     with torch.no_grad():
-        before = network(image).logits
-        torch.nn.init.normal_(network.decoder.refine[2].weight)
-        torch.testing.assert_close(network(image).logits, before)
+        torch.testing.assert_close(decoder(features).scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pyramid_decoder_without_hidden_layer_is_linear() -> None:
+    torch.manual_seed(0)
+    decoder = PyramidDecoder((8, 16), (3, 4), channels=0, num_classes=3).eval()
+    first, second = ([torch.randn(1, 3, 8, 8), torch.randn(1, 4, 4, 4)] for _ in range(2))
+    both = [a + b for a, b in zip(first, second, strict=True)]
+    nothing = [torch.zeros_like(each) for each in first]
+    with torch.no_grad():
+        one, two, sum_, zero = (decoder(each).scores for each in (first, second, both, nothing))
+    torch.testing.assert_close(one + two - zero, sum_, rtol=1e-4, atol=1e-5)
