@@ -1,0 +1,217 @@
+"""Classifiers of the probe: multinomial regression by L-BFGS, or one hidden layer by AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gmtool.nn.pyramid_decoder import PyramidDecoder
+
+STATISTICS_ROWS = 50_000
+"""Rows from which mean and deviation of the features are computed, at most."""
+
+MIN_STD = 5e-3
+"""Features that hardly change are not blown up; its square is above what batch normalisation adds."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of each feature."""
+
+    mean: Tensor
+    """(D,)."""
+    std: Tensor
+    """(D,), above zero."""
+
+    @classmethod
+    def of(cls, features: Tensor) -> Scaling:
+        """Return those of (N, D) features."""
+        some = features[:STATISTICS_ROWS].float()
+        return cls(some.mean(dim=0), some.std(dim=0).clamp(min=MIN_STD))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return (N, D) features with mean 0 and deviation 1, float32."""
+        return (features.float() - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted classifier."""
+
+    scaling: Scaling
+    layers: nn.Sequential
+    """`Linear`, or `Linear, ReLU, Dropout, Linear`; in evaluation mode."""
+
+    @torch.inference_mode()
+    def probabilities(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the mean over views of the class probabilities of (N, D) features: (N, K)."""
+        total: Tensor | None = None
+        for view in features:
+            logits = torch.cat([self.layers(self.scaling(rows)) for rows in view.split(8192)])
+            total = logits.softmax(dim=1) if total is None else total + logits.softmax(dim=1)
+        assert total is not None
+        return total / len(features)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows: features of each view, and what they should be classified as."""
+
+    features: tuple[Tensor, ...]
+    """One (N, D) a view."""
+    targets: Tensor
+    """(N, K): how much each class counts in each row; a row of zeros does not count."""
+
+
+@dataclass(frozen=True)
+class HiddenOptions:
+    """How a hidden layer is fitted."""
+
+    channels: int = 256
+    dropout: float = 0.5
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    steps: int = 500
+    batch: int = 1024
+    ema_decay: float = 0.99
+
+
+def fit_linear(rows: Sequence[Rows], *, l2: float = 1e-3, iterations: int = 40, start: Head | None = None) -> Head:
+    """Fit a multinomial regression: weighted cross-entropy plus l2 / 2 times the squared weights, by L-BFGS.
+
+    Args:
+        rows: At least one set of rows; all count together by their targets.
+        l2: Strength of the penalty, beside a mean cross-entropy.
+        iterations: Of L-BFGS, at most.
+        start: A linear head to start from; its scaling is kept.
+    """
+    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0])
+    z = torch.cat([scaling(view) for each in rows for view in each.features])
+    targets = torch.cat([each.targets for each in rows for _ in each.features])
+    targets = targets / targets.sum()
+    mass = targets.sum(dim=1, keepdim=True)
+    layer = nn.Linear(z.shape[1], targets.shape[1])
+    with torch.no_grad():
+        for name, value in layer.named_parameters():
+            value.copy_(getattr(start.layers[0], name)) if start is not None else value.zero_()
+    optimizer = torch.optim.LBFGS(
+        layer.parameters(), max_iter=iterations, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        """Return the loss; its gradient is written by hand, which halves the time."""
+        log_probabilities = torch.addmm(layer.bias, z, layer.weight.T).log_softmax(dim=1)
+        residual = log_probabilities.exp() * mass - targets
+        layer.weight.grad = residual.T @ z + l2 * layer.weight
+        layer.bias.grad = residual.sum(dim=0)
+        return -(targets * log_probabilities).sum() + l2 / 2 * layer.weight.square().sum()
+
+    with torch.no_grad():
+        optimizer.step(closure)  # type: ignore[arg-type, no-untyped-call]
+    return Head(scaling, nn.Sequential(layer).eval().requires_grad_(False))
+
+
+def fit_hidden(
+    rows: Sequence[Rows], *, options: HiddenOptions, random: np.random.Generator, start: Head | None = None
+) -> Head:
+    """Fit one hidden layer: AdamW with a cosine schedule, dropout, and a running mean of the weights.
+
+    Rows are drawn in proportion to the sum of their targets, views evenly.
+
+    Args:
+        rows: At least one set of rows.
+        options: Width, steps and rates.
+        random: Source of the draws and of the initial weights.
+        start: A head with a hidden layer to start from; its scaling is kept.
+    """
+    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0])
+    views = [(view, each.targets) for each in rows for view in each.features]
+    num_features, num_classes = views[0][0].shape[1], views[0][1].shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(random.integers(2**31)))
+        layers = _layers(num_features, num_classes, options)
+        if start is not None:
+            layers.load_state_dict(start.layers.state_dict())
+        _train(layers, views, scaling, options, random)
+    return Head(scaling, layers.eval().requires_grad_(False))
+
+
+def _layers(num_features: int, num_classes: int, options: HiddenOptions) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(num_features, options.channels),
+        nn.ReLU(),
+        nn.Dropout(options.dropout),
+        nn.Linear(options.channels, num_classes),
+    )
+
+
+def _train(
+    layers: nn.Sequential,
+    views: Sequence[tuple[Tensor, Tensor]],
+    scaling: Scaling,
+    options: HiddenOptions,
+    random: np.random.Generator,
+) -> None:
+    """Train in place; the weights in the end are their running mean."""
+    mass = np.concatenate([targets.sum(dim=1).double().numpy() for _, targets in views])
+    starts = np.cumsum([0] + [len(targets) for _, targets in views])
+    order = random.choice(len(mass), options.steps * options.batch, p=mass / mass.sum())
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+    average = [parameter.detach().clone() for parameter in layers.parameters()]
+    layers.train()
+    for step in range(options.steps):
+        drawn = np.sort(order[step * options.batch : (step + 1) * options.batch])
+        x, targets = _batch(views, starts, drawn)
+        rate = 0.5 * (1 + math.cos(math.pi * step / options.steps)) * min(1.0, (step + 1) / 30)
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * rate
+        loss = -(targets * layers(scaling(x)).log_softmax(dim=1)).sum(dim=1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay = min(options.ema_decay, (step + 1) / (step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(average, list(layers.parameters()), 1 - decay)
+    with torch.no_grad():
+        for parameter, mean in zip(layers.parameters(), average, strict=True):
+            parameter.copy_(mean)
+
+
+def _batch(
+    views: Sequence[tuple[Tensor, Tensor]],
+    starts: np.ndarray[tuple[int], np.dtype[np.int64]],
+    drawn: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> tuple[Tensor, Tensor]:
+    """Return features and targets, each summing to one, of rows numbered through all views, in order."""
+    features, targets = [], []
+    places = np.searchsorted(drawn, starts)
+    for number, (view, wanted) in enumerate(views):
+        index = torch.from_numpy(drawn[places[number] : places[number + 1]] - starts[number])
+        features.append(view[index])
+        targets.append(wanted[index])
+    chosen = torch.cat(targets)
+    return torch.cat(features), chosen / chosen.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def install(head: Head, decoder: PyramidDecoder) -> None:
+    """Make a decoder compute what a head does. Its width is that of the head's hidden layer, or 0."""
+    first = head.layers[0]
+    start = 0
+    for level, (norm, project) in enumerate(zip(decoder.norms, decoder.project, strict=True)):
+        part = slice(start, start + project.in_channels)  # type: ignore[operator]
+        norm.running_mean.copy_(head.scaling.mean[part])  # type: ignore[union-attr, operator]
+        norm.running_var.copy_(head.scaling.std[part] ** 2 - norm.eps)  # type: ignore[union-attr, operator]
+        project.weight.copy_(first.weight[:, part, None, None])  # type: ignore[union-attr, operator, index]
+        if level == 0:
+            project.bias.copy_(first.bias)  # type: ignore[union-attr, operator]
+        start = part.stop
+    if len(head.layers) > 1:
+        last, classifier = head.layers[-1], decoder.classifier[-1]
+        classifier.weight.copy_(last.weight[..., None, None])  # type: ignore[union-attr, operator, index]
+        classifier.bias.copy_(last.bias)  # type: ignore[union-attr, operator]
