@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -62,15 +63,20 @@ def temporary_path(folder: Path) -> Path:
 
 
 def sweep_leftovers(folder: Path) -> list[Path]:
-    """Delete temporary files that killed processes left in `folder`, not below it; return what was deleted.
+    """Delete temporary files and folders that killed processes left in `folder`; return what was deleted.
 
-    Those of a living process of this machine, and those of other machines, are deleted once they are `OLD_S` old.
+    Files of a living process of this machine, and those of other machines, are deleted once they are `OLD_S` old.
     """
     leftovers = []
     with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL in the name
         for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
             with contextlib.suppress(FileNotFoundError):
-                if _maker_has_ended(path) or time.time() - path.lstat().st_mtime > OLD_S:
+                status, has_ended = path.lstat(), _maker_has_ended(path)
+                if stat.S_ISDIR(status.st_mode):  # its time says nothing of what is being written in it
+                    if has_ended:
+                        shutil.rmtree(path)
+                        leftovers.append(path)
+                elif has_ended or time.time() - status.st_mtime > OLD_S:
                     path.unlink()
                     leftovers.append(path)
     return leftovers

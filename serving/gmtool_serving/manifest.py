@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, get_args
 
 from gmtool.files import open_atomically, open_unlinked
+from gmtool_serving.formats import FORMAT_NAMES, FormatName
 from gmtool_serving.writing import OutputFile
 
 Status = Literal["ok", "failed", "skipped"]
@@ -27,7 +28,7 @@ class Conditions:
     """What the masks of a run depend on beside their images."""
 
     model_sha256: str
-    formats: tuple[str, ...]
+    formats: tuple[FormatName, ...]
     options: Mapping[str, Any]
     """Orientation, padding, tiles."""
 
@@ -81,7 +82,7 @@ class Record:
             and self.status in get_args(Status)
             and all(map(_is_valid_file, self.outputs))
             and isinstance(self.conditions.model_sha256, str)
-            and all(isinstance(name, str) for name in self.conditions.formats)
+            and all(name in FORMAT_NAMES for name in self.conditions.formats)
             and isinstance(self.conditions.options, dict)
         )
 

@@ -20,7 +20,7 @@ from gmtool_serving.predict import PredictionRun, PredictOptions, predict_images
 from PIL import Image
 
 from gmtool.errors import DataError
-from gmtool.files import temporary_path
+from gmtool.files import temporary_path, write_atomically
 
 OPTIONS = PredictOptions(workers=0)
 RESUME = replace(OPTIONS, resume=True)
@@ -229,14 +229,14 @@ def test_case_17_after_five_masks_that_find_the_disk_full_a_run_gives_up(
 
 def test_one_mask_that_fits_ends_the_count_of_full_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = make_images(tmp_path / "in", [f"{index:02d}.png" for index in range(20)]), tmp_path / "out"
-    write, calls = writing.write_atomically, 0
+    calls = 0
 
     def often_full(path: Path, content: bytes | str) -> None:
         nonlocal calls
         calls += 1
         if calls % 5:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, content)
+        write_atomically(path, content)
 
     monkeypatch.setattr("gmtool_serving.predict.WRITERS", 1)  # in the order of the images
     monkeypatch.setattr(writing, "write_atomically", often_full)
