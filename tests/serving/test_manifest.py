@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from gmtool_serving.lock import FolderLock
+from gmtool_serving.lock import FolderLock, holder_of
 from gmtool_serving.manifest import Conditions, Manifest, PastRecords, Record, read_manifest, was_closed
 from gmtool_serving.writing import OutputFile
 
@@ -211,3 +211,8 @@ def test_case_26_the_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == [".gmtool-predict-1-of-3.lock"]
     FolderLock(tmp_path).release()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"5", b"[" * 100_000, b"\xff", b'{"process": 1}'])
+def test_a_lock_that_says_nothing_of_its_holder_still_holds(text: bytes) -> None:
+    assert holder_of(text) == "another gmtool predict"
