@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gmtool.errors import DataError
+from gmtool.errors import DataError, some_names
+from gmtool.escaping import markdown_text
 from gmtool.mask_sources import image_key
 from gmtool.metrics import Float64Array, mean_of_known, ratio
 from gmtool.report import IoUReport, percent
@@ -132,30 +133,36 @@ def verdict(difference: Difference) -> str:
 def comparison_markdown(comparison: Comparison) -> str:
     """Return a comparison for people: scores, differences, classes."""
     first = comparison.results[0]
-    names = [result.name for result in comparison.results]
+    first_name, *_ = names = [markdown_text(result.name) for result in comparison.results]
     lines = [
-        f"# {first.name} against {', '.join(names[1:])}",
+        f"# {first_name} against {', '.join(names[1:])}",
         "",
         f"{len(comparison.ids)} images that all of them scored; the same images drawn for all in each resample.",
         "",
         "| result | mIoU % | 95 % interval | difference of the first to it, points | 95 % interval | |",
         "|---|---:|---:|---:|---:|---|",
-        f"| {first.name} | {percent(first.miou)} | {interval_text(first.interval)} | | | |",
+        f"| {first_name} | {percent(first.miou)} | {interval_text(first.interval)} | | | |",
         *(
-            f"| {result.name} | {percent(result.miou)} | {interval_text(result.interval)} "
+            f"| {name} | {percent(result.miou)} | {interval_text(result.interval)} "
             f"| {points(difference.miou)} | {points_text(difference.interval)} | {verdict(difference)} |"
-            for result, difference in zip(comparison.results[1:], comparison.differences, strict=True)
+            for name, result, difference in zip(
+                names[1:], comparison.results[1:], comparison.differences, strict=True
+            )
         ),
         "",
         f"| class | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
         *(
             f"| {name} | {' | '.join(percent(result.iou[index]) for result in comparison.results)} |"
-            for index, name in enumerate(comparison.classes)
+            for index, name in enumerate(map(markdown_text, comparison.classes))
         ),
     ]
     if comparison.only_in_some:
-        lines += ["", f"Not compared, since not all scored them: {', '.join(comparison.only_in_some)}."]
+        left_out = markdown_text(some_names(comparison.only_in_some))
+        lines += [
+            "",
+            f"{len(comparison.only_in_some)} images not compared, since not all scored them: {left_out}.",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -55,9 +55,13 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
         DataError: Two readings are possible, or none.
     """
     step = -(-len(paths) // MAX_FILES)
-    looks = [look for path in paths[::step] if (look := _look(path)) is not None]
+    chosen = paths[::step]
+    looks = [look for path in chosen if (look := _look(path)) is not None]
     if not looks:
-        return Recognized("index", "no file could be read")
+        raise DataError(
+            f"{where}: none of {len(chosen)} masks can be read, such as {chosen[0].name}; "
+            f"if others can, say what they hold with {option} index|raw|color"
+        )
     if any(look.is_color for look in looks):
         return _recognize_colors(looks, classes, where=where, option=option)
     labels = frozenset().union(*(look.labels for look in looks))

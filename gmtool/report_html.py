@@ -12,10 +12,11 @@ from gmtool import __version__
 from gmtool.classes import ClassSet
 from gmtool.comparison import Comparison, points, points_text, verdict
 from gmtool.errors import needs_extra
+from gmtool.escaping import printable
 from gmtool.metrics import Float64Array, ratio
 from gmtool.report import IoUReport, percent
 from gmtool.report_pictures import Example, heat_map, panels
-from gmtool.report_tables import interval_text
+from gmtool.report_tables import failed_kinds, interval_text, left_out_kinds
 
 TEMPLATE_DIR = Path(__file__).parent / "report_templates"
 MAX_MATRIX_CLASSES = 32
@@ -47,6 +48,8 @@ def report_html(report: IoUReport, examples: Sequence[Example] = ()) -> str:
         matrix_picture=heat_map(shares),
         confusions=_confusions(report, shares),
         histogram=_histogram(report),
+        failed=failed_kinds(report),
+        left_out=left_out_kinds(report),
         examples=[_example(example, report) for example in examples],
         provenance=_provenance(report),
     )
@@ -95,6 +98,7 @@ def _render(template: str, **context: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE_DIR),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gmtool import __version__
+from gmtool.errors import MessageKinds
+from gmtool.escaping import csv_text, markdown_text
 from gmtool.files import write_atomically
 from gmtool.report import IoUReport, percent
 from gmtool.scores import Interval
@@ -31,7 +34,7 @@ def to_markdown(report: IoUReport) -> str:
     """Return a report for people: headline, one row a class, the worst images, provenance."""
     value, origin = report.to_dict(), report.provenance
     lines = [
-        f"# mIoU {percent(report.miou)} % on {origin.split}",
+        f"# mIoU {percent(report.miou)} % on {markdown_text(origin.split)}",
         "",
         _headline(report, value),
         *_best_lines(report),
@@ -41,10 +44,22 @@ def to_markdown(report: IoUReport) -> str:
         "",
         *provenance_lines(report),
     ]
-    for title, entries in (("Failed", report.failed), ("Left out", report.left_out)):
-        if entries:
-            lines += ["", f"## {title}", "", *(f"- {line}" for line in entries)]
+    for title, kinds in (("Failed", failed_kinds(report)), ("Left out", left_out_kinds(report))):
+        if kinds.lines():
+            lines += ["", f"## {title}", "", *(f"- {markdown_text(line)}" for line in kinds.lines())]
+        if kinds.is_cut:
+            lines += ["", "All of them are in report.json."]
     return "\n".join(lines) + "\n"
+
+
+def failed_kinds(report: IoUReport) -> MessageKinds:
+    """Return why images could not be scored, a line for each kind of reason."""
+    return _kinds(report.failed)
+
+
+def left_out_kinds(report: IoUReport) -> MessageKinds:
+    """Return why there was nothing to score in images, a line for each kind of reason."""
+    return _kinds(report.left_out)
 
 
 def classes_csv(report: IoUReport) -> str:
@@ -81,10 +96,10 @@ def provenance_lines(report: IoUReport) -> list[str]:
     """Return what was scored, on what, and how, as a list in Markdown."""
     origin, protocol = report.provenance, report.protocol
     return [
-        f"- model: `{origin.model}`, sha256 `{origin.model_sha256 or 'not known'}`",
-        f"- computed by {origin.backend}, {origin.precision}",
+        f"- model: {markdown_text(origin.model)}, sha256 `{origin.model_sha256 or 'not known'}`",
+        f"- computed by {markdown_text(origin.backend)}, {origin.precision}",
         f"- labeled images: sha256 of their names `{origin.labeled_sha256 or 'not known'}`",
-        f"- split: `{origin.split}`, sha256 of the image names `{origin.split_sha256}`",
+        f"- split: {markdown_text(origin.split)}, sha256 of the image names `{origin.split_sha256}`",
         f"- ground truth: {protocol.truth_values}; sha256 `{origin.truth_sha256 or 'not known'}`",
         f"- prediction: {protocol.prediction_values}",
         f"- protocol: {protocol.resolution}, scales {list(protocol.scales)}, "
@@ -131,8 +146,9 @@ def _class_table(value: dict[str, Any]) -> list[str]:
         f"| class | {' | '.join(columns.values())} | pixels |",
         f"|---|{'---:|' * (len(columns) + 1)}",
         *(
-            f"| {row['name']} | {' | '.join(percent(row[key]) for key in columns)} | {row['pixels']} |"
+            f"| {name} | {' | '.join(percent(row[key]) for key in columns)} | {row['pixels']} |"
             for row in value["classes"]
+            for name in (markdown_text(row["name"]),)
         ),
     ]
 
@@ -142,12 +158,18 @@ def _image_lines(report: IoUReport) -> list[str]:
         return []
     miou = report.images.miou
     worst = miou.argsort(kind="stable")[:NUM_WORST]
-    shown = ", ".join(f"{report.images.ids[place]} {percent(miou[place], 1)}" for place in worst)
+    shown = ", ".join(f"{markdown_text(report.images.ids[place])} {percent(miou[place], 1)}" for place in worst)
     return ["", f"Worst images by their own mIoU, %: {shown}."]
+
+
+def _kinds(messages: Sequence[str]) -> MessageKinds:
+    """Group messages that begin with the id of their image."""
+    return MessageKinds((message.partition(": ")[0], message) for message in messages)
 
 
 def _csv(header: list[str], rows: list[list[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([header, *rows])
+    for row in [header, *rows]:
+        writer.writerow([csv_text(value) if isinstance(value, str) else value for value in row])
     return buffer.getvalue()

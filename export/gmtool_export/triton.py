@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmtool.errors import ArtifactError, ConfigError
-from gmtool.files import TEMPORARY_SUFFIX, write_atomically
+from gmtool.files import sweep_leftovers, temporary_path, write_atomically
 from gmtool.plan import PLAN_SUFFIX, PlanSpec, read_sidecar, write_plan
 from gmtool.shapes import BatchShape
 from gmtool_export.triton_config import (
@@ -176,7 +176,7 @@ def _add_model(folder: Path, source: TritonSource, config: ModelConfig) -> None:
     outside = repository.resolve().parent
     # A repository that is a mount of its own leaves only itself to write to
     beside = os.access(outside, os.W_OK) and outside.stat().st_dev == repository.stat().st_dev
-    staging = _fresh(outside if beside else repository, folder.name)
+    staging = _fresh(outside if beside else repository)
     try:
         (staging / "1").mkdir()
         _write_version(staging / "1", source)
@@ -189,7 +189,7 @@ def _add_model(folder: Path, source: TritonSource, config: ModelConfig) -> None:
 
 def _add_version(folder: Path, version: int, source: TritonSource, config: ModelConfig) -> None:
     """Write a version under a name that Triton takes for none, then rename it."""
-    staging = _fresh(folder, str(version))
+    staging = _fresh(folder)
     try:
         _write_version(staging, source)
         # First what is right for the old versions too, then the new one
@@ -207,11 +207,10 @@ def _write_version(folder: Path, source: TritonSource) -> None:
         write_plan(plan, folder / name)
 
 
-def _fresh(parent: Path, name: str) -> Path:
+def _fresh(parent: Path) -> Path:
     """Return a new folder with a hidden name; what killed processes left under such names is deleted."""
-    for leftover in parent.glob(f".{name}.*{TEMPORARY_SUFFIX}"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = parent / f".{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
+    sweep_leftovers(parent)
+    folder = temporary_path(parent)
     folder.mkdir()
     return folder
 

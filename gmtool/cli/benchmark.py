@@ -141,10 +141,9 @@ def _conditions(batches: list[ImageBatch], batch: int, *, settings: dict[str, An
 
 def _show(rows: list[BenchmarkRow]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
 
-    from gmtool.console import remark, result, stdout
+    from gmtool.console import cell, remark, result, stdout
     from gmtool.report import percent
 
     names = _names([row.model for row in rows])
@@ -162,7 +161,7 @@ def _show(rows: list[BenchmarkRow]) -> None:
             percent(row.agreement),
             _figure(row.peak_bytes and row.peak_bytes / 1e6, 0),
         ]
-        table.add_row(escape(name), *cells)
+        table.add_row(cell(name), *cells)
     stdout().print(table)
     for backend in sorted({row.backend for row in rows if row.backend}):
         result(backend)

@@ -158,7 +158,8 @@ def _track(looks: Iterable[Any], total: int) -> Iterator[Any]:
 def _show(report: DataReport) -> None:
     from rich.table import Table
 
-    from gmtool.console import result, stdout
+    from gmtool.console import cell, result, stdout
+    from gmtool.escaping import printable
 
     table = Table(title=", ".join(f"{count} {part}" for part, count in report.counts.items()))
     table.add_column("class")
@@ -167,9 +168,9 @@ def _show(report: DataReport) -> None:
     labeled, val = report.labeled_pixels, report.val_pixels
     for index, name in enumerate(report.classes.names):
         shares = (f"{100 * pixels[index] / max(1, pixels.sum()):.2f}" for pixels in (labeled, val))
-        table.add_row(name, str(report.labeled_images[index]), *shares)
+        table.add_row(cell(name), str(report.labeled_images[index]), *shares)
     stdout().print(table)
     for finding in report.findings:
-        result(f"{finding.severity}: {finding.message}")
+        result(printable(f"{finding.severity}: {finding.message}"))
     warnings = len(report.findings) - report.num_errors
     result(f"{report.num_errors} errors, {warnings} warnings")

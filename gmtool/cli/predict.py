@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gmtool.cli.early import open_or_await
-from gmtool.cli.prediction import Listed, progress_of, result_line, speed_line
+from gmtool.cli.prediction import progress_of, result_line, speed_line, tell_kinds
 from gmtool.cli.stop import calling_on_stop, leave_at_once
 from gmtool.config import MaskValues
-from gmtool.errors import ConfigError, DataError, did_you_mean, needs_extra
+from gmtool.errors import ConfigError, DataError, MessageKinds, did_you_mean, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,14 +238,17 @@ def carry_out(
             run.close()
             leave_at_once(stopped)
         raise typer.Exit(stopped)
-    run.make_files_of_the_whole(images)
     usable = run.tally.ok + run.tally.skipped
+    score = problem = None
     try:
-        score = _score(run, backend, images, scoring) if scoring is not None and usable else None
-    except DataError:  # nothing could be scored; the masks are there nevertheless
-        _tell(run, backend, None, as_json=as_json)
-        raise
+        run.make_files_of_the_whole(images)
+        if scoring is not None and usable:
+            score = _score(run, backend, images, scoring)
+    except DataError as error:  # the masks are there nevertheless: that is said first
+        problem = error
     _tell(run, backend, score, as_json=as_json)
+    if problem is not None:
+        raise problem
     if run.tally.failed:
         raise typer.Exit(3 if usable else 1)
 
@@ -254,14 +257,16 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     """Run to the end and say what is to be said; return the exit code of a run that was stopped."""
     from gmtool.console import remark
 
-    failures, warnings = Listed("failed"), Listed("warning")
+    failures, warnings = MessageKinds(), MessageKinds()
     with calling_on_stop(run.interrupt) as stop, progress_of(run, quiet=quiet) as update:
         for outcome in run.outcomes(backend):
-            failures.add(outcome.error)
-            warnings.add(None if outcome.skipped else outcome.warning)
+            if outcome.error is not None:
+                failures.add(str(outcome.image), outcome.error)
+            if outcome.warning is not None and not outcome.skipped:
+                warnings.add(str(outcome.image), outcome.warning)
             update()
-    for listed in (warnings, failures):
-        listed.tell(run.folder.manifest_name)
+    tell_kinds("warning", warnings, run.folder.manifest_name)
+    tell_kinds("failed", failures, run.folder.manifest_name)
     if not quiet and run.tally.ok:
         remark(speed_line(run))
     return stop.exit_code
@@ -297,10 +302,10 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
     from gmtool.console import result
 
     if score is not None:
-        unscored = Listed("not scored")
-        for line in (*score.failed, *score.left_out):
-            unscored.add(line)
-        unscored.tell("gmtool evaluate --predictions")
+        from gmtool.report_tables import failed_kinds, left_out_kinds
+
+        for kinds in (failed_kinds(score), left_out_kinds(score)):
+            tell_kinds("not scored", kinds, "gmtool evaluate --predictions")
     if as_json:
         scored = {} if score is None else {"score": score.to_dict()}
         result(json.dumps(run.summary(backend) | scored))

@@ -1,7 +1,8 @@
-"""The output folder of a run: held against other runs, with a record of what was done in it."""
+"""Output folder: lock, manifest, resume state."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,13 +11,11 @@ from typing import Any
 from gmtool.errors import DataError
 from gmtool.files import sweep_leftovers
 from gmtool_serving.decoding import sha256_of_input
+from gmtool_serving.formats import FormatName, format_dirs, paths
 from gmtool_serving.inputs import InputImage
 from gmtool_serving.lock import FolderLock
 from gmtool_serving.manifest import Conditions, Manifest, PastRecords, Record, was_closed
 from gmtool_serving.shards import Shard
-
-OLD_S = 600.0
-"""Temporary files of this age are nobody's, even where other shards write."""
 
 
 class OutputFolder:
@@ -28,7 +27,8 @@ class OutputFolder:
         resume: Read what earlier runs recorded, those of all shards.
 
     Raises:
-        DataError: The folder cannot be made or written, or another run writes into it.
+        DataError: The folder cannot be made or written, another run writes into it, or a link lies where a file
+            of gmtool must.
     """
 
     def __init__(self, out: Path, *, shard: Shard | None, resume: bool) -> None:
@@ -46,22 +46,23 @@ class OutputFolder:
             raise DataError(f"output folder {out}: cannot be made: {error.strerror}") from error
         self._lock = FolderLock(out, "" if shard is None else str(shard))
         try:
-            self.needs_sweep = self.manifest_path.exists() and not was_closed(self.manifest_path)
+            self.needs_sweep = os.path.lexists(self.manifest_path) and not was_closed(self.manifest_path)
             """Whether the run before was killed and may have left temporary files."""
-            known = sorted(out.glob("manifest*.jsonl"), key=lambda path: path.stat().st_mtime)
+            known = sorted(out.glob("manifest*.jsonl"), key=lambda path: path.lstat().st_mtime)
             self._past = PastRecords(known if resume else [])
             self._manifest = Manifest(self.manifest_path)
         except OSError as error:
             self._lock.release()
             raise DataError(f"output folder {out}: cannot be written: {error.strerror}") from error
-        self._shared = shard is not None
         self.proof = self._lock.path
         """A file that is there as long as the folder is held."""
 
     def sweep(self, folders: Iterable[Path]) -> None:
-        """Delete temporary files that a killed run left in folders; those of other shards are left alone."""
+        """Delete temporary files that a killed run left in folders, unless a link leads to them."""
+        out = self.out.resolve()
         for folder in folders:
-            sweep_leftovers(folder, older_than_s=OLD_S if self._shared else 0.0)
+            if folder.resolve() == out / folder.relative_to(self.out):
+                sweep_leftovers(folder)
 
     def find_done(self, image: InputImage, conditions: Conditions) -> Record | None:
         """Return the record of an input that needs nothing, else None. Safe in threads.
@@ -71,14 +72,15 @@ class OutputFolder:
         record = self.find_past(image, conditions)
         if record is None or not all(file.is_whole(self.out) for file in record.outputs):
             return None
-        return record if sha256_of_input(image.path, image.frame) == record.sha256 else None
+        sha256 = sha256_of_input(image.path, image.frame)
+        return record if sha256 is not None and sha256 == record.sha256 else None
 
     def find_past(self, image: InputImage, conditions: Conditions) -> Record | None:
         """Return what an earlier run recorded of an input under these conditions, unless it failed; unverified."""
         record = self._past.get(str(image.output))
         if record is None or record.status == "failed" or record.conditions != conditions:
             return None
-        return record
+        return record if {file.path for file in record.outputs} == _files_of(image, conditions.formats) else None
 
     def add(self, record: Record) -> None:
         """Record an input.
@@ -102,3 +104,9 @@ class OutputFolder:
         if is_empty and self._is_new:
             with suppress(OSError):  # something else came to lie there
                 self.out.rmdir()
+
+
+def _files_of(image: InputImage, formats: Sequence[FormatName]) -> set[str]:
+    """Return the files of an image, relative to the output folder, with forward slashes."""
+    folders = format_dirs(Path(), formats)
+    return {(folder / path).as_posix() for name, folder in folders.items() for path in paths(name, image.output)}

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from gmtool.coco import ImageId
-from gmtool.errors import DataError
+from gmtool.errors import DataError, some_names
 from gmtool.images import UInt8Array, read_image
 from gmtool.splits import IMAGE_SUFFIXES
 from gmtool_serving.folders import below, matching
@@ -117,7 +117,7 @@ def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path) ->
     for folder in folders:
         for video in below(Path(folder), out_dir, suffixes=VIDEO_SUFFIXES):
             return f"no images in {folder}, but videos: name them ({folder}/*{Path(video).suffix})"
-    return f"no images in {', '.join(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+    return f"no images in {some_names(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}"
 
 
 def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:

@@ -1,4 +1,4 @@
-"""One run at a time writes a share of an output folder; a lock ends with its process, however that ends."""
+"""OS lock on an output folder or a shard of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from gmtool.errors import DataError
+from gmtool.files import open_unlinked
 
 PREFIX = ".gmtool-predict"
 
@@ -25,11 +26,12 @@ class FolderLock:
         shard: `1-of-4`, or "" for the whole of it.
 
     Raises:
-        DataError: Another run holds it, or the folder cannot be written.
+        DataError: Another run holds it, the folder cannot be written, or a link lies where the lock must.
     """
 
     def __init__(self, folder: Path, shard: str = "") -> None:
         self.path = folder / (f"{PREFIX}-{shard}.lock" if shard else f"{PREFIX}.lock")
+        self._descriptor: int | None = None
         try:
             self._descriptor = _take(self.path)
             if self._descriptor is None:
@@ -42,6 +44,7 @@ class FolderLock:
                     self.release()
                     raise DataError(f"output folder {folder}: {_holder(other)} writes into it: wait, or end that")
         except OSError as error:
+            self.release()
             raise DataError(f"output folder {folder}: cannot be written: {error.strerror}") from error
 
     def release(self) -> None:
@@ -55,12 +58,12 @@ class FolderLock:
 def _take(path: Path) -> int | None:
     """Return a descriptor that holds the lock, or None if it is held."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_unlinked(path, os.O_RDWR | os.O_CREAT)
         if not _lock(descriptor):
             os.close(descriptor)
             return None
         try:
-            same = os.path.samestat(path.stat(), os.fstat(descriptor))
+            same = os.path.samestat(path.lstat(), os.fstat(descriptor))
         except FileNotFoundError:
             same = False
         if same:  # else the one who held it has just deleted the file
@@ -72,7 +75,7 @@ def _take(path: Path) -> int | None:
 
 def _is_free(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = open_unlinked(path, os.O_RDWR)
     except FileNotFoundError:
         return True
     free = _lock(descriptor)
@@ -82,12 +85,21 @@ def _is_free(path: Path) -> bool:
     return free
 
 
+def holder_of(content: bytes) -> str:
+    """Return what a lock's text says of its holder, for messages."""
+    try:
+        value = json.loads(content)
+        return f"another gmtool predict (process {value['process']} on {value['host']})"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "another gmtool predict"
+
+
 def _holder(path: Path) -> str:
     try:
-        value = json.loads(path.read_bytes())
-        return f"another gmtool predict (process {value['process']} on {value['host']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another gmtool predict"
+        with os.fdopen(open_unlinked(path), "rb") as file:
+            return holder_of(file.read(4096))
+    except OSError:
+        return holder_of(b"")
 
 
 if sys.platform == "win32":

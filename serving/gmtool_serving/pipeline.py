@@ -22,7 +22,7 @@ from gmtool_serving.formats import FormatName, MaskItem, needs_pixels
 from gmtool_serving.inputs import InputImage
 from gmtool_serving.manifest import Record
 from gmtool_serving.stages import Channel, Clock, Closed
-from gmtool_serving.writing import OutputFile, write_outputs
+from gmtool_serving.writing import MaskFolders, OutputFile, write_outputs
 
 MAX_BYTES = 512 << 20
 """Decoded images that wait to be computed, and masks that wait to be written: at most so much of each, or one."""
@@ -118,7 +118,7 @@ class Pipeline:
     ) -> None:
         self.clocks = Clocks(decoders.clock, Clock(), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
-        self._out, self._folders, self._writers, self._find_done = out, folders, writers, find_done
+        self._folders, self._writers, self._find_done = MaskFolders(out, folders), writers, find_done
         self._keep_pixels = any(map(needs_pixels, folders))
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
         self._labeled: Channel[Labeled] = Channel(2 * writers + batch, MAX_BYTES)
@@ -253,7 +253,7 @@ class Pipeline:
             image, labels = given.image, given.labels
             item = MaskItem(image.output, labels.mask, labels.confidence, given.pixels, image.coco_id)
             with self.clocks.encode.running():
-                written = write_outputs(item, classes, out=self._out, folders=self._folders)
+                written = write_outputs(item, classes, self._folders)
             if isinstance(written, Failure):
                 outcome = Outcome(image, sha256=given.sha256, failure=written)
             else:

@@ -22,6 +22,7 @@ from gmtool_serving.manifest import Conditions, Record
 from gmtool_serving.pipeline import Clocks, Outcome, Pipeline
 from gmtool_serving.shards import Shard
 from gmtool_serving.tiles import require_logits
+from gmtool_serving.writing import MaskFolders
 
 WRITERS = 4
 """Threads that encode and write. Syncing a file takes milliseconds of waiting and none of computing."""
@@ -196,16 +197,25 @@ class PredictionRun:
         """Return whether nothing computes or writes any more."""
         return self.pipeline is None or self.pipeline.is_still
 
-    def make_files_of_the_whole(self, images: Sequence[InputImage]) -> list[Path]:
+    def make_files_of_the_whole(self, images: Sequence[InputImage]) -> None:
         """Make the files that some formats have once a run, from what is on disk of all inputs of the job.
 
         Several shards may do this at the same time; the last one to end finds everything.
-        """
-        from gmtool_serving.finish import finish
 
-        outputs = [image.output for image in images]
-        made = [finish(name, folder, outputs) for name, folder in self.folders.items()]
-        return [path for path in made if path is not None]
+        Raises:
+            DataError: One of them cannot be made.
+        """
+        from gmtool_serving.finish import RESULT_NAMES, finish
+
+        outputs, folders = [image.output for image in images], MaskFolders(self.folder.out, self.folders)
+        for name, folder in self.folders.items():
+            if name not in RESULT_NAMES:
+                continue
+            try:
+                folders.make(folder)
+            except OSError as error:
+                raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
+            finish(name, folder, outputs)
 
     def sweep(self) -> None:
         """Delete temporary files that killed processes left."""

@@ -27,7 +27,7 @@ from gmtool_serving.formats import FormatName, MaskItem, encode, format_dirs, ne
 from gmtool_serving.manifest import Record
 from gmtool_serving.ray_rows import Row, array_of, rows_of, to_table
 from gmtool_serving.storage import is_uri, join, read_file, write_file
-from gmtool_serving.writing import OutputFile, write_outputs
+from gmtool_serving.writing import MaskFolders, OutputFile, write_outputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -236,11 +236,13 @@ def _predict_group(
 def write_rows(table: pa.Table, job: Job) -> Iterator[pa.Table]:
     """Encode and write the files of a table of masks; what was written is written again in a repetition."""
     rows = rows_of(table)
+    folders = MaskFolders(Path(job.out), format_dirs(Path(job.out), job.options.formats))
     with ThreadPoolExecutor(WRITES) as pool:
-        yield to_table(list(pool.map(lambda place: _write_one(table, rows[place], place, job), range(len(rows)))))
+        done = pool.map(lambda place: _write_one(table, rows[place], place, job, folders), range(len(rows)))
+        yield to_table(list(done))
 
 
-def _write_one(table: pa.Table, row: Row, place: int, job: Job) -> Row:
+def _write_one(table: pa.Table, row: Row, place: int, job: Job, folders: MaskFolders) -> Row:
     if row.is_settled:
         return row
     size = _size(row)
@@ -254,11 +256,7 @@ def _write_one(table: pa.Table, row: Row, place: int, job: Job) -> Row:
         row.coco_id,
     )
     started = time.perf_counter()
-    if is_uri(job.out):
-        written = _put_outputs(item, job)
-    else:
-        folders = format_dirs(Path(job.out), job.options.formats)
-        written = write_outputs(item, job.classes, out=Path(job.out), folders=folders)
+    written = _put_outputs(item, job) if is_uri(job.out) else write_outputs(item, job.classes, folders)
     row = replace(row, seconds={**row.seconds, "encode": time.perf_counter() - started})
     return row.failed(written) if isinstance(written, Failure) else replace(row, outputs=written)
 

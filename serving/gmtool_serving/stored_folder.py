@@ -16,7 +16,7 @@ from typing import Any
 from gmtool.errors import DataError
 from gmtool_serving.folder import OutputFolder
 from gmtool_serving.inputs import InputImage
-from gmtool_serving.lock import PREFIX
+from gmtool_serving.lock import PREFIX, holder_of
 from gmtool_serving.storage import StoredFile, delete_file, join, list_files, read_file, write_file
 
 HEARTBEAT_S = 30.0
@@ -95,11 +95,9 @@ class StoredFolder(OutputFolder):
             if now - file.mtime_ns > LEASE_S * 1e9:
                 delete_file(file.uri)
                 continue
-            holder = json.loads(read_file(file.uri))
             raise DataError(
-                f"output folder {self._uri}: another gmtool predict (process {holder['process']} on "
-                f"{holder['host']}) writes into it: wait, or end that; if it was killed, its claim ends "
-                f"{LEASE_S / 60:.0f} minutes later"
+                f"output folder {self._uri}: {holder_of(read_file(file.uri))} writes into it: wait, or end that; "
+                f"if it was killed, its claim ends {LEASE_S / 60:.0f} minutes later"
             )
 
     def _fetch_manifests(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gmtool.coco import ImageId
-from gmtool.errors import ConfigError, DataError
+from gmtool.errors import ConfigError, DataError, some_names
 from gmtool.splits import IMAGE_SUFFIXES
 from gmtool_serving.inputs import InputImage, Source, name_sources
 from gmtool_serving.lists import read_coco_names, read_list
@@ -60,9 +60,8 @@ def collect_stored_images(inputs: Sequence[str], out: str, *, root: str | None =
             name = PurePosixPath(prefix) / relative if prefix and relative.parent.parts else relative
             found[uri] = max(found.get(uri, (name, coco_id)), (name, coco_id), key=lambda n: len(n[0].parts))
     if not found:
-        raise DataError(
-            f"no images in {', '.join(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)} outside {out}"
-        )
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"no images in {some_names(inputs)}: expected files ending in {suffixes} outside {out}")
     return _named(found)
 
 

@@ -70,3 +70,12 @@ def test_overlays_and_mixtures_are_refused(tmp_path: Path) -> None:
         recognized([tmp_path / "overlay.png"], VOC)
     with pytest.raises(DataError, match="masks of one channel .* and of several"):
         recognized([tmp_path / "overlay.png", *folder(tmp_path, [0, 1])], VOC)
+
+
+def test_of_masks_that_cannot_be_read_nothing_is_concluded(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(b"text")
+    with pytest.raises(
+        DataError, match=r"none of 2 masks can be read, such as a\.png; .* with --x index\|raw\|color"
+    ):
+        recognize_values(sorted(tmp_path.iterdir()), VOC, where=tmp_path, option="--x")

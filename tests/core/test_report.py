@@ -11,6 +11,7 @@ from gmtool.comparison import compare, comparison_markdown, verdict
 from gmtool.errors import ConfigError, DataError
 from gmtool.official import official_dict
 from gmtool.report import format_json, load_report
+from gmtool.report_html import report_html
 from gmtool.report_tables import save_report
 
 
@@ -39,6 +40,27 @@ def test_markdown_says_the_same(tmp_path: Path) -> None:
     assert "- x.jpg: damaged" in text
     assert "- y: its ground truth ignores every pixel" in text
     assert "cd" * 32 in text
+
+
+def test_what_failed_by_the_thousand_is_one_line_a_kind_and_whole_in_the_json(tmp_path: Path) -> None:
+    failed = [f"town/{index}: no mask of it in predictions" for index in range(1000)]
+    report = replace(ONE, failed=(*failed, "x: masks/x.png has label 34"))
+    save_report(report, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    line = "- town/0: no mask of it in predictions (1000 such: town/0, town/1, town/2 and 997 more)"
+    assert text.splitlines().count(line) == 1
+    assert "- x: masks/x.png has label 34" in text.splitlines()
+    assert "All of them are in report.json." in text and len(text) < 3000
+    assert len(report_html(report)) < len(report_html(ONE)) + 500
+    assert json.loads((tmp_path / "report.json").read_text())["failed"] == list(report.failed)
+
+
+def test_images_that_are_not_compared_are_counted() -> None:
+    many = scores(*[[[1, 0, 0], [0, 1, 0], [0, 0, 0]]] * 500)
+    text = comparison_markdown(compare(replace(TWO, images=many), [ONE]))
+    assert (
+        "498 images not compared, since not all scored them: image 10, image 100, image 101 and 495 more." in text
+    )
 
 
 def test_a_report_is_read_back_as_it_was(tmp_path: Path) -> None:

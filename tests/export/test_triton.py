@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from gmtool.artifact import read_sealed_spec
 from gmtool.errors import ArtifactError, ConfigError
-from gmtool.files import write_atomically
+from gmtool.files import temporary_path, write_atomically
 from gmtool.plan import Plan, PlanSpec, read_plan, write_plan
 from gmtool.shapes import BatchShape, ShapeProfile
 from gmtool.spec import ArtifactSpec
@@ -251,10 +254,18 @@ def test_case_19_a_disk_that_fills_up_leaves_the_old_repository(
         assert tree(tmp_path) == before
 
 
-def test_what_a_killed_process_left_is_cleared_away(toy_model: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_cleared_away(
+    toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = export_triton([toy_model], tmp_path / "models", name="x").folder
-    for leftover in (tmp_path / ".y.1.gmtool-tmp", folder / ".2.1.gmtool-tmp"):
-        (leftover / "1").mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        leftovers = [temporary_path(tmp_path), temporary_path(folder)]
+    staging = temporary_path(tmp_path)  # of an export that goes on at the same time
+    for made in (*leftovers, staging):
+        (made / "1").mkdir(parents=True)
     assert export_triton([toy_model], tmp_path / "models", name="x").version == 2
     export_triton([toy_model], tmp_path / "models", name="y")
-    assert not list(tmp_path.rglob("*.gmtool-tmp"))
+    assert list(tmp_path.rglob("*.gmtool-tmp")) == [staging]

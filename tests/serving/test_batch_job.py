@@ -29,6 +29,7 @@ from gmtool_serving.shards import Shard
 from PIL import Image
 
 from gmtool.errors import ConfigError, DataError
+from gmtool.files import temporary_path
 from gmtool.images import UInt8Array
 from gmtool.masks import read_mask
 
@@ -267,7 +268,7 @@ for number, outcome in enumerate(predict_images(FakeBackend(), images, Path(sys.
 """
 
 
-def test_case_21_killed_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
+def test_case_21_killed_and_resumed_is_as_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_images(tmp_path / "in", 40)
     options = replace(OPTIONS, formats=("voc", "color"))
     run(folder, tmp_path / "whole", options)
@@ -277,7 +278,11 @@ def test_case_21_killed_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     known = {record.output for record in read_manifest(out / "manifest.jsonl")}
     assert 17 <= len(known) < 40
-    (out / "voc" / ".x.png.123.gmtool-tmp").write_bytes(b"half")  # what a kill in the middle of a write leaves
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with monkeypatch.context() as patch:  # what a kill in the middle of a write leaves
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        temporary_path(out / "voc").write_bytes(b"half")
     outcomes = run(folder, out, replace(options, resume=True))
     assert {Path(name).stem for name, outcome in outcomes.items() if outcome.skipped} == known
     assert tree(out) == tree(tmp_path / "whole")

@@ -240,3 +240,14 @@ def test_a_benchmarks_list_of_ids_names_images_without_their_suffix(tmp_path: Pa
         ("odd", "odd"),
         ("v1.0.png", "v1.0"),
     ]
+
+
+def test_thousands_of_inputs_without_an_image_are_named_by_three(tmp_path: Path) -> None:
+    files = [tmp_path / f"{index}.d" for index in range(500)]
+    for file in files:
+        file.mkdir()
+    with pytest.raises(
+        DataError, match=r"no images in \S+0\.d, \S+1\.d, \S+2\.d and 497 more: expected files"
+    ) as error:
+        collect_images([str(file) for file in files], tmp_path / "out")
+    assert len(str(error.value)) < 1000

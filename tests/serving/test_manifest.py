@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from gmtool_serving.lock import FolderLock
+from gmtool_serving.lock import FolderLock, holder_of
 from gmtool_serving.manifest import Conditions, Manifest, PastRecords, Record, read_manifest, was_closed
 from gmtool_serving.writing import OutputFile
 
@@ -76,6 +76,33 @@ def test_a_finished_manifest_has_one_line_for_each_input_in_their_order(tmp_path
     assert lines[-1] == {"summary": {"inputs": 3}}
 
 
+def test_lines_reach_the_disk_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    monkeypatch.setattr("gmtool_serving.manifest.SYNC_EVERY_S", 3600.0)
+    manifest.add(record("a"))
+    assert len(synced) == 0
+    monkeypatch.setattr("gmtool_serving.manifest.SYNC_EVERY_S", 0.0)
+    manifest.add(record("b"))
+    manifest.add(record("c"))
+    assert len(synced) == 2
+    manifest.close()
+
+
+def test_a_finished_manifest_replaces_the_one_of_lines_as_they_came(tmp_path: Path) -> None:
+    """Written in place, a crash would leave half of it."""
+    manifest = Manifest(tmp_path / "manifest.jsonl")
+    for output in "ba":
+        manifest.add(record(output))
+    with manifest.path.open("rb") as as_it_came:
+        manifest.finish({"inputs": 2}, ["a", "b"])
+        manifest.close()
+        lines = as_it_came.read().splitlines()
+    assert [json.loads(line).get("output") for line in lines] == ["b", "a", None]
+    assert [entry.output for entry in read_manifest(manifest.path)] == ["a", "b"]
+
+
 CRASHING = """
 import os, shutil, sys
 from pathlib import Path
@@ -85,7 +112,7 @@ from test_manifest import record
 import numpy as np
 from gmtool_serving.formats import MaskItem, format_dirs
 from gmtool_serving.manifest import Manifest, read_manifest
-from gmtool_serving.writing import write_outputs
+from gmtool_serving.writing import MaskFolders, write_outputs
 from pathlib import PurePosixPath
 
 root = Path(sys.argv[1])
@@ -102,10 +129,10 @@ def counted(function):
 
 def job(out):
     manifest = Manifest(out / "manifest.jsonl")
-    folders = format_dirs(out, ["voc"])
+    folders = MaskFolders(out, format_dirs(out, ["voc"]))
     for index in range(2):
         item = MaskItem(PurePosixPath(f"x{index}"), np.full((4, 4), index, np.uint8))
-        written = write_outputs(item, CLASSES, out=out, folders=folders)
+        written = write_outputs(item, CLASSES, folders)
         assert isinstance(written, tuple)
         from dataclasses import replace
         manifest.add(replace(record(f"x{index}"), outputs=written))
@@ -184,3 +211,8 @@ def test_case_26_the_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == [".gmtool-predict-1-of-3.lock"]
     FolderLock(tmp_path).release()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"5", b"[" * 100_000, b"\xff", b'{"process": 1}'])
+def test_a_lock_that_says_nothing_of_its_holder_still_holds(text: bytes) -> None:
+    assert holder_of(text) == "another gmtool predict"
