@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeBackend
-from gmtool_serving.backend import Prediction
+from gmtool_serving.backend import Prediction, refuse_unknown_labels
 from gmtool_serving.batching import Grouper
 from gmtool_serving.computing import ComputeOptions, Labels, predict_batch
 from gmtool_serving.decoding import Failure
@@ -15,7 +15,7 @@ from gmtool_serving.ort import OrtBackend
 from gmtool_serving.predict import PredictOptions, predict_images
 from gmtool_serving.tiles import Tiling, predict_tiled, require_logits
 
-from gmtool.errors import BackendMemoryError, ConfigError, NonFiniteError
+from gmtool.errors import BackendMemoryError, ConfigError, NonFiniteError, UnknownLabelError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
 from gmtool.nn.model import normalize
@@ -144,6 +144,12 @@ def test_case_55_a_label_that_is_none_of_the_models_classes_fails_that_image_alo
     assert [isinstance(result, Failure) for result in results] == [False, False, True, False]
     assert isinstance(results[2], Failure) and results[2].code == "unknown_label"
     assert results[2].message.startswith("2.png: the model gave label 5, but it has 3 classes, 0 to 2: ")
+
+
+def test_case_55_the_last_class_is_one_of_them() -> None:
+    refuse_unknown_labels(np.full((2, 3, 4), 2, dtype=np.uint8), 3)
+    with pytest.raises(UnknownLabelError, match="gave label 3, but it has 3 classes"):
+        refuse_unknown_labels(np.full((2, 3, 4), 3, dtype=np.uint8), 3)
 
 
 def test_case_55_the_images_without_such_a_label_get_their_masks(tmp_path: Path) -> None:
