@@ -56,7 +56,7 @@ def half_headroom(network: GuidedMixNet, images: UInt8Array) -> Headroom:
     return Headroom(layer, value)
 
 
-class MagnitudeWatch(TorchDispatchMode):
+class MagnitudeWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, notes the largest absolute value of every float64 result, by the layer that computes it.
 
     Args:
@@ -64,7 +64,7 @@ class MagnitudeWatch(TorchDispatchMode):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._values: dict[str, float] = {}
         self._unmerged: tuple[str, float] | None = None
         """Of a convolution that the export merges with the batch normalisation after it, if one follows."""

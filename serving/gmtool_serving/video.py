@@ -175,11 +175,11 @@ def _open_video(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
 def _upright(frame: VideoFrame) -> UInt8Array:
     """Return the pixels as the display matrix has them: turned by right angles, mirrored, or both."""
     pixels = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
+    if "DISPLAYMATRIX" not in frame.side_data:
         return np.ascontiguousarray(pixels)
+    matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]  # PyAV's stub has no key
     # Displayed x = a x + c y, displayed y = b x + d y: row vectors, 16.16 fixed point
-    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), dtype=np.int32, count=9).reshape(3, 3).tolist()
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, dtype=np.int32, count=9).reshape(3, 3).tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -137,7 +137,7 @@ def test_case_55_a_label_that_is_none_of_the_models_classes_fails_that_image_alo
     backend = FiveForWhite(outputs=("mask",) if tiling is None else ("logits",))
     images = [np.full((6, 9, 3), level, dtype=np.uint8) for level in (0, 100, 200, 200)]
     images[2][5, 8] = 255  # one pixel of one image
-    results = []
+    results: list[Labels | Failure] = []
     for batch in [images] if tiling is None else [[image] for image in images]:
         names = [f"{len(results) + index}.png" for index in range(len(batch))]
         results += predict_batch(backend, batch, ComputeOptions(tiling=tiling), names=names).results

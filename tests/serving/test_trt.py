@@ -239,11 +239,15 @@ def test_an_engine_is_released_in_order_without_the_collector(monkeypatch: pytes
         released.append(what)
         assert not gc.isenabled()  # TensorRT may log in there
 
+    def destroy(stream: str) -> tuple[Any]:
+        note(stream)
+        return (success,)
+
     success = cuda_success()
     cuda = SimpleNamespace(
         cudaStreamNonBlocking=1,
         cudaStreamCreateWithFlags=lambda flags: (success, "stream"),
-        cudaStreamDestroy=lambda stream: (note(stream), (success,))[1],
+        cudaStreamDestroy=destroy,
     )
     monkeypatch.setattr(trt_engine, "runtime", cuda)
     modes: Any = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"))
