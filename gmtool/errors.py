@@ -89,6 +89,12 @@ class NonFiniteError(BackendError):
     code = "non_finite"
 
 
+class UnknownLabelError(BackendError):
+    """A mask with a label that none of the model's classes has."""
+
+    code = "unknown_label"
+
+
 class ImageTooLargeError(BackendError):
     """An image that no batch is small enough for."""
 

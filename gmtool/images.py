@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import warnings
 from dataclasses import dataclass
@@ -24,8 +25,19 @@ from gmtool.errors import DataError, ImageError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
 """Larger images are refused before they are decoded (a small file can claim to hold gigabytes)."""
+MAX_BYTES_PER_PIXEL = 8
+"""Files may have so many bytes for each of `max_pixels`: four channels of 16 bits, not compressed. Larger ones are
+refused before they are read (a sparse file can claim to hold terabytes)."""
+MIN_MAX_BYTES = 64 << 20
+"""Files up to this size are read in any case: they may hold metadata or further pages."""
+MAX_SCANS = 20
+"""A progressive JPEG takes the time of an image for each of its scans, of which encoders write up to 18. This many
+are taken of the largest image, more of smaller ones."""
 
 PNG_END = b"IEND\xaeB`\x82"
+JPEG_SCAN, JPEG_END = b"\xda", b"\xd9"
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
+"""Without the markers that no length follows, but for the end."""
 TRUNCATED_WORDS = ("truncated", "unrecognized data stream", "unexpected end", "not enough")
 """How Pillow's plugins say that a file ends too early."""
 
@@ -48,7 +60,8 @@ def read_image(path: Path, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -
     Raises:
         ImageError: Not a regular file, or see `decode_image`.
     """
-    return decode_image(read_regular_file(path), path, exif=exif, max_pixels=max_pixels).pixels
+    content = read_regular_file(path, max_bytes=max_file_bytes(max_pixels))
+    return decode_image(content, path, exif=exif, max_pixels=max_pixels).pixels
 
 
 def decode_image(content: bytes, path: Path, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> DecodedImage:
@@ -95,20 +108,31 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def read_regular_file(path: Path) -> bytes:
+def max_file_bytes(max_pixels: int) -> int:
+    """Return how large a file of an image of up to `max_pixels` may be."""
+    return max(MAX_BYTES_PER_PIXEL * max_pixels, MIN_MAX_BYTES)
+
+
+def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS) -> bytes:
     """Return a file's content; never waits for what is no file.
 
     Raises:
-        ImageError: It cannot be read, or is a pipe, a folder, a device.
+        ImageError: It cannot be read, is larger than `max_bytes`, or is a pipe, a folder, a device.
     """
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer. O_BINARY: Windows alone has it
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise ImageError("not_a_file", f"{path}: not a regular file")
+    if status.st_size > max_bytes:
+        os.close(descriptor)
+        raise ImageError(
+            "too_large", f"{path}: the file has {status.st_size} bytes; at most {max_bytes} are read of an image"
+        )
     with os.fdopen(descriptor, "rb") as file:
         try:
             return file.read()
@@ -136,7 +160,30 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
         raise ImageError(
             "too_large", f"{path}: {image.width}x{image.height} pixels; at most {max_pixels} are taken"
         )
+    if image.format in ("JPEG", "MPO"):
+        _refuse_scans(content, image, path, max_pixels)
     return image
+
+
+def _refuse_scans(content: bytes, image: Image.Image, path: Path, max_pixels: int) -> None:
+    """Refuse a JPEG with so many scans that decoding it would take minutes."""
+    scans, most = count_scans(content), MAX_SCANS * max_pixels // (image.width * image.height)
+    if scans > most:
+        raise ImageError(
+            "too_large",
+            f"{path}: a JPEG of {scans} scans; at most {most} are taken of {image.width}x{image.height} pixels: "
+            "save it again",
+        )
+
+
+def count_scans(jpeg: bytes) -> int:
+    """Return how many scans a JPEG has up to its end. Those of thumbnails in its metadata do not count."""
+    scans, position = 0, 2
+    # Between the segments lies compressed data, in which 0xFF is followed by a zero or a restart marker
+    while (marker := _JPEG_MARKER.search(jpeg, position)) is not None and marker[1] != JPEG_END:
+        scans += marker[1] == JPEG_SCAN
+        position = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import platform
+import threading
+from contextlib import ContextDecorator
 from functools import cache
-from types import ModuleType
+from traceback import clear_frames
+from types import ModuleType, TracebackType
 from typing import Any
 
 from gmtool.errors import BackendError, MissingExtraError, needs_extra
@@ -91,6 +95,41 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
             f'pip install --upgrade "gmtool[{extra}]"'
         )
     return module
+
+
+class CollectorHeldOff(ContextDecorator):
+    """Holds Python's garbage collector off during calls into TensorRT. Threads may be in there at the same time.
+
+    TensorRT calls its logger, which is Python, while it holds a lock of its own. A collection at that moment can
+    free a builder or an engine that waits in a reference cycle, whose destructor waits for that lock for ever.
+    A traceback is often part of a cycle: around a function, `@collector_held_off` also empties the frames of an
+    exception that leaves it, so that TensorRT's objects are released there and then.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._was_on = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._calls == 0:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._calls += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            clear_frames(traceback)
+        with self._lock:
+            self._calls -= 1
+            if self._calls == 0 and self._was_on:
+                gc.enable()
+
+
+collector_held_off = CollectorHeldOff()
 
 
 class TensorRTLog:

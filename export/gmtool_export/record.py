@@ -53,7 +53,7 @@ class ArtifactRecord:
     """In ONNX Runtime; of a plan also in TensorRT where it could run. Empty with --no-parity."""
     quantization: Quantization | None = None
     headroom: Headroom | None = None
-    """Largest activation, for fp16."""
+    """Largest magnitude, for fp16."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -139,7 +139,7 @@ def _section(record: dict[str, Any]) -> list[str]:
     ]
     if record["headroom"]:
         headroom = record["headroom"]
-        lines.append(f"- largest activation {headroom['value']:.0f} in {headroom['layer']}; float16 holds 65504")
+        lines.append(f"- largest magnitude {headroom['value']:.0f} in {headroom['layer']}; float16 holds 65504")
     if record["quantization"]:
         lines += _quantization_lines(record["quantization"])
     if not record["proofs"]:

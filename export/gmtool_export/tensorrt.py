@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.util
 from dataclasses import dataclass
@@ -13,7 +14,14 @@ from typing import Any
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, ConfigError, MissingExtraError
 from gmtool.files import write_atomically
-from gmtool.nvidia import TensorRTLog, load_tensorrt, read_gpu, tensorrt_log, this_platform
+from gmtool.nvidia import (
+    TensorRTLog,
+    collector_held_off,
+    load_tensorrt,
+    read_gpu,
+    tensorrt_log,
+    this_platform,
+)
 from gmtool.plan import FLAVOUR_TITLES, Flavour, Plan, PlanSpec, release
 from gmtool.shapes import BatchShape, ShapeProfile
 from gmtool.spec import ArtifactSpec, Precision
@@ -116,27 +124,11 @@ def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> 
         MissingExtraError: The flavour is not installed.
     """
     check_options(options)
-    trt, title = load_tensorrt(options.flavour), FLAVOUR_TITLES[options.flavour]
+    trt = load_tensorrt(options.flavour)
     # TensorRT times its kernels on the GPU that it builds for; TensorRT-RTX does so where the plan is run
     gpu = read_gpu() if options.flavour == "tensorrt" else None
-    log = tensorrt_log(options.flavour)
-    log.start(verbose=options.verbose)
-    builder = trt.Builder(log.logger)
-    network = _parse(trt, builder, log, onnx_model, title)
-    _check_network(trt, network, spec)
-    config = builder.create_builder_config()
-    _configure(trt, config, spec, options)
-    for profile in options.profiles:
-        _add_profile(builder, config, spec.input.name, profile)
-    if options.timing_cache is not None:
-        _read_timing_cache(config, options.timing_cache)
-    log.start(verbose=options.verbose)  # the reason for a failure is an error of the build itself
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise ArtifactError(f"{title} {trt.__version__} could not build a plan: {log.reason()}")
-    if options.timing_cache is not None:
-        write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
-    content = bytes(serialized)
+    gc.collect()  # the build may take minutes, in which nothing is collected
+    content = _build(trt, onnx_model, spec, options)
     sidecar = PlanSpec(
         artifact=spec,
         plan_sha256=hashlib.sha256(content).hexdigest(),
@@ -153,6 +145,29 @@ def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Plan(content, sidecar)
+
+
+@collector_held_off
+def _build(trt: ModuleType, onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> bytes:
+    """Return the plan's bytes. What it takes of TensorRT's is released when it returns or raises."""
+    title, log = FLAVOUR_TITLES[options.flavour], tensorrt_log(options.flavour)
+    log.start(verbose=options.verbose)
+    builder = trt.Builder(log.logger)
+    network = _parse(trt, builder, log, onnx_model, title)
+    _check_network(trt, network, spec)
+    config = builder.create_builder_config()
+    _configure(trt, config, spec, options)
+    for profile in options.profiles:
+        _add_profile(builder, config, spec.input.name, profile)
+    if options.timing_cache is not None:
+        _read_timing_cache(config, options.timing_cache)
+    log.start(verbose=options.verbose)  # the reason for a failure is an error of the build itself
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise ArtifactError(f"{title} {trt.__version__} could not build a plan: {log.reason()}")
+    if options.timing_cache is not None:
+        write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(serialized)
 
 
 def _parse(trt: ModuleType, builder: Any, log: TensorRTLog, onnx_model: bytes, title: str) -> Any:

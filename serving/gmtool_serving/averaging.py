@@ -12,7 +12,7 @@ from PIL import Image
 from gmtool.errors import BackendError, ConfigError
 from gmtool.images import UInt8Array
 from gmtool.report import Protocol
-from gmtool_serving.backend import Backend
+from gmtool_serving.backend import Backend, refuse_unknown_labels
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -81,12 +81,11 @@ def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> U
     Images and logits are resized bilinearly, with half-pixel centres and, where they shrink, antialiased.
 
     Raises:
-        BackendError: The runtime failed on it, or the scores are not finite.
+        BackendError: The runtime failed on it, the scores are not finite, or a label is none of the classes'.
     """
     if not averaging.is_needed:
         mask: UInt8Array = backend.predict(image[None]).mask[0]
-        if mask.max() >= len(backend.spec.classes):
-            raise BackendError(f"the model gave label {mask.max()}, which no class has: its scores are not finite")
+        refuse_unknown_labels(mask, len(backend.spec.classes))
         return mask
     height, width = image.shape[:2]
     total: Float32Array | None = None
@@ -102,6 +101,7 @@ def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> U
         raise BackendError("the model's scores are not finite")
     # The sum has its largest entry where the mean has
     best: UInt8Array = total.argmax(axis=0).astype(np.uint8)
+    refuse_unknown_labels(best, len(backend.spec.classes))
     return best
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.errors import NonFiniteError, needs_extra
+from gmtool.errors import NonFiniteError, UnknownLabelError, needs_extra
 from gmtool.images import UInt8Array
 from gmtool.plan import PLAN_SUFFIX
 from gmtool.spec import ArtifactSpec
@@ -80,6 +80,20 @@ def _refuse_not_finite(finite: npt.NDArray[np.bool_]) -> None:
     if bad.size:
         where = "" if finite.size == 1 else f" for image {bad[0] + 1} of {finite.size} in its batch"
         raise NonFiniteError(f"the model's scores are not finite (NaN or infinity){where}: there is no mask")
+
+
+def refuse_unknown_labels(mask: UInt8Array, num_classes: int) -> None:
+    """Check that the labels of a mask are those of the model's classes.
+
+    Raises:
+        UnknownLabelError: One is not.
+    """
+    largest = int(mask.max(initial=0))
+    if largest >= num_classes:
+        raise UnknownLabelError(
+            f"the model gave label {largest}, but it has {num_classes} classes, 0 to {num_classes - 1}: its "
+            "description is of another graph: export it again"
+        )
 
 
 def open_backend(

@@ -14,6 +14,8 @@ from gmtool.images import UInt8Array
 
 EMPTY = b"[\n]\n"
 """A JSON list of nothing."""
+SCORE = 1.0
+"""Of every entry: there is one a class, so none to rank it with, but COCOeval stops without."""
 
 
 def image_id_of(output: PurePosixPath, coco_id: ImageId | None) -> ImageId:
@@ -25,7 +27,7 @@ def image_id_of(output: PurePosixPath, coco_id: ImageId | None) -> ImageId:
 
 
 def encode_entries(mask: UInt8Array, image_id: ImageId, classes: ClassSet) -> bytes:
-    """Return the entries of one image as a JSON list, one a line: as in COCO-Stuff, one mask a class, no score.
+    """Return the entries of one image as a JSON list, one a line: as in COCO-Stuff, one mask a class.
 
     Args:
         mask: Class indices, (H, W). Ignored pixels and the background (`classes.background`) are in no entry.
@@ -47,6 +49,7 @@ def encode_entries(mask: UInt8Array, image_id: ImageId, classes: ClassSet) -> by
             "image_id": image_id,
             "category_id": classes.raw_ids[index],
             "segmentation": {"size": list(mask.shape), "counts": region["counts"].decode("ascii")},
+            "score": SCORE,
         }
         lines.append(json.dumps(entry))
     return b"[\n" + ",\n".join(lines).encode() + b"\n]\n" if lines else EMPTY

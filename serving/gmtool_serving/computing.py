@@ -9,7 +9,7 @@ import numpy as np
 
 from gmtool.errors import BackendError, BackendMemoryError
 from gmtool.images import UInt8Array
-from gmtool_serving.backend import Backend
+from gmtool_serving.backend import Backend, refuse_unknown_labels
 from gmtool_serving.batching import padded_size
 from gmtool_serving.decoding import Failure
 from gmtool_serving.tiles import Tiling, predict_tiled
@@ -85,6 +85,7 @@ def _predict(backend: Backend, images: Sequence[UInt8Array], options: ComputeOpt
         prediction = predict_tiled(backend, image, options.tiling)
     else:
         prediction = backend.predict(_stack(images, options.pad_px))
+    refuse_unknown_labels(prediction.mask, len(backend.spec.classes))
     confidence = prediction.confidence
     return [
         Labels(

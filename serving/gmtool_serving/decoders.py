@@ -114,4 +114,4 @@ class Decoders:
     def _watch(self) -> None:
         while not self._closed.wait(WATCH_S):
             for process in self.processes:
-                process.end_if_stuck()
+                process.count_time(WATCH_S)

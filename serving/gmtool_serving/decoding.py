@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gmtool.errors import GmtoolError, ImageError
 from gmtool.files import sha256_of_file
-from gmtool.images import MAX_PIXELS, UInt8Array, decode_image, read_regular_file
+from gmtool.images import MAX_PIXELS, UInt8Array, decode_image, max_file_bytes, read_regular_file
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ def decode(
     sha256 = None
     try:
         if frame is not None:
-            return _decode_frame(path, frame)
-        content = read_regular_file(path) if content is None else content
+            return _decode_frame(path, frame, options.max_pixels)
+        if content is None:
+            content = read_regular_file(path, max_bytes=max_file_bytes(options.max_pixels))
         sha256 = hashlib.sha256(content).hexdigest()
         image = decode_image(content, path, exif=options.exif, max_pixels=options.max_pixels)
     except MemoryError:
@@ -87,10 +88,10 @@ def sha256_of_input(path: Path, frame: int | None) -> str | None:
         return None
 
 
-def _decode_frame(path: Path, frame: int) -> Decoded:
+def _decode_frame(path: Path, frame: int, max_pixels: int) -> Decoded:
     from gmtool_serving.video import read_frame
 
-    return Decoded(read_frame(path, frame), _sha256_of_video(path))
+    return Decoded(read_frame(path, frame, max_pixels=max_pixels), _sha256_of_video(path))
 
 
 def _sha256_of_video(path: Path) -> str:

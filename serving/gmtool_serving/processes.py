@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +25,7 @@ PIPE_BYTES = 1 << 20
 ATTEMPTS = 2
 """A process may die of what its neighbours did, once; an image that kills two is to blame."""
 PATIENCE_S = 60.0
-"""Seconds for one image, after which its process is ended."""
+"""Seconds for one image, after which its process is ended. Time in which it is stopped does not count."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -42,7 +41,8 @@ class DecodingProcess:
     def __init__(self, options: DecodeOptions) -> None:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self._busy_since: float | None = None
+        self._busy_s: float | None = None
+        """Time that the child has had for its image; None between images. Guarded by the lock."""
         self._ready = self._timed_out = self._closed = False
         self._lock = threading.Lock()
 
@@ -90,12 +90,20 @@ class DecodingProcess:
                 return Failure("timed_out", f"{named(path, frame)}: not decoded within {PATIENCE_S:.0f} s")
         return Failure("worker_died", f"{named(path, frame)}: decoding it ended its process ({ended})")
 
-    def end_if_stuck(self) -> None:
-        """End the child if it has been at one image for too long. Called by another thread."""
-        since, process = self._busy_since, self._process
-        if since is not None and process is not None and time.monotonic() - since > PATIENCE_S:
-            self._timed_out = True
-            process.kill()
+    def count_time(self, seconds: float) -> None:
+        """Add to the time that the child has had for its image, and end it if that is more than `PATIENCE_S`.
+
+        Called by one other thread, again and again after as many seconds. No clock is read: where all of the
+        program is stopped (Ctrl-Z, a frozen container) nobody calls, and where the child alone is, nothing counts.
+        """
+        with self._lock:
+            process = self._process
+            if self._busy_s is None or process is None or _is_stopped(process.pid):
+                return
+            self._busy_s += seconds
+            if self._busy_s > PATIENCE_S:
+                self._timed_out = True
+                process.kill()
 
     def close(self) -> None:
         """End the child, whatever it does."""
@@ -115,7 +123,8 @@ class DecodingProcess:
         assert process is not None and process.stdin is not None and process.stdout is not None
         self._timed_out = False
         self._receive_ready()
-        self._busy_since = time.monotonic()
+        with self._lock:
+            self._busy_s = 0.0
         try:
             request = {"path": str(path), "frame": frame, **asdict(self._options)}
             _send(process.stdin, request)
@@ -126,7 +135,8 @@ class DecodingProcess:
             _read_into(process.stdout, pixels.data.cast("B"))
             return Decoded(pixels, answer["sha256"], answer["warning"])
         finally:
-            self._busy_since = None
+            with self._lock:
+                self._busy_s = None
 
     def _receive_ready(self) -> None:
         if not self._ready:
@@ -175,6 +185,15 @@ def serve() -> None:
 
 class _Died(Exception):  # noqa: N818  not an error of ours
     """The other end of the pipe is gone."""
+
+
+def _is_stopped(pid: int) -> bool:
+    """Return whether a child was stopped by a signal and has not gone on."""
+    if not hasattr(os, "waitid"):  # Windows has no such signals
+        return False
+    with contextlib.suppress(ChildProcessError):  # it ended, and was waited for
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    return False
 
 
 def _child_environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, needs_extra
 from gmtool.images import UInt8Array
-from gmtool.nvidia import EXTRAS, load_tensorrt, tensorrt_log, this_host
+from gmtool.nvidia import EXTRAS, collector_held_off, load_tensorrt, tensorrt_log, this_host
 from gmtool.plan import FLAVOUR_TITLES, Flavour, Host, LoadedPlan, PlanSpec, flavour_of_name, read_plan
 from gmtool_serving.backend import DeviceName, Prediction, to_prediction
 
@@ -31,6 +31,7 @@ class TrtBackend:
         MissingExtraError: TensorRT is not installed.
     """
 
+    @collector_held_off
     def __init__(self, path: Path, *, device: DeviceName = "auto", trust: bool = False) -> None:
         if device == "cpu":
             raise BackendError(f"--device cpu: {path} is a TensorRT plan, for an NVIDIA GPU: take the ONNX model")
@@ -47,6 +48,7 @@ class TrtBackend:
         self._engine = TrtEngine(load_tensorrt(flavour), engine, tensorrt_log(flavour))
         self.preferred_batch = self._engine.profiles[0].opt.batch
         if self._engine.inputs != [self.spec.input.name] or set(self._engine.outputs) != set(self.spec.outputs):
+            self.close()
             raise ArtifactError(
                 f"{path} takes {self._engine.inputs} and gives {self._engine.outputs}; its description says "
                 f"{[self.spec.input.name]} and {list(self.spec.outputs)}"
@@ -78,6 +80,7 @@ def refuse_misfit(path: Path, spec: PlanSpec, host: Host) -> None:
         remark(f"{path} was built on {spec.gpu}; it may be slower on {host.gpu.name} than one that is built here")
 
 
+@collector_held_off
 def deserialize(flavour: Flavour, plan: LoadedPlan, *, where: Path) -> Any:
     """Return the engine of a plan.
 

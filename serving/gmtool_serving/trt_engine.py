@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +15,21 @@ from cuda.bindings import runtime
 
 from gmtool.errors import BackendError
 from gmtool.images import UInt8Array
-from gmtool.nvidia import TensorRTLog, cuda_result
+from gmtool.nvidia import TensorRTLog, collector_held_off, cuda_result
 from gmtool.shapes import BatchShape, ShapeProfile
 from gmtool_serving.cuda_memory import TensorMemory
+
+LAST_BATCH_S = 2.0
+"""How long the end of a process waits for a batch that is computed."""
+
+
+@dataclass
+class GpuObjects:
+    """What an engine holds on the GPU beside its tensors."""
+
+    engine: Any
+    context: Any
+    stream: Any
 
 
 class TrtEngine:
@@ -32,7 +45,7 @@ class TrtEngine:
     """
 
     def __init__(self, trt: ModuleType, engine: Any, log: TensorRTLog) -> None:
-        self._trt, self._engine, self._log = trt, engine, log
+        self._trt, self._log = trt, log
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
         self.inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
@@ -41,14 +54,15 @@ class TrtEngine:
             _profile(engine.get_tensor_profile_shape(self.inputs[0], index))
             for index in range(engine.num_optimization_profiles)
         ]
-        self._context = engine.create_execution_context()
-        if self._context is None:
+        context = engine.create_execution_context()
+        if context is None:
             raise BackendError(f"the plan's working memory does not fit on the GPU: {log.reason()}")
-        (self._stream,) = cuda_result(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+        (stream,) = cuda_result(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
         self._memory = {name: TensorMemory() for name in names}
         self._profile = 0
         self._lock = threading.Lock()  # a context runs one batch at a time
-        self._free = weakref.finalize(self, _release, list(self._memory.values()), self._stream)
+        self._gpu = GpuObjects(engine, context, stream)
+        self._free = weakref.finalize(self, _release, self._gpu, list(self._memory.values()), self._lock)
 
     def run(self, images: UInt8Array) -> dict[str, npt.NDArray[Any]]:
         """Return every output by name for images (N, H, W, 3) uint8 that lie in one of the profiles.
@@ -57,21 +71,21 @@ class TrtEngine:
             BackendError: Outside of every profile, not enough memory, or TensorRT failed.
         """
         index = pick_profile(self.profiles, BatchShape(*images.shape[:3]))
-        with self._lock:
+        with self._lock, collector_held_off:
             self._log.start()
             self._switch_profile(index)
             (name,) = self.inputs
-            self._must(self._context.set_input_shape(name, images.shape), f"refuses the shape {images.shape}")
+            self._must(self._gpu.context.set_input_shape(name, images.shape), f"refuses the shape {images.shape}")
             memory = self._memory[name]
             memory.reserve(images.nbytes)
             memory.view(images.shape, np.uint8)[...] = images
-            self._must(self._context.set_tensor_address(name, memory.device), f"refuses the address of {name}")
+            self._must(self._gpu.context.set_tensor_address(name, memory.device), f"refuses the address of {name}")
             shapes = {output: self._prepare_output(output) for output in self.outputs}
-            memory.upload(images.nbytes, self._stream)
-            self._must(self._context.execute_async_v3(int(self._stream)), "failed")
+            memory.upload(images.nbytes, self._gpu.stream)
+            self._must(self._gpu.context.execute_async_v3(int(self._gpu.stream)), "failed")
             for output in self.outputs:
-                self._memory[output].download(_size(shapes[output], self._dtype(output)), self._stream)
-            cuda_result(runtime.cudaStreamSynchronize(self._stream))
+                self._memory[output].download(_size(shapes[output], self._dtype(output)), self._gpu.stream)
+            cuda_result(runtime.cudaStreamSynchronize(self._gpu.stream))
             # Copied: the next batch writes into the same memory
             return {
                 output: self._memory[output].view(shapes[output], self._dtype(output)).copy() for output in shapes
@@ -79,27 +93,26 @@ class TrtEngine:
 
     def close(self) -> None:
         """Give the GPU memory back; the engine is of no use afterwards."""
-        self._context = self._engine = None
         self._free()
 
     def _switch_profile(self, index: int) -> None:
         if index == self._profile:
             return
-        switched = self._context.set_optimization_profile_async(index, int(self._stream))
+        switched = self._gpu.context.set_optimization_profile_async(index, int(self._gpu.stream))
         self._must(switched, f"refuses its profile {index}")
-        cuda_result(runtime.cudaStreamSynchronize(self._stream))
+        cuda_result(runtime.cudaStreamSynchronize(self._gpu.stream))
         self._profile = index
 
     def _prepare_output(self, name: str) -> tuple[int, ...]:
         """Give an output its memory; return its shape, which the input's decides."""
-        shape = tuple(self._context.get_tensor_shape(name))
+        shape = tuple(self._gpu.context.get_tensor_shape(name))
         self._memory[name].reserve(_size(shape, self._dtype(name)))
-        accepted = self._context.set_tensor_address(name, self._memory[name].device)
+        accepted = self._gpu.context.set_tensor_address(name, self._memory[name].device)
         self._must(accepted, f"refuses the address of {name}")
         return shape
 
     def _dtype(self, name: str) -> npt.DTypeLike:
-        dtype: npt.DTypeLike = self._trt.nptype(self._engine.get_tensor_dtype(name))
+        dtype: npt.DTypeLike = self._trt.nptype(self._gpu.engine.get_tensor_dtype(name))
         return dtype
 
     def _must(self, succeeded: bool, what: str) -> None:
@@ -132,8 +145,15 @@ def _size(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-def _release(memories: list[TensorMemory], stream: Any) -> None:
-    for memory in memories:
-        memory.free()
-    with contextlib.suppress(BackendError):  # the driver may be gone already at the end of the process
-        cuda_result(runtime.cudaStreamDestroy(stream))
+def _release(gpu: GpuObjects, memories: list[TensorMemory], lock: threading.Lock) -> None:
+    """Release everything, in this order, when an engine is closed, dropped, or still there as Python ends."""
+    if not lock.acquire(timeout=LAST_BATCH_S):
+        return  # the process ends in the middle of a batch: nothing is taken away from under it
+    with collector_held_off:
+        gpu.context = None
+        gpu.engine = None
+        for memory in memories:
+            memory.free()
+        with contextlib.suppress(BackendError):  # the driver may be gone already at the end of the process
+            cuda_result(runtime.cudaStreamDestroy(gpu.stream))
+    lock.release()

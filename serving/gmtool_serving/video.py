@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gmtool.errors import DataError, needs_extra
-from gmtool.images import UInt8Array
+from gmtool.errors import DataError, ImageError, needs_extra
+from gmtool.images import MAX_PIXELS, UInt8Array
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -38,20 +38,21 @@ def count_frames(path: Path) -> int:
     return len(_times(path))
 
 
-def read_frame(path: Path, index: int) -> UInt8Array:
-    """Return a frame as it is displayed: RGB, uint8, (H, W, 3).
+def read_frame(path: Path, index: int, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+    """Return a frame as it is displayed: RGB, uint8, (H, W, 3). Larger ones are refused before they are decoded.
 
     The last video stays open, one a thread: in ascending order each frame is decoded once. Other orders are
     right, but slower.
 
     Raises:
+        ImageError: The frame has more than `max_pixels`.
         DataError: The frame cannot be decoded, or is not there.
         MissingExtraError: PyAV is not installed.
     """
     reader: FrameReader | None = getattr(_open, "reader", None)
-    if reader is None or reader.path != path:
+    if reader is None or (reader.path, reader.max_pixels) != (path, max_pixels):
         close_video()
-        reader = _open.reader = FrameReader(path)
+        reader = _open.reader = FrameReader(path, max_pixels)
     return reader.read(index)
 
 
@@ -66,10 +67,11 @@ def close_video() -> None:
 class FrameReader:
     """An open video and a place in it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self.path, self.max_pixels = path, max_pixels
         self._times: list[int] | None = None
-        self._damage: str | None = None
+        self._end: DataError | None = None
+        """Why no frame follows that could be numbered."""
         self._restart()
 
     def read(self, index: int) -> UInt8Array:
@@ -88,20 +90,34 @@ class FrameReader:
         self._container.close()
 
     def _decode_next(self) -> VideoFrame:
-        from av.error import FFmpegError
+        from av.error import ArgumentError, FFmpegError
 
-        try:
-            frame = None if self._damage else next(self._frames, None)
-        except FFmpegError as error:  # what follows cannot be numbered any more
-            frame, self._damage = None, f"damaged from frame {self._next} on: {error.strerror}"
+        frame = None
+        if self._end is None:
+            try:
+                frame = next(self._frames, None)
+            except ArgumentError:  # what FFmpeg says of its own `max_pixels`
+                self._end = self._too_large(f"more than {self.max_pixels}")
+            except FFmpegError as error:
+                self._end = DataError(f"{self.path}: damaged from frame {self._next} on: {error.strerror}")
         if frame is None:
-            raise DataError(f"{self.path}: {self._damage or f'there is no frame {self._next}: the video ends'}")
+            raise self._end or DataError(f"{self.path}: there is no frame {self._next}: the video ends")
         return frame
 
+    def _too_large(self, pixels: str) -> ImageError:
+        return ImageError(
+            "too_large", f"{self.path}: frames of {pixels} pixels; at most {self.max_pixels} are taken"
+        )
+
     def _restart(self) -> None:
-        self._container = _open_video(self.path)
-        self._frames = self._container.decode(self._container.streams.video[0])
-        self._next, self._damage = 0, None
+        self._container = _open_video(self.path, self.max_pixels)
+        stream = self._container.streams.video[0]
+        codec = stream.codec_context
+        codec.options = {"max_pixels": str(self.max_pixels)}  # a later frame may be larger than the first
+        self._frames = self._container.decode(stream)
+        self._next, self._end = 0, None
+        if codec.width * codec.height > self.max_pixels:
+            self._end = self._too_large(f"{codec.width}x{codec.height}")
 
     def _can_seek(self) -> bool:
         """Others have no index of key frames, or no times to find a frame by."""
@@ -140,14 +156,14 @@ def _times(path: Path) -> list[int]:
     return sorted(times)
 
 
-def _open_video(path: Path) -> InputContainer:
+def _open_video(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
     with needs_extra("video", "reading a video"):
         import av
         from av.error import FFmpegError
     if not path.is_file():
         raise DataError(f"{path}: not a file")
     try:
-        container = av.open(f"file:{path}", mode="r", options=LOCAL_VIDEO)
+        container = av.open(f"file:{path}", mode="r", options=LOCAL_VIDEO | {"max_pixels": str(max_pixels)})
     except FFmpegError as error:
         raise DataError(f"{path}: not a video: {error.strerror}") from error
     if not container.streams.video:
@@ -157,5 +173,13 @@ def _open_video(path: Path) -> InputContainer:
 
 
 def _upright(frame: VideoFrame) -> UInt8Array:
+    """Return the pixels as the display matrix has them: turned by right angles, mirrored, or both."""
     pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return np.ascontiguousarray(pixels)
+    matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]  # PyAV's stub has no key
+    # Displayed x = a x + c y, displayed y = b x + d y: row vectors, 16.16 fixed point
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, dtype=np.int32, count=9).reshape(3, 3).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

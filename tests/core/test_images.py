@@ -1,7 +1,9 @@
+import io
 import os
 import pickle
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gmtool.errors import DataError, ImageError
-from gmtool.images import displayed_size, open_image, read_image
+from gmtool.images import count_scans, displayed_size, open_image, read_image
 
 
 def picture() -> np.ndarray:
@@ -71,6 +73,61 @@ def test_case_06_a_named_pipe_a_folder_and_a_dangling_link_are_refused_at_once(t
     for name in ("pipe.jpg", "folder.jpg", "link.jpg"):
         with pytest.raises(DataError, match=name.replace(".", r"\.")):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("opened_by", [read_image, open_image])
+def test_case_06_a_sparse_file_of_gigabytes_is_refused_before_it_is_read(
+    tmp_path: Path, opened_by: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "sparse.jpg"
+    path.touch()
+    os.truncate(path, 6 << 30)
+    with pytest.raises(ImageError, match="the file has 6442450944 bytes; at most 1600000000 are read") as error:
+        opened_by(path)
+    assert error.value.code == "too_large"
+
+
+def test_a_file_that_is_as_large_as_its_pixels_allow_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(picture()).save(path)
+    with path.open("ab") as file:
+        file.truncate((64 << 20) + 1)  # behind the image: nothing
+    assert read_image(path, max_pixels=9_000_000).shape == (16, 24, 3)
+    with pytest.raises(ImageError, match="has 67108865 bytes; at most 67108864"):
+        read_image(path, max_pixels=8_000_000)
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG of 64x64 pixels that repeats its last scan until it has so many."""
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xc4") : -2]  # with its table
+    return content[:-2] + scan * (count - content.count(b"\xff\xda")) + content[-2:]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_progressive_jpeg_as_encoders_write_it_is_read_at_any_size(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(picture()).convert(mode).save(path, progressive=True, exif=thumbnail_exif())
+    assert count_scans(path.read_bytes()) == {"L": 6, "RGB": 10, "CMYK": 18}[mode]
+    assert read_image(path, max_pixels=16 * 24).shape == (16, 24, 3)
+
+
+def thumbnail_exif() -> bytes:
+    """Metadata that has whole JPEGs in it, as cameras write them."""
+    file = io.BytesIO()
+    Image.fromarray(picture()).save(file, "JPEG")
+    return b"Exif\0\0" + file.getvalue() * 40
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused_where_it_would_take_minutes(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(jpeg_of_scans(400))
+    assert read_image(path).shape == (64, 64, 3)  # a moment: it is small
+    with pytest.raises(ImageError, match="a JPEG of 400 scans; at most 20 are taken of 64x64 pixels") as error:
+        read_image(path, max_pixels=64 * 64)
+    assert error.value.code == "too_large"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

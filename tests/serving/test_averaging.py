@@ -22,10 +22,10 @@ WEIGHTS = np.random.default_rng(0).normal(size=(4, 3, 5, 5)).astype(np.float32) 
 BIAS = np.array([0, 0.1, -0.1, 0.2], dtype=np.float32)
 
 
-def write_model(path: Path, scale: float = 1.0) -> Path:
+def write_model(path: Path, scale: float = 1.0, classes: ClassSet = CLASSES) -> Path:
     """Write a sealed model of one convolution whose output is its logits."""
     provenance = ModelProvenance("run", 1, None, "0", "0", "0", "2026-01-01")
-    spec = ArtifactSpec(CLASSES, "fp32", "toy", 1, None, ("logits",), provenance)
+    spec = ArtifactSpec(classes, "fp32", "toy", 1, None, ("logits",), provenance)
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
@@ -133,3 +133,16 @@ def test_scores_that_are_not_finite_are_no_mask(tmp_path: Path, image: UInt8Arra
 def test_looks_that_make_no_sense_are_refused(options: dict[str, tuple[int, int]]) -> None:
     with pytest.raises(ConfigError, match=r"--(stride|sliding|scales)"):
         Averaging(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("averaging", [Averaging(), Averaging(flip=True), Averaging(window=(32, 32))])
+def test_case_55_a_graph_with_more_classes_than_its_description_is_not_scored(
+    tmp_path: Path, image: UInt8Array, averaging: Averaging
+) -> None:
+    fewer = ClassSet(CLASSES.names[:2], CLASSES.palette[:2], CLASSES.raw_ids[:2])
+    model = OrtBackend(write_model(tmp_path / "m.onnx", classes=fewer), device="cpu", threads=1)
+    with pytest.raises(
+        BackendError, match=r"the model gave label [23], but it has 2 classes, 0 to 1: its"
+    ) as error:
+        predict_mask(model, image, averaging)
+    assert error.value.code == "unknown_label"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeBackend
-from gmtool_serving.backend import Prediction
+from gmtool_serving.backend import Prediction, refuse_unknown_labels
 from gmtool_serving.batching import Grouper
 from gmtool_serving.computing import ComputeOptions, Labels, predict_batch
 from gmtool_serving.decoding import Failure
@@ -15,7 +15,7 @@ from gmtool_serving.ort import OrtBackend
 from gmtool_serving.predict import PredictOptions, predict_images
 from gmtool_serving.tiles import Tiling, predict_tiled, require_logits
 
-from gmtool.errors import BackendMemoryError, ConfigError, NonFiniteError
+from gmtool.errors import BackendMemoryError, ConfigError, NonFiniteError, UnknownLabelError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
 from gmtool.nn.model import normalize
@@ -116,6 +116,53 @@ def test_case_39_one_image_with_scores_that_are_not_finite_does_not_cost_the_bat
     results = predict(FakeBackend(check=check), images)
     assert [isinstance(result, Failure) for result in results] == [False] * 4 + [True]
     assert isinstance(results[4], Failure) and results[4].code == "non_finite"
+
+
+class FiveForWhite(FakeBackend):
+    """A model of three classes that gives white pixels label 5."""
+
+    def predict(self, images: UInt8Array) -> Prediction:
+        given = super().predict(images)
+        white = (images == 255).all(axis=3)
+        if given.logits is None:
+            return Prediction(np.where(white, 5, given.mask).astype(np.uint8))
+        more = np.full((len(images), 3, *images.shape[1:3]), -9, dtype=np.float32)
+        more[:, 2] = np.where(white, 9, -9)
+        logits = np.concatenate([given.logits, more], axis=1)
+        return Prediction(logits.argmax(axis=1).astype(np.uint8), None, logits)
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(4, 4, overlap=0)])
+def test_case_55_a_label_that_is_none_of_the_models_classes_fails_that_image_alone(tiling: Tiling | None) -> None:
+    backend = FiveForWhite(outputs=("mask",) if tiling is None else ("logits",))
+    images = [np.full((6, 9, 3), level, dtype=np.uint8) for level in (0, 100, 200, 200)]
+    images[2][5, 8] = 255  # one pixel of one image
+    results: list[Labels | Failure] = []
+    for batch in [images] if tiling is None else [[image] for image in images]:
+        names = [f"{len(results) + index}.png" for index in range(len(batch))]
+        results += predict_batch(backend, batch, ComputeOptions(tiling=tiling), names=names).results
+    assert [isinstance(result, Failure) for result in results] == [False, False, True, False]
+    assert isinstance(results[2], Failure) and results[2].code == "unknown_label"
+    assert results[2].message.startswith("2.png: the model gave label 5, but it has 3 classes, 0 to 2: ")
+
+
+def test_case_55_the_last_class_is_one_of_them() -> None:
+    refuse_unknown_labels(np.full((2, 3, 4), 2, dtype=np.uint8), 3)
+    with pytest.raises(UnknownLabelError, match="gave label 3, but it has 3 classes"):
+        refuse_unknown_labels(np.full((2, 3, 4), 3, dtype=np.uint8), 3)
+
+
+def test_case_55_the_images_without_such_a_label_get_their_masks(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    for level in (10, 90, 255, 240):
+        Image.new("RGB", (9, 6), (level,) * 3).save(tmp_path / "in" / f"{level}.png")
+    images = collect_images([str(tmp_path / "in")], tmp_path / "out")
+    outcomes = list(predict_images(FiveForWhite(), images, tmp_path / "out", PredictOptions(batch=4, workers=0)))
+    failed = {outcome.image.path.name: outcome.failure.code for outcome in outcomes if outcome.failure}
+    assert failed == {"255.png": "unknown_label"}
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["10.png", "240.png", "90.png"]
 
 
 def test_case_23_neither_batch_nor_threads_nor_order_change_masks(

@@ -3,10 +3,12 @@
 import os
 import signal
 import struct
+import subprocess
 import sys
+import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,10 @@ def deadly(content, path, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     if "stuck" in path.name:
         time.sleep(1000)
+    if "waits" in path.name:
+        path.with_suffix(".begun").touch()
+        while not path.with_suffix(".go").exists():
+            time.sleep(0.01)
     return decode_image(content, path, **options)
 
 images.decode_image = deadly
@@ -121,15 +127,13 @@ def test_case_16_a_process_that_is_killed_between_images_costs_none(
 def test_an_image_that_takes_too_long_is_given_up(
     process: DecodingProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
     monkeypatch.setattr(processes, "PATIENCE_S", 0.2)
     assert isinstance(process(white(tmp_path / "in" / "x.png"), None), Decoded)
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.05):
-            process.end_if_stuck()
+            process.count_time(0.05)
 
     threading.Thread(target=watch, daemon=True).start()
     started = time.monotonic()
@@ -137,6 +141,66 @@ def test_an_image_that_takes_too_long_is_given_up(
     done.set()
     assert isinstance(result, Failure) and result.code == "timed_out"
     assert time.monotonic() - started < 5
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("deadly")
+def test_case_53_a_decoder_that_is_stopped_is_not_slow(process: DecodingProcess, tmp_path: Path) -> None:
+    path, results = white(tmp_path / "in" / "waits.png"), []
+    decoding = threading.Thread(target=lambda: results.append(process(path, None)))
+    decoding.start()
+    wait_until(path.with_suffix(".begun").exists)
+    assert process._process is not None
+    pid = process._process.pid
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+    for _ in range(3):
+        process.count_time(1000.0)
+    path.with_suffix(".go").touch()
+    os.kill(pid, signal.SIGCONT)
+    decoding.join()
+    assert isinstance(results[0], Decoded)
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from gmtool_serving import decoders, processes
+from gmtool_serving.decoding import DecodeOptions
+from gmtool_serving.inputs import InputImage
+
+processes.PATIENCE_S, decoders.WATCH_S = 2.0, 0.05
+path = Path(sys.argv[1])
+pool = decoders.Decoders(1, DecodeOptions(), isolated=True)
+result = pool.submit(InputImage(path, path), lambda decode: decode(path, None)).result()
+pool.close()
+print(type(result).__name__, getattr(result, "message", ""))
+"""
+
+
+@pytest.mark.usefixtures("deadly")
+def test_case_53_stopped_for_longer_than_the_limit_and_continued(tmp_path: Path) -> None:
+    """Ctrl-Z stops the decoders and those who watch them; `fg` must not cost the image that was under way."""
+    path = white(tmp_path / "in" / "waits.png")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    program = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, path],
+        stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
+    wait_until(path.with_suffix(".begun").exists)
+    os.killpg(program.pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    os.killpg(program.pid, signal.SIGCONT)
+    time.sleep(0.3)  # the watch has come round
+    path.with_suffix(".go").touch()
+    out, _ = program.communicate(timeout=30)
+    assert out.split() == ["Decoded"]
 
 
 def test_case_04_a_bomb_is_refused_before_it_takes_memory(process: DecodingProcess, tmp_path: Path) -> None:

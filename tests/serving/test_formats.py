@@ -23,6 +23,7 @@ from gmtool_serving.inputs import InputImage
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from gmtool.classes import ClassSet, load_classes
 from gmtool.config import MaskValues
@@ -135,6 +136,27 @@ def test_coco_regions_are_those_of_pycocotools_and_background_is_left_out() -> N
     assert raw_ids <= set(CITYSCAPES.raw_ids)
     nothing = MaskItem(STEM, np.zeros((4, 4), dtype=np.uint8))
     assert json.loads(one("coco", nothing, VOC)[1]) == []
+
+
+def test_coco_results_are_scored_by_cocos_own_evaluation() -> None:
+    """Which stops with a KeyError at an entry without a score."""
+    entries = json.loads(one("coco", make_item(21, output=PurePosixPath("7")), VOC)[1])
+    assert {entry["image_id"] for entry in entries} == {7} and len(entries) > 10
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 7, "height": 45, "width": 61}],
+        "categories": [{"id": index} for index in VOC.raw_ids],
+        "annotations": [
+            {**entry, "id": index + 1, "iscrowd": 0, "area": int(coco_mask.area(entry["segmentation"]))}
+            for index, entry in enumerate(entries)
+        ],
+    }
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(entries), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

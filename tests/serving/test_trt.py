@@ -1,20 +1,25 @@
 """What of running a plan needs no GPU; and where there is one, that it gives ONNX Runtime's masks."""
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Cli
 from gmtool_export.tensorrt import BuildOptions, build_plan
+from gmtool_serving import trt_engine
 from gmtool_serving.backend import open_backend
 from gmtool_serving.cuda_memory import GRAIN_BYTES, TensorMemory, grown_size
 from gmtool_serving.trt import deserialize, refuse_misfit
-from gmtool_serving.trt_engine import pick_profile
+from gmtool_serving.trt_engine import TrtEngine, pick_profile
 
 from gmtool.artifact import read_sealed_spec
 from gmtool.errors import ArtifactError, BackendError
-from gmtool.nvidia import cuda_result, read_gpu, this_platform
+from gmtool.nvidia import cuda_result, read_gpu, tensorrt_log, this_platform
 from gmtool.plan import Gpu, Host, LoadedPlan, read_plan, sidecar_path, write_plan
 from gmtool.shapes import BatchShape, ShapeProfile
 
@@ -202,3 +207,62 @@ def test_masks_equal_onnxruntimes_on_a_gpu(plan_path: Path, toy_model: Path) -> 
         assert (mask == reference.predict(images).mask).mean() >= 0.999
     with pytest.raises(BackendError, match="height 16 is outside 32..128"):
         backend.predict(np.zeros((1, 16, 64, 3), np.uint8))
+
+
+class Context:
+    """An execution context that computes nothing."""
+
+
+class Engine:
+    """An engine of one input and no output, as far as it is asked before a batch."""
+
+    num_io_tensors = num_optimization_profiles = 1
+
+    def get_tensor_name(self, index: int) -> str:
+        return "image"
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input"
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        return [(1, 8, 8, 3)] * 3
+
+    def create_execution_context(self) -> Context:
+        return Context()
+
+
+@pytest.mark.parametrize("way", ["closed", "dropped"])
+def test_an_engine_is_released_in_order_without_the_collector(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    released: list[str] = []
+
+    def note(what: str) -> None:
+        released.append(what)
+        assert not gc.isenabled()  # TensorRT may log in there
+
+    def destroy(stream: str) -> tuple[Any]:
+        note(stream)
+        return (success,)
+
+    success = cuda_success()
+    cuda = SimpleNamespace(
+        cudaStreamNonBlocking=1,
+        cudaStreamCreateWithFlags=lambda flags: (success, "stream"),
+        cudaStreamDestroy=destroy,
+    )
+    monkeypatch.setattr(trt_engine, "runtime", cuda)
+    modes: Any = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"))
+    engine = TrtEngine(modes, Engine(), tensorrt_log("tensorrt_rtx"))
+    weakref.finalize(engine._gpu.context, note, "context")
+    weakref.finalize(engine._gpu.engine, note, "engine")
+    if way == "closed":
+        engine.close()
+    else:
+        del engine
+    assert released == ["context", "engine", "stream"]
+    assert gc.isenabled()
+
+
+def cuda_success() -> Any:
+    from cuda.bindings import runtime
+
+    return runtime.cudaError_t.cudaSuccess

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from gmtool_serving import video
+from gmtool_serving.decoding import Decoded, DecodeOptions, Failure, decode
 from gmtool_serving.inputs import collect_images, read_pixels
 from gmtool_serving.video import count_frames, read_frame
 
-from gmtool.errors import DataError, MissingExtraError
+from gmtool.errors import DataError, ImageError, MissingExtraError
 
 av = pytest.importorskip("av")
 
@@ -16,16 +17,26 @@ CODECS = {".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx", ".ts": "mpeg2
 FRAMES = 120
 
 
-def make_video(path: Path, *, frames: int = FRAMES, rotation: int = 0, codec: str | None = None) -> Path:
-    """Frames whose grey level is twice their number; a white bar stands on top."""
+def make_video(
+    path: Path,
+    *,
+    frames: int = FRAMES,
+    rotation: int = 0,
+    mirrored: tuple[bool, bool] = (False, False),
+    size: tuple[int, int] = (64, 48),
+    codec: str | None = None,
+) -> Path:
+    """Frames whose grey level is twice their number; a white bar stands on top, and a shorter one on the left."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec or CODECS[path.suffix], rate=25)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 12
-        if rotation:
-            stream.set_display_rotation(rotation)
+        width, height = stream.width, stream.height = size
+        stream.pix_fmt, stream.gop_size = "yuv420p", 12
+        if rotation or any(mirrored):
+            stream.set_display_rotation(rotation, *mirrored)
         for index in range(frames):
-            pixels = np.full((48, 64, 3), 2 * index, dtype=np.uint8)
+            pixels = np.full((height, width, 3), 2 * index, dtype=np.uint8)
             pixels[:8] = 255
+            pixels[:20, :4] = 255
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -69,6 +80,45 @@ def test_rotated_videos_are_read_as_they_are_displayed(tmp_path: Path) -> None:
     assert frame.shape == (64, 48, 3)
     assert frame[:, :6].mean() > 240
     assert frame[:, 12:].mean() < 20
+
+
+@pytest.mark.parametrize("mirrored", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_mirrored_videos_are_read_as_they_are_displayed(
+    tmp_path: Path, rotation: int, mirrored: tuple[bool, bool]
+) -> None:
+    path = make_video(tmp_path / "mirrored.mp4", frames=1, rotation=rotation, mirrored=mirrored)
+    expected = np.rot90(read_frame(make_video(tmp_path / "plain.mp4", frames=1), 0), rotation // 90)
+    left_right, upside_down = mirrored
+    expected = expected[:: -1 if upside_down else 1, :: -1 if left_right else 1]
+    np.testing.assert_array_equal(read_frame(path, 0), expected)
+    assert not np.array_equal(expected, expected[:, ::-1]) and not np.array_equal(expected, expected[::-1])
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_frames_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, suffix: str) -> None:
+    path, limit = make_video(tmp_path / f"clip{suffix}", frames=30), 64 * 48
+    assert number_of(path, 1) == pytest.approx(1, abs=1.2)
+    assert read_frame(path, 1, max_pixels=limit).shape == (48, 64, 3)
+    for index in (0, 2):
+        with pytest.raises(ImageError, match=rf"frames of .* pixels; at most {limit - 1} are taken") as error:
+            read_frame(path, index, max_pixels=limit - 1)
+        assert error.value.code == "too_large"
+    assert decode(path, 2, DecodeOptions(max_pixels=limit - 1)) == Failure("too_large", str(error.value))
+    assert isinstance(decode(path, 2, DecodeOptions(max_pixels=limit)), Decoded)
+
+
+def test_a_frame_that_is_larger_than_those_before_it_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    small, path = tmp_path / "small.ts", tmp_path / "grows.ts"
+    make_video(small, frames=3)
+    make_video(tmp_path / "large.ts", frames=3, size=(1280, 960))
+    path.write_bytes(small.read_bytes() + (tmp_path / "large.ts").read_bytes())
+    limit = 1_000_000
+    assert read_frame(path, 0, max_pixels=limit).shape == (48, 64, 3)
+    with pytest.raises(ImageError, match=f"frames of more than {limit} pixels") as error:
+        read_frame(path, 5, max_pixels=limit)
+    assert error.value.code == "too_large"
+    assert read_frame(path, 0, max_pixels=limit).shape == (48, 64, 3)
 
 
 def test_a_video_that_cannot_be_opened_fails_alone(tmp_path: Path) -> None:
