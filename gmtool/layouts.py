@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from gmtool.coco import CocoFile, CocoImage, CocoMask, read_coco
 from gmtool.config import DataConfig, LayoutName
+from gmtool.console import remark
 from gmtool.errors import DataError
-from gmtool.samples import PARTS, Layout, Part, Sample
+from gmtool.folders import LeftOut, below
+from gmtool.samples import PARTS, Layout, Part, Sample, mask_file
 from gmtool.splits import IMAGE_SUFFIXES, SplitEntry, read_split
 from gmtool.templates import PART_FOLDERS, ImageName, Template, check_pair, name_of
 
@@ -102,20 +104,21 @@ def _open_folder(config: DataConfig) -> Layout:
 
 def _match_images(root: Path, images: Template, masks: Template) -> dict[Path, ImageName]:
     """Return what the names of the images below `root` say. Masks in the same folders are no images."""
-    image_pattern, mask_pattern = images.pattern(), masks.pattern()
+    image_pattern, mask_pattern = images.pattern(), masks.pattern(is_mask=True)
     # A mask template that fits images too, such as {id}.png beside {id}_image.png, tells nothing by itself
     distinct = not mask_pattern.fullmatch(images.path_of(ImageName("x", "train")).replace(".*", ".png"))
     found: dict[Path, ImageName] = {}
     by_name: dict[str, Path] = {}
-    for path in sorted((root / images.folder).rglob("*")):
-        relative = path.relative_to(root).as_posix()
+    for inside in _files_below(root / images.folder, (*IMAGE_SUFFIXES, images.suffix)):
+        path = root / images.folder / inside
+        relative = (images.folder / PurePath(inside).as_posix()).as_posix()
         match = image_pattern.fullmatch(relative)
         if match is None or (distinct and mask_pattern.fullmatch(relative)):
             continue
         found[path] = name_of(match)
-    mask_paths = {root / masks.path_of(name) for name in found.values()}
-    for path in [path for path in found if path in mask_paths]:
-        del found[path]
+    if not distinct:
+        mask_paths = {mask_file(root / masks.path_of(name)) for name in found.values()}
+        found = {path: name for path, name in found.items() if path not in mask_paths}
     for path, name in found.items():
         if str(name) in by_name:
             raise DataError(f"{by_name[str(name)]} and {path} differ in their suffix alone: which is {name}?")
@@ -217,14 +220,21 @@ def _parts_below(image_dir: Path, entries: Sequence[SplitEntry]) -> dict[Part, t
 
 def _index_images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
+    for relative in _files_below(folder, IMAGE_SUFFIXES):
+        path, name = folder / relative, PurePath(relative).with_suffix("").as_posix()
         if name in images:
             raise DataError(f"{images[name]} and {path} differ in their suffix alone: which is {name}?")
         images[name] = path
     return images
+
+
+def _files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Return relative paths, and say what was left out."""
+    left_out = LeftOut()
+    found = list(below(folder, suffixes=suffixes, left_out=left_out))
+    if str(left_out):
+        remark(f"left out below {folder}: {left_out}")
+    return found
 
 
 def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from gmtool.coco import CocoMask
 from gmtool.errors import DataError
-from gmtool.splits import SplitEntry
+from gmtool.splits import MASK_SUFFIXES, SplitEntry
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, ...] = ("train", "val")
@@ -89,9 +89,12 @@ class Layout:
         if image_path not in self.ids:
             raise DataError(f"{where}: {image_path} lies outside {self.image_dir}: name its mask beside it")
         mask = self.mask_of(image_path)
-        if isinstance(mask, Path) and not (missing or mask.is_file()):
+        if not isinstance(mask, Path):
+            return mask
+        found = mask_file(mask)
+        if not (missing or found.is_file()):
             raise DataError(f"{where}: image {image_path} has no mask: expected {mask}")
-        return mask
+        return found
 
     def _listed_mask(self, mask: str, image_path: Path, *, where: str, missing: bool) -> Path:
         if self.mask_dir is None:
@@ -115,3 +118,20 @@ class Layout:
         if named is not None and isinstance(own, Path) and not own.stem.endswith(f"_{named}"):
             values = kinds[named]
             raise DataError(f"{where} names {mask_path.name}: --set data.mask_values={values} reads {named} files")
+
+
+def mask_file(path: Path) -> Path:
+    """Return the file of a mask: `path`, else the one beside it with another of `MASK_SUFFIXES` in any case.
+
+    Raises:
+        DataError: There are several.
+    """
+    if path.is_file():
+        return path
+    cases = (suffix for known in MASK_SUFFIXES for suffix in (known, known.upper(), known.title()))
+    others = [other for other in map(path.with_suffix, cases) if other.is_file()]
+    # A file system without case has one file under three names
+    found = list({other.stat().st_ino: other for other in reversed(others)}.values())
+    if len(found) > 1:
+        raise DataError(f"{found[0]} and {found[1]} differ in their suffix alone: which is the mask?")
+    return found[0] if found else path

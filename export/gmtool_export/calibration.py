@@ -13,6 +13,7 @@ from gmtool.config import DataConfig
 from gmtool.datasets import load_training_data
 from gmtool.errors import DataError, GmtoolError
 from gmtool.files import sha256_of_lines
+from gmtool.folders import below
 from gmtool.images import UInt8Array, read_image
 from gmtool.splits import IMAGE_SUFFIXES
 
@@ -67,7 +68,7 @@ def images_of_folder(folder: Path, *, option: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{option} {folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [folder / path for path in below(folder, suffixes=IMAGE_SUFFIXES)]
     if not paths:
         raise DataError(f"{option} {folder}: no image in it")
     return paths

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from gmtool.coco import ImageId
 from gmtool.errors import ConfigError, DataError
+from gmtool.folders import is_hidden
 from gmtool.splits import IMAGE_SUFFIXES
 from gmtool_serving.inputs import InputImage, Source, name_sources
 from gmtool_serving.lists import read_coco_names, read_list
@@ -134,5 +135,5 @@ def _matching(uri: str) -> Iterator[tuple[str, PurePosixPath]]:
 
 
 def _is_image(relative: str) -> bool:
-    hidden = any(part.startswith(".") for part in relative.split("/"))
+    hidden = any(map(is_hidden, relative.split("/")))
     return not hidden and relative.lower().endswith(IMAGE_SUFFIXES)

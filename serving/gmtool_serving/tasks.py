@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from gmtool.classes import ClassSet
 from gmtool.config import MaskValues
@@ -11,6 +11,7 @@ from gmtool.datasets import Split
 from gmtool.encodings import MEANINGS
 from gmtool.errors import DataError
 from gmtool.files import sha256_of_lines
+from gmtool.folders import below
 from gmtool.images import UInt8Array, read_image
 from gmtool.mask_sources import MaskSource, image_key, open_masks
 from gmtool.report import Protocol, Provenance
@@ -186,8 +187,8 @@ def _without_truth(source: MaskSource, ids: tuple[str, ...]) -> tuple[str, ...]:
 def _pictures(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"folder of images {folder} does not exist")
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {image_key(path.relative_to(folder).with_suffix("").as_posix()): path for path in files}
+    files = below(folder, suffixes=IMAGE_SUFFIXES)
+    return {image_key(PurePath(file).with_suffix("").as_posix()): folder / file for file in files}
 
 
 def _picture(pictures: dict[str, Path], image_id: str) -> UInt8Array | None:
