@@ -10,6 +10,7 @@ from gmtool.config import DataConfig, LayoutName
 from gmtool.console import remark
 from gmtool.errors import DataError
 from gmtool.folders import LeftOut, below
+from gmtool.images import AS_DISPLAYED, Reading
 from gmtool.samples import PARTS, Layout, Part, Sample, mask_file
 from gmtool.splits import IMAGE_SUFFIXES, SplitEntry, read_split
 from gmtool.templates import PART_FOLDERS, ImageName, Template, check_pair, name_of
@@ -33,7 +34,12 @@ def open_layout(config: DataConfig, *, parts: Sequence[Part] = PARTS) -> Layout:
     return openers[config.layout](config)
 
 
-def images_below(folder: Path) -> tuple[Sample, ...]:
+def reading_of(config: DataConfig) -> Reading:
+    """Return how images are read."""
+    return Reading(config.exif == "apply", config.bits)
+
+
+def images_below(folder: Path, reading: Reading = AS_DISPLAYED) -> tuple[Sample, ...]:
     """Return every image in a plain folder and below it, without masks.
 
     Raises:
@@ -42,7 +48,7 @@ def images_below(folder: Path) -> tuple[Sample, ...]:
     images = _index_images(folder)
     if not images:
         raise DataError(f"{folder}: no image in it; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return tuple(Sample(name, path, None) for name, path in images.items())
+    return tuple(Sample(name, path, None, reading) for name, path in images.items())
 
 
 def _open_voc(config: DataConfig) -> Layout:
@@ -64,6 +70,7 @@ def _open_voc(config: DataConfig) -> Layout:
         folders=PARTS,
         parts={part: (str(path), read_split(path)) for part, path in lists.items() if path.is_file()},
         part_hints={part: str(path.relative_to(root)) for part, path in lists.items()},
+        reading=reading_of(config),
     )
 
 
@@ -99,6 +106,7 @@ def _open_folder(config: DataConfig) -> Layout:
         folders=folders,
         parts=parts,
         part_hints=hints,
+        reading=reading_of(config),
     )
 
 
@@ -156,6 +164,7 @@ def _open_cityscapes(config: DataConfig) -> Layout:
         folders=PARTS,
         parts=_parts_below(image_dir, [SplitEntry(name, None, None) for name in by_path]),
         part_hints={part: f"images in leftImg8bit/{part}" for part in PARTS},
+        reading=reading_of(config),
     )
 
 
@@ -201,6 +210,7 @@ def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
         folders=(config.train_images, config.val_images),
         parts=found,
         part_hints=hints,
+        reading=reading_of(config),
     )
 
 

@@ -7,8 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from gmtool.coco import CocoMask
 from gmtool.errors import DataError
+from gmtool.images import (
+    AS_DISPLAYED,
+    DecodedImage,
+    Reading,
+    UInt8Array,
+    decode_image,
+    displayed_size,
+    open_image,
+    read_regular_file,
+)
 from gmtool.splits import MASK_SUFFIXES, SplitEntry
 
 Part = Literal["train", "val"]
@@ -24,6 +36,36 @@ class Sample:
     image_path: Path
     mask: Path | CocoMask | None
     """Its ground truth: a mask file, or annotations. `gmtool.truth` reads both."""
+    reading: Reading = AS_DISPLAYED
+
+    def read_image(self) -> UInt8Array:
+        """Return the image: RGB, uint8, (H, W, 3).
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        return self.decode().pixels
+
+    def decode(self) -> DecodedImage:
+        """Return the image, and what is to be said of how it was read.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        content = read_regular_file(self.image_path)
+        return decode_image(content, self.image_path, exif=self.reading.exif, bits=self.reading.bits)
+
+    def image_size(self, image: Image.Image | None = None) -> tuple[int, int]:
+        """Return (height, width) of what `read_image` gives, without decoding it.
+
+        Args:
+            image: The image, if it is open already.
+
+        Raises:
+            ImageError: It cannot be opened.
+        """
+        image = image or open_image(self.image_path)
+        return displayed_size(image) if self.reading.exif else (image.height, image.width)
 
 
 @dataclass(frozen=True)
@@ -47,6 +89,8 @@ class Layout:
     """Name and entries of the parts that the data set itself defines."""
     part_hints: dict[Part, str]
     """What a part would have been found in, for messages."""
+    reading: Reading
+    """How its images are read."""
 
     def samples(
         self, entries: Sequence[SplitEntry], *, with_masks: bool, where: str, missing_masks: bool = False
@@ -67,7 +111,7 @@ class Layout:
         for entry in entries:
             image_path = self._image_path(entry, images, where=where)
             mask = self._mask(entry, image_path, where=where, missing=missing_masks) if with_masks else None
-            found.append(Sample(self.ids.get(image_path, entry.name), image_path, mask))
+            found.append(Sample(self.ids.get(image_path, entry.name), image_path, mask, self.reading))
         return tuple(found)
 
     def _image_path(self, entry: SplitEntry, images: dict[str, Path], *, where: str) -> Path:

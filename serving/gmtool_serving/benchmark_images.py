@@ -15,7 +15,7 @@ from gmtool.config import MaskValues
 from gmtool.console import remark
 from gmtool.errors import DataError
 from gmtool.folders import LeftOut, below
-from gmtool.images import UInt8Array, read_image
+from gmtool.images import UInt8Array
 from gmtool.samples import Sample, mask_file
 from gmtool.splits import IMAGE_SUFFIXES
 from gmtool.truth import read_truth
@@ -105,7 +105,7 @@ def load_batches(
 def _decode(
     sample: Sample, classes: ClassSet, *, values: MaskValues, size: tuple[int, int] | None
 ) -> tuple[UInt8Array, UInt8Array | None]:
-    image, truth = read_image(sample.image_path), None
+    image, truth = sample.read_image(), None
     if sample.mask is not None:
         truth = read_truth(sample, classes, values=values, size=image.shape[:2])
     if size is None:

@@ -37,7 +37,7 @@ def model_task(backend: Backend, split: Split, *, values: MaskValues, averaging:
     classes, samples = backend.spec.classes, _by_id(split)
 
     def load(image_id: str) -> tuple[UInt8Array, UInt8Array]:
-        image = read_image(samples[image_id].image_path)
+        image = samples[image_id].read_image()
         return image, read_truth(samples[image_id], classes, values=values, size=image.shape[:2])
 
     provenance = Provenance(
@@ -54,7 +54,7 @@ def model_task(backend: Backend, split: Split, *, values: MaskValues, averaging:
         classes=classes,
         load=load,
         predict=lambda image: predict_mask(backend, image, averaging),
-        picture=lambda image_id: read_image(samples[image_id].image_path),
+        picture=lambda image_id: samples[image_id].read_image(),
         provenance=provenance,
         protocol=replace(averaging.protocol(), truth_values=MEANINGS[values]),
     )
@@ -133,7 +133,7 @@ def data_masks_task(
         classes=classes,
         load=load,
         predict=lambda mask: mask,
-        picture=lambda image_id: read_image(samples[image_id].image_path),
+        picture=lambda image_id: samples[image_id].read_image(),
         provenance=_masks_provenance(predictions, split.name, split.sha256),
         protocol=Protocol(
             resolution="masks as they are",
