@@ -103,7 +103,8 @@ def test_a_fault_of_all_masks_is_one_finding_with_a_kind(
     assert sorted(finding["kind"] for finding in findings) == sorted([kind, "mask size"])
     (systematic,) = [finding for finding in findings if finding["kind"] == kind]
     assert expected in systematic["message"]
-    assert "(and 10 more such masks)" in systematic["message"]
+    assert "(and 10 more such files: " in systematic["message"]
+    assert len(systematic["files"]) == 11
 
 
 def test_the_table_is_for_people(cli: Cli, data: Path) -> None:
