@@ -132,13 +132,13 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of an opened image, 1 to 8; 1, as it is stored, where there is none."""
-    orientation = image.getexif().get(0x0112)
-    return orientation if orientation in range(1, 9) else 1
+    orientation: object = image.getexif().get(0x0112)
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def is_16_bit(image: Image.Image) -> bool:
     """Return whether an opened image has 16 bits a channel."""
-    return image.mode.startswith("I;16") or any(";16" in str(tile) for tile in image.tile)
+    return image.mode.startswith("I;16") or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
 
 
 def read_regular_file(path: Path) -> bytes:

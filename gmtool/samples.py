@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
 from gmtool.coco import CocoMask
-from gmtool.errors import DataError
+from gmtool.errors import DataError, some_names
 from gmtool.images import (
     AS_DISPLAYED,
     DecodedImage,
@@ -137,7 +138,11 @@ class Layout:
             return mask
         found = mask_file(mask)
         if not (missing or found.is_file()):
-            raise DataError(f"{where}: image {image_path} has no mask: expected {mask}")
+            others = sorted(
+                other.name for other in mask.parent.glob(f"{escape(mask.stem)}.*") if other != image_path
+            )
+            there = f", found {some_names(others)}" if others else ""
+            raise DataError(f"{where}: image {image_path} has no mask: expected {mask}{there}")
         return found
 
     def _listed_mask(self, mask: str, image_path: Path, *, where: str, missing: bool) -> Path:

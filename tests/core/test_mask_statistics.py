@@ -25,7 +25,7 @@ IMAGES = ("train/a", "train/b", "train/c", "val/v", "val/w")
 def disc(x: int, y: int, num_classes: int) -> UInt8Array:
     """Return labels: a disc of label 1, and below it a bar of label 2 if there are three classes."""
     yy, xx = np.mgrid[: SIZE[0], : SIZE[1]]
-    labels = ((xx - x) ** 2 + (yy - y) ** 2 < 64).astype(np.uint8)
+    labels: UInt8Array = ((xx - x) ** 2 + (yy - y) ** 2 < 64).astype(np.uint8)
     if num_classes > 2:
         labels[-6:, 4:20] = 2
     return labels
@@ -256,3 +256,16 @@ def test_a_mask_stored_as_jpeg_with_labels_of_no_class_names_jpeg(tmp_path: Path
     Image.fromarray(disc(20, 20, 2) * 200).save(root / "masks/train/a.png", format="JPEG")
     with pytest.raises(DataError, match=r"a\.png has label .*: it is stored as JPEG, which changes labels"):
         prepare(root)
+
+
+def test_0_for_what_is_not_labeled_has_a_remedy_that_works(cli: Cli, tmp_path: Path) -> None:
+    root = write_data(tmp_path, ["disc", "bar"])
+    for name in IMAGES[:2] + IMAGES[3:]:
+        Image.fromarray(disc(20, 16, 3)).save(root / f"masks/{name}.png")
+    (root / "classes.json").write_text(json.dumps({"names": ["disc", "bar"], "ignore_index": 0}))
+    with pytest.raises(DataError, match=r'"raw_ids": \[1, 2\], and read them with --set data\.mask_values=raw'):
+        prepare(root)
+    (root / "classes.json").write_text(json.dumps({"names": ["disc", "bar"], "raw_ids": [1, 2]}))
+    code, findings = check(cli, root, "--set", "data.mask_values=raw")
+    assert code == 0
+    assert all("of the pixels are ignored" in finding["message"] for finding in findings)
