@@ -109,10 +109,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
 
 
-def some_names(names: Sequence[object], *, shown: int = 3) -> str:
-    """Return the first few names and how many more there are: `"a.jpg, b.jpg, c.jpg and 12 more"`."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(str(name) for name in names[:shown]) + more
+def some_names(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first names and the number of the others: `a, b, c and 14 more`."""
+    shown = ", ".join(names[:limit])
+    left_out = len(names) - limit
+    return f"{shown} and {left_out} more" if left_out > 0 else shown
 
 
 @contextmanager

@@ -163,7 +163,8 @@ def doubt_ignored(
     if of_coco:
         return f'{line}: what no annotation covers is, unless a class of classes.json is called "background"'
     if values == "raw":
-        return f"{line}: are the raw_ids of classes.json {some_names(classes.raw_ids, shown=8)} the masks' values?"
+        ids = some_names([str(raw_id) for raw_id in classes.raw_ids], limit=8)
+        return f"{line}: are the masks' values the raw_ids of classes.json ({ids})?"
     if values == "color":
         return f"{line}: are their colours those of classes.json?"
     return f"{line} (label {classes.ignore_index}); {_remedy(missing, classes, option)}"
