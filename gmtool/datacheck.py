@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,9 @@ from gmtool.errors import (
     some_names,
 )
 from gmtool.files import sha256_of_file
-from gmtool.images import DecodedImage, is_16_bit, open_image, orientation_of
+from gmtool.images import is_16_bit, open_image, orientation_of
 from gmtool.mask_statistics import (
+    LABELED_PARTS,
     Finding,
     LabelCounts,
     MaskLook,
@@ -96,8 +97,8 @@ class _Look:
     """(height, width) as it is read."""
     is_turned: bool = False
     """Its EXIF orientation is applied, and its size does not show it."""
-    decoded: DecodedImage | None = None
-    """What is to be said of how it was read; without the pixels."""
+    dark: str | None = None
+    """Why it became dark, of a 16-bit image."""
     content: str = ""
     """SHA-256 of the image file."""
     mask: MaskLook | None = None
@@ -164,11 +165,10 @@ def _look(part: str, sample: Sample, *, classes: ClassSet, values: MaskValues, w
     """Look at an image and its mask; without `whole` only 16-bit images are decoded: they may be dark."""
     try:
         image = open_image(sample.image_path)
-        size, content, decoded = sample.image_size(image), "", None
+        size, content, dark = sample.image_size(image), "", None
         if whole or is_16_bit(image):
             decoded = sample.decode()
-            size = (decoded.pixels.shape[0], decoded.pixels.shape[1])
-            decoded = replace(decoded, pixels=decoded.pixels[:0])
+            size, dark = (decoded.pixels.shape[0], decoded.pixels.shape[1]), decoded.dark
         if whole:
             content = sha256_of_file(sample.image_path)
         # A photo that was turned upside down, or is square, has its mask's size whichever way that lies
@@ -177,7 +177,7 @@ def _look(part: str, sample: Sample, *, classes: ClassSet, values: MaskValues, w
         mask = None if sample.mask is None else look_at_mask(sample, classes, values=values, size=size)
     except DataError as error:
         return _Look(part, sample, error)
-    return _Look(part, sample, None, size, is_turned, decoded, content, mask)
+    return _Look(part, sample, None, size, is_turned, dark, content, mask)
 
 
 def _masks_of(looks: list[_Look], part: str) -> list[MaskLook]:
@@ -209,7 +209,7 @@ def _doubts(looks: list[_Look], classes: ClassSet, config: DataConfig) -> list[F
     """Return what may be meant otherwise. What could not be read proves nothing about the rest."""
     with_masks = [look for look in looks if look.sample.mask is not None]
     parts = {}
-    for part in ("labeled", "validation"):
+    for part in LABELED_PARTS:
         if all(look.problem is None for look in with_masks if look.part == part):
             parts[part] = count_labels(_masks_of(looks, part), classes)
     of_coco = is_of_coco([look.sample for look in with_masks])
@@ -223,11 +223,10 @@ def _doubts(looks: list[_Look], classes: ClassSet, config: DataConfig) -> list[F
             "--set data.exif=ignore"
         )
         findings.append(Finding("warning", "orientation", line, turned))
-    dark = [look for look in looks if look.decoded is not None and look.decoded.dark]
+    dark = [look for look in looks if look.dark is not None]
     if dark:
-        assert dark[0].decoded is not None
         files = tuple(str(look.sample.image_path) for look in dark)
-        line = f"{len(dark)} images are dark ({some_names(files)}): {dark[0].decoded.dark}"
+        line = f"{len(dark)} images are dark ({some_names(files)}): {dark[0].dark}"
         findings.append(Finding("warning", "16 bits", line, files))
     return findings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ from gmtool.metrics import Int64Array
 from gmtool.samples import Sample
 from gmtool.truth import read_truth
 
+LABELED_PARTS = ("labeled", "validation")
+"""Parts of a data set that have masks."""
 FREQUENT = 0.1
 """Share of ignored pixels above which they may be those of a class that seems not to occur."""
 MUCH = 0.25
@@ -110,15 +113,20 @@ def label_findings(
         of_coco: The masks are annotations.
     """
     findings = []
-    nowhere = sum((counts.pixels for counts in parts.values()), np.zeros(len(classes), dtype=np.int64)) == 0
+    doubt = partial(doubt_ignored, classes=classes, values=values, of_coco=of_coco)
+    one_class = [part for part, counts in parts.items() if np.count_nonzero(counts.pixels) <= 1 and counts.ignored]
+    for part in one_class:
+        line = f"{part} masks: {doubt(parts[part].pixels, parts[part].ignored)}"
+        findings.append(Finding("error", "ignored", line))
+    # A class that is rare may be in one part alone: both together tell
+    pixels = sum((counts.pixels for counts in parts.values()), np.zeros(len(classes), dtype=np.int64))
+    together = doubt(pixels, sum(counts.ignored for counts in parts.values()))
+    if together is not None and len(parts) == len(LABELED_PARTS) and not one_class:
+        findings.append(Finding("warning", "ignored", f"masks: {together}"))
     for part, counts in parts.items():
-        doubt = doubt_ignored(counts.pixels, counts.ignored, classes, values=values, of_coco=of_coco)
-        if doubt is not None and np.count_nonzero(counts.pixels) <= 1:
-            findings.append(Finding("error", "ignored", f"{part} masks: {doubt}"))
+        if part in one_class:
             continue
-        if doubt is not None and nowhere.any():
-            findings.append(Finding("warning", "ignored", f"{part} masks: {doubt}"))
-        elif counts.ignored_share >= MUCH:
+        if counts.ignored_share >= MUCH:
             line = f"{part} masks: {counts.ignored_share:.0%} of the pixels are ignored, and count for nothing"
             findings.append(Finding("warning", "ignored", line))
         missing = [name for name, images in zip(classes.names, counts.images, strict=True) if not images]
@@ -131,8 +139,8 @@ def label_findings(
 def doubt_ignored(
     pixels: Int64Array,
     ignored: int,
-    classes: ClassSet,
     *,
+    classes: ClassSet,
     values: MaskValues,
     of_coco: bool = False,
     option: str = IN_TRAINING,

@@ -98,7 +98,8 @@ def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoU
         images.add(loaded.id, _sha256_of_labels(truth), counts)
     scores = images.scores()
     values: MaskValues = "raw" if MEANINGS["raw"] in (task.protocol.truth_values or "") else "index"
-    doubt = doubt_ignored(matrix.sum(axis=1), ignored_pixels, classes, values=values, option=IN_EVALUATION)
+    pixels = matrix.sum(axis=1)
+    doubt = doubt_ignored(pixels, ignored_pixels, classes=classes, values=values, option=IN_EVALUATION)
     if doubt is not None:
         remark(f"warning: ground truth: {doubt}")
     if not task.ids:

@@ -120,7 +120,7 @@ def test_case_56_a_class_without_a_pixel_while_many_are_ignored_is_said(cli: Cli
     assert code == 0
     by_kind = {finding["kind"]: finding["message"] for finding in findings}
     assert set(by_kind) == {"ignored", "missing class"}
-    assert "bar does not occur, while 20.0% of the pixels are ignored (label 255)" in by_kind["ignored"]
+    assert "masks: bar does not occur, while 20.0% of the pixels are ignored (label 255)" in by_kind["ignored"]
     assert '"raw_ids": [0, 1, 255], "ignore_index": 254' in by_kind["ignored"]
 
 
@@ -234,6 +234,18 @@ def test_nothing_is_concluded_from_masks_that_could_not_be_read(cli: Cli, tmp_pa
     assert any("validation image: bar" in message for message in messages)
     assert not any("no labeled image" in message for message in messages)
     assert len(messages) == 2, messages
+
+
+def test_a_class_in_one_part_alone_is_no_reason_to_doubt_what_is_ignored(cli: Cli, tmp_path: Path) -> None:
+    root = write_data(tmp_path, ["background", "disc", "bar"])
+    spoil_one_part("train")(root)
+    for part in ("train", "val"):
+        for path in (root / "masks" / part).iterdir():
+            labels = np.array(Image.open(path))
+            labels[:6] = 255  # 15 %
+            Image.fromarray(labels).save(path)
+    _, findings = check(cli, root)
+    assert [finding["kind"] for finding in findings] == ["missing class"]
 
 
 def test_a_kind_is_one_line_with_three_names_and_the_json_has_them_all(cli: Cli, tmp_path: Path) -> None:
