@@ -51,7 +51,11 @@ class ClassSet:
         if not all(0 <= raw_id <= MAX_RAW_ID for raw_id in self.raw_ids):
             raise DataError(f"class set: a raw id is a whole number from 0 to {MAX_RAW_ID}")
         if not count <= self.ignore_index <= 255:
-            raise DataError(f"class set: ignore_index {self.ignore_index} must lie from {count} to 255")
+            raise DataError(
+                f"class set: ignore_index {self.ignore_index} must lie from {count} to 255; if masks have 0 where "
+                f'nothing is labeled, leave that out of "names": "raw_ids": {list(range(1, count + 1))}, and read '
+                "them with --set data.mask_values=raw"
+            )
         if self.background is not None and not 0 <= self.background < count:
             raise DataError(f"class set: background {self.background} is not a class index")
 

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig, MaskValues
 from gmtool.datasets import Split, TrainingData
-from gmtool.errors import ColorMaskError, DataError, LabelError, MaskSizeError, RawIdError
-from gmtool.images import displayed_size, open_image, read_image
-from gmtool.metrics import Int64Array
+from gmtool.errors import (
+    ColorMaskError,
+    DataError,
+    ImageError,
+    LabelError,
+    MaskSizeError,
+    RawIdError,
+    some_names,
+)
+from gmtool.files import sha256_of_file
+from gmtool.images import is_16_bit, open_image, orientation_of
+from gmtool.mask_statistics import (
+    LABELED_PARTS,
+    Finding,
+    LabelCounts,
+    MaskLook,
+    count_labels,
+    file_findings,
+    is_of_coco,
+    label_findings,
+    look_at_mask,
+)
 from gmtool.samples import Sample
-from gmtool.truth import read_truth
 
 KINDS: dict[type[DataError], str] = {
     ColorMaskError: "color mask",
@@ -27,21 +44,8 @@ KINDS: dict[type[DataError], str] = {
     MaskSizeError: "mask size",
 }
 """What a finding is called by the error it comes from; all others are "unusable"."""
-SYSTEMATIC = ("color mask", "raw ids", "unknown label")
-"""Kinds of which a data set has one file or all: they become one finding."""
-
 Progress = Callable[[Iterable["_Look"], int], Iterator["_Look"]]
 """Passes on what was looked at and shows how far it is; the number is how many there will be."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong (error) or likely to disappoint (warning)."""
-
-    severity: Literal["error", "warning"]
-    kind: str
-    """What it is, in a word or two: "unusable", "color mask", "duplicate", ..."""
-    message: str
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,10 @@ class DataReport:
     counts: dict[str, int]
     """Images by part: labeled, unlabeled, validation."""
     classes: ClassSet
-    labeled_pixels: Int64Array
-    """(C,) pixels of each class in the labeled masks."""
-    labeled_images: Int64Array
-    """(C,) labeled images in which each class occurs."""
-    val_pixels: Int64Array
-    """(C,) pixels of each class in the validation masks."""
+    labeled: LabelCounts
+    """Of the labeled masks that could be read."""
+    val: LabelCounts
+    """Of the validation masks that could be read."""
     findings: tuple[Finding, ...]
 
     @property
@@ -71,12 +73,14 @@ class DataReport:
             "classes": [
                 {
                     "name": name,
-                    "labeled_images": int(self.labeled_images[index]),
-                    "labeled_pixels": int(self.labeled_pixels[index]),
-                    "val_pixels": int(self.val_pixels[index]),
+                    "labeled_images": int(self.labeled.images[index]),
+                    "labeled_pixels": int(self.labeled.pixels[index]),
+                    "val_images": int(self.val.images[index]),
+                    "val_pixels": int(self.val.pixels[index]),
                 }
                 for index, name in enumerate(self.classes.names)
             ],
+            "ignored_pixels": {"labeled": self.labeled.ignored, "validation": self.val.ignored},
             "errors": self.num_errors,
             "findings": [asdict(finding) for finding in self.findings],
         }
@@ -90,102 +94,140 @@ class _Look:
     sample: Sample
     problem: DataError | None
     size: tuple[int, int] = (0, 0)
-    """(height, width) as displayed."""
+    """(height, width) as it is read."""
+    is_turned: bool = False
+    """Its EXIF orientation is applied, and its size does not show it."""
+    dark: str | None = None
+    """Why it became dark, of a 16-bit image."""
     content: str = ""
     """SHA-256 of the image file."""
-    pixels: Int64Array | None = None
-    """(C,) pixels of each class in its mask."""
+    mask: MaskLook | None = None
 
 
-def check_masks(samples: Sequence[Sample], classes: ClassSet, *, values: MaskValues) -> None:
+def check_masks(data: TrainingData, classes: ClassSet, config: DataConfig) -> list[Finding]:
     """Check that every mask can be read, has labels of its classes, and is as large as its image.
 
     The fast part of `check_data`: image headers and masks, for labeled and validation images.
 
+    Returns:
+        Warnings: what the labels say about how the masks were meant.
+
     Raises:
         DataError: What is wrong with the first such sample, and how many there are.
     """
-
-    def problem(sample: Sample) -> str | None:
-        try:
-            size = displayed_size(open_image(sample.image_path))
-            read_truth(sample, classes, values=values, size=size)
-        except DataError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as pool:  # decoding PNG releases the interpreter lock
-        problems = [found for found in pool.map(problem, samples) if found]
-    if problems:
-        more = f" (and {len(problems) - 1} more such files)" if len(problems) > 1 else ""
-        raise DataError(problems[0] + more)
+    parts = {"labeled": data.labeled, "validation": data.val}
+    looks = list(_look_at_all(parts, classes, config.mask_values, whole=False))
+    findings = [*_problems(looks), *_doubts(looks, classes, config)]
+    for finding in findings:
+        if finding.severity == "error":
+            raise DataError(finding.message)
+    return findings
 
 
 def check_data(data: TrainingData, classes: ClassSet, config: DataConfig, *, progress: Progress) -> DataReport:
     """Decode every image and mask and report what is wrong or likely to disappoint.
 
     Errors: unreadable files, colour-coded or raw-id masks taken for indices, labels out of range, masks of
-    another size, one image in two parts.
-    Warnings: classes in no labeled image, images smaller than the crop, one image twice in a part.
+    another size, one image in two parts, masks of one class and ignored pixels alone.
+    Warnings: classes in no labeled or no validation image, many ignored pixels, masks as JPEG or with palettes
+    in different orders, EXIF orientations that sizes do not show, dark 16-bit images, images smaller than the
+    crop, one image twice in a part.
     """
     parts = {"labeled": data.labeled, "unlabeled": data.unlabeled, "validation": data.val}
-    looks = list(progress(_look_at_all(parts, classes, config.mask_values), _count(parts)))
+    looks = list(progress(_look_at_all(parts, classes, config.mask_values, whole=True), _count(parts)))
     findings = _problems(looks)
     findings += _duplicates(looks)
     findings += _small_images(looks, config.crop_px)
-    labeled = [look.pixels for look in looks if look.part == "labeled" and look.pixels is not None]
-    val = [look.pixels for look in looks if look.part == "validation" and look.pixels is not None]
-    none = np.zeros(len(classes), dtype=np.int64)
-    report = DataReport(
+    findings += _doubts(looks, classes, config)
+    return DataReport(
         counts={part: len(split.samples) for part, split in parts.items()},
         classes=classes,
-        labeled_pixels=sum(labeled, none),
-        labeled_images=sum(((pixels > 0).astype(np.int64) for pixels in labeled), none),
-        val_pixels=sum(val, none),
+        labeled=count_labels(_masks_of(looks, "labeled"), classes),
+        val=count_labels(_masks_of(looks, "validation"), classes),
         findings=tuple(findings),
     )
-    missing = [name for name, count in zip(classes.names, report.labeled_images, strict=True) if not count]
-    if not missing:
-        return report
-    line = f"{len(missing)} of {len(classes)} classes occur in no labeled image: {', '.join(missing)}"
-    return replace(report, findings=(*findings, Finding("warning", "missing class", line)))
 
 
 def _count(parts: dict[str, Split]) -> int:
     return sum(len(split.samples) for split in parts.values())
 
 
-def _look_at_all(parts: dict[str, Split], classes: ClassSet, values: MaskValues) -> Iterator[_Look]:
-    with ThreadPoolExecutor() as pool:
+def _look_at_all(
+    parts: dict[str, Split], classes: ClassSet, values: MaskValues, *, whole: bool
+) -> Iterator[_Look]:
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         for part, split in parts.items():
-            yield from pool.map(lambda sample, part=part: _look(part, sample, classes, values), split.samples)
+            look = partial(_look, part, classes=classes, values=values, whole=whole)
+            yield from pool.map(look, split.samples)
 
 
-def _look(part: str, sample: Sample, classes: ClassSet, values: MaskValues) -> _Look:
+def _look(part: str, sample: Sample, *, classes: ClassSet, values: MaskValues, whole: bool) -> _Look:
+    """Look at an image and its mask; without `whole` only 16-bit images are decoded: they may be dark."""
     try:
-        image = read_image(sample.image_path)
-        size = (image.shape[0], image.shape[1])
-        content = hashlib.sha256(sample.image_path.read_bytes()).hexdigest()
-        if sample.mask is None:
-            return _Look(part, sample, None, size, content)
-        mask = read_truth(sample, classes, values=values, size=size)
+        image = open_image(sample.image_path)
+        size, content, dark = sample.image_size(image), "", None
+        if whole or is_16_bit(image):
+            decoded = sample.decode()
+            size, dark = (decoded.pixels.shape[0], decoded.pixels.shape[1]), decoded.dark
+        if whole:
+            content = sha256_of_file(sample.image_path)
+        # A photo that was turned upside down, or is square, has its mask's size whichever way that lies
+        orientation = orientation_of(image) if sample.reading.exif else 1
+        is_turned = orientation in (2, 3, 4) or (orientation != 1 and size[0] == size[1])
+        mask = None if sample.mask is None else look_at_mask(sample, classes, values=values, size=size)
     except DataError as error:
         return _Look(part, sample, error)
-    return _Look(part, sample, None, size, content, np.bincount(mask.ravel(), minlength=256)[: len(classes)])
+    return _Look(part, sample, None, size, is_turned, dark, content, mask)
+
+
+def _masks_of(looks: list[_Look], part: str) -> list[MaskLook]:
+    return [look.mask for look in looks if look.part == part and look.mask is not None]
 
 
 def _problems(looks: list[_Look]) -> list[Finding]:
-    by_kind: dict[str, list[str]] = defaultdict(list)
+    """Return what cannot be used, one finding a kind."""
+    by_kind: dict[str, list[_Look]] = defaultdict(list)
     for look in looks:
         if look.problem is not None:
-            by_kind[KINDS.get(type(look.problem), "unusable")].append(str(look.problem))
+            by_kind[KINDS.get(type(look.problem), "unusable")].append(look)
     findings = []
-    for kind, messages in by_kind.items():
-        if kind in SYSTEMATIC and len(messages) > 1:
-            more = f"{messages[0]} (and {len(messages) - 1} more such masks)"
-            findings.append(Finding("error", kind, more))
-        else:
-            findings += [Finding("error", kind, message) for message in messages]
+    for kind, bad in by_kind.items():
+        files = tuple(_file_of(look) for look in bad)
+        others = [Path(file).name for file in files[1:]]
+        more = f" (and {len(others)} more such files: {some_names(others)})" if others else ""
+        findings.append(Finding("error", kind, f"{bad[0].problem}{more}", files))
+    return findings
+
+
+def _file_of(look: _Look) -> str:
+    """Return the file that a problem is of."""
+    is_of_image = isinstance(look.problem, ImageError) and str(look.sample.image_path) in str(look.problem)
+    return str(look.sample.image_path if is_of_image or look.sample.mask is None else look.sample.mask)
+
+
+def _doubts(looks: list[_Look], classes: ClassSet, config: DataConfig) -> list[Finding]:
+    """Return what may be meant otherwise. What could not be read proves nothing about the rest."""
+    with_masks = [look for look in looks if look.sample.mask is not None]
+    parts = {}
+    for part in LABELED_PARTS:
+        if all(look.problem is None for look in with_masks if look.part == part):
+            parts[part] = count_labels(_masks_of(looks, part), classes)
+    of_coco = is_of_coco([look.sample for look in with_masks])
+    findings = label_findings(parts, classes, values=config.mask_values, of_coco=of_coco)
+    findings += file_findings([(look.sample, look.mask) for look in with_masks if look.mask is not None])
+    turned = tuple(str(look.sample.image_path) for look in with_masks if look.is_turned)
+    if turned:
+        line = (
+            f"{len(turned)} images with a mask are turned or mirrored by their EXIF orientation, which their size "
+            f"does not show: {some_names(turned)}; if the masks are as the files store the images: "
+            "--set data.exif=ignore"
+        )
+        findings.append(Finding("warning", "orientation", line, turned))
+    dark = [look for look in looks if look.dark is not None]
+    if dark:
+        files = tuple(str(look.sample.image_path) for look in dark)
+        line = f"{len(dark)} images are dark ({some_names(files)}): {dark[0].dark}"
+        findings.append(Finding("warning", "16 bits", line, files))
     return findings
 
 
@@ -194,14 +236,18 @@ def _duplicates(looks: list[_Look]) -> list[Finding]:
     for look in looks:
         if look.content:
             by_content[look.content].append(look)
-    findings = []
+    by_severity: dict[Literal["error", "warning"], list[list[_Look]]] = defaultdict(list)
     for same in by_content.values():
-        if len(same) == 1:
-            continue
-        parts = sorted({look.part for look in same})
-        names = ", ".join(f"{look.sample.image_path} ({look.part})" for look in same)
-        severity: Literal["error", "warning"] = "error" if "validation" in parts and len(parts) > 1 else "warning"
-        findings.append(Finding(severity, "duplicate", f"one image {len(same)} times: {names}"))
+        if len(same) > 1:
+            parts = {look.part for look in same}
+            by_severity["error" if "validation" in parts and len(parts) > 1 else "warning"].append(same)
+    findings = []
+    for severity, groups in by_severity.items():
+        named = [f"{look.sample.image_path} ({look.part})" for look in groups[0]]
+        more = f" (and {len(groups) - 1} more such images)" if len(groups) > 1 else ""
+        line = f"one image {len(named)} times: {some_names(named)}{more}"
+        files = tuple(str(look.sample.image_path) for same in groups for look in same)
+        findings.append(Finding(severity, "duplicate", line, files))
     return findings
 
 
@@ -209,9 +255,9 @@ def _small_images(looks: list[_Look], crop_px: int) -> list[Finding]:
     small = [look for look in looks if look.part != "validation" and 0 < min(look.size) < crop_px]
     if not small:
         return []
-    first = small[0]
+    first, files = small[0], tuple(str(look.sample.image_path) for look in small)
     line = (
         f"{len(small)} training images are smaller than the crop of {crop_px} px, for example "
         f"{first.sample.image_path} ({first.size[1]}x{first.size[0]}): the rest of a crop is ignored"
     )
-    return [Finding("warning", "small", line)]
+    return [Finding("warning", "small", line, files)]

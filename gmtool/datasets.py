@@ -54,7 +54,7 @@ def load_training_data(config: DataConfig) -> TrainingData:
         left = tuple(sample for sample in rest.samples if sample.image_path not in known)
         unlabeled = Split(f"{rest.name} without {labeled.name}", left)
     elif config.unlabeled.is_dir():
-        unlabeled = Split(str(config.unlabeled), images_below(config.unlabeled))
+        unlabeled = Split(str(config.unlabeled), images_below(config.unlabeled, layout.reading))
     else:
         unlabeled = _split(layout, "train", config.unlabeled, with_masks=False)
     _refuse_overlap(labeled, val)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from gmtool.coco import CocoFile, CocoImage, CocoMask, read_coco
 from gmtool.config import DataConfig, LayoutName
+from gmtool.console import remark
 from gmtool.errors import DataError
-from gmtool.samples import PARTS, Layout, Part, Sample
+from gmtool.folders import LeftOut, below
+from gmtool.images import AS_DISPLAYED, Reading
+from gmtool.samples import PARTS, Layout, Part, Sample, mask_file
 from gmtool.splits import IMAGE_SUFFIXES, SplitEntry, read_split
 from gmtool.templates import PART_FOLDERS, ImageName, Template, check_pair, name_of
 
@@ -31,7 +34,12 @@ def open_layout(config: DataConfig, *, parts: Sequence[Part] = PARTS) -> Layout:
     return openers[config.layout](config)
 
 
-def images_below(folder: Path) -> tuple[Sample, ...]:
+def reading_of(config: DataConfig) -> Reading:
+    """Return how images are read."""
+    return Reading(config.exif == "apply", config.bits)
+
+
+def images_below(folder: Path, reading: Reading = AS_DISPLAYED) -> tuple[Sample, ...]:
     """Return every image in a plain folder and below it, without masks.
 
     Raises:
@@ -40,7 +48,7 @@ def images_below(folder: Path) -> tuple[Sample, ...]:
     images = _index_images(folder)
     if not images:
         raise DataError(f"{folder}: no image in it; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return tuple(Sample(name, path, None) for name, path in images.items())
+    return tuple(Sample(name, path, None, reading) for name, path in images.items())
 
 
 def _open_voc(config: DataConfig) -> Layout:
@@ -62,6 +70,7 @@ def _open_voc(config: DataConfig) -> Layout:
         folders=PARTS,
         parts={part: (str(path), read_split(path)) for part, path in lists.items() if path.is_file()},
         part_hints={part: str(path.relative_to(root)) for part, path in lists.items()},
+        reading=reading_of(config),
     )
 
 
@@ -97,25 +106,27 @@ def _open_folder(config: DataConfig) -> Layout:
         folders=folders,
         parts=parts,
         part_hints=hints,
+        reading=reading_of(config),
     )
 
 
 def _match_images(root: Path, images: Template, masks: Template) -> dict[Path, ImageName]:
     """Return what the names of the images below `root` say. Masks in the same folders are no images."""
-    image_pattern, mask_pattern = images.pattern(), masks.pattern()
+    image_pattern, mask_pattern = images.pattern(), masks.pattern(is_mask=True)
     # A mask template that fits images too, such as {id}.png beside {id}_image.png, tells nothing by itself
     distinct = not mask_pattern.fullmatch(images.path_of(ImageName("x", "train")).replace(".*", ".png"))
     found: dict[Path, ImageName] = {}
     by_name: dict[str, Path] = {}
-    for path in sorted((root / images.folder).rglob("*")):
-        relative = path.relative_to(root).as_posix()
+    for inside in _files_below(root / images.folder, (*IMAGE_SUFFIXES, images.suffix)):
+        path = root / images.folder / inside
+        relative = (images.folder / PurePath(inside).as_posix()).as_posix()
         match = image_pattern.fullmatch(relative)
         if match is None or (distinct and mask_pattern.fullmatch(relative)):
             continue
         found[path] = name_of(match)
-    mask_paths = {root / masks.path_of(name) for name in found.values()}
-    for path in [path for path in found if path in mask_paths]:
-        del found[path]
+    if not distinct:
+        mask_paths = {mask_file(root / masks.path_of(name)) for name in found.values()}
+        found = {path: name for path, name in found.items() if path not in mask_paths}
     for path, name in found.items():
         if str(name) in by_name:
             raise DataError(f"{by_name[str(name)]} and {path} differ in their suffix alone: which is {name}?")
@@ -153,6 +164,7 @@ def _open_cityscapes(config: DataConfig) -> Layout:
         folders=PARTS,
         parts=_parts_below(image_dir, [SplitEntry(name, None, None) for name in by_path]),
         part_hints={part: f"images in leftImg8bit/{part}" for part in PARTS},
+        reading=reading_of(config),
     )
 
 
@@ -198,6 +210,7 @@ def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
         folders=(config.train_images, config.val_images),
         parts=found,
         part_hints=hints,
+        reading=reading_of(config),
     )
 
 
@@ -217,14 +230,21 @@ def _parts_below(image_dir: Path, entries: Sequence[SplitEntry]) -> dict[Part, t
 
 def _index_images(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
+    for relative in _files_below(folder, IMAGE_SUFFIXES):
+        path, name = folder / relative, PurePath(relative).with_suffix("").as_posix()
         if name in images:
             raise DataError(f"{images[name]} and {path} differ in their suffix alone: which is {name}?")
         images[name] = path
     return images
+
+
+def _files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Return relative paths, and say what was left out."""
+    left_out = LeftOut()
+    found = list(below(folder, suffixes=suffixes, left_out=left_out))
+    if str(left_out):
+        remark(f"left out below {folder}: {left_out}")
+    return found
 
 
 def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
 from gmtool.classes import ClassSet
 from gmtool.coco_results import paint_results, read_coco_results
 from gmtool.config import MaskValues
+from gmtool.console import remark
 from gmtool.encodings import MEANINGS, Recognized, recognize_values
 from gmtool.errors import DataError, LabelError
+from gmtool.folders import LeftOut, below
 from gmtool.images import UInt8Array
 from gmtool.masks import read_mask
+from gmtool.splits import MASK_SUFFIXES
 
 CITYSCAPES_NAME = re.compile(r"(?:.*/)?([^_/]+_\d{6}_\d{6})(?:_[^/]*)?")
 """City, sequence and frame; the official script matches predictions by them, whatever follows."""
 CITYSCAPES_KINDS: dict[str, MaskValues] = {"_labelIds": "raw", "_labelTrainIds": "index", "_color": "color"}
 """What the ground truth of Cityscapes holds, by the end of its name; the first that is there is taken."""
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,13 @@ class MaskSource:
 def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, option: str) -> MaskSource:
     """Find masks and recognise how they are encoded. Nothing is decoded but a few files to look at.
 
+    Hidden files are left out.
+
     Args:
-        path: A folder of PNG (class indices, raw ids or colours) or of `.npz` files with a `mask` of class
-            indices, or a COCO results file.
+        path: A folder of PNG, TIFF, BMP or GIF (class indices, raw ids or colours) or of `.npz` files with a
+            `mask` of class indices, or a COCO results file.
         classes: What the labels may be.
-        values: What the pixels of PNG files are; None to recognise it.
+        values: What the pixels of image files are; None to recognise it.
         option: The option that says so, for messages.
 
     Raises:
@@ -78,21 +84,44 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
         return _open_coco(path, classes)
     if not path.is_dir():
         raise DataError(f"masks {path}: no such folder, nor a .json file of COCO results")
-    pngs, archives = sorted(path.rglob("*.png")), sorted(path.rglob("*.npz"))
-    if pngs and archives:
-        raise DataError(f"{path} has PNG and npz files in it: give a folder of one of them")
+    left_out = LeftOut()
+    found = [path / name for name in below(path, suffixes=(*MASK_SUFFIXES, ".npz", ".json"), left_out=left_out)]
+    if left_out.hidden:
+        remark(f"left out below {path}: {left_out}")
+    images = [file for file in found if file.suffix.lower() in MASK_SUFFIXES]
+    archives = [file for file in found if file.suffix.lower() == ".npz"]
+    if images and archives:
+        raise DataError(f"{path} has {_type_of(images[0])} and npz files in it: give a folder of one of them")
     if archives:
         return _folder_source(path, archives, "npz with class indices", lambda file: _read_npz(file, classes))
-    if not pngs:
-        inside = sorted(path.glob("*.json"))
+    if not images:
+        inside = [file for file in found if file.suffix.lower() == ".json" and file.parent == path]
         if len(inside) == 1:
             return _open_coco(inside[0], classes)
-        raise DataError(f"{path}: no masks in it; expected PNG or npz files, or one .json of COCO results")
-    pngs, known = _choose_kind(pngs, values)
+        raise DataError(_no_masks(path))
+    images, known = _choose_kind(images, values)
     if known is None:
-        known = recognize_values(pngs, classes, where=path, option=option)
-    description = f"PNG with {MEANINGS[known.values]} ({known.reason})"
-    return _folder_source(path, pngs, description, lambda file: read_mask(file, classes, values=known.values))
+        known = recognize_values(images, classes, where=path, option=option)
+    types = sorted({_type_of(file) for file in images})
+    description = f"{' and '.join(types)} with {MEANINGS[known.values]} ({known.reason})"
+    return _folder_source(path, images, description, lambda file: read_mask(file, classes, values=known.values))
+
+
+def _type_of(file: Path) -> str:
+    name = file.suffix[1:].upper()
+    return "TIFF" if name == "TIF" else name
+
+
+def _no_masks(folder: Path) -> str:
+    """Return what is in a folder without masks, by suffix, and what was expected."""
+    every = below(folder, suffixes=("",))
+    kinds = Counter(PurePath(file).suffix.lower() or "without a suffix" for file in every)
+    there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3)) or "no file"
+    line = (
+        f"{folder}: no masks in it, but {there}; expected PNG, TIFF, BMP, GIF or npz files, "
+        "or one .json of COCO results"
+    )
+    return f"{line}; JPEG changes labels: save masks as PNG" if kinds.keys() & JPEG_SUFFIXES else line
 
 
 def image_key(image: str) -> str:
@@ -121,7 +150,11 @@ def _choose_kind(paths: list[Path], values: MaskValues | None) -> tuple[list[Pat
 def _folder_source(
     folder: Path, paths: list[Path], description: str, read: Callable[[Path], UInt8Array]
 ) -> MaskSource:
-    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    files: dict[str, Path] = {}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if files.setdefault(name, path) != path:
+            raise DataError(f"{files[name]} and {path} differ in their suffix alone: which is the mask of {name}?")
     places: dict[str, list[str]] = defaultdict(list)
     for name in files:
         places[image_key(name)].append(name)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from gmtool.coco import CocoMask
-from gmtool.errors import DataError
-from gmtool.splits import SplitEntry
+from gmtool.errors import DataError, some_names
+from gmtool.images import (
+    AS_DISPLAYED,
+    DecodedImage,
+    Reading,
+    UInt8Array,
+    decode_image,
+    displayed_size,
+    open_image,
+    read_regular_file,
+)
+from gmtool.splits import MASK_SUFFIXES, SplitEntry
 
 Part = Literal["train", "val"]
 PARTS: tuple[Part, ...] = ("train", "val")
@@ -24,6 +37,36 @@ class Sample:
     image_path: Path
     mask: Path | CocoMask | None
     """Its ground truth: a mask file, or annotations. `gmtool.truth` reads both."""
+    reading: Reading = AS_DISPLAYED
+
+    def read_image(self) -> UInt8Array:
+        """Return the image: RGB, uint8, (H, W, 3).
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        return self.decode().pixels
+
+    def decode(self) -> DecodedImage:
+        """Return the image, and what is to be said of how it was read.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        content = read_regular_file(self.image_path)
+        return decode_image(content, self.image_path, exif=self.reading.exif, bits=self.reading.bits)
+
+    def image_size(self, image: Image.Image | None = None) -> tuple[int, int]:
+        """Return (height, width) of what `read_image` gives, without decoding it.
+
+        Args:
+            image: The image, if it is open already.
+
+        Raises:
+            ImageError: It cannot be opened.
+        """
+        image = image or open_image(self.image_path)
+        return displayed_size(image) if self.reading.exif else (image.height, image.width)
 
 
 @dataclass(frozen=True)
@@ -47,6 +90,8 @@ class Layout:
     """Name and entries of the parts that the data set itself defines."""
     part_hints: dict[Part, str]
     """What a part would have been found in, for messages."""
+    reading: Reading
+    """How its images are read."""
 
     def samples(
         self, entries: Sequence[SplitEntry], *, with_masks: bool, where: str, missing_masks: bool = False
@@ -67,7 +112,7 @@ class Layout:
         for entry in entries:
             image_path = self._image_path(entry, images, where=where)
             mask = self._mask(entry, image_path, where=where, missing=missing_masks) if with_masks else None
-            found.append(Sample(self.ids.get(image_path, entry.name), image_path, mask))
+            found.append(Sample(self.ids.get(image_path, entry.name), image_path, mask, self.reading))
         return tuple(found)
 
     def _image_path(self, entry: SplitEntry, images: dict[str, Path], *, where: str) -> Path:
@@ -89,9 +134,16 @@ class Layout:
         if image_path not in self.ids:
             raise DataError(f"{where}: {image_path} lies outside {self.image_dir}: name its mask beside it")
         mask = self.mask_of(image_path)
-        if isinstance(mask, Path) and not (missing or mask.is_file()):
-            raise DataError(f"{where}: image {image_path} has no mask: expected {mask}")
-        return mask
+        if not isinstance(mask, Path):
+            return mask
+        found = mask_file(mask)
+        if not (missing or found.is_file()):
+            others = sorted(
+                other.name for other in mask.parent.glob(f"{escape(mask.stem)}.*") if other != image_path
+            )
+            there = f", found {some_names(others)}" if others else ""
+            raise DataError(f"{where}: image {image_path} has no mask: expected {mask}{there}")
+        return found
 
     def _listed_mask(self, mask: str, image_path: Path, *, where: str, missing: bool) -> Path:
         if self.mask_dir is None:
@@ -115,3 +167,20 @@ class Layout:
         if named is not None and isinstance(own, Path) and not own.stem.endswith(f"_{named}"):
             values = kinds[named]
             raise DataError(f"{where} names {mask_path.name}: --set data.mask_values={values} reads {named} files")
+
+
+def mask_file(path: Path) -> Path:
+    """Return the file of a mask: `path`, else the one beside it with another of `MASK_SUFFIXES` in any case.
+
+    Raises:
+        DataError: There are several.
+    """
+    if path.is_file():
+        return path
+    cases = (suffix for known in MASK_SUFFIXES for suffix in (known, known.upper(), known.title()))
+    others = [other for other in map(path.with_suffix, cases) if other.is_file()]
+    # A file system without case has one file under three names
+    found = list({other.stat().st_ino: other for other in reversed(others)}.values())
+    if len(found) > 1:
+        raise DataError(f"{found[0]} and {found[1]} differ in their suffix alone: which is the mask?")
+    return found[0] if found else path

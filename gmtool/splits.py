@@ -8,8 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from gmtool.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 """What a file name must end with (in any case) to be taken for an image."""
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+"""The same for a mask: JPEG and lossy WebP change labels."""
 
 
 @dataclass(frozen=True)

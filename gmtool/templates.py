@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from string import Formatter
 
 from gmtool.errors import ConfigError
-from gmtool.splits import IMAGE_SUFFIXES
+from gmtool.splits import IMAGE_SUFFIXES, MASK_SUFFIXES
 
 PART_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 """What `{part}` may be called on disk."""
@@ -70,18 +70,25 @@ class Template:
         """The folder that all such files lie in or below."""
         return PurePosixPath(self.text.partition("{")[0] + "_").parent
 
-    def pattern(self) -> re.Pattern[str]:
-        """Return what a path below the root must match in full."""
+    @property
+    def suffix(self) -> str:
+        """The file suffix at its end, in lower case; `.*` for any."""
+        return PurePosixPath(self.text).suffix.lower()
+
+    def pattern(self, *, is_mask: bool = False) -> re.Pattern[str]:
+        """Return what a path below the root must match in full; the suffix in any case.
+
+        The suffix of a mask may be any of `MASK_SUFFIXES`, as `gmtool.samples.mask_file` finds it.
+        """
         text, seen = "", set()
-        for literal, name, _, _ in Formatter().parse(self.text.removesuffix(ANY_SUFFIX)):
+        for literal, name, _, _ in Formatter().parse(self.text[: -len(self.suffix)]):
             text += re.escape(literal)
             if name is not None:
                 text += f"(?P={name})" if name in seen else FIELDS[name]
                 seen.add(name)
-        if self.text.endswith(ANY_SUFFIX):
-            suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
-            text += f"(?i:{suffixes})"
-        return re.compile(text, flags=re.DOTALL)
+        any_of = IMAGE_SUFFIXES if self.suffix == ANY_SUFFIX else (self.suffix,)
+        suffixes = "|".join(re.escape(suffix) for suffix in (*any_of, *(MASK_SUFFIXES if is_mask else ())))
+        return re.compile(f"{text}(?i:{suffixes})", flags=re.DOTALL)
 
     def path_of(self, name: ImageName) -> str:
         """Return the path of the file of this image."""

@@ -20,7 +20,7 @@ def read_truth(
         sample: An image whose mask may be looked at.
         classes: What the labels may be. Annotations are matched with them by name.
         values: What the pixels of a mask file are; annotations need no such thing.
-        size: (height, width) of the image as displayed; None leaves the size unchecked.
+        size: (height, width) of the image as it is read; None leaves the size unchecked.
 
     Raises:
         MaskSizeError: The mask is not as large as the image.
@@ -33,5 +33,9 @@ def read_truth(
         labels = read_mask(sample.mask, classes, values=values)
     if size is not None and labels.shape != size:
         (height, width), (image_height, image_width) = labels.shape, size
-        raise MaskSizeError(f"{sample.mask} is {width}x{height}, but its image is {image_width}x{image_height}")
+        line = f"{sample.mask} is {width}x{height}, but its image is {image_width}x{image_height}"
+        if labels.shape == size[::-1]:
+            other = "ignore" if sample.reading.exif else "apply"
+            line += f": was one of the two turned by the EXIF orientation? (--set data.exif={other})"
+        raise MaskSizeError(line)
     return labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,8 +14,12 @@ from gmtool.config import DataConfig
 from gmtool.datasets import load_training_data
 from gmtool.errors import DataError, GmtoolError
 from gmtool.files import sha256_of_lines
-from gmtool.images import UInt8Array, read_image
+from gmtool.folders import below
+from gmtool.images import AS_DISPLAYED, Reading, UInt8Array, read_image
+from gmtool.layouts import reading_of
 from gmtool.splits import IMAGE_SUFFIXES
+
+T = TypeVar("T")
 
 NUM_IMAGES = 32
 """Images that the ranges are taken over."""
@@ -29,6 +34,7 @@ class Calibration:
     source: str
     """Where they come from, in words."""
     paths: tuple[Path, ...]
+    reading: Reading = AS_DISPLAYED
 
     @property
     def sha256(self) -> str:
@@ -37,7 +43,8 @@ class Calibration:
 
     def read(self) -> list[UInt8Array]:
         """Return the images, (H, W, 3) each; those that cannot be read are an error."""
-        return [shrink(read_image(path), MAX_PIXELS) for path in self.paths]
+        exif, bits = self.reading.exif, self.reading.bits
+        return [shrink(read_image(path, exif=exif, bits=bits), MAX_PIXELS) for path in self.paths]
 
 
 def training_images(config: DataConfig) -> Calibration:
@@ -56,7 +63,9 @@ def training_images(config: DataConfig) -> Calibration:
     unlabeled = [sample.image_path for sample in data.unlabeled.samples]
     few = min(len(unlabeled), NUM_IMAGES // 2)
     chosen = (*spread(labeled, NUM_IMAGES - few), *spread(unlabeled, few))
-    return Calibration(f"{len(chosen) - few} labeled and {few} unlabeled training images", chosen)
+    return Calibration(
+        f"{len(chosen) - few} labeled and {few} unlabeled training images", chosen, reading_of(config)
+    )
 
 
 def images_of_folder(folder: Path, *, option: str) -> list[Path]:
@@ -67,7 +76,7 @@ def images_of_folder(folder: Path, *, option: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{option} {folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [folder / path for path in below(folder, suffixes=IMAGE_SUFFIXES)]
     if not paths:
         raise DataError(f"{option} {folder}: no image in it")
     return paths
@@ -78,13 +87,13 @@ def calibration_images(folder: Path | None, config: DataConfig) -> Calibration:
     if folder is None:
         return training_images(config)
     chosen = spread(images_of_folder(folder, option="--calibration"), NUM_IMAGES)
-    return Calibration(f"{len(chosen)} images of {folder}", chosen)
+    return Calibration(f"{len(chosen)} images of {folder}", chosen, reading_of(config))
 
 
-def spread(paths: Sequence[Path], count: int) -> tuple[Path, ...]:
-    """Return at most `count` of the paths, evenly spaced, in order: always the same ones."""
-    count = min(count, len(paths))
-    return tuple(paths[index * len(paths) // count] for index in range(count))
+def spread(items: Sequence[T], count: int) -> tuple[T, ...]:
+    """Return at most `count` of the items, evenly spaced, in order: always the same ones."""
+    count = min(count, len(items))
+    return tuple(items[index * len(items) // count] for index in range(count))
 
 
 def shrink(image: UInt8Array, pixels: int) -> UInt8Array:

@@ -10,8 +10,10 @@ import numpy as np
 from gmtool.config import TrainConfig
 from gmtool.datasets import Split, load_split
 from gmtool.errors import DataError, GmtoolError
-from gmtool.images import UInt8Array, read_image
+from gmtool.images import UInt8Array
+from gmtool.layouts import reading_of
 from gmtool.nn.model import GuidedMixNet
+from gmtool.samples import Sample
 from gmtool.spec import Precision
 from gmtool_export.calibration import images_of_folder, spread
 from gmtool_export.gate import refuse_weak_evidence
@@ -65,14 +67,16 @@ def gather_evidence(
     """
     split, problem = _validation(config)
     if image_dir is not None:
+        reading = reading_of(config.data)
         paths = images_of_folder(image_dir, option="--images")
+        samples = tuple(Sample(path.stem, path, None, reading) for path in paths)
     elif split is None:
         raise DataError(
             f"the run's validation images are needed to prove the model ({problem}): or give --images DIR"
         )
     else:
-        paths = [sample.image_path for sample in split.samples]
-    images = tuple(read_image(path) for path in spread(paths, COMPARED_IMAGES))
+        samples = split.samples
+    images = tuple(sample.read_image() for sample in spread(samples, COMPARED_IMAGES))
     compared = examples(network, images)
     labels = np.concatenate([example.logits.argmax(axis=1).ravel() for example in compared.values()])
     predicted = classes_predicted(np.bincount(labels, minlength=num_classes))

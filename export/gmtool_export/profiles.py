@@ -8,7 +8,6 @@ from statistics import median_low
 
 from gmtool.datasets import load_split
 from gmtool.errors import ConfigError, GmtoolError
-from gmtool.images import displayed_size, open_image
 from gmtool.runs import CONFIG_NAME
 from gmtool.settings import load_config
 from gmtool.shapes import BatchShape, ShapeProfile
@@ -49,7 +48,7 @@ def _sizes(run_dir: Path) -> tuple[list[int], list[int]]:
     try:
         config = load_config(run_dir / CONFIG_NAME)
         samples = load_split(config.data, "val", config.data.val).samples
-        sizes = [displayed_size(open_image(path)) for path in spread([s.image_path for s in samples], LOOKED_AT)]
+        sizes = [sample.image_size() for sample in spread(samples, LOOKED_AT)]
     except GmtoolError as error:
         raise ConfigError(
             f"the run's validation images are needed to choose shapes for TensorRT ({error}): or give "

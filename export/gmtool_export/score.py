@@ -10,7 +10,7 @@ import numpy as np
 from gmtool.classes import ClassSet
 from gmtool.config import MaskValues
 from gmtool.errors import DataError, ParityError
-from gmtool.images import UInt8Array, read_image
+from gmtool.images import UInt8Array
 from gmtool.metrics import confusion_matrix, mean_iou
 from gmtool.nn.model import GuidedMixNet
 from gmtool.samples import Sample
@@ -80,7 +80,7 @@ def score(network: GuidedMixNet, runner: Runner, images: ScoredImages, classes: 
     pixels = np.zeros(size, dtype=np.int64)
     rows: list[tuple[ImageScore, int]] = []
     for sample in images.samples:
-        image = shrink(read_image(sample.image_path), MAX_OWN_PIXELS)
+        image = shrink(sample.read_image(), MAX_OWN_PIXELS)
         truth = shrink(read_truth(sample, classes, values=images.values), MAX_OWN_PIXELS)
         expected = reference_logits(network, image[None]).argmax(axis=1)[0].astype(np.uint8)
         actual: UInt8Array = runner(image[None])["mask"][0]

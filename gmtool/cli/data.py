@@ -38,8 +38,10 @@ def check(
 ) -> None:
     """Decode every image and mask and say what is wrong. Exit code 1 if there are errors.
 
-    Errors: unusable files, labels out of range, masks of another size, training images in validation.
-    Warnings: classes in no labeled image, images smaller than the crop, duplicates.
+    Errors: unusable files, labels out of range, masks of another size, training images in validation, masks of
+    one class and ignored pixels alone. Warnings: classes in no labeled or no validation image, many ignored
+    pixels, masks as JPEG, palettes in different orders, EXIF orientations that sizes do not show, dark 16-bit
+    images, images smaller than the crop, duplicates. --json names all files of each.
     """
     from gmtool.classes import load_classes
     from gmtool.console import result
@@ -163,12 +165,17 @@ def _show(report: DataReport) -> None:
 
     table = Table(title=", ".join(f"{count} {part}" for part, count in report.counts.items()))
     table.add_column("class")
-    for title in ("labeled images", "labeled pixels %", "validation pixels %"):
+    for title in ("labeled images", "labeled pixels %", "validation images", "validation pixels %"):
         table.add_column(title, justify="right")
-    labeled, val = report.labeled_pixels, report.val_pixels
+    parts = (report.labeled, report.val)
     for index, name in enumerate(report.classes.names):
-        shares = (f"{100 * pixels[index] / max(1, pixels.sum()):.2f}" for pixels in (labeled, val))
-        table.add_row(cell(name), str(report.labeled_images[index]), *shares)
+        cells = ((part.images[index], part.pixels[index] / max(1, part.pixels.sum())) for part in parts)
+        table.add_row(
+            cell(name), *(text for images, share in cells for text in (str(images), f"{100 * share:.2f}"))
+        )
+    table.add_row(
+        "(ignored, of all)", *(text for part in parts for text in ("", f"{100 * part.ignored_share:.2f}"))
+    )
     stdout().print(table)
     for finding in report.findings:
         result(printable(f"{finding.severity}: {finding.message}"))

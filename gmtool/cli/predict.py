@@ -85,6 +85,9 @@ def predict(
     exif: Annotated[
         Literal["apply", "ignore"], typer.Option(help="Masks of images as displayed, or as stored.")
     ] = "apply",
+    bits: Annotated[
+        int, typer.Option(min=8, max=16, help="Bits that 16-bit grey images use: 12 for many cameras.")
+    ] = 16,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger images before decoding. [200000000]")
     ] = None,
@@ -139,7 +142,9 @@ def predict(
     formats = _formats(format_ or ["voc"])
     options = PredictOptions(
         formats=formats,
-        decode=DecodeOptions(exif == "apply", DecodeOptions.max_pixels if max_pixels is None else max_pixels),
+        decode=DecodeOptions(
+            exif == "apply", DecodeOptions.max_pixels if max_pixels is None else max_pixels, bits
+        ),
         compute=ComputeOptions(pad, _tiling(tile, overlap)),
         batch=batch,
         workers=workers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
@@ -14,8 +14,9 @@ from gmtool.classes import ClassSet
 from gmtool.config import MaskValues
 from gmtool.console import remark
 from gmtool.errors import DataError
-from gmtool.images import UInt8Array, read_image
-from gmtool.samples import Sample
+from gmtool.folders import LeftOut, below
+from gmtool.images import UInt8Array
+from gmtool.samples import Sample, mask_file
 from gmtool.splits import IMAGE_SUFFIXES
 from gmtool.truth import read_truth
 
@@ -33,7 +34,7 @@ class ImageBatch:
 
 
 def samples_below(folder: Path, truth_dir: Path | None) -> list[Sample]:
-    """Return the images below a folder, with the masks (*.png) of the same relative names.
+    """Return the images below a folder, with the masks (PNG, TIFF, BMP or GIF) of the same relative names.
 
     With `truth_dir`, images without a mask are left out, which is said.
 
@@ -42,16 +43,21 @@ def samples_below(folder: Path, truth_dir: Path | None) -> list[Sample]:
     """
     if not folder.is_dir():
         raise DataError(f"--images {folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    left_out = LeftOut()
+    paths = [
+        path for path in below(folder, suffixes=IMAGE_SUFFIXES, left_out=left_out) if (folder / path).is_file()
+    ]
+    if str(left_out):
+        remark(f"left out below {folder}: {left_out}")
     if not paths:
         raise DataError(f"--images {folder}: no image in it")
     samples = []
     for path in paths:
-        name = path.relative_to(folder).with_suffix("")
-        mask = truth_dir / name.with_suffix(".png") if truth_dir is not None else None
+        name = PurePath(path).with_suffix("")
+        mask = mask_file(truth_dir / f"{name}.png") if truth_dir is not None else None
         if mask is not None and not mask.is_file():
             continue
-        samples.append(Sample(name.as_posix(), path, mask))
+        samples.append(Sample(name.as_posix(), folder / path, mask))
     if not samples:
         raise DataError(f"--ground-truth {truth_dir}: no mask for any image of {folder}: expected {name}.png")
     if len(samples) < len(paths):
@@ -99,7 +105,7 @@ def load_batches(
 def _decode(
     sample: Sample, classes: ClassSet, *, values: MaskValues, size: tuple[int, int] | None
 ) -> tuple[UInt8Array, UInt8Array | None]:
-    image, truth = read_image(sample.image_path), None
+    image, truth = sample.read_image(), None
     if sample.mask is not None:
         truth = read_truth(sample, classes, values=values, size=image.shape[:2])
     if size is None:

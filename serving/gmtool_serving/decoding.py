@@ -21,6 +21,8 @@ class DecodeOptions:
     """Turn images as their EXIF orientation says."""
     max_pixels: int = MAX_PIXELS
     """Larger images fail before they are decoded."""
+    bits: int = 16
+    """Bits that the values of 16-bit grey images use."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ def decode(
         if content is None:
             content = read_regular_file(path, max_bytes=max_file_bytes(options.max_pixels))
         sha256 = hashlib.sha256(content).hexdigest()
-        image = decode_image(content, path, exif=options.exif, max_pixels=options.max_pixels)
+        image = decode_image(content, path, exif=options.exif, bits=options.bits, max_pixels=options.max_pixels)
     except MemoryError:
         return Failure("out_of_memory", f"{named(path, frame)}: not enough memory to decode it", sha256)
     except GmtoolError as error:
         return Failure(error.code, str(error), sha256)
-    warning = f"{path}: the first of several frames was taken" if image.several_frames else None
+    warning = f"{path}: {'; '.join(image.notes)}" if image.notes else None
     return Decoded(image.pixels, sha256, warning)
 
 

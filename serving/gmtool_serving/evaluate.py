@@ -13,9 +13,13 @@ import numpy as np
 
 from gmtool.boundary import boundary_counts
 from gmtool.classes import ClassSet
+from gmtool.config import MaskValues
+from gmtool.console import remark
+from gmtool.encodings import MEANINGS
 from gmtool.errors import DataError, GmtoolError
 from gmtool.files import sha256_of_lines
 from gmtool.images import UInt8Array
+from gmtool.mask_statistics import IN_EVALUATION, doubt_ignored
 from gmtool.metrics import confusion_matrix
 from gmtool.report import IoUReport, Protocol, Provenance
 from gmtool.report_pictures import Example
@@ -93,6 +97,11 @@ def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoU
         ignored_pixels += truth.size - counted
         images.add(loaded.id, _sha256_of_labels(truth), counts)
     scores = images.scores()
+    values: MaskValues = "raw" if MEANINGS["raw"] in (task.protocol.truth_values or "") else "index"
+    pixels = matrix.sum(axis=1)
+    doubt = doubt_ignored(pixels, ignored_pixels, classes=classes, values=values, option=IN_EVALUATION)
+    if doubt is not None:
+        remark(f"warning: ground truth: {doubt}")
     if not task.ids:
         raise DataError(f"{task.provenance.split}: no image to score")
     if not len(scores):

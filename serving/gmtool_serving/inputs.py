@@ -12,10 +12,12 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from gmtool.coco import ImageId
+from gmtool.console import remark
 from gmtool.errors import DataError, some_names
+from gmtool.folders import LeftOut, below
 from gmtool.images import UInt8Array, read_image
 from gmtool.splits import IMAGE_SUFFIXES
-from gmtool_serving.folders import below, matching
+from gmtool_serving.folders import matching
 from gmtool_serving.lists import read_coco_names, read_list, root_of_coco
 from gmtool_serving.video import VIDEO_SUFFIXES, count_frames, read_frame
 
@@ -77,7 +79,8 @@ def collect_images(
 
     Args:
         inputs: Files (images, videos, COCO annotations `.json`), folders, globs, `@FILE` for a list in a file,
-            `-` for a list on stdin. Folders give images alone; videos are named, or matched by a glob.
+            `-` for a list on stdin. Folders give images alone, not hidden ones; videos are named, or matched by a
+            glob.
         out_dir: Where masks go; what lies there is never taken for an image.
         root: Where relative paths in lists and COCO files start, and what is taken off absolute ones; by
             default the folder of the file, for stdin the current folder.
@@ -91,20 +94,24 @@ def collect_images(
     folders = [text for text in inputs if Path(text).is_dir()]
     is_output = _output_test(out_dir)
     found: dict[str, Source] = {}
-    left_out = 0
+    own_outputs, left_out = 0, LeftOut()
     for text in inputs:
         prefix = Path(text).resolve().name if text in folders and len(folders) > 1 else ""
-        for source in _expand(text, root, out_dir.resolve()):
+        for source in _expand(text, root, out_dir.resolve(), left_out):
             if is_output(source.path):
-                left_out += 1
+                own_outputs += 1
                 continue
             named = replace(source, relative=f"{prefix}/{source.relative}") if prefix else source
             other = found.get(source.path)
             found[source.path] = max(other, named, key=_rank) if other else named
-    if not found and left_out:
-        raise DataError(f"all {left_out} images lie in the output folder {out_dir}: choose another one for masks")
+    if not found and own_outputs:
+        raise DataError(
+            f"all {own_outputs} images lie in the output folder {out_dir}: choose another one for masks"
+        )
     if not found:
-        raise DataError(_nothing_in(inputs, folders, out_dir.resolve()))
+        raise DataError(_nothing_in(inputs, folders, out_dir.resolve(), left_out))
+    if str(left_out):
+        remark(f"left out: {left_out}")
     return name_sources(list(found.values()), stride=stride)
 
 
@@ -113,14 +120,15 @@ def _rank(source: Source) -> tuple[bool, int, str]:
     return source.coco_id is not None, source.relative.count("/"), source.relative
 
 
-def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path) -> str:
+def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path, left_out: LeftOut) -> str:
     for folder in folders:
-        for video in below(Path(folder), out_dir, suffixes=VIDEO_SUFFIXES):
+        for video in below(Path(folder), suffixes=VIDEO_SUFFIXES, excluded=out_dir):
             return f"no images in {folder}, but videos: name them ({folder}/*{Path(video).suffix})"
-    return f"no images in {some_names(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+    there = f"; left out: {left_out}" if str(left_out) else ""
+    return f"no images in {some_names(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}{there}"
 
 
-def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:
+def _expand(text: str, root: Path | None, out_dir: Path, left_out: LeftOut) -> Iterator[Source]:
     path = Path(text)
     if os.path.lexists(path) and (path if path.is_dir() else path.parent).resolve().is_relative_to(out_dir):
         raise DataError(f"input {text} lies in the output folder: choose another --out for the masks")
@@ -130,7 +138,7 @@ def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:
         path = Path(text[1:])
         yield from _listed(read_list(path), root or path.parent)
     elif path.is_dir():
-        for name in below(path, out_dir, suffixes=IMAGE_SUFFIXES):
+        for name in below(path, suffixes=IMAGE_SUFFIXES, excluded=out_dir, left_out=left_out):
             yield Source(os.path.join(path, name), _posix(name))  # noqa: PTH118
     elif path.suffix.lower() == ".json":
         named = read_coco_names(path)
@@ -141,7 +149,8 @@ def _expand(text: str, root: Path | None, out_dir: Path) -> Iterator[Source]:
     elif os.path.lexists(path):
         yield Source(str(path), path.name)
     else:
-        for file, relative in matching(text, out_dir, suffixes=IMAGE_SUFFIXES + VIDEO_SUFFIXES):
+        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+        for file, relative in matching(text, out_dir, suffixes=suffixes, left_out=left_out):
             yield Source(file, _posix(relative))
 
 

@@ -54,7 +54,9 @@ class PredictOptions:
 
     def conditions(self, model_sha256: str) -> Conditions:
         """Return what masks depend on beside their images."""
-        return Conditions(model_sha256, self.formats, {"exif": self.decode.exif, **asdict(self.compute)})
+        bits = {} if self.decode.bits == 16 else {"bits": self.decode.bits}  # as records of before have it
+        how = {"exif": self.decode.exif, **bits, **asdict(self.compute)}
+        return Conditions(model_sha256, self.formats, how)
 
 
 @dataclass

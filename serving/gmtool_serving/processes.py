@@ -170,7 +170,7 @@ def serve() -> None:
             request = _receive(requests)
         except _Died:
             return
-        options = DecodeOptions(exif=request["exif"], max_pixels=request["max_pixels"])
+        options = DecodeOptions(request["exif"], request["max_pixels"], request["bits"])
         result = decode(Path(request["path"]), request["frame"], options)
         try:
             if isinstance(result, Failure):

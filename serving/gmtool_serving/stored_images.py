@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gmtool.coco import ImageId
+from gmtool.console import remark
 from gmtool.errors import ConfigError, DataError, some_names
+from gmtool.folders import LeftOut, is_hidden
 from gmtool.splits import IMAGE_SUFFIXES
 from gmtool_serving.inputs import InputImage, Source, name_sources
 from gmtool_serving.lists import read_coco_names, read_list
@@ -51,17 +53,21 @@ def collect_stored_images(inputs: Sequence[str], out: str, *, root: str | None =
     """
     folders = [text for text in inputs if is_uri(text) and not _WILDCARD.search(text)]
     found: dict[str, tuple[PurePosixPath, ImageId | None]] = {}
-    outside = out.rstrip("/") + "/"
+    outside, left_out = out.rstrip("/") + "/", LeftOut()
     for text in inputs:
         prefix = PurePosixPath(text).name if text in folders and len(folders) > 1 else ""
-        for uri, relative, coco_id in _expand(text, root):
+        for uri, relative, coco_id in _expand(text, root, left_out):
             if uri.startswith(outside):
                 continue
             name = PurePosixPath(prefix) / relative if prefix and relative.parent.parts else relative
             found[uri] = max(found.get(uri, (name, coco_id)), (name, coco_id), key=lambda n: len(n[0].parts))
     if not found:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"no images in {some_names(inputs)}: expected files ending in {suffixes} outside {out}")
+        suffixes, there = ", ".join(IMAGE_SUFFIXES), f"; left out: {left_out}" if str(left_out) else ""
+        raise DataError(
+            f"no images in {some_names(inputs)}: expected files ending in {suffixes} outside {out}{there}"
+        )
+    if str(left_out):
+        remark(f"left out: {left_out}")
     return _named(found)
 
 
@@ -76,10 +82,10 @@ def _named(found: dict[str, tuple[PurePosixPath, ImageId | None]]) -> list[Store
     return [StoredImage(image.path, image.output, None, image.coco_id, uris[image.path]) for image in named]
 
 
-def _expand(text: str, root: str | None) -> Iterator[tuple[str, PurePosixPath, ImageId | None]]:
+def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath, ImageId | None]]:
     if is_uri(text):
         check_uri(text)
-        for uri, relative in _stored(text):
+        for uri, relative in _stored(text, left_out):
             yield uri, relative, None
     elif root is None:
         raise ConfigError(
@@ -104,10 +110,10 @@ def _below(name: str, root: str) -> tuple[str, PurePosixPath]:
     return uri, PurePosixPath(*parts)
 
 
-def _stored(uri: str) -> Iterator[tuple[str, PurePosixPath]]:
+def _stored(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
     try:
         if _WILDCARD.search(uri):
-            yield from _matching(uri)
+            yield from _matching(uri, left_out)
         elif uri.lower().endswith(VIDEO_SUFFIXES):
             raise ConfigError(
                 f"input {uri}: a video is decoded from its beginning on one machine: predict without --ray"
@@ -116,22 +122,28 @@ def _stored(uri: str) -> Iterator[tuple[str, PurePosixPath]]:
             yield uri, PurePosixPath(uri.rpartition("/")[2])
         else:
             for file in list_files(uri):
-                if _is_image(file.relative):
+                if _is_image(file.relative, left_out):
                     yield file.uri, PurePosixPath(file.relative)
     except OSError as error:
         raise DataError(f"input {uri}: cannot be listed: {error.strerror or error}") from error
 
 
-def _matching(uri: str) -> Iterator[tuple[str, PurePosixPath]]:
+def _matching(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
     from fsspec.utils import glob_translate
 
     fixed = uri[: _WILDCARD.search(uri).start()].rpartition("/")[0]  # type: ignore[union-attr]  # there is one
     pattern = re.compile(glob_translate(uri[len(fixed) + 1 :]))
     for file in list_files(fixed):
-        if _is_image(file.relative) and pattern.match(file.relative):
+        if pattern.match(file.relative) and _is_image(file.relative, left_out):
             yield file.uri, PurePosixPath(file.relative)
 
 
-def _is_image(relative: str) -> bool:
-    hidden = any(part.startswith(".") for part in relative.split("/"))
-    return not hidden and relative.lower().endswith(IMAGE_SUFFIXES)
+def _is_image(relative: str, left_out: LeftOut) -> bool:
+    wanted = relative.lower().endswith(IMAGE_SUFFIXES)
+    if any(map(is_hidden, relative.split("/"))):
+        if wanted:
+            left_out.hidden.append(relative)
+        return False
+    if not wanted:
+        left_out.add_foreign(relative)
+    return wanted

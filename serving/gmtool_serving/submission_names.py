@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from gmtool.errors import DataError
+from gmtool.folders import below
 from gmtool.splits import IMAGE_SUFFIXES, read_split
-from gmtool_serving.folders import below
 from gmtool_serving.submission_files import SubmittedFile
 
 Benchmark = Literal["voc", "cityscapes"]
@@ -46,7 +46,7 @@ def images_by_id(benchmark: Benchmark, images: Path) -> dict[str, Path]:
     """
     if not images.is_dir():
         raise DataError(f"folder of images {images} does not exist")
-    paths = [images / name for name in below(images, None, suffixes=IMAGE_SUFFIXES)]
+    paths = [images / name for name in below(images, suffixes=IMAGE_SUFFIXES)]
     if benchmark == "voc":
         found = {path.stem: path for path in paths}
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from gmtool.classes import ClassSet
 from gmtool.config import MaskValues
@@ -11,6 +11,7 @@ from gmtool.datasets import Split
 from gmtool.encodings import MEANINGS
 from gmtool.errors import DataError
 from gmtool.files import sha256_of_lines
+from gmtool.folders import below
 from gmtool.images import UInt8Array, read_image
 from gmtool.mask_sources import MaskSource, image_key, open_masks
 from gmtool.report import Protocol, Provenance
@@ -36,7 +37,7 @@ def model_task(backend: Backend, split: Split, *, values: MaskValues, averaging:
     classes, samples = backend.spec.classes, _by_id(split)
 
     def load(image_id: str) -> tuple[UInt8Array, UInt8Array]:
-        image = read_image(samples[image_id].image_path)
+        image = samples[image_id].read_image()
         return image, read_truth(samples[image_id], classes, values=values, size=image.shape[:2])
 
     provenance = Provenance(
@@ -53,7 +54,7 @@ def model_task(backend: Backend, split: Split, *, values: MaskValues, averaging:
         classes=classes,
         load=load,
         predict=lambda image: predict_mask(backend, image, averaging),
-        picture=lambda image_id: read_image(samples[image_id].image_path),
+        picture=lambda image_id: samples[image_id].read_image(),
         provenance=provenance,
         protocol=replace(averaging.protocol(), truth_values=MEANINGS[values]),
     )
@@ -132,7 +133,7 @@ def data_masks_task(
         classes=classes,
         load=load,
         predict=lambda mask: mask,
-        picture=lambda image_id: read_image(samples[image_id].image_path),
+        picture=lambda image_id: samples[image_id].read_image(),
         provenance=_masks_provenance(predictions, split.name, split.sha256),
         protocol=Protocol(
             resolution="masks as they are",
@@ -186,8 +187,8 @@ def _without_truth(source: MaskSource, ids: tuple[str, ...]) -> tuple[str, ...]:
 def _pictures(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"folder of images {folder} does not exist")
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {image_key(path.relative_to(folder).with_suffix("").as_posix()): path for path in files}
+    files = below(folder, suffixes=IMAGE_SUFFIXES)
+    return {image_key(PurePath(file).with_suffix("").as_posix()): folder / file for file in files}
 
 
 def _picture(pictures: dict[str, Path], image_id: str) -> UInt8Array | None:

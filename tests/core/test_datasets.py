@@ -91,7 +91,11 @@ def test_masks_of_two_folders_are_not_mixed(voc: Path) -> None:
 
 def test_an_image_without_its_mask_is_named(voc: Path) -> None:
     (voc / "SegmentationClass" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a\.jpg has no mask: expected .*a\.png"):
+    with pytest.raises(DataError, match=r"a\.jpg has no mask: expected .*a\.png$"):
+        load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
+    (voc / "labeled.txt").write_text("a\n")
+    (voc / "SegmentationClass" / "a.jpg").touch()
+    with pytest.raises(DataError, match=r"a\.jpg has no mask: expected .*a\.png, found a\.jpg$"):
         load_training_data(DataConfig(root=voc, labeled=voc / "labeled.txt"))
 
 

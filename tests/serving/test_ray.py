@@ -278,9 +278,12 @@ def test_case_26_a_bucket_has_one_writer(store: str, monkeypatch: pytest.MonkeyP
     assert not list_files(out)
 
 
-def test_images_of_a_bucket_have_names_of_their_own(store: str, tmp_path: Path) -> None:
+def test_images_of_a_bucket_have_names_of_their_own(
+    store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = f"{store}/named"
-    for key in ("a/x.jpg", "a/x.png", "b/y z%#?.JPG", ".hidden/x.png", "notes.txt", "out/x.png"):
+    hidden = (".hidden/x.png", "__MACOSX/x.jpg", "b/photo.heic")
+    for key in ("a/x.jpg", "a/x.png", "b/y z%#?.JPG", *hidden, "notes.txt", "out/x.png"):
         write_file(f"{root}/{key}", b"?")
 
     def names(*inputs: str, **options: str) -> list[tuple[str, str]]:
@@ -291,6 +294,8 @@ def test_images_of_a_bucket_have_names_of_their_own(store: str, tmp_path: Path) 
     assert everything == [
         (f"{root}/a/x.jpg", "a/x.jpg"), (f"{root}/a/x.png", "a/x.png"), (f"{root}/b/y z%#?.JPG", "b/y z%#?")
     ]  # fmt: skip
+    said = capfd.readouterr().err
+    assert "left out: 1 HEIC (b/photo.heic): convert them to JPEG or PNG, 2 hidden files or folders (" in said
     assert names(f"{root}/**/*.jpg") == [(f"{root}/a/x.jpg", "a/x")]
     assert names(f"{root}/a/x.png") == [(f"{root}/a/x.png", "x")]
     listed = tmp_path / "list.txt"

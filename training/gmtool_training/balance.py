@@ -13,7 +13,6 @@ from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.console import remark
 from gmtool.errors import DataError
-from gmtool.images import displayed_size, open_image
 from gmtool.metrics import Int64Array
 from gmtool.samples import Sample
 from gmtool.truth import read_truth
@@ -29,8 +28,7 @@ def labeled_class_weights(samples: Sequence[Sample], classes: ClassSet, config: 
         return None
 
     def count(sample: Sample) -> Int64Array:
-        size = displayed_size(open_image(sample.image_path))
-        mask = read_truth(sample, classes, values=config.data.mask_values, size=size)
+        mask = read_truth(sample, classes, values=config.data.mask_values, size=sample.image_size())
         return np.bincount(mask.ravel(), minlength=256)[: len(classes)]
 
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock

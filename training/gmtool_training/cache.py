@@ -18,7 +18,7 @@ from gmtool.config import DataConfig
 from gmtool.console import remark, track
 from gmtool.datasets import TrainingData
 from gmtool.errors import DataError
-from gmtool.images import UInt8Array, displayed_size, open_image
+from gmtool.images import UInt8Array
 from gmtool.resources import SHARED_DIR, available_memory
 from gmtool.samples import Sample
 from gmtool_training.readers import ImageReader, LabeledReader, image_files, labeled_files
@@ -96,7 +96,7 @@ def _shared_bytes(count: int) -> Tensor:
 
 
 def _size_of(sample: Sample) -> tuple[int, int]:
-    return displayed_size(open_image(sample.image_path))
+    return sample.image_size()
 
 
 def _refuse_too_large(need: int) -> None:

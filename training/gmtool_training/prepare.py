@@ -50,7 +50,8 @@ def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> Trai
             "shorter list with --labels, others with --unlabeled, or --set method.name=supervised"
         )
     if check:
-        check_masks([*data.labeled.samples, *data.val.samples], classes, values=config.data.mask_values)
+        for warning in check_masks(data, classes, config.data):
+            remark(f"warning: {warning.message}")
     remark(
         f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "
         f"unlabeled, {len(data.val.samples)} validation ({data.val.name}), {len(classes)} classes, "

@@ -7,7 +7,7 @@ from functools import partial
 
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
-from gmtool.images import UInt8Array, read_image
+from gmtool.images import UInt8Array
 from gmtool.samples import Sample
 from gmtool.truth import read_truth
 
@@ -33,7 +33,7 @@ def read_labeled(sample: Sample, classes: ClassSet, config: DataConfig) -> tuple
     Raises:
         DataError: One of them cannot be used, or their sizes differ.
     """
-    image = read_image(sample.image_path)
+    image = sample.read_image()
     size = (image.shape[0], image.shape[1])
     return image, read_truth(sample, classes, values=config.mask_values, size=size)
 
@@ -48,4 +48,4 @@ def _read_labeled_at(
 
 
 def _read_image_at(samples: Sequence[Sample], index: int) -> UInt8Array:
-    return read_image(samples[index].image_path)
+    return samples[index].read_image()
