@@ -174,7 +174,9 @@ class Pipeline:
         remaining = iter(images)
         window, largest = self._decoders.workers + 1, 0
         while True:
-            ahead.extend((image, self._submit(image)) for image in islice(remaining, window - len(ahead)))
+            # A large image makes the window smaller than what is decoded ahead already: then nothing is added
+            room = max(0, window - len(ahead))
+            ahead.extend((image, self._submit(image)) for image in islice(remaining, room))
             if not ahead:
                 break
             image, future = ahead.popleft()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import CLASSES, FakeBackend
+from gmtool_serving import pipeline, predict
 from gmtool_serving.batching import padded_size
 from gmtool_serving.decoding import DecodeOptions
 from gmtool_serving.folder import OutputFolder
@@ -384,6 +385,48 @@ def test_no_stage_runs_ahead_without_bound(tmp_path: Path, monkeypatch: pytest.M
     assert decoded == 120
     assert ahead_of_computing <= 12
     assert ahead_of_writing <= 25
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8, 16])
+def test_case_41_images_of_rising_and_falling_sizes_all_have_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, batch: int
+) -> None:
+    folder, out = images_of_mixed_sizes(tmp_path / "in"), tmp_path / "out"
+    monkeypatch.setattr(pipeline, "MAX_BYTES", LARGEST_BYTES)
+    monkeypatch.setattr(predict, "DECODING_THREADS", workers)
+    assert codes(run(folder, out, replace(OPTIONS, batch=batch))) == {}
+    assert_masks_are_those_of(folder, out)
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(1, 8), (8, 1)])
+def test_case_41_decoding_processes_do_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, batch: int
+) -> None:
+    folder, out = images_of_mixed_sizes(tmp_path / "in"), tmp_path / "out"
+    monkeypatch.setattr(pipeline, "MAX_BYTES", LARGEST_BYTES)
+    assert codes(run(folder, out, PredictOptions(workers=workers, batch=batch))) == {}
+    assert_masks_are_those_of(folder, out)
+
+
+WIDTHS = [*[8] * 20, 96, *[8] * 20, *range(8, 104, 8), *range(96, 0, -8), 96, 8, 96, 8]
+LARGEST_BYTES = 2 * 96 * 6 * 3
+"""Two of the largest images: one of them shrinks what may be decoded ahead below what already is."""
+
+
+def images_of_mixed_sizes(folder: Path) -> Path:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index, width in enumerate(WIDTHS):
+        Image.fromarray(random.integers(0, 256, (6, width, 3), dtype=np.uint8)).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def assert_masks_are_those_of(folder: Path, out: Path) -> None:
+    assert sorted(tree(out)) == [f"{index:03d}.png" for index in range(len(WIDTHS))]
+    for path in folder.iterdir():
+        expected = (np.asarray(Image.open(path))[..., 0] // 85).clip(0, 2)
+        np.testing.assert_array_equal(read_mask(out / path.name, CLASSES), expected)
 
 
 def test_an_output_folder_knows_its_inputs_by_name(tmp_path: Path) -> None:
