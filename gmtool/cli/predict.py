@@ -269,17 +269,16 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
 
 def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring) -> IoUReport:
     """Return the score of what was predicted, over the images that have ground truth."""
-    import tempfile
-
     from gmtool_serving.evaluate import score
     from gmtool_serving.tasks import masks_task
 
+    from gmtool.resources import temporary_dir
     from gmtool.splits import format_split
 
     # A list has lines: the rare name that is not one cannot stand in it
     names = [name for name in (str(image.output) for image in images) if name.isprintable()]
-    with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "predicted.txt"
+    with temporary_dir() as folder:
+        listed = folder / "predicted.txt"
         listed.write_text(format_split(names), encoding="utf-8")
         task = masks_task(
             run.folders[scoring.format],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from gmtool import __version__
 from gmtool.errors import DataError
+from gmtool.resources import processors
 from gmtool_serving.backend import Backend
 from gmtool_serving.computing import ComputeOptions
 from gmtool_serving.decoders import Decoders
@@ -296,7 +296,7 @@ class PredictionRun:
 
 
 def _default_workers(images: int) -> int:
-    return 0 if images <= FEW else min(MAX_WORKERS, os.cpu_count() or 1)
+    return 0 if images <= FEW else min(MAX_WORKERS, processors())
 
 
 def predict_images(

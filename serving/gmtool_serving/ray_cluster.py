@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmtool.errors import BackendError, ConfigError, needs_extra
+from gmtool.resources import processors
 from gmtool_serving.backend import DeviceName
 
 IO_CPUS = 0.5
@@ -176,7 +177,7 @@ def _resources() -> dict[str, float]:
 def _start(folder: Path, wanted: Wanted, device: DeviceName) -> None:
     import ray
 
-    cores = os.cpu_count() or 1
+    cores = processors()
     # Reading and writing get processors of their own in the books, beside what actors take
     asked = (wanted.actors or 0) * (wanted.cpus or 1.0)
     ray.init(
