@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gmtool.cli import stop
 from gmtool.cli.early import open_or_await
 from gmtool.cli.prediction import Listed, progress_of, result_line, speed_line
-from gmtool.cli.stop import calling_on_stop, leave_at_once
 from gmtool.config import MaskValues
 from gmtool.errors import ConfigError, DataError, did_you_mean, needs_extra
 
@@ -234,9 +234,6 @@ def carry_out(
     stopped = _follow(run, backend, quiet=quiet)
     if stopped is not None:
         _tell(run, backend, None, as_json=as_json)
-        if not run.is_still:
-            run.close()
-            leave_at_once(stopped)
         raise typer.Exit(stopped)
     run.make_files_of_the_whole(images)
     usable = run.tally.ok + run.tally.skipped
@@ -255,7 +252,7 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     from gmtool.console import remark
 
     failures, warnings = Listed("failed"), Listed("warning")
-    with calling_on_stop(run.interrupt) as stop, progress_of(run, quiet=quiet) as update:
+    with stop.calling_on_stop(run.interrupt), progress_of(run, quiet=quiet) as update:
         for outcome in run.outcomes(backend):
             failures.add(outcome.error)
             warnings.add(None if outcome.skipped else outcome.warning)
@@ -264,7 +261,7 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
         listed.tell(run.folder.manifest_name)
     if not quiet and run.tally.ok:
         remark(speed_line(run))
-    return stop.exit_code
+    return stop.exit_code()
 
 
 def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring) -> IoUReport:

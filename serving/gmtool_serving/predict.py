@@ -94,7 +94,6 @@ class Stages(Protocol):
     """What runs images through decoding, computing and writing, here or elsewhere; as `Pipeline` does."""
 
     clocks: Clocks
-    is_still: bool
 
     def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
         """Yield what became of each image, as soon as it is known."""
@@ -162,6 +161,8 @@ class PredictionRun:
             self.sweep()
         conditions = self.options.conditions(backend.model_sha256)
         self.pipeline = self._make_stages(self.folder, backend, conditions)
+        if self.interrupted:
+            self.pipeline.stop()
         self.tally.started = time.monotonic()
         outcomes = self.pipeline.run(self.images)
         full_in_a_row = 0
@@ -191,11 +192,6 @@ class PredictionRun:
             find_done=lambda image: folder.find_done(image, conditions),
         )
 
-    @property
-    def is_still(self) -> bool:
-        """Return whether nothing computes or writes any more."""
-        return self.pipeline is None or self.pipeline.is_still
-
     def make_files_of_the_whole(self, images: Sequence[InputImage]) -> list[Path]:
         """Make the files that some formats have once a run, from what is on disk of all inputs of the job.
 
@@ -211,11 +207,13 @@ class PredictionRun:
         """Delete temporary files that killed processes left."""
         self.folder.sweep(self._target_folders())
 
-    def interrupt(self) -> None:
-        """End after what is known by now. Safe in a signal handler."""
+    def interrupt(self) -> bool:
+        """End after what is known by now; return False if no image has been begun. Safe in a signal handler."""
         self.interrupted = True
-        if self.pipeline is not None:
-            self.pipeline.stop()
+        if self.pipeline is None:
+            return False
+        self.pipeline.stop()
+        return True
 
     def close(self) -> None:
         """Let processes and the folder go."""

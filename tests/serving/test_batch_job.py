@@ -344,13 +344,22 @@ def test_an_interrupted_run_closes_its_manifest_and_keeps_what_was_known(tmp_pat
         for number, _ in enumerate(interrupted.outcomes(FakeBackend(seconds=0.005))):
             if number == 3:
                 interrupted.interrupt()
-        assert interrupted.is_still
     summary = summary_of(out / "manifest.jsonl")
     assert 0 < summary["not_reached"] < 30
     redone = [
         name for name, outcome in run(folder, out, replace(OPTIONS, resume=True)).items() if not outcome.skipped
     ]
     assert redone == ["029.png"]
+
+
+def test_case_42_a_run_that_is_interrupted_before_its_first_image_predicts_nothing(tmp_path: Path) -> None:
+    folder, out = make_images(tmp_path / "in", 30), tmp_path / "out"
+    backend = FakeBackend(seconds=0.005)
+    with PredictionRun(collect_images([str(folder)], out), out, OPTIONS) as interrupted:
+        assert not interrupted.interrupt(), "there is nothing yet that it could end"
+        assert list(interrupted.outcomes(backend)) == []
+    assert summary_of(out / "manifest.jsonl")["not_reached"] == 30
+    assert len(backend.batches) < 10
 
 
 def test_a_bug_in_a_stage_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
