@@ -1,10 +1,10 @@
-"""Entry point of `gmtool`: signals first, then the model of a prediction, then the command line."""
+"""Entry point of `gmtool`: streams and signals first, then the model of a prediction, then the command line."""
 
 from __future__ import annotations
 
 import sys
 
-from gmtool.cli import stop
+from gmtool.cli import stop, streams
 
 RESUME_REMEDY = ": masks that are done are whole; the same command with --resume does the rest"
 
@@ -13,9 +13,11 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 or 143 stopped."""
     arguments = sys.argv[1:]
     predicts = arguments[:1] == ["predict"]
+    streams.open_standard_streams()  # before any other file is opened
     stop.raise_on_signals(remedy=RESUME_REMEDY if predicts else "")
     try:
         code = _run(arguments)
+        code = _with_lost_output(code, predicts=predicts)
     except BaseException:
         if stop.exit_code() is None:
             raise
@@ -39,3 +41,12 @@ def _run(arguments: list[str]) -> int:
             return exit_.code
         raise
     return 0
+
+
+def _with_lost_output(code: int, *, predicts: bool) -> int:
+    """Say that something printed on stdout is lost; it is what other commands than `predict` are run for."""
+    failure = streams.stdout_failure()
+    if failure is None:
+        return code
+    sys.stderr.write(f"error: stdout: {failure}: what was printed is not complete\n")
+    return code if predicts else code or 1
