@@ -41,6 +41,8 @@ class _State:
     """Ends what the command does, if it can be ended in an orderly way."""
     limit_s = UNWIND_S
     remedy = ""
+    stderr = 2
+    """A descriptor of its own: 2 is turned to the null device while Ray starts."""
     is_raised = is_lost = is_repetition = False
     """Whether `Stopped` was raised; whether that was in a destructor or a callback, after which Python goes on;
     and whether the next call of `_handle` is that of `_watch`."""
@@ -61,6 +63,8 @@ def raise_on_signals(*, remedy: str = "") -> None:
         remedy: What the one line says after the signal's name.
     """
     _state.remedy = remedy
+    with contextlib.suppress(OSError):
+        _state.stderr = os.dup(2)
     for number in EXIT_CODES:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
@@ -165,6 +169,6 @@ def _end(number: int) -> None:
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     line = f"stopped by {name}{_state.remedy}\n"
     with contextlib.suppress(OSError, ValueError):
-        if os.name != "posix" or select.select([], [2], [], 0)[1]:
-            os.write(2, line.encode("utf-8", "replace"))
+        if os.name != "posix" or select.select([], [_state.stderr], [], 0)[1]:
+            os.write(_state.stderr, line.encode("utf-8", "replace"))
     os._exit(EXIT_CODES[signal.Signals(number)])
