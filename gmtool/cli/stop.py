@@ -135,9 +135,8 @@ def _watch(reading: int) -> None:
                 _end(first)
             if _state.is_raised and (_state.is_lost or _is_importing()):
                 _state.is_lost, _state.is_repetition = False, True
-                _thread.interrupt_main(
-                    signal.Signals(first)
-                )  # as if the signal came again: `_handle` and this loop are told
+                # As if the signal came again: `_handle` is called, and a byte arrives here
+                _thread.interrupt_main(signal.Signals(first))
                 if select.select([reading], [], [], 0)[0]:
                     os.read(reading, 1)
             continue
