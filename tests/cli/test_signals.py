@@ -64,7 +64,7 @@ def test_case_42_a_signal_at_any_moment_ends_a_command_with_one_line(
     # As a terminal does it: Ctrl-C reaches all processes of the group
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     asked = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    out, err = finish(process)
     seconds = time.monotonic() - asked
     assert process.returncode == 128 + number, err
     name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
@@ -82,7 +82,7 @@ def test_case_42_a_second_signal_ends_a_command_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    finish(process)
     assert process.returncode == 130
     assert time.monotonic() - asked < 1.2  # `UNWIND_S`, which the first one would have had
 
@@ -105,9 +105,18 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> 
     """As in `nohup`, and for SIGINT in background jobs of a shell."""
     process = start(["info", "nothing"], tmp_path, "typer", "time.sleep(1)", preparing="trap '' INT; ")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = finish(process)
     assert process.returncode == 1
     assert err.startswith(b"error: nothing: no such file")
+
+
+def finish(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Wait until a program has ended; return stdout and stderr."""
+    try:
+        return process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 def start(
