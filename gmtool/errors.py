@@ -105,6 +105,10 @@ class MissingExtraError(GmtoolError):
     """A command whose optional packages are not installed."""
 
 
+class TemporaryFolderError(GmtoolError):
+    """No folder for temporary files can be written."""
+
+
 class TerminatedError(GmtoolError):
     """The process was asked to end (SIGTERM) and has saved what it had."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from gmtool.files import write_atomically
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
 from gmtool.plan import Plan, plan_name, write_plan
+from gmtool.resources import temporary_dir
 from gmtool.spec import ArtifactSpec
 from gmtool_export.evidence import Evidence
 from gmtool_export.gate import Tolerance, judge
@@ -132,8 +132,8 @@ def _prove_plan(
     """Prove a plan on the GPU; None where it cannot run."""
     if run_plan is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="gmtool-") as folder:
-        path = Path(folder) / plan_name(spec.precision, options.flavour)
+    with temporary_dir() as folder:
+        path = folder / plan_name(spec.precision, options.flavour)
         write_plan(plan, path)
         try:
             runtime, runner = run_plan(path)

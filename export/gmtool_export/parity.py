@@ -15,6 +15,7 @@ from PIL import Image
 from gmtool.errors import ParityError
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet, normalize
+from gmtool.resources import runtime_threads
 from gmtool.shapes import BatchShape, ShapeProfile
 from gmtool_export.onnx import TRACED_SHAPE
 
@@ -67,7 +68,7 @@ def reference_logits(network: GuidedMixNet, images: UInt8Array) -> Float32Array:
 def onnx_runner(model: bytes, outputs: Sequence[str], *, threads: int = 0) -> Runner:
     """Return what runs an ONNX model in ONNX Runtime on the processor; masks follow from logits if need be."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = runtime_threads(threads)
     options.log_severity_level = 3
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
@@ -13,6 +11,7 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from gmtool.images import UInt8Array
+from gmtool.resources import temporary_dir
 from gmtool_export.calibration import Calibration
 from gmtool_export.sensitivity import SwitchedModel, least_robust_layers
 
@@ -54,13 +53,13 @@ def measure_ranges(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> Tens
         model: The float32 graph.
         images: (H, W, 3) each.
     """
-    with tempfile.TemporaryDirectory(prefix="gmtool-") as folder:
-        path = Path(folder) / "model.onnx"
+    with temporary_dir() as folder:
+        path = folder / "model.onnx"
         onnx.save(model, path)
         calibrator = create_calibrator(
             path,
             OPERATORS,
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=CalibrationMethod.MinMax,
         )
         calibrator.collect_data(_Images(images))

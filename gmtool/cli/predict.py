@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gmtool.cli import stop
 from gmtool.cli.early import open_or_await
 from gmtool.cli.prediction import progress_of, result_line, speed_line, tell_kinds
-from gmtool.cli.stop import calling_on_stop, leave_at_once
 from gmtool.config import MaskValues
 from gmtool.errors import ConfigError, DataError, MessageKinds, did_you_mean, needs_extra
 
@@ -239,9 +239,6 @@ def carry_out(
     stopped = _follow(run, backend, quiet=quiet)
     if stopped is not None:
         _tell(run, backend, None, as_json=as_json)
-        if not run.is_still:
-            run.close()
-            leave_at_once(stopped)
         raise typer.Exit(stopped)
     usable = run.tally.ok + run.tally.skipped
     score = problem = None
@@ -263,7 +260,7 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     from gmtool.console import remark
 
     failures, warnings = MessageKinds(), MessageKinds()
-    with calling_on_stop(run.interrupt) as stop, progress_of(run, quiet=quiet) as update:
+    with stop.calling_on_stop(run.interrupt), progress_of(run, quiet=quiet) as update:
         for outcome in run.outcomes(backend):
             if outcome.error is not None:
                 failures.add(str(outcome.image), outcome.error)
@@ -274,22 +271,21 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     tell_kinds("failed", failures, run.folder.manifest_name)
     if not quiet and run.tally.ok:
         remark(speed_line(run))
-    return stop.exit_code
+    return stop.exit_code()
 
 
 def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring) -> IoUReport:
     """Return the score of what was predicted, over the images that have ground truth."""
-    import tempfile
-
     from gmtool_serving.evaluate import score
     from gmtool_serving.tasks import masks_task
 
+    from gmtool.resources import temporary_dir
     from gmtool.splits import format_split
 
     # A list has lines: the rare name that is not one cannot stand in it
     names = [name for name in (str(image.output) for image in images) if name.isprintable()]
-    with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "predicted.txt"
+    with temporary_dir() as folder:
+        listed = folder / "predicted.txt"
         listed.write_text(format_split(names), encoding="utf-8")
         task = masks_task(
             run.folders[scoring.format],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, ConfigError, DataError, needs_extra
+from gmtool.resources import temporary_dir
 
 if TYPE_CHECKING:
     from gmtool_serving.backend import Backend
@@ -221,8 +221,8 @@ def _open_here(model: str, content: bytes) -> Backend:
 
     if not is_uri(model):
         return open_backend(Path(model), device="cpu", threads=1)
-    with tempfile.TemporaryDirectory(prefix="gmtool-model-") as folder:
-        copy = Path(folder) / "model.onnx"
+    with temporary_dir() as folder:
+        copy = folder / "model.onnx"
         copy.write_bytes(content)
         try:
             backend = open_backend(copy, device="cpu", threads=1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmtool.cli import stop
 from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
@@ -110,7 +113,7 @@ def run_training(
 ) -> RunResult:
     """Build the configuration from all its layers, fetch the data on request, and train."""
     from gmtool.cli.configure import configure
-    from gmtool.console import remark, speaks
+    from gmtool.console import speaks
     from gmtool.runs import fresh_dir, require_empty
     from gmtool.toy import ToyConfig, generate_toy
 
@@ -131,10 +134,20 @@ def run_training(
         if kind == "toy":
             generate_toy(config.data.root, ToyConfig())
 
-    try:
+    with _advising_to_resume(run_dir):
         return run(config, run_dir, prepare=prepare)
-    except KeyboardInterrupt:
-        remark(f"interrupted; gmtool train --resume {run_dir} goes on from its last checkpoint")
+
+
+@contextmanager
+def _advising_to_resume(run_dir: Path) -> Iterator[None]:
+    """Let the line of a stopped run name `--resume`, if there is a checkpoint."""
+    from gmtool.runs import CHECKPOINT_DIR
+
+    try:
+        yield
+    except stop.Stopped:
+        if (run_dir / CHECKPOINT_DIR / "last.json").is_file():
+            stop.advise(f": gmtool train --resume {run_dir} goes on from the last checkpoint")
         raise
 
 
@@ -149,4 +162,5 @@ def _download(config: DataConfig) -> None:
 def _resume_training(run_dir: Path) -> RunResult:
     with needs_extra("train", "training"):
         from gmtool_training.run import resume
-    return resume(run_dir)
+    with _advising_to_resume(run_dir):
+        return resume(run_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,6 +19,8 @@ T = TypeVar("T")
 Decode = Callable[[Path, int | None], Decoded | Failure]
 
 WATCH_S = 1.0
+CLOSE_S = 0.5
+"""How long `close` waits for decoders in the middle of an image, all together."""
 
 
 class Decoders:
@@ -89,8 +92,9 @@ class Decoders:
             process.close()
         for queue in self._queues:
             queue.put(None)
+        deadline = time.monotonic() + CLOSE_S
         for process, thread in zip(self.processes, self._threads, strict=False):
-            thread.join(timeout=2)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
             if not thread.is_alive():
                 process.join()
 

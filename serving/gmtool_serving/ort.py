@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import onnxruntime as ort
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
+from gmtool.resources import available_memory, physical_memory, runtime_threads
 from gmtool_serving.backend import DeviceName, Prediction, to_prediction
 from gmtool_serving.opening import ModelFile, read_model_file
 
@@ -27,7 +27,7 @@ MEMORY_WORDS = (
 )
 """How onnxruntime, which has no error of its own for it, says that memory ran out."""
 MEMORY_SHARE = 0.8
-"""Share of the machine's memory that the non-local block of one image may ask for."""
+"""Share of the memory that can be taken which the non-local block of one image may ask for."""
 TILE_PX = 1024
 """Tiles that are suggested for larger images."""
 
@@ -38,7 +38,7 @@ class OrtBackend:
     Args:
         path: A file that `gmtool export` wrote. Its hash is checked before the runtime sees it.
         device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
-        threads: Threads of the processor; 0 for one a core.
+        threads: Threads of the processor; 0 for one a core that this process may use.
         file: The file's content, if it was read already.
 
     Raises:
@@ -53,7 +53,7 @@ class OrtBackend:
         self.spec, self.model, self.model_sha256 = file.spec, str(path), file.sha256
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised; the rest is noise
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = runtime_threads(threads)
         # Threads that wait busily after a run take the processor from decoders, and from another model
         options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
@@ -63,6 +63,8 @@ class OrtBackend:
         except Exception as error:  # onnxruntime raises classes of its native part
             raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
         self._check_provider(provider, device)
+        self._held_bytes = 0
+        """Of the largest non-local block so far: the runtime keeps that memory, and the next image gets it."""
         self._device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
         self.preferred_batch = 1 if self._device == "cpu" else GPU_BATCH
         self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
@@ -111,18 +113,22 @@ class OrtBackend:
 
     def _refuse_too_large(self, images: UInt8Array) -> None:
         stride = self.spec.attention_stride
-        if stride is None or not hasattr(os, "sysconf"):  # Windows does not tell its memory this way
+        if stride is None:
             return
         count, height, width, _ = images.shape
         positions = -(-height // stride) * -(-width // stride)
         needed = 2 * 4 * count * positions**2  # scores and softmax, float32
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > MEMORY_SHARE * memory:
+        if needed <= self._held_bytes:
+            return
+        # On a GPU the machine's memory is no limit, but what exceeds all of it fits on no GPU either
+        memory = available_memory() + self._held_bytes if self._device == "cpu" else physical_memory()
+        if memory is not None and needed > MEMORY_SHARE * memory:
             kind = ImageTooLargeError if count == 1 else BackendMemoryError
             raise kind(
-                f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.0f} GiB and this "
-                f"machine has {memory / 2**30:.0f}: cut it with --tile {TILE_PX}x{TILE_PX}, or make it smaller"
+                f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.1f} GiB and "
+                f"{memory / 2**30:.1f} can be taken: cut it with --tile {TILE_PX}x{TILE_PX}, or make it smaller"
             )
+        self._held_bytes = needed
 
 
 def _wants_cuda(device: DeviceName) -> bool:

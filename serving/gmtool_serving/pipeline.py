@@ -26,7 +26,7 @@ from gmtool_serving.writing import MaskFolders, OutputFile, write_outputs
 
 MAX_BYTES = 512 << 20
 """Decoded images that wait to be computed, and masks that wait to be written: at most so much of each, or one."""
-LAST_WORDS_S = 2.0
+LAST_WORDS_S = 1.0
 """How long the end of a run waits for a batch that is computed and for masks that are written."""
 
 
@@ -123,8 +123,6 @@ class Pipeline:
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
         self._labeled: Channel[Labeled] = Channel(2 * writers + batch, MAX_BYTES)
         self._outcomes: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
-        self.is_still = True
-        """Whether nothing runs any more; a runtime may be at a batch that cannot be stopped."""
         self._lock = threading.Lock()
 
     def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
@@ -153,7 +151,6 @@ class Pipeline:
             deadline = time.monotonic() + LAST_WORDS_S  # what is half done is worth a moment
             for thread in threads:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
-            self.is_still = not any(thread.is_alive() for thread in threads)
 
     def stop(self) -> None:
         """End `run` after what is known by now. Safe in a signal handler."""
@@ -174,7 +171,9 @@ class Pipeline:
         remaining = iter(images)
         window, largest = self._decoders.workers + 1, 0
         while True:
-            ahead.extend((image, self._submit(image)) for image in islice(remaining, window - len(ahead)))
+            # A large image makes the window smaller than what is decoded ahead already: then nothing is added
+            room = max(0, window - len(ahead))
+            ahead.extend((image, self._submit(image)) for image in islice(remaining, room))
             if not ahead:
                 break
             image, future = ahead.popleft()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from gmtool import __version__
 from gmtool.errors import DataError
+from gmtool.resources import processors
 from gmtool_serving.backend import Backend
 from gmtool_serving.computing import ComputeOptions
 from gmtool_serving.decoders import Decoders
@@ -97,7 +97,6 @@ class Stages(Protocol):
     """What runs images through decoding, computing and writing, here or elsewhere; as `Pipeline` does."""
 
     clocks: Clocks
-    is_still: bool
 
     def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
         """Yield what became of each image, as soon as it is known."""
@@ -165,6 +164,8 @@ class PredictionRun:
             self.sweep()
         conditions = self.options.conditions(backend.model_sha256)
         self.pipeline = self._make_stages(self.folder, backend, conditions)
+        if self.interrupted:
+            self.pipeline.stop()
         self.tally.started = time.monotonic()
         outcomes = self.pipeline.run(self.images)
         full_in_a_row = 0
@@ -194,11 +195,6 @@ class PredictionRun:
             find_done=lambda image: folder.find_done(image, conditions),
         )
 
-    @property
-    def is_still(self) -> bool:
-        """Return whether nothing computes or writes any more."""
-        return self.pipeline is None or self.pipeline.is_still
-
     def make_files_of_the_whole(self, images: Sequence[InputImage]) -> None:
         """Make the files that some formats have once a run, from what is on disk of all inputs of the job.
 
@@ -223,11 +219,13 @@ class PredictionRun:
         """Delete temporary files that killed processes left."""
         self.folder.sweep(self._target_folders())
 
-    def interrupt(self) -> None:
-        """End after what is known by now. Safe in a signal handler."""
+    def interrupt(self) -> bool:
+        """End after what is known by now; return False if no image has been begun. Safe in a signal handler."""
         self.interrupted = True
-        if self.pipeline is not None:
-            self.pipeline.stop()
+        if self.pipeline is None:
+            return False
+        self.pipeline.stop()
+        return True
 
     def close(self) -> None:
         """Let processes and the folder go."""
@@ -308,7 +306,7 @@ class PredictionRun:
 
 
 def _default_workers(images: int) -> int:
-    return 0 if images <= FEW else min(MAX_WORKERS, os.cpu_count() or 1)
+    return 0 if images <= FEW else min(MAX_WORKERS, processors())
 
 
 def predict_images(

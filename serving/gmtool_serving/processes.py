@@ -59,6 +59,7 @@ class DecodingProcess:
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 env=_child_environment(),
+                process_group=0,  # Ctrl-C reaches the group of the terminal; this process ends its children itself
             )
         _enlarge(self._process.stdout)
 
@@ -164,7 +165,8 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a native decoder prints does not get between the answers
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
-    _send(answers, {"ready": True})
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone: the first request says it
+        _send(answers, {"ready": True})
     while True:
         try:
             request = _receive(requests)

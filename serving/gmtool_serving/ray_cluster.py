@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmtool.errors import BackendError, ConfigError, needs_extra
+from gmtool.resources import processors
 from gmtool_serving.backend import DeviceName
 
 IO_CPUS = 0.5
@@ -124,7 +125,8 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
             if folder is not None:
                 _start(folder, wanted, device)
             else:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+                with _sigterm_handler_kept():
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         return _share(_resources(), wanted, device, version=ray.__version__, folder=folder)
     except BaseException as error:
         ray.shutdown()
@@ -166,6 +168,19 @@ def _native_stderr_closed() -> Iterator[None]:
         os.close(nowhere)
 
 
+@contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Keep Ray from replacing the handler of SIGTERM, which it has no setting for; its own exits with code 15."""
+    from ray._private import utils
+
+    replace = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = replace
+
+
 def _resources() -> dict[str, float]:
     import ray
 
@@ -176,19 +191,20 @@ def _resources() -> dict[str, float]:
 def _start(folder: Path, wanted: Wanted, device: DeviceName) -> None:
     import ray
 
-    cores = os.cpu_count() or 1
+    cores = processors()
     # Reading and writing get processors of their own in the books, beside what actors take
     asked = (wanted.actors or 0) * (wanted.cpus or 1.0)
-    ray.init(
-        address="local",
-        num_cpus=math.ceil(max(cores, asked) + 1),
-        num_gpus=0 if device == "cpu" else None,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=str(folder),
-    )
+    with _sigterm_handler_kept():
+        ray.init(
+            address="local",
+            num_cpus=math.ceil(max(cores, asked) + 1),
+            num_gpus=0 if device == "cpu" else None,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+        )
 
 
 def _share(

@@ -54,7 +54,6 @@ class RayPipeline:
     ) -> None:
         io = max(1, cluster.io_tasks // 2)
         self.clocks = Clocks(Clock(io), Clock(cluster.actors), Clock(io))
-        self.is_still = True
         self._cluster, self._job, self._model, self._backend = cluster, job, model, backend
         self._find_past = find_past
         self._arrived: SimpleQueue[Row | BaseException | None] = SimpleQueue()
@@ -91,7 +90,6 @@ class RayPipeline:
                 self._stopped = True
                 self._cluster.close()
             thread.join(timeout=LAST_WORDS_S)
-            self.is_still = not thread.is_alive() or not self._cluster.is_ours
 
     def stop(self) -> None:
         """End `run` after what is known by now. Safe in a signal handler."""

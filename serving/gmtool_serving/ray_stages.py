@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from gmtool import __version__
 from gmtool.classes import ClassSet
 from gmtool.errors import GmtoolError
 from gmtool.images import read_regular_file
+from gmtool.resources import temporary_dir
 from gmtool_serving.backend import Backend, DeviceName, open_backend
 from gmtool_serving.batching import Grouper, padded_size
 from gmtool_serving.computing import predict_batch
@@ -180,8 +180,8 @@ class Predictor:
 
 
 def _open(content: bytes, job: Job) -> Backend:
-    with tempfile.TemporaryDirectory(prefix="gmtool-model-") as folder:
-        path = Path(folder) / f"model{Path(job.model).suffix}"
+    with temporary_dir() as folder:
+        path = folder / f"model{Path(job.model).suffix}"
         path.write_bytes(content)
         return open_backend(path, device=job.device, threads=job.threads)
 

@@ -150,7 +150,11 @@ def test_case_20_a_stopped_prediction_leaves_whole_masks_and_a_closed_manifest(
         os.link(toy_data / "JPEGImages/toy_00000.jpg", images / f"{index:04d}.jpg")
     command = [sys.executable, "-m", "gmtool", "predict", str(images), "--out", str(masks)]
     process = subprocess.Popen(
-        [*command, "--model", str(toy_model), "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, "--model", str(toy_model), "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Background jobs of a shell ignore Ctrl-C, and what they start inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  there are no threads
     )
     deadline = time.monotonic() + 60
     while not list(masks.glob("*.png")) and time.monotonic() < deadline:
@@ -160,6 +164,7 @@ def test_case_20_a_stopped_prediction_leaves_whole_masks_and_a_closed_manifest(
     out, err = process.communicate(timeout=30)
     assert time.monotonic() - asked < 5
     assert process.returncode == expected, err
+    assert err.decode().splitlines()[-1].endswith("the same command with --resume does the rest")
     assert b"Traceback" not in err
     assert b" not reached" in out
     done = list(masks.glob("*.png"))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import CLASSES, FakeBackend
+from gmtool_serving import pipeline, predict
 from gmtool_serving.batching import padded_size
 from gmtool_serving.decoding import DecodeOptions
 from gmtool_serving.folder import OutputFolder
@@ -348,13 +349,22 @@ def test_an_interrupted_run_closes_its_manifest_and_keeps_what_was_known(tmp_pat
         for number, _ in enumerate(interrupted.outcomes(FakeBackend(seconds=0.005))):
             if number == 3:
                 interrupted.interrupt()
-        assert interrupted.is_still
     summary = summary_of(out / "manifest.jsonl")
     assert 0 < summary["not_reached"] < 30
     redone = [
         name for name, outcome in run(folder, out, replace(OPTIONS, resume=True)).items() if not outcome.skipped
     ]
     assert redone == ["029.png"]
+
+
+def test_case_42_a_run_that_is_interrupted_before_its_first_image_predicts_nothing(tmp_path: Path) -> None:
+    folder, out = make_images(tmp_path / "in", 30), tmp_path / "out"
+    backend = FakeBackend(seconds=0.005)
+    with PredictionRun(collect_images([str(folder)], out), out, OPTIONS) as interrupted:
+        assert not interrupted.interrupt(), "there is nothing yet that it could end"
+        assert list(interrupted.outcomes(backend)) == []
+    assert summary_of(out / "manifest.jsonl")["not_reached"] == 30
+    assert len(backend.batches) < 10
 
 
 def test_a_bug_in_a_stage_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
@@ -389,6 +399,48 @@ def test_no_stage_runs_ahead_without_bound(tmp_path: Path, monkeypatch: pytest.M
     assert decoded == 120
     assert ahead_of_computing <= 12
     assert ahead_of_writing <= 25
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8, 16])
+def test_case_41_images_of_rising_and_falling_sizes_all_have_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, batch: int
+) -> None:
+    folder, out = images_of_mixed_sizes(tmp_path / "in"), tmp_path / "out"
+    monkeypatch.setattr(pipeline, "MAX_BYTES", LARGEST_BYTES)
+    monkeypatch.setattr(predict, "DECODING_THREADS", workers)
+    assert codes(run(folder, out, replace(OPTIONS, batch=batch))) == {}
+    assert_masks_are_those_of(folder, out)
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(1, 8), (8, 1)])
+def test_case_41_decoding_processes_do_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, batch: int
+) -> None:
+    folder, out = images_of_mixed_sizes(tmp_path / "in"), tmp_path / "out"
+    monkeypatch.setattr(pipeline, "MAX_BYTES", LARGEST_BYTES)
+    assert codes(run(folder, out, PredictOptions(workers=workers, batch=batch))) == {}
+    assert_masks_are_those_of(folder, out)
+
+
+WIDTHS = [*[8] * 20, 96, *[8] * 20, *range(8, 104, 8), *range(96, 0, -8), 96, 8, 96, 8]
+LARGEST_BYTES = 2 * 96 * 6 * 3
+"""Two of the largest images: one of them shrinks what may be decoded ahead below what already is."""
+
+
+def images_of_mixed_sizes(folder: Path) -> Path:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index, width in enumerate(WIDTHS):
+        Image.fromarray(random.integers(0, 256, (6, width, 3), dtype=np.uint8)).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def assert_masks_are_those_of(folder: Path, out: Path) -> None:
+    assert sorted(tree(out)) == [f"{index:03d}.png" for index in range(len(WIDTHS))]
+    for path in folder.iterdir():
+        expected = (np.asarray(Image.open(path))[..., 0] // 85).clip(0, 2)
+        np.testing.assert_array_equal(read_mask(out / path.name, CLASSES), expected)
 
 
 def test_an_output_folder_knows_its_inputs_by_name(tmp_path: Path) -> None:

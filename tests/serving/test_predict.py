@@ -11,7 +11,7 @@ from gmtool_serving.pipeline import Outcome
 from gmtool_serving.predict import predict_images
 from PIL import Image
 
-from gmtool.errors import ArtifactError, BackendError
+from gmtool.errors import ArtifactError, BackendError, ImageTooLargeError
 from gmtool.images import UInt8Array, read_image
 from gmtool.masks import read_mask
 from gmtool.nn.checkpoint import load_network
@@ -87,6 +87,19 @@ def test_an_image_too_large_for_attention_fails_before_memory_runs_out(
     monkeypatch.setattr(ort_module, "MEMORY_SHARE", 1e-6)
     with pytest.raises(BackendError, match="160x120 pixels: the non-local block would need"):
         backend.predict(np.zeros((1, 120, 160, 3), dtype=np.uint8))
+
+
+def test_case_52_an_image_too_large_for_the_container_fails_and_one_that_fitted_still_does(
+    toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = OrtBackend(toy_model, device="cpu", threads=1)
+    small, large = (np.zeros((1, *size, 3), dtype=np.uint8) for size in ((64, 64), (120, 160)))
+    monkeypatch.setattr(ort_module, "available_memory", lambda: 100_000)  # 64 positions need 32 768 bytes
+    backend.predict(small)
+    monkeypatch.setattr(ort_module, "available_memory", lambda: 0)
+    backend.predict(small)  # in the memory that the runtime kept
+    with pytest.raises(ImageTooLargeError, match="160x120 pixels: the non-local block would need"):
+        backend.predict(large)
 
 
 def test_a_runtime_failure_is_one_line(backend: OrtBackend) -> None:

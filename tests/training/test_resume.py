@@ -119,6 +119,20 @@ def test_stopped_again_and_again(
     assert fingerprint(tmp_path / "run") == uninterrupted
 
 
+def test_stopped_between_two_logs_the_next_figures_count_the_steps_before_the_stop_too(
+    toy_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config(toy_settings, SHORT, {"optim.iterations": 6, "run.validations": 1, "run.log_every": 5})
+    train(config, tmp_path / "whole")
+    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(4))
+    with pytest.raises(TerminatedError):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[0])["iteration"] == 5
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_case_28_killed_at_a_random_step(
     short_config: TrainConfig, uninterrupted: dict[str, object], tmp_path: Path, workers: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import torch
@@ -15,6 +14,7 @@ from gmtool.datacheck import check_masks
 from gmtool.datasets import TrainingData, load_training_data
 from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
+from gmtool.resources import processors
 from gmtool_training.average import averaged_copy
 from gmtool_training.batchnorm import freeze
 from gmtool_training.machine import build_fabric, loss_scaler, share_batch_statistics
@@ -33,7 +33,8 @@ def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
                 f"data.{name}_batch={batch} is the images of a whole step: {fabric.world_size} processes times "
                 f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
             )
-    workers = min(8, os.cpu_count() or 1) if config.data.workers is None else config.data.workers
+    workers = min(8, processors()) if config.data.workers is None else config.data.workers
+    torch.set_num_threads(min(torch.get_num_threads(), processors()))  # torch knows no container's quota
     return fabric, replace(
         config,
         data=replace(config.data, workers=workers),
