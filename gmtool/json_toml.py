@@ -49,13 +49,20 @@ def read_json(
     *,
     error: type[GmtoolError] = DataError,
     what: str = "JSON",
+    any_number: bool = False,
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
     parse_float: Callable[[str], Any] | None = None,
 ) -> Any:
     """Return the value in a JSON file: UTF-8, with or without a byte order mark, or UTF-16. See `parse_json`."""
     content = _read_regular_file(path, error=error, what=what)
     return parse_json(
-        content, where=str(path), error=error, what=what, object_hook=object_hook, parse_float=parse_float
+        content,
+        where=str(path),
+        error=error,
+        what=what,
+        any_number=any_number,
+        object_hook=object_hook,
+        parse_float=parse_float,
     )
 
 
@@ -65,6 +72,7 @@ def parse_json(
     where: str,
     error: type[GmtoolError] = DataError,
     what: str = "JSON",
+    any_number: bool = False,
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
     parse_float: Callable[[str], Any] | None = None,
 ) -> Any:
@@ -75,22 +83,23 @@ def parse_json(
         where: The file it came from, for messages.
         error: The error to raise.
         what: What it should be, for messages.
+        any_number: Take NaN, infinity and whole numbers beyond 64 bits, for who checks each number that it uses:
+            of a million annotations, one may have no area.
         object_hook: As `json.loads` takes it.
         parse_float: The same.
 
     Raises:
         GmtoolError: Not JSON, nested deeper than `MAX_DEPTH`, with a number beyond `MAX_NUMBER`, NaN or infinity,
-            or so large that its values would not fit into memory.
+            or with more values than fit into memory.
     """
     if len(content) >= CHECKED_BYTES:
         _refuse_too_many_values(content, where=where, error=error)
 
     def parse() -> Any:
-        return json.loads(
-            content, object_hook=object_hook, parse_float=parse_float, parse_constant=_refuse_constant
-        )
+        constant = None if any_number else _refuse_constant
+        return json.loads(content, object_hook=object_hook, parse_float=parse_float, parse_constant=constant)
 
-    return _parse(parse, where, error, f"not {what}")
+    return _parse(parse, where, error, f"not {what}", any_number=any_number)
 
 
 def read_toml(path: Path, *, error: type[GmtoolError] = DataError) -> dict[str, Any]:
@@ -133,6 +142,20 @@ def typed(kind: type[T], value: Any, *, where: str, error: type[GmtoolError] = D
     except (_MismatchError, GmtoolError) as problem:
         raise error(f"{where}: {problem}") from problem
     return result
+
+
+def format_version(value: Any, *, newest: int, where: str, what: str, error: type[GmtoolError] = DataError) -> int:
+    """Return the `format_version` of a JSON object.
+
+    Raises:
+        GmtoolError: It is no object, has none, or one above `newest`: a newer gmtool wrote it.
+    """
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if type(version) is not int:
+        raise error(f"{where} is not {what}, or damaged: expected an object with a whole number format_version")
+    if version > newest:
+        raise error(f"{where} has format {version}; this gmtool reads up to {newest}: update it")
+    return version
 
 
 # pydantic is not taken for this: it needs 0.3 s, which is more than all else before a prediction; its JSON parser
@@ -227,7 +250,9 @@ def _read_regular_file(path: Path, *, error: type[GmtoolError], what: str, max_b
         raise error(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}") from problem
 
 
-def _parse(parse: Callable[[], Any], where: str, error: type[GmtoolError], not_this: str) -> Any:
+def _parse(
+    parse: Callable[[], Any], where: str, error: type[GmtoolError], not_this: str, *, any_number: bool = False
+) -> Any:
     try:
         value = parse()
     except RecursionError as problem:
@@ -238,13 +263,13 @@ def _parse(parse: Callable[[], Any], where: str, error: type[GmtoolError], not_t
         if "limit" in str(problem) and "digits" in str(problem):  # Python's own refusal names its internals
             raise error(f"{where}: a number of thousands of digits; expected at most 19") from problem
         raise error(f"{where}: {not_this}: {str(problem).splitlines()[0]}") from problem
-    problem_found = _find_problem(value)
-    if problem_found is not None:
-        raise error(f"{where}: {problem_found}")
+    found = _find_problem(value, any_number=any_number)
+    if found is not None:
+        raise error(f"{where}: {found}")
     return value
 
 
-def _find_problem(value: Any) -> str | None:
+def _find_problem(value: Any, *, any_number: bool) -> str | None:
     """Return what is wrong with a parsed value, level by level: its depth, or a number in it."""
     level: list[Any] = [[value]]
     for _ in range(MAX_DEPTH + 1):
@@ -254,7 +279,7 @@ def _find_problem(value: Any) -> str | None:
             kinds = set(map(type, items))  # at the speed of C: annotations hold millions of numbers
             if not kinds.isdisjoint((list, dict, tuple)):
                 deeper.extend(item for item in items if isinstance(item, (list, dict, tuple)))
-            if not kinds.isdisjoint((int, float)):
+            if not any_number and not kinds.isdisjoint((int, float)):
                 only = items if kinds <= {int, float} else [item for item in items if type(item) in (int, float)]
                 if not _all_fit(only):
                     return _bad_number(container)

@@ -10,10 +10,12 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gmtool.errors import DataError
+from gmtool.json_toml import parse_json, typed
 from gmtool_serving.folder import OutputFolder
 from gmtool_serving.inputs import InputImage
 from gmtool_serving.lock import PREFIX
@@ -83,8 +85,8 @@ class StoredFolder(OutputFolder):
             return  # it ends by itself
 
     def _renew(self) -> None:
-        holder = {"process": os.getpid(), "host": socket.gethostname()}
-        write_file(self._lease, json.dumps(holder).encode())
+        holder = _Holder(os.getpid(), socket.gethostname())
+        write_file(self._lease, json.dumps(vars(holder)).encode())
 
     def _refuse_others(self) -> None:
         leases = [file for file in list_files(self._uri, recursive=False) if _is_lease(file)]
@@ -95,11 +97,9 @@ class StoredFolder(OutputFolder):
             if now - file.mtime_ns > LEASE_S * 1e9:
                 delete_file(file.uri)
                 continue
-            holder = json.loads(read_file(file.uri))
             raise DataError(
-                f"output folder {self._uri}: another gmtool predict (process {holder['process']} on "
-                f"{holder['host']}) writes into it: wait, or end that; if it was killed, its claim ends "
-                f"{LEASE_S / 60:.0f} minutes later"
+                f"output folder {self._uri}: another gmtool predict{_holder(read_file(file.uri))} writes into it: "
+                f"wait, or end that; if it was killed, its claim ends {LEASE_S / 60:.0f} minutes later"
             )
 
     def _fetch_manifests(self) -> None:
@@ -123,6 +123,21 @@ class StoredFolder(OutputFolder):
             if len(content) != self._uploaded:
                 write_file(self.manifest_name, content)
                 self._uploaded = len(content)
+
+
+def _holder(lease: bytes) -> str:
+    """Return which process wrote a lease; nothing if it does not say that."""
+    try:
+        holder = typed(_Holder, parse_json(lease, where="lease"), where="lease")
+    except DataError:
+        return ""
+    return f" (process {holder.process} on {holder.host})"
+
+
+@dataclass(frozen=True)
+class _Holder:
+    process: int
+    host: str
 
 
 def _is_lease(file: StoredFile) -> bool:
