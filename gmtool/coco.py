@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class CocoMask:
     height: int
     width: int
     objects: bytes
-    """Pickled (annotation id, class name, segmentation) of each object: one block of bytes is a quarter of the
+    """(annotation id, class name, segmentation) of each object as JSON: one block of bytes is a quarter of the
     lists of numbers, and stays shared with forked worker processes."""
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class CocoFile:
             (item["id"], self.categories[item["category_id"]], item.get("segmentation"))
             for item in self.annotations.get(image.id, [])
         ]
-        return CocoMask(self.path, image.id, image.height, image.width, pickle.dumps(objects))
+        return CocoMask(self.path, image.id, image.height, image.width, json.dumps(objects).encode())
 
 
 def read_coco(path: Path) -> CocoFile:
@@ -108,7 +108,7 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
     size = (mask.height, mask.width)
     painted = []
     outline_px = 0.0
-    for annotation_id, name, segmentation in pickle.loads(mask.objects):
+    for annotation_id, name, segmentation in json.loads(mask.objects):
         where = f"{mask.path} annotation {annotation_id} (image {mask.image_id})"
         if name not in classes.names:
             raise LabelError(f"{where} is of category {name}, which the classes have not{_known(name, classes)}")
