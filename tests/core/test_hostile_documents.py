@@ -25,7 +25,7 @@ from gmtool.plan import PlanSpec
 from gmtool.report import load_report
 from gmtool.report_tables import to_markdown
 from gmtool.samples import Sample
-from gmtool.settings import build_config, load_toml, parse_assignments
+from gmtool.settings import Settings, build_config, load_toml, parse_assignments
 from gmtool.shapes import BatchShape, ShapeProfile
 from gmtool.spec import ArtifactSpec, ModelProvenance
 from gmtool.truth import read_truth
@@ -232,9 +232,13 @@ def test_case_48_settings_take_finite_numbers_alone(tmp_path: Path, name: str, v
     section, key = name.split(".")
     path = tmp_path / "config.toml"
     path.write_text(f"[{section}]\n{key} = {value}\n")
-    for layer in (lambda: load_toml(path), lambda: parse_assignments([f"{name}={value}"])):
+    readers: list[Callable[[], Settings]] = [
+        lambda: load_toml(path),
+        lambda: parse_assignments([f"{name}={value}"]),
+    ]
+    for read in readers:
         with pytest.raises(ConfigError) as error:
-            build_config({"data.root": Path("data")}, layer())
+            build_config({"data.root": Path("data")}, read())
         assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 

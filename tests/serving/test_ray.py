@@ -308,7 +308,8 @@ def test_images_of_a_bucket_have_names_of_their_own(store: str, tmp_path: Path) 
 def test_a_ray_that_is_started_here_listens_on_loopback(cluster: Cluster) -> None:
     import ray
 
-    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    assert [node["NodeManagerAddress"] for node in nodes] == ["127.0.0.1"]
 
 
 SETTINGS_OF_RAY = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
