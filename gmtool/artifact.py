@@ -93,7 +93,7 @@ def _find_value(content: bytes, key: str) -> slice | None:
         return None
     position += len(marker)
     length = shift = 0
-    while position < len(content):  # a protobuf varint: seven bits a byte, lowest first
+    while position < len(content) and shift < 64:  # a protobuf varint: seven bits a byte, lowest first
         byte = content[position]
         length |= (byte & 0x7F) << shift
         position, shift = position + 1, shift + 7

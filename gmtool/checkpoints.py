@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
 from gmtool.errors import CheckpointError, ConfigError, DataError
 from gmtool.files import sha256_of_file
+from gmtool.json_toml import read_json
 from gmtool.runs import CHECKPOINT_DIR
 
 FORMAT_VERSION = 1
@@ -63,7 +63,7 @@ def read_checkpoint_file(path: Path) -> Checkpoint:
         CheckpointError: It is damaged, or a newer gmtool wrote it.
     """
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = read_json(path)
         if value.pop("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{path}: written by another version of gmtool; expected {FORMAT_VERSION}")
         return Checkpoint(

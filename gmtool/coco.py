@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import pickle
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from gmtool.classes import ClassSet, read_categories
-from gmtool.errors import DataError, LabelError, did_you_mean, needs_extra
+from gmtool.errors import DataError, LabelError, MaskSizeError, did_you_mean, needs_extra
 from gmtool.images import UInt8Array
+from gmtool.json_toml import read_json, shown
 
 MAX_COORDINATE = 1e6
 """Larger coordinates of a polygon are a mistake, and would take pycocotools' memory."""
+MAX_OUTLINE_PX = 5_000_000
+"""Length of the outlines of all polygons of an image; pycocotools takes 80 bytes a pixel of a polygon's."""
 
 ImageId = int | str
 
@@ -42,7 +43,7 @@ class CocoMask:
     height: int
     width: int
     objects: bytes
-    """Pickled (annotation id, class name, segmentation) of each object: one block of bytes is a quarter of the
+    """(annotation id, class name, segmentation) of each object as JSON: one block of bytes is a quarter of the
     lists of numbers, and stays shared with forked worker processes."""
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ class CocoFile:
             (item["id"], self.categories[item["category_id"]], item.get("segmentation"))
             for item in self.annotations.get(image.id, [])
         ]
-        return CocoMask(self.path, image.id, image.height, image.width, pickle.dumps(objects))
+        return CocoMask(self.path, image.id, image.height, image.width, json.dumps(objects).encode())
 
 
 def read_coco(path: Path) -> CocoFile:
@@ -76,10 +77,7 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         DataError: Not such a file, a missing key, an id twice, or an annotation of an unknown image or category.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a COCO annotation file: {error}") from error
+    value = read_json(path, what="a COCO annotation file", any_number=True)
     if not isinstance(value, dict):
         raise DataError(f"{path}: not a COCO annotation file: expected an object with images and annotations")
     categories = read_categories(value, where=str(path))
@@ -109,12 +107,19 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
         from pycocotools import mask as coco_mask
     size = (mask.height, mask.width)
     painted = []
-    for annotation_id, name, segmentation in pickle.loads(mask.objects):
+    outline_px = 0.0
+    for annotation_id, name, segmentation in json.loads(mask.objects):
         where = f"{mask.path} annotation {annotation_id} (image {mask.image_id})"
         if name not in classes.names:
             raise LabelError(f"{where} is of category {name}, which the classes have not{_known(name, classes)}")
         shapes = checked_shapes(segmentation, size, where=where)
         if shapes:
+            outline_px += sum(_outline_px(shape) for shape in shapes if isinstance(shape, list))
+            if outline_px > MAX_OUTLINE_PX:
+                raise DataError(
+                    f"{where}: the outlines in its image are longer than {MAX_OUTLINE_PX} pixels, and it has "
+                    f"{mask.width}x{mask.height}: are the coordinates those of another image?"
+                )
             run_lengths = coco_mask.merge(coco_mask.frPyObjects(shapes, *size))
             painted.append(
                 (-int(coco_mask.area(run_lengths)), annotation_id, classes.names.index(name), run_lengths)
@@ -126,17 +131,28 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
     return labels
 
 
+def refuse_other_size(mask: CocoMask, size: tuple[int, int]) -> None:
+    """Raise `MaskSizeError` unless annotations are of an image of `size`, (height, width), or of it turned."""
+    if sorted((mask.height, mask.width)) != sorted(size):
+        raise MaskSizeError(
+            f"{mask} is {shown(mask.width)}x{shown(mask.height)}, but its image is {size[1]}x{size[0]}"
+        )
+
+
 def checked_shapes(segmentation: Any, size: tuple[int, int], *, where: str) -> list[Any]:
     """Return what pycocotools takes: polygons, or one uncompressed RLE. It checks nothing itself."""
     if isinstance(segmentation, dict):
         if segmentation.get("size") != list(size):
-            raise DataError(f"{where}: its RLE has size {segmentation.get('size')}, but the image {list(size)}")
+            got = shown(segmentation.get("size"))
+            raise DataError(f"{where}: its RLE has size {got}, but the image {list(size)}")
         counts = segmentation.get("counts")
         counts = _decompress(counts, where=where) if isinstance(counts, str) else counts
         if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
             raise DataError(f"{where}: the counts of its RLE are damaged")
         if sum(counts) != size[0] * size[1]:
-            raise DataError(f"{where}: its RLE counts {sum(counts)} pixels, but the image has {size[0] * size[1]}")
+            raise DataError(
+                f"{where}: its RLE counts {shown(sum(counts))} pixels, but the image has {size[0] * size[1]}"
+            )
         return [{"size": list(size), "counts": counts}]
     if not isinstance(segmentation, list) or not segmentation:
         raise DataError(f"{where} has no segmentation: a box alone gives no mask")
@@ -170,7 +186,14 @@ def _decompress(text: str, *, where: str) -> list[int]:
 
 
 def _is_coordinate(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) <= MAX_COORDINATE
+    return type(value) in (int, float) and abs(value) <= MAX_COORDINATE  # not true for NaN
+
+
+def _outline_px(polygon: list[float]) -> float:
+    """Return how many pixels a polygon's outline runs through, at least one a point, as pycocotools counts."""
+    points = np.array(polygon).reshape(-1, 2)
+    steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
+    return float(np.maximum(steps, 1).sum())
 
 
 def _known(name: str, classes: ClassSet) -> str:
@@ -186,33 +209,33 @@ def _list_of(value: dict[str, Any], key: str, path: Path) -> list[Any]:
 
 def _read_image(item: Any, *, where: str) -> CocoImage:
     where = _named(item, where)
-    for key, expected in (("id", (int, str)), ("file_name", str), ("height", int), ("width", int)):
-        if not isinstance(item.get(key), expected):
-            raise DataError(f"{where}: {key} is {item.get(key)!r}; expected {_type_name(expected)}")
+    _check_types(item, {"id": (int, str), "file_name": (str,), "height": (int,), "width": (int,)}, where=where)
     if min(item["height"], item["width"]) < 1:
-        raise DataError(f"{where} is {item['width']}x{item['height']}")
+        raise DataError(f"{where} is {shown(item['width'])}x{shown(item['height'])}")
     parts = Path(item["file_name"]).parts
     if not parts or ".." in parts or Path(item["file_name"]).is_absolute():
-        raise DataError(f"{where}: file_name {item['file_name']!r} is not a path inside the image folder")
+        raise DataError(f"{where}: file_name {shown(item['file_name'])} is not a path inside the image folder")
     return CocoImage(item["id"], item["file_name"], item["height"], item["width"])
 
 
 def _check_annotation(item: Any, images: set[ImageId], categories: dict[int, str], *, where: str) -> None:
     where = _named(item, where)
-    for key, expected in (("id", int), ("image_id", (int, str)), ("category_id", int)):
-        if not isinstance(item.get(key), expected):
-            raise DataError(f"{where}: {key} is {item.get(key)!r}; expected {_type_name(expected)}")
+    _check_types(item, {"id": (int,), "image_id": (int, str), "category_id": (int,)}, where=where)
     if item["image_id"] not in images:
-        raise DataError(f"{where} is of image {item['image_id']}, which the file does not list")
+        raise DataError(f"{where} is of image {shown(item['image_id'])}, which the file does not list")
     if item["category_id"] not in categories:
-        raise DataError(f"{where} is of category {item['category_id']}, which the file does not list")
+        raise DataError(f"{where} is of category {shown(item['category_id'])}, which the file does not list")
 
 
 def _named(item: Any, where: str) -> str:
     if not isinstance(item, dict):
-        raise DataError(f"{where} {item!r}: expected an object")
-    return f"{where} {item.get('id')}"
+        raise DataError(f"{where} {shown(item)}: expected an object")
+    name = item.get("id")
+    return f"{where} {name if isinstance(name, str) and len(name) < 60 else shown(name)}"
 
 
-def _type_name(expected: Any) -> str:
-    return "text" if expected is str else "a whole number"
+def _check_types(item: dict[str, Any], expected: dict[str, tuple[type, ...]], *, where: str) -> None:
+    for key, kinds in expected.items():
+        if type(item.get(key)) not in kinds:  # true is no number
+            name = "text" if kinds == (str,) else "a whole number"
+            raise DataError(f"{where}: {key} is {shown(item.get(key))}; expected {name}")

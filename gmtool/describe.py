@@ -16,6 +16,7 @@ from gmtool.checkpoints import Checkpoint, checked_file, read_checkpoint_file
 from gmtool.classes import ClassSet
 from gmtool.errors import ArtifactError
 from gmtool.files import sha256_of_file
+from gmtool.json_toml import read_json, shown
 from gmtool.plan import FLAVOUR_TITLES, PLAN_SUFFIX, PlanSpec, read_plan
 from gmtool.runs import CHECKPOINT_DIR, CONFIG_NAME
 from gmtool.spec import ArtifactSpec
@@ -216,10 +217,7 @@ def _checkpoint_value(checkpoint: Checkpoint) -> dict[str, Any]:
 def _describe_json(path: Path) -> Description:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ArtifactError(f"{path} is {_size(path.stat().st_size)}: expected {KNOWN}")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not JSON, or cut short: {error}") from error
+    value = read_json(path, error=ArtifactError, what="JSON, or cut short")
     keys = set(value) if isinstance(value, dict) else set()
     if {"weights", "iteration"} <= keys:
         return _describe_checkpoint(path)
@@ -233,8 +231,8 @@ def _describe_json(path: Path) -> Description:
         if "names" in keys:
             classes = ClassSet.from_dict(value, where=str(path))
             return Description("classes", path, {"classes": str(len(classes))}, classes, classes.to_dict())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path}: damaged: {error!r}") from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged: {shown(str(error))}") from error
     raise ArtifactError(f"{path} is not a file of gmtool: expected {KNOWN}")
 
 
@@ -270,7 +268,7 @@ def _describe_exports(path: Path, value: dict[str, Any]) -> Description:
 
 def _percent(ratio: float | None) -> str:
     """Return a ratio as per cent; not by `gmtool.report`: numpy takes longer to import than all else here."""
-    return "-" if ratio is None else f"{100 * ratio:.2f}"
+    return "-" if ratio is None else f"{100 * _number(ratio):.2f}"
 
 
 def _short(sha256: str | None) -> str:
@@ -279,4 +277,10 @@ def _short(sha256: str | None) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+    return f"{_number(count) / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _number(value: float) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{shown(value)} is not a number")
+    return value

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-
-import numpy as np
 
 from gmtool.classes import ClassSet
 from gmtool.coco_results import paint_results, read_coco_results
 from gmtool.config import MaskValues
 from gmtool.console import remark
 from gmtool.encodings import MEANINGS, Recognized, recognize_values
-from gmtool.errors import DataError, LabelError
+from gmtool.errors import DataError
 from gmtool.folders import LeftOut, below
 from gmtool.images import UInt8Array
 from gmtool.masks import read_mask
+from gmtool.npz import read_npz
 from gmtool.splits import MASK_SUFFIXES
 
 CITYSCAPES_NAME = re.compile(r"(?:.*/)?([^_/]+_\d{6}_\d{6})(?:_[^/]*)?")
@@ -41,7 +40,7 @@ class MaskSource:
     """Names of the masks, sorted: paths below the folder without suffix, or image ids."""
     _places: dict[str, list[str]]
     """Names by what they are matched with."""
-    _read: Callable[[str], UInt8Array]
+    _read: Callable[[str, tuple[int, int] | None], UInt8Array]
 
     def find(self, image: str) -> str:
         """Return the name of the mask of an image.
@@ -56,13 +55,18 @@ class MaskSource:
             raise DataError(f"{self.path} has two masks of it: {found[0]} and {found[1]}")
         return found[0]
 
-    def read(self, name: str) -> UInt8Array:
+    def read(self, name: str, *, expected: tuple[int, int] | None = None) -> UInt8Array:
         """Return a label map, (H, W) uint8 of class indices and the ignore index.
+
+        Args:
+            name: One of `names`.
+            expected: (height, width) of its ground truth; an npz file or a COCO result of another size is refused
+                before it is decoded.
 
         Raises:
             DataError: It cannot be read, or holds something that is none of the classes.
         """
-        return self._read(name)
+        return self._read(name, expected)
 
 
 def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, option: str) -> MaskSource:
@@ -93,7 +97,7 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
     if images and archives:
         raise DataError(f"{path} has {_type_of(images[0])} and npz files in it: give a folder of one of them")
     if archives:
-        return _folder_source(path, archives, "npz with class indices", lambda file: _read_npz(file, classes))
+        return _folder_source(path, archives, "npz with class indices", partial(read_npz, classes=classes))
     if not images:
         inside = [file for file in found if file.suffix.lower() == ".json" and file.parent == path]
         if len(inside) == 1:
@@ -104,7 +108,7 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
         known = recognize_values(images, classes, where=path, option=option)
     types = sorted({_type_of(file) for file in images})
     description = f"{' and '.join(types)} with {MEANINGS[known.values]} ({known.reason})"
-    return _folder_source(path, images, description, lambda file: read_mask(file, classes, values=known.values))
+    return _folder_source(path, images, description, lambda file, _: read_mask(file, classes, values=known.values))
 
 
 def _type_of(file: Path) -> str:
@@ -148,7 +152,7 @@ def _choose_kind(paths: list[Path], values: MaskValues | None) -> tuple[list[Pat
 
 
 def _folder_source(
-    folder: Path, paths: list[Path], description: str, read: Callable[[Path], UInt8Array]
+    folder: Path, paths: list[Path], description: str, read: Callable[[Path, tuple[int, int] | None], UInt8Array]
 ) -> MaskSource:
     files: dict[str, Path] = {}
     for path in paths:
@@ -158,36 +162,19 @@ def _folder_source(
     places: dict[str, list[str]] = defaultdict(list)
     for name in files:
         places[image_key(name)].append(name)
-    return MaskSource(folder, description, tuple(files), dict(places), lambda name: read(files[name]))
+    return MaskSource(
+        folder, description, tuple(files), dict(places), lambda name, expected: read(files[name], expected)
+    )
 
 
 def _open_coco(path: Path, classes: ClassSet) -> MaskSource:
     results = read_coco_results(path)
     by_name = {str(image_id): entries for image_id, entries in results.items()}
 
-    def read(name: str) -> UInt8Array:
-        return paint_results(by_name[name], classes, where=f"{path} image {name}")
+    def read(name: str, expected: tuple[int, int] | None) -> UInt8Array:
+        return paint_results(by_name[name], classes, where=f"{path} image {name}", expected=expected)
 
     places = {
         image_key(str(PurePosixPath(name).with_suffix("")) if "." in name else name): [name] for name in by_name
     }
     return MaskSource(path, "COCO results (RLE, category ids)", tuple(sorted(by_name)), places, read)
-
-
-def _read_npz(path: Path, classes: ClassSet) -> UInt8Array:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            mask = archive["mask"]
-    except KeyError as error:
-        raise DataError(f'{path}: no array "mask" in it') from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not an npz file: {error}") from error
-    if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
-        raise DataError(f"{path}: mask is {mask.dtype} of shape {mask.shape}; expected whole numbers (H, W)")
-    outside = mask[((mask < 0) | (mask >= len(classes))) & (mask != classes.ignore_index)]
-    if outside.size:
-        raise LabelError(
-            f"{path} has label {outside[0]}, but there are {len(classes)} classes (ignore {classes.ignore_index})"
-        )
-    labels: UInt8Array = mask.astype(np.uint8)
-    return labels

@@ -14,7 +14,8 @@ from gmtool.classes import ClassSet
 from gmtool.config import MaskValues
 from gmtool.errors import ColorMaskError, DataError, LabelError, RawIdError
 from gmtool.files import write_atomically
-from gmtool.images import UInt8Array, open_image
+from gmtool.images import MAX_PIXELS, UInt8Array, open_image
+from gmtool.json_toml import shown
 
 PNG_COMPRESSION = 3
 """2.6 times faster than Pillow's 6 for files a third larger (measured on street-scene masks)."""
@@ -70,6 +71,21 @@ def encode_mask(mask: UInt8Array, classes: ClassSet) -> bytes:
 def write_mask(path: Path, mask: UInt8Array, classes: ClassSet) -> None:
     """Write a label map (H, W) as a palette PNG, whole or not at all."""
     write_atomically(path, encode_mask(mask, classes))
+
+
+def refuse_mask_size(size: tuple[int, ...], expected: tuple[int, int] | None, *, where: str) -> None:
+    """Raise `DataError` for a mask that is not as large as its ground truth, or larger than any image.
+
+    Args:
+        size: (height, width) that its file claims.
+        expected: That of the ground truth; None if it is not known.
+        where: The file, for messages.
+    """
+    claimed = f"{where}: mask of {shown(size[1])}x{shown(size[0])} pixels"
+    if expected is not None and size != expected:
+        raise DataError(f"{claimed}, but its ground truth has {expected[1]}x{expected[0]}")
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise DataError(f"{claimed}; expected 1 to {MAX_PIXELS}")
 
 
 def _decode(image: Image.Image, path: Path, *, as_colors: bool) -> npt.NDArray[np.integer]:

@@ -12,11 +12,12 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from gmtool.artifact import read_sealed_spec
-from gmtool.errors import ArtifactError, ConfigError
+from gmtool.errors import ArtifactError
 from gmtool.files import open_atomically, write_atomically
+from gmtool.json_toml import format_version, parse_json, typed
 from gmtool.shapes import ShapeProfile
 from gmtool.spec import ArtifactSpec, Precision
 
@@ -93,27 +94,11 @@ class PlanSpec:
         Raises:
             ArtifactError: Not a sidecar, or written by a newer gmtool.
         """
-        from pydantic import TypeAdapter, ValidationError
-
-        try:
-            value: dict[str, Any] = json.loads(text)
-            version = int(value["format_version"])
-            artifact = json.dumps(value["artifact"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ArtifactError(f"{where} is not the sidecar of a plan, or damaged: {error!r}") from error
-        if version > PLAN_FORMAT_VERSION:
-            raise ArtifactError(
-                f"{where} has format {version}; this gmtool reads up to {PLAN_FORMAT_VERSION}: update it"
-            )
-        value["artifact"] = ArtifactSpec.from_json(artifact, where=where)
-        try:
-            return TypeAdapter(cls).validate_python(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise ArtifactError(f"{where} is damaged: {name}: {first['msg']}") from error
-        except ConfigError as error:
-            raise ArtifactError(f"{where} is damaged: {error}") from error
+        what = "the sidecar of a plan"
+        value = parse_json(text, where=f"{where} is damaged", error=ArtifactError, what=what)
+        format_version(value, newest=PLAN_FORMAT_VERSION, where=where, what=what, error=ArtifactError)
+        artifact = ArtifactSpec.from_json(json.dumps(value.get("artifact")), where=where)
+        return typed(cls, value | {"artifact": artifact}, where=f"{where} is damaged", error=ArtifactError)
 
     def misfits(self, host: Host) -> list[str]:
         """Return every reason why this plan does not run there, in words; empty if it does."""

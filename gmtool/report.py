@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from gmtool.boundary import DILATION_RATIO, boundary_iou_per_class
 from gmtool.classes import ClassSet
 from gmtool.errors import DataError
 from gmtool.files import write_atomically
+from gmtool.json_toml import format_version, read_json, shown, typed
 from gmtool.metrics import (
     Float64Array,
     Int64Array,
@@ -186,38 +187,56 @@ def load_report(path: Path) -> IoUReport:
         DataError: There is none, it is damaged, written by a newer gmtool, or has no scores of each image.
     """
     path = path / JSON_NAME if path.is_dir() else path
+    what = "a report of gmtool evaluate"
+    value = read_json(path, what=what)
+    format_version(value, newest=FORMAT_VERSION, where=str(path), what=what)
+    if "images" not in value:
+        raise DataError(f"{path} has no scores of each image: write it anew with gmtool evaluate --out")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        version = int(value["format_version"])
-        if version > FORMAT_VERSION:
-            raise DataError(f"{path} has format {version}; this gmtool reads up to {FORMAT_VERSION}: update it")
-        if "images" not in value:
-            raise DataError(f"{path} has no scores of each image: write it anew with gmtool evaluate --out")
-        return _from_dict(value, where=str(path))
-    except OSError as error:
-        raise DataError(f"report {path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path}: not a report of gmtool evaluate: {error!r}") from error
+        return _from_dict(value, where=f"{path}: not {what}")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: not {what}: {shown(str(error))}") from error
 
 
 def _from_dict(value: dict[str, Any], *, where: str) -> IoUReport:
     classes = ClassSet.from_dict(value["class_set"], where=where)
-    no_class = np.array(value["no_class"], dtype=np.int64)[:, None]
-    protocol, origin = dict(value["protocol"]), dict(value["provenance"])
+    count = len(classes)
     boundary = [row["boundary_pixels"] for row in value["classes"] if "boundary_pixels" in row]
+    confusion = _counts(value["confusion_matrix"], (count, count), name="confusion_matrix")
+    stated = typed(_Stated, {key: value[key] for key in get_type_hints(_Stated)}, where=where)
     return IoUReport(
-        confusion=np.hstack([np.array(value["confusion_matrix"], dtype=np.int64), no_class]),
+        confusion=np.hstack([confusion, _counts(value["no_class"], (count,), name="no_class")[:, None]]),
         classes=classes,
-        num_images=value["num_images"],
-        failed=tuple(value["failed"]),
-        provenance=Provenance(**origin | {"versions": tuple(origin["versions"])}),
-        protocol=Protocol(**protocol | {"scales": tuple(protocol["scales"])}),
-        best=None if value["best"] is None else BestScore(**value["best"]),
-        left_out=tuple(value["left_out"]),
-        ignored_pixels=value["ignored_pixels"],
-        images=_images_from_rows(value["images"], len(classes)),
-        boundary=np.array(boundary, dtype=np.int64).T if boundary else None,
+        **vars(stated),
+        images=_images_from_rows(value["images"], count, where=where),
+        boundary=_counts(boundary, (count, 2), name="boundary_pixels").T if boundary else None,
     )
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What a report states and nothing else follows from."""
+
+    num_images: int
+    failed: tuple[str, ...]
+    provenance: Provenance
+    protocol: Protocol
+    best: BestScore | None
+    left_out: tuple[str, ...]
+    ignored_pixels: int | None
+
+
+def _counts(value: Any, shape: tuple[int, ...], *, name: str) -> Int64Array:
+    """Return counted pixels as an array.
+
+    Raises:
+        ValueError: Another shape, not whole numbers, or below zero.
+    """
+    array = np.array(value)
+    flat = np.array(value, dtype=object).ravel()
+    if array.shape != shape or set(map(type, flat)) - {int} or (array.size and array.min() < 0):
+        raise ValueError(f"{name}: expected whole numbers from 0, {'x'.join(map(str, shape))} of them")
+    return array.astype(np.int64)
 
 
 def _image_rows(images: ImageScores) -> list[dict[str, Any]]:
@@ -238,13 +257,20 @@ def _image_rows(images: ImageScores) -> list[dict[str, Any]]:
     ]
 
 
-def _images_from_rows(rows: list[dict[str, Any]], num_classes: int) -> ImageScores:
+def _images_from_rows(rows: list[dict[str, Any]], num_classes: int, *, where: str) -> ImageScores:
     counts = np.zeros((3, len(rows), num_classes), dtype=np.int64)
+    indices = {str(index): index for index in range(num_classes)}
     for place, row in enumerate(rows):
-        for index, three in row["counts"].items():
-            counts[:, place, int(index)] = three
-    ids, hashes = tuple(row["id"] for row in rows), tuple(row["truth_sha256"] for row in rows)
-    return ImageScores(ids, hashes, *counts)
+        if row["counts"]:
+            three = _counts(list(row["counts"].values()), (len(row["counts"]), 3), name=f"images[{place}].counts")
+            counts[:, place, [indices[index] for index in row["counts"]]] = three.T
+    hits, truth, predicted = counts
+    if (hits > np.minimum(truth, predicted)).any():
+        raise ValueError("an image has more pixels found than there are")
+    names = [[row["id"], row["truth_sha256"]] for row in rows]
+    pairs = typed(tuple[tuple[str, str], ...], names, where=f"{where}: id and truth_sha256 of its images")
+    ids, hashes = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+    return ImageScores(ids, hashes, hits, truth, predicted)
 
 
 def format_json(value: Any, indent: int = 0) -> str:

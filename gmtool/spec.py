@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from gmtool.classes import ClassSet
 from gmtool.errors import ArtifactError, DataError
+from gmtool.json_toml import format_version, parse_json, typed
 
 FORMAT_VERSION = 1
 
@@ -66,6 +67,14 @@ class ArtifactSpec:
     opset: int = 18
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        strides = {"output_stride": self.output_stride, "attention_stride": self.attention_stride}
+        for name, value in (strides | {"input.min_size_px": self.input.min_size_px}).items():
+            if value is not None and value < 1:
+                raise ArtifactError(f"{name} is {value}; expected at least 1")
+        if not {"mask", "logits"} & set(self.outputs):
+            raise ArtifactError(f"outputs are {list(self.outputs)}; expected mask or logits among them")
+
     def to_json(self) -> str:
         """Return the spec as a JSON object."""
         return json.dumps(asdict(self) | {"classes": self.classes.to_dict()})
@@ -77,27 +86,12 @@ class ArtifactSpec:
         Raises:
             ArtifactError: Not a spec, or written by a newer gmtool.
         """
+        damaged = f"{where}: its description is damaged"
+        what = "the description of a model"
+        value = parse_json(text, where=damaged, error=ArtifactError, what=what)
+        format_version(value, newest=FORMAT_VERSION, where=where, what=what, error=ArtifactError)
         try:
-            value: dict[str, Any] = json.loads(text)
-            version = int(value["format_version"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{where}: its description is damaged: {error!r}") from error
-        if version > FORMAT_VERSION:
-            raise ArtifactError(
-                f"{where} has description format {version}; this gmtool reads up to {FORMAT_VERSION}: update it"
-            )
-        try:
-            return cls(
-                classes=ClassSet.from_dict(value["classes"], where=where),
-                precision=value["precision"],
-                encoder=value["encoder"],
-                output_stride=value["output_stride"],
-                attention_stride=value["attention_stride"],
-                outputs=tuple(value["outputs"]),
-                provenance=ModelProvenance(**value["provenance"]),
-                input=InputContract(**value["input"]),
-                opset=value["opset"],
-                format_version=version,
-            )
-        except (KeyError, TypeError, DataError) as error:
-            raise ArtifactError(f"{where}: its description is damaged: {error!r}") from error
+            classes = ClassSet.from_dict(value.get("classes"), where="classes")
+        except DataError as error:
+            raise ArtifactError(f"{damaged}: {error}") from error
+        return typed(cls, value | {"classes": classes}, where=damaged, error=ArtifactError)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gmtool.classes import ClassSet
-from gmtool.coco import CocoMask, rasterize
+from gmtool.coco import CocoMask, rasterize, refuse_other_size
 from gmtool.config import MaskValues
 from gmtool.errors import MaskSizeError
-from gmtool.images import UInt8Array
+from gmtool.images import UInt8Array, displayed_size, open_image
 from gmtool.masks import read_mask
 from gmtool.samples import Sample
 
@@ -28,6 +28,8 @@ def read_truth(
     """
     assert sample.mask is not None
     if isinstance(sample.mask, CocoMask):
+        # Before anything is painted: annotations may claim any size
+        refuse_other_size(sample.mask, size or displayed_size(open_image(sample.image_path)))
         labels = rasterize(sample.mask, classes)
     else:
         labels = read_mask(sample.mask, classes, values=values)

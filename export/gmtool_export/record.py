@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gmtool.errors import DataError
 from gmtool.files import write_atomically
+from gmtool.json_toml import read_json
 from gmtool.report import percent
 from gmtool.spec import ArtifactSpec, OutputName, Precision
 from gmtool_export.gate import Tolerance
@@ -92,10 +94,13 @@ def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
     try:
-        value = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
-        known = value["format_version"] == FORMAT_VERSION
-        return dict(value["artifacts"]) if known else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        value = read_json(folder / JSON_NAME)
+        records: dict[str, dict[str, Any]] = (
+            dict(value["artifacts"]) if value["format_version"] == FORMAT_VERSION else {}
+        )
+        _markdown(records)  # a record that cannot be shown is damaged
+        return records
+    except (DataError, LookupError, TypeError, ValueError, AttributeError):
         return {}
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmtool.classes import ClassSet
-from gmtool.errors import ArtifactError, needs_extra
+from gmtool.errors import ArtifactError, DataError, needs_extra
+from gmtool.json_toml import parse_json
 from gmtool.spec import ArtifactSpec, OutputName
 
 ModelConfig = Any
@@ -155,9 +156,9 @@ def _set_warmup(config: ModelConfig, sizes: tuple[tuple[int, int], ...]) -> None
 
 def _class_names(config: ModelConfig) -> list[str]:
     try:
-        value = json.loads(config.parameters[CLASSES_KEY].string_value)
+        value = parse_json(config.parameters[CLASSES_KEY].string_value, where=CLASSES_KEY)
         return [str(name) for name in value["names"]]
-    except (ValueError, KeyError, TypeError):
+    except (DataError, LookupError, TypeError):
         return ["not told"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import safetensors.torch
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from gmtool.errors import CheckpointError
+from gmtool.files import sha256_of_file
 from gmtool.nn.encoder import Encoder
 from gmtool.nn.timm_encoder import TimmEncoder, as_encoder_names, download_timm_weights
 
@@ -44,15 +45,25 @@ def _download(name: str) -> dict[str, Tensor]:
             "encoder toy has no ImageNet weights: --encoder-weights none, or another --set model.encoder=..."
         )
     # The first published weights: those that the paper's results start from
-    weights = get_model_weights(name)["IMAGENET1K_V1"]
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:  # urllib, sockets, http and file systems raise a dozen types
+    url = get_model_weights(name)["IMAGENET1K_V1"].url
+    # Not by its own `get_state_dict`: that unpickles whatever lies in the cache, and prints to stdout
+    path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name
+    sha256_start = path.stem.rpartition("-")[2]
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), sha256_start, progress=False)
+        except Exception as error:  # urllib, sockets, http and file systems raise a dozen types
+            raise CheckpointError(
+                f"encoder weights: {url} could not be downloaded ({error}): "
+                "give a file with --encoder-weights FILE, or --encoder-weights none"
+            ) from error
+    if path.is_file() and not sha256_of_file(path).startswith(sha256_start):
         raise CheckpointError(
-            f"encoder weights: {weights.url} could not be downloaded ({error}): "
-            "give a file with --encoder-weights FILE, or --encoder-weights none"
-        ) from error
-    return state
+            f"encoder weights {path}: its sha256 does not begin with {sha256_start}, as its name says: it is "
+            "damaged or another file: delete it, and it is downloaded again"
+        )
+    return _read(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

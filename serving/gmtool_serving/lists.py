@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from gmtool.coco import ImageId
 from gmtool.errors import DataError
+from gmtool.json_toml import read_json, shown
 
 IMAGE_FOLDERS = ("{part}", "images/{part}", "images")
 """Where the images of `annotations/instances_PART.json` are, beside `annotations`."""
@@ -49,11 +49,8 @@ def read_coco_names(path: Path) -> list[tuple[str, ImageId]]:
     Raises:
         DataError: Not such a file, or an image without an id or a file name, or with those of another.
     """
-    try:
-        # Polygons are most of such a file: their numbers stay text
-        value = json.loads(path.read_bytes(), object_hook=_slim, parse_float=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a COCO annotation file: {error}") from error
+    # Polygons are most of such a file: their numbers stay text
+    value = read_json(path, what="a COCO annotation file", any_number=True, object_hook=_slim, parse_float=str)
     images = value.get("images") if isinstance(value, dict) else None
     if not isinstance(images, list) or not images:
         raise DataError(f'{path}: not a COCO annotation file: expected a list "images"')
@@ -61,8 +58,8 @@ def read_coco_names(path: Path) -> list[tuple[str, ImageId]]:
     ids: dict[str, ImageId] = {}
     for image in images:
         image_id, name = image if isinstance(image, tuple) else (None, None)
-        if not (isinstance(image_id, int | str) and isinstance(name, str) and name):
-            raise DataError(f"{path}: an image has no id or no file_name: {image_id!r}, {name!r}")
+        if not (type(image_id) in (int, str) and isinstance(name, str) and name):
+            raise DataError(f"{path}: an image has no id or no file_name: {shown(image_id)}, {shown(name)}")
         if image_id in found:
             raise DataError(f"{path}: {found[image_id]} and {name} have the same id {image_id!r}")
         if name in ids:

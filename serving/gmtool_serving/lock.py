@@ -6,10 +6,12 @@ import json
 import os
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from gmtool.errors import DataError
 from gmtool.files import open_unlinked
+from gmtool.json_toml import parse_json, typed
 
 PREFIX = ".gmtool-predict"
 
@@ -85,13 +87,21 @@ def _is_free(path: Path) -> bool:
     return free
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Process that holds a lock."""
+
+    process: int
+    host: str
+
+
 def holder_of(content: bytes) -> str:
     """Return what a lock's text says of its holder, for messages."""
     try:
-        value = json.loads(content)
-        return f"another gmtool predict (process {value['process']} on {value['host']})"
-    except (ValueError, KeyError, TypeError, RecursionError):
+        holder = typed(Holder, parse_json(content, where="lock"), where="lock")
+    except DataError:
         return "another gmtool predict"
+    return f"another gmtool predict (process {holder.process} on {holder.host})"
 
 
 def _holder(path: Path) -> str:

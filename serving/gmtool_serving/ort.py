@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_inference_collection as ort_sessions
 
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
@@ -30,6 +31,16 @@ MEMORY_SHARE = 0.8
 """Share of the memory that can be taken which the non-local block of one image may ask for."""
 TILE_PX = 1024
 """Tiles that are suggested for larger images."""
+
+
+def _say(*words: object) -> None:
+    remark(" ".join(map(str, words)).strip())
+
+
+# Python's `print` of these two modules goes to stdout, where results stand: what CUDA libraries are missing, and
+# that a session falls back to the processor
+for _module in (ort, ort_sessions):
+    vars(_module)["print"] = _say
 
 
 class OrtBackend:

@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +19,11 @@ from pathlib import Path
 from gmtool.errors import BackendError, ConfigError, needs_extra
 from gmtool.resources import processors
 from gmtool_serving.backend import DeviceName
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 IO_CPUS = 0.5
 """Processors that a reading or a writing task takes in Ray's books: mostly they wait for disk or network."""
@@ -33,6 +40,15 @@ SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it says of workers that died does not go to stdout
 }
 """Settings that Ray reads from the environment when it is imported; what is set there already stays."""
+
+SETTINGS_OF_LOCAL = {
+    "RAY_AUTH_MODE": "token",  # whoever reaches its ports could else run code here
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens on 127.0.0.1, on Linux too
+}
+"""The same for a Ray that is started here; the token is a new one for each process."""
+SESSION_PREFIX = "gmtool-ray-"
+CLAIM_NAME = "gmtool.lock"
+"""File in the temporary folder of a Ray that was started here, locked by its run for as long as it lives."""
 
 _ADDRESS = re.compile(r"auto|local|\[?[\w.:-]+\]?:\d+")
 
@@ -65,6 +81,8 @@ class Cluster:
     """Temporary folder of a Ray that was started here."""
     is_ours: bool = True
     """Whether `close` leaves it."""
+    claim: int | None = None
+    """Descriptor of the lock in `folder`."""
 
     def close(self) -> None:
         """Leave the cluster: what it still does for this process is ended there."""
@@ -73,8 +91,7 @@ class Cluster:
         if self.is_ours:
             self.is_ours = False
             ray.shutdown()
-            if self.folder is not None:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            _remove_session(self.folder, self.claim)
 
     def __enter__(self) -> Cluster:
         """Return it."""
@@ -112,14 +129,24 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
         MissingExtraError: Ray is not installed.
     """
     check_address(address)
-    for name, value in SETTINGS.items():
+    is_local = address == "local"
+    # Ray read them when it was imported: it would know less than the processes that it starts. It asks for a token
+    # then all the same
+    of_local = SETTINGS_OF_LOCAL if is_local and not _is_imported() else {}
+    for name, value in (SETTINGS | of_local).items():
         os.environ.setdefault(name, value)
+    if is_local and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with needs_extra("ray", "predicting on Ray"):
         import ray
         import ray.data
     if ray.is_initialized():
         return _share(_resources(), wanted, device, version=ray.__version__, is_ours=False)
-    folder = Path(tempfile.mkdtemp(prefix="gmtool-ray-", dir=_short_folder())) if address == "local" else None
+    folder = claim = None
+    if is_local:
+        _sweep_sessions(Path(_short_folder()))
+        folder = Path(tempfile.mkdtemp(prefix=SESSION_PREFIX, dir=_short_folder()))
+        claim = _claim(folder)
     try:
         with _native_stderr_closed():
             if folder is not None:
@@ -127,11 +154,12 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
             else:
                 with _sigterm_handler_kept():
                     ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-        return _share(_resources(), wanted, device, version=ray.__version__, folder=folder)
+        cluster = _share(_resources(), wanted, device, version=ray.__version__, folder=folder)
+        cluster.claim = claim
+        return cluster
     except BaseException as error:
         ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_session(folder, claim)
         if isinstance(error, ConnectionError) and address == "auto":
             raise BackendError(
                 "--ray auto: there is no Ray cluster on this machine and RAY_ADDRESS names none: ray start --head "
@@ -140,6 +168,48 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
         if isinstance(error, ConnectionError | RuntimeError | ValueError | TimeoutError):
             raise BackendError(f"--ray {address}: {str(error).strip().splitlines()[0]}") from error
         raise
+
+
+def _is_imported() -> bool:
+    return "ray" in sys.modules
+
+
+def _claim(folder: Path) -> int | None:
+    """Lock a file in the folder of a new Ray until this process ends, however it ends; None on Windows."""
+    if fcntl is None:
+        return None
+    new = folder / f"{CLAIM_NAME}.new"
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    new.rename(folder / CLAIM_NAME)  # locked before it has the name that others look for
+    return descriptor
+
+
+def _sweep_sessions(parent: Path) -> None:
+    """Delete the folders that Rays of this user's killed runs left; nothing that is a link or of somebody else."""
+    if fcntl is None:
+        return
+    for folder in parent.glob(f"{SESSION_PREFIX}*"):
+        try:
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            descriptor = os.open(folder / CLAIM_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # none of ours, or just deleted
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its run lives
+            os.close(descriptor)
+            continue
+        _remove_session(folder, descriptor)
+
+
+def _remove_session(folder: Path | None, claim: int | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    if claim is not None:
+        os.close(claim)
 
 
 def quieten() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from gmtool.errors import DataError
 from gmtool_serving.folder import OutputFolder
 from gmtool_serving.inputs import InputImage
-from gmtool_serving.lock import PREFIX, holder_of
+from gmtool_serving.lock import PREFIX, Holder, holder_of
 from gmtool_serving.storage import StoredFile, delete_file, join, list_files, read_file, write_file
 
 HEARTBEAT_S = 30.0
@@ -83,8 +83,8 @@ class StoredFolder(OutputFolder):
             return  # it ends by itself
 
     def _renew(self) -> None:
-        holder = {"process": os.getpid(), "host": socket.gethostname()}
-        write_file(self._lease, json.dumps(holder).encode())
+        holder = Holder(os.getpid(), socket.gethostname())
+        write_file(self._lease, json.dumps(vars(holder)).encode())
 
     def _refuse_others(self) -> None:
         leases = [file for file in list_files(self._uri, recursive=False) if _is_lease(file)]

@@ -96,7 +96,7 @@ def masks_task(
 
     def load(image_id: str) -> tuple[UInt8Array, UInt8Array]:
         labels = truth.read(_find(truth, image_id, "ground truth"))
-        return source.read(_find(source, image_id, "prediction")), labels
+        return source.read(_find(source, image_id, "prediction"), expected=_size(labels)), labels
 
     return Task(
         ids=ids,
@@ -126,7 +126,7 @@ def data_masks_task(
 
     def load(image_id: str) -> tuple[UInt8Array, UInt8Array]:
         truth = read_truth(samples[image_id], classes, values=values)
-        return source.read(_find(source, image_id, "prediction")), truth
+        return source.read(_find(source, image_id, "prediction"), expected=_size(truth)), truth
 
     return Task(
         ids=tuple(samples),
@@ -146,6 +146,10 @@ def data_masks_task(
 
 def _by_id(split: Split) -> dict[str, Sample]:
     return {sample.id: sample for sample in split.samples}
+
+
+def _size(labels: UInt8Array) -> tuple[int, int]:
+    return labels.shape[0], labels.shape[1]
 
 
 def _masks_provenance(predictions: Path, split: str, split_sha256: str) -> Provenance:

@@ -218,7 +218,7 @@ Change = Callable[[dict[str, Any]], object]
 
 DAMAGE: dict[str, tuple[Change, str]] = {
     "no images": (lambda v: v.pop("images"), 'expected a list "images"'),
-    "an image without size": (lambda v: v["images"][0].pop("height"), "image 1: height is None"),
+    "an image without size": (lambda v: v["images"][0].pop("height"), "image 1: height is null"),
     "an image twice": (lambda v: v["images"].append(v["images"][0]), "1 images have the id of another"),
     "a path out of the folder": (
         lambda v: v["images"][0].update(file_name="../x.jpg"),
@@ -226,7 +226,7 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     ),
     "an unknown image": (lambda v: v["annotations"][0].update(image_id=77), "annotation 7 is of image 77"),
     "an unknown category": (lambda v: v["annotations"][0].update(category_id=5), "annotation 7 is of category 5"),
-    "an annotation without id": (lambda v: v["annotations"][0].pop("id"), "annotation None: id is None"),
+    "an annotation without id": (lambda v: v["annotations"][0].pop("id"), "annotation null: id is null"),
     "a category twice": (
         lambda v: v["categories"].append({"id": 2, "name": "dog"}),
         "category 2 .dog.: its id or",

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from gmtool_serving import ray_pipeline, stored_folder
+from gmtool_serving import ray_cluster, ray_pipeline, stored_folder
 from gmtool_serving.manifest import Record
 from gmtool_serving.ray_cluster import Cluster, Wanted, connect
 from gmtool_serving.storage import delete_file, list_files, read_file, write_file
@@ -22,7 +23,7 @@ from gmtool_serving.stored_images import collect_stored_images
 from PIL import Image
 
 from gmtool.cli.lone import completed
-from gmtool.errors import DataError
+from gmtool.errors import BackendError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +308,78 @@ def test_images_of_a_bucket_have_names_of_their_own(
         names(f"{store}/nowhere")
     with pytest.raises(DataError, match="s3://bukcet/x: cannot be listed: .*NO_SUCH_BUCKET"):
         names("s3://bukcet/x")
+
+
+def test_a_ray_that_is_started_here_listens_on_loopback(cluster: Cluster) -> None:
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    assert [node["NodeManagerAddress"] for node in nodes] == ["127.0.0.1"]
+
+
+SETTINGS_OF_RAY = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+
+
+@pytest.mark.parametrize("given", [{}, {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "mine"}])
+def test_a_ray_that_is_started_here_wants_a_token(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str]
+) -> None:
+    import ray
+
+    seen: dict[str, str | None] = {}
+
+    def start(*_: object) -> None:
+        seen.update({name: os.environ.get(name) for name in SETTINGS_OF_RAY})
+        raise ConnectionError("not started in this test")
+
+    for name in SETTINGS_OF_RAY:
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ray_cluster, "_is_imported", lambda: False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_cluster, "_start", start)
+    monkeypatch.setattr(ray_cluster, "_short_folder", lambda: str(tmp_path))
+    with pytest.raises(BackendError, match="not started in this test"):
+        connect("local", Wanted(), device="cpu")
+    assert seen["RAY_AUTH_MODE"] == given.get("RAY_AUTH_MODE", "token")
+    token = seen["RAY_AUTH_TOKEN"] or ""
+    assert token == given["RAY_AUTH_TOKEN"] if given else len(token) == 64
+    assert seen["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_a_killed_run_is_removed_at_the_next_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+
+    def fail(*_: object) -> None:
+        raise ConnectionError("not started in this test")
+
+    claim = (
+        "import os, pathlib, sys; from gmtool_serving import ray_cluster; "
+        "folder = pathlib.Path(sys.argv[1]); folder.mkdir(); ray_cluster._claim(folder); "
+        "(folder / 'session').mkdir(); os.kill(os.getpid(), 9)"
+    )
+    killed = tmp_path / "gmtool-ray-killed"
+    subprocess.run([sys.executable, "-c", claim, str(killed)], check=False)
+    alive, foreign, elsewhere = tmp_path / "gmtool-ray-alive", tmp_path / "gmtool-ray-other", tmp_path / "keep"
+    for folder in (alive, foreign, elsewhere):
+        folder.mkdir()
+    (tmp_path / "gmtool-ray-link").symlink_to(elsewhere)
+    (elsewhere / ray_cluster.CLAIM_NAME).touch()
+    descriptor = ray_cluster._claim(alive)
+    assert (killed / "session").is_dir() and descriptor is not None
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_cluster, "_start", fail)
+    monkeypatch.setattr(ray_cluster, "_short_folder", lambda: str(tmp_path))
+    with pytest.raises(BackendError):
+        connect("local", Wanted(), device="cpu")
+    os.close(descriptor)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "gmtool-ray-alive", "gmtool-ray-link", "gmtool-ray-other", "keep"
+    ]  # fmt: skip
