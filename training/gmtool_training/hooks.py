@@ -60,7 +60,7 @@ def build_hooks(
             model=config.model,
             classes=classes,
             labeled_sha256=data.labeled.sha256,
-            state=pack_state(state, progress, data) if config.run.save_state else None,
+            state=pack_state(state, progress, data, config) if config.run.save_state else None,
             keep_last=config.run.keep_last,
         )
 
