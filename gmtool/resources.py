@@ -66,7 +66,7 @@ def read_resources(folder: Path) -> Resources:
 
 
 def available_memory() -> int:
-    """Return how many bytes can be taken before the machine swaps or its container is stopped."""
+    """Return how many bytes can be taken before the machine swaps or its container or process is stopped."""
     physical = _physical_memory()
     if physical is None:
         return sys.maxsize
@@ -78,7 +78,7 @@ def available_memory() -> int:
         if limit.is_file() and (text := limit.read_text().strip()) != "max":
             file_cache = _fields(folder / "memory.stat")["inactive_file"]
             available = min(available, int(text) - int((folder / used_name).read_text()) + file_cache)
-    return available
+    return min(available, _address_space())
 
 
 def container_memory() -> int | None:
@@ -102,6 +102,14 @@ def _container_cores() -> float | None:
         return None
     quota, period = QUOTA_FILE.read_text().split()
     return None if quota == "max" else int(quota) / int(period)
+
+
+def _address_space() -> int:
+    """Return the limit of this process's address space (`ulimit -v`)."""
+    import resource  # not on Windows, which has no physical memory to tell either
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def _open_files() -> int | None:

@@ -28,7 +28,7 @@ from gmtool.runs import CONFIG_NAME, require_empty
 from gmtool.settings import Settings
 from gmtool_training.balance import labeled_class_weights
 from gmtool_training.cache import Readers, open_readers
-from gmtool_training.data import labeled_batches, unlabeled_batches
+from gmtool_training.data import UnreadableImages, labeled_batches, unlabeled_batches
 from gmtool_training.fit import FitResult, fit
 from gmtool_training.hooks import build_hooks
 from gmtool_training.lock import locked
@@ -41,6 +41,8 @@ from gmtool_training.progress import Progress
 from gmtool_training.resume import refuse_other_computation, restore, saved_classes
 from gmtool_training.step import Step, guidedmix_step, supervised_step
 from gmtool_training.stop import stop_on_sigterm
+from gmtool_training.validation_memory import refuse_too_large_images
+from gmtool_training.workers import explained_worker_failures
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+    refuse_too_large_images(data.val.samples, config, fabric.device)
     weights = labeled_class_weights(data.labeled.samples, classes, config)
     read = open_readers(data, classes, config.data)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -124,6 +127,7 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
         with fabric.rank_zero_first():
             data = checked_data(config, classes, check=fabric.is_global_zero)
         network = build_network(config.model, classes)
+        refuse_too_large_images(data.val.samples, config, fabric.device)
         weights = labeled_class_weights(data.labeled.samples, classes, config)
         read = open_readers(data, classes, config.data)
         return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=True)
@@ -161,6 +165,7 @@ def _run(
 
     share = (fabric.global_rank, fabric.world_size)
     pin_memory, seed = fabric.device.type == "cuda", config.run.seed
+    unreadable = UnreadableImages(data.unlabeled)
     load_labeled = partial(
         labeled_batches,
         data.labeled.samples,
@@ -179,11 +184,16 @@ def _run(
         pin_memory=pin_memory,
         share=share,
         read=read.unlabeled,
+        unreadable=unreadable,
     )
     supervised = config.method.name == "supervised"
     weights = None if weights is None else fabric.to_device(weights)
     started = time.monotonic()
-    with _open_log(fabric, run_dir, plan, start) as log, stop_on_sigterm(fabric) as stop:
+    with (
+        _open_log(fabric, run_dir, plan, start) as log,
+        stop_on_sigterm(fabric) as stop,
+        explained_worker_failures(run_dir),
+    ):
         result = fit(
             fabric,
             cast(nn.Module, wrapped),
@@ -201,6 +211,7 @@ def _run(
         )
     seconds = time.monotonic() - started
     fabric.barrier()  # the first process has saved
+    unreadable.remark_count()
     report = _report(run_dir, result, data, classes, config)
     if fabric.is_global_zero:
         save_report(report, run_dir)
