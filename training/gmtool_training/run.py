@@ -205,7 +205,7 @@ def _run(
             tally=state.tally,
             labeled=load_labeled(start=start.iteration),
             unlabeled=None if supervised else load_unlabeled(start=max(0, start.iteration - plan.unlabeled_from)),
-            hooks=build_hooks(config, run_dir, fabric, state, plan, data, classes, read, stop),
+            hooks=build_hooks(config, run_dir, fabric, state, plan, data, classes, read, stop, weights),
             stop=stop,
             log=log,
         )
