@@ -31,7 +31,7 @@ def load_run_config(run_dir: Path, changes: Settings | None = None) -> TrainConf
         ConfigError: It is missing or damaged, or a change is no setting or has a wrong value.
     """
     saved, changes = load_toml(run_dir / CONFIG_NAME), changes or {}
-    moved = {}
+    moved: Settings = {}
     if "data.root" in changes:
         moved = _moved_paths(build_config(saved).data, Path(changes["data.root"]))
     return build_config(saved, moved, changes)

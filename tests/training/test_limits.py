@@ -105,12 +105,13 @@ def test_an_unreadable_labeled_image_still_ends_the_run(own_data: TrainConfig, t
 def test_a_killed_decoding_process_is_one_line(
     own_data: TrainConfig, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run_module.unlabeled_batches
+    real = unlabeled_batches
 
     def killing(*arguments: object, **keywords: object) -> Iterator[object]:
         loaded = real(*arguments, **keywords)  # type: ignore[arg-type]
         yield next(loaded)
         for child in torch.multiprocessing.active_children():
+            assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
         yield from loaded
 

@@ -135,7 +135,7 @@ def test_the_picture_shows_what_the_recipe_computes(
 ) -> None:
     """No mixing where the recipe does none; its strong view and what counts where it has them."""
     shown: list[str] = []
-    real = pairs_module.draw_sheet
+    real = draw_sheet
 
     def draw_sheet_and_note(titles: tuple[str, ...], *arguments: object, **keywords: object) -> object:
         shown.extend(titles)
@@ -174,7 +174,7 @@ def test_pixels_that_do_not_count_are_the_palest(
     labeled, images = batch
     method = MethodConfig(view="strong", pseudo="direct", confidence=0.999)
     rows: list[list[object]] = []
-    real = pairs_module.draw_sheet
+    real = draw_sheet
 
     def keep(titles: tuple[str, ...], given: list[list[object]], **keywords: object) -> object:
         rows.extend(given)

@@ -166,7 +166,7 @@ HOLD = (
 
 def test_case_50_the_second_of_two_resumes_is_refused(copied: Path, cli: Cli) -> None:
     before = files(copied)
-    command = [sys.executable, "-c", HOLD, copied / "run"]
+    command = [sys.executable, "-c", HOLD, str(copied / "run")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         code, _, err = cli(["train", "--resume", copied / "run", "--iterations", "8"])

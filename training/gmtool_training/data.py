@@ -246,7 +246,8 @@ def _stack(items: list[Any]) -> Any:
             return item
     if isinstance(items[0], UnlabeledCrop):
         images, insides, problems = zip(*items, strict=True)
-        return default_collate(images), default_collate(insides), [one for found in problems for one in found]
+        found = [one for several in problems for one in several]
+        return default_collate(list(images)), default_collate(list(insides)), found
     return default_collate(items)  # in a worker, into the memory that it shares
 
 

@@ -46,7 +46,7 @@ def refuse_too_large_images(samples: Sequence[Sample], config: TrainConfig, devi
 
 def attention_bytes(height: int, width: int, model: ModelConfig, *, half: bool) -> int:
     """Return what the scores between all positions of the features of one image take, in bytes; 0 without any."""
-    strides = [model.output_stride] if model.non_local_1 else []
+    strides: list[int] = [model.output_stride] if model.non_local_1 else []
     strides += [model.output_stride // 2] if model.non_local_2 else []
     positions = max((ceil(height / stride) * ceil(width / stride) for stride in strides), default=0)
     return COPIES * positions**2 * (2 if half else 4)
