@@ -130,7 +130,8 @@ def test_the_encoder_of_a_trained_run_starts_another_one(toy_run: Path) -> None:
     assert "missing" not in load_encoder_weights(encoder, "toy", str(path))
     saved = safetensors.torch.load_file(path)
     for name, value in encoder.state_dict().items():
-        assert torch.equal(value, saved[f"encoder.{name}"])
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, saved[f"encoder.{name}"]), name
 
 
 @pytest.mark.parametrize("name", [".", "checkpoints/best.json"])
