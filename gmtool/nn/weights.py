@@ -71,9 +71,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch's unpickler raises whatever a damaged file leads it to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "Weights only load failed" in reason:
-            reason = (
-                "damaged, or Python objects beside tensors: save its state dict alone with torch.save"
-            )
+            reason = "damaged, or Python objects beside tensors: save its state dict alone with torch.save"
         raise CheckpointError(f"encoder weights {path}: cannot be read: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         names = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else ""
