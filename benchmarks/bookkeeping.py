@@ -27,7 +27,7 @@ from gmtool_training.average import averaged_copy, update_average
 from gmtool_training.data import LabeledBatch, UnlabeledBatch
 from gmtool_training.fit import Hooks
 from gmtool_training.log import RunLog
-from gmtool_training.optim import build_optimizer, build_schedule
+from gmtool_training.optim import build_optimizer, set_learning_rates
 from gmtool_training.plan import FitPlan
 from gmtool_training.progress import Progress
 from gmtool_training.step import guidedmix_step
@@ -89,7 +89,6 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     average = averaged_copy(network)
     config = OptimConfig(iterations=arguments.steps)
     optimizer = build_optimizer(network, config)
-    schedule = build_schedule(optimizer, config)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
     tally = Tally(fabric.device)
     # Everything that a step does and that is not the method, the optimiser or the data
@@ -98,7 +97,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     fit._gradients = watch.timed("list of gradients", fit._gradients)
     figures: Any = fit._DelayedFigures
     figures.after_step = watch.timed("figures and log", figures.after_step)
-    schedule.step = watch.timed("schedule", schedule.step)  # type: ignore[method-assign]
+    set_rates = watch.timed("learning rates", partial(set_learning_rates, optimizer, config))
     size = (arguments.batch, 3, arguments.crop, arguments.crop)
     images = torch.randint(0, 256, size, dtype=torch.uint8)
     masks = torch.randint(0, len(CLASSES), (size[0], *size[2:]), dtype=torch.uint8)
@@ -123,7 +122,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
             fabric,
             wrapped,
             wrapped_optimizer,
-            schedule,
+            set_rates,
             partial(guidedmix_step, method=MethodConfig(), classes=CLASSES),
             plan=plan,
             start=Progress(),

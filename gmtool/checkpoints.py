@@ -1,11 +1,17 @@
-"""What a checkpoint says about itself: the small JSON that names its weights, by hash. No torch needed."""
+"""Description of a checkpoint: the small JSON that names its weights, by hash, and carries its own hash.
+
+No torch needed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from gmtool.classes import ClassSet
@@ -15,7 +21,11 @@ from gmtool.files import sha256_of_file
 from gmtool.json_toml import read_json
 from gmtool.runs import CHECKPOINT_DIR
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+UNSEALED_VERSION = 1
+"""Version of gmtool 0.1: such a description has no hash of itself."""
+SEAL = "description_sha256"
+"""Key of the hash of everything else in the JSON."""
 
 CheckpointName = Literal["best", "last"]
 
@@ -28,7 +38,7 @@ class Checkpoint:
     """File name beside the JSON."""
     sha256: str
     """Hash of that file."""
-    iteration: int
+    iteration: Annotated[int, Ge(0)]
     """Optimiser steps behind the weights."""
     miou: float | None
     """Validation mIoU in [0, 1]; None when no pixel was scored."""
@@ -60,19 +70,42 @@ def read_checkpoint_file(path: Path) -> Checkpoint:
     """Return what the JSON of a checkpoint says.
 
     Raises:
-        CheckpointError: It is damaged, or a newer gmtool wrote it.
+        CheckpointError: It is damaged or was changed, or a newer gmtool wrote it.
     """
     try:
-        value: dict[str, Any] = read_json(path)
-        if value.pop("format_version") != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: written by another version of gmtool; expected {FORMAT_VERSION}")
-        return Checkpoint(
-            model=TypeAdapter(ModelConfig).validate_python(value.pop("model")),
-            classes=ClassSet.from_dict(value.pop("classes"), where=str(path)),
-            **value,
-        )
+        value = read_sealed(path)
+        del value["format_version"]
+        classes = ClassSet.from_dict(value.pop("classes"), where=str(path))
+        return TypeAdapter(Checkpoint).validate_python({**value, "classes": classes})
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError, DataError, ConfigError) as error:
         raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
+
+
+def sealed(value: dict[str, Any]) -> str:
+    """Return the JSON text of a description, with the hash of the rest in it."""
+    return json.dumps(value | {SEAL: _seal_of(value)}, indent=1) + "\n"
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return the values of a description, without their hash.
+
+    Raises:
+        CheckpointError: It was changed since it was written, or a newer gmtool wrote it.
+        OSError, ValueError, TypeError, KeyError: It cannot be read, or is no description.
+    """
+    value: dict[str, Any] = dict(read_json(path))
+    if value["format_version"] not in (FORMAT_VERSION, UNSEALED_VERSION):
+        raise CheckpointError(f"{path}: written by another version of gmtool; expected {FORMAT_VERSION}")
+    unsealed = value["format_version"] == UNSEALED_VERSION and SEAL not in value
+    if not unsealed and value.pop(SEAL, None) != _seal_of(value):
+        raise CheckpointError(f"{path}: damaged: its content is not what its {SEAL} says")
+    return value
+
+
+def _seal_of(value: dict[str, Any]) -> str:
+    # Through JSON, which turns the keys of a table into text
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def checked_file(description: Path, file: str, sha256: str) -> Path:
@@ -84,9 +117,11 @@ def checked_file(description: Path, file: str, sha256: str) -> Path:
         sha256: What the JSON says its hash is.
 
     Raises:
-        CheckpointError: It is missing, or another file.
+        CheckpointError: It is missing, another file, or does not lie beside the JSON.
     """
-    path = description.with_name(file)
+    path = description.parent / file
+    if path.parent != description.parent or not path.name:
+        raise CheckpointError(f"{description}: names {file}, which does not lie beside it")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, but {description.name} names it")
     if sha256_of_file(path) != sha256:

@@ -156,7 +156,7 @@ def _describe_run(folder: Path) -> Description:
     models = sorted((*folder.glob("export/*.onnx"), *folder.glob(f"export/*{PLAN_SUFFIX}")))
     first = next(iter(checkpoints.values()))
     facts = {
-        "checked": "all weights have the hash that their checkpoint says",
+        "checked": "all weights and descriptions have the hashes that their checkpoints say",
         **_network_facts(first),
         **{path.stem: _score(checkpoint) for path, checkpoint in checkpoints.items()},
         "exported": ", ".join(path.name for path in models) or "nothing yet",
@@ -177,7 +177,7 @@ def _describe_checkpoint(path: Path) -> Description:
         goes_on = f"{checkpoint.state}: training can go on from it"
     facts = {
         "file": f"{weights.name}, {_size(weights.stat().st_size)}, sha256 {_short(checkpoint.sha256)}",
-        "checked": "its files have the hashes that it says",
+        "checked": "its files and its own content have the hashes that it says",
         **_network_facts(checkpoint),
         "score": _score(checkpoint),
         "state": goes_on,

@@ -71,7 +71,7 @@ def read_resources(folder: Path) -> Resources:
 
 
 def available_memory() -> int:
-    """Return how many bytes can be taken before the machine swaps or its container is stopped."""
+    """Return how many bytes can be taken before the machine swaps or its container or process is stopped."""
     physical = physical_memory()
     if physical is None:
         return sys.maxsize
@@ -80,7 +80,7 @@ def available_memory() -> int:
         available = _fields(MEMINFO)["MemAvailable:"] * 1024
     for limit, used, file_cache in _memory_limits():
         available = min(available, limit - used + file_cache)
-    return max(0, available)
+    return max(0, min(available, _address_space()))
 
 
 def container_memory() -> int | None:
@@ -176,6 +176,14 @@ def _own_cgroups(controller: str) -> Iterator[Path]:
         names = [name for name in path.split("/") if name and name != ".."]
         for depth in range(len(names), -1, -1):
             yield root.joinpath(*names[:depth])
+
+
+def _address_space() -> int:
+    """Return the limit of this process's address space (`ulimit -v`)."""
+    import resource  # not on Windows, which has no physical memory to tell either
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def _open_files() -> int | None:

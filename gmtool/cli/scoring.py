@@ -160,8 +160,9 @@ def data_settings(assignments: list[str], options: dict[str, Any]) -> Settings:
 
 def _data_config(model: Path, settings: Settings) -> DataConfig:
     """Return where the data is: what was asked for, over what the model's run was trained on."""
-    from gmtool.runs import CONFIG_NAME, run_of_model
-    from gmtool.settings import build_config, load_toml
+    from gmtool.run_config import load_run_config, refuse_missing_data
+    from gmtool.runs import run_of_model
+    from gmtool.settings import build_config
 
     if "data.root" in settings:
         # Another data set: nothing of the run's applies to it
@@ -169,7 +170,11 @@ def _data_config(model: Path, settings: Settings) -> DataConfig:
     run = run_of_model(model)
     if run is None:
         raise ConfigError(f"{model} does not lie in its run folder: give --data DIR and --layout")
-    return build_config(load_toml(run / CONFIG_NAME), settings).data
+    config = load_run_config(run, settings).data
+    refuse_missing_data(
+        config, run, remedy=f"give the folder where it is now with --data DIR --layout {config.layout}"
+    )
+    return config
 
 
 def _progress(ids: Iterable[str]) -> Iterator[str]:

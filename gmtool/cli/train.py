@@ -45,7 +45,12 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: a fresh one below runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run from its last checkpoint, with its own settings.")
+        Path | None,
+        typer.Option(
+            help="Go on with this run from its last checkpoint, with its own settings. Beside it: --data if its "
+            "data was moved, --iterations to train longer, --device, --cache, --set data.workers=N and other "
+            "settings that no computation depends on."
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
@@ -79,10 +84,19 @@ def train(
         "data.cache": cache,
     }
     if resume is not None:
-        others = [kind, recipe, config, set_, out, *flags.values()]
-        if download or any(other is not None for other in others):
-            raise ConfigError("--resume goes on with the run's own settings: give nothing beside it")
-        result = _resume_training(resume)
+        new_runs = {
+            kind: kind,
+            "--classes": classes,
+            "--encoder-weights": encoder_weights,
+            "--recipe": recipe,
+            "--config": config,
+            "--out": out,
+            "--download": download,
+        }
+        refused = [name for name, value in new_runs.items() if value]
+        if refused:
+            raise ConfigError(f"{refused[0]} begins a new run, --resume goes on with one: take one of them")
+        result = _resume_training(resume, flags, set_ or [])
     elif kind is None:
         raise ConfigError(
             "train what? known: voc, voc-aug, cityscapes, context, folder, coco, toy; or --resume RUN"
@@ -159,8 +173,11 @@ def _download(config: DataConfig) -> None:
         download_sbd(config.root, voc)
 
 
-def _resume_training(run_dir: Path) -> RunResult:
+def _resume_training(run_dir: Path, flags: dict[str, Any], assignments: list[str]) -> RunResult:
+    from gmtool.settings import parse_assignments
+
     with needs_extra("train", "training"):
         from gmtool_training.run import resume
+    given = {name: value for name, value in flags.items() if value is not None}
     with _advising_to_resume(run_dir):
-        return resume(run_dir)
+        return resume(run_dir, {**parse_assignments(assignments), **given})

@@ -12,8 +12,10 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from gmtool.checkpoints import read_sealed, sealed
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
+from gmtool.errors import CheckpointError
 from gmtool.files import sweep_leftovers, write_atomically
 from gmtool.nn.checkpoint import (
     FORMAT_VERSION,
@@ -65,7 +67,7 @@ def save_checkpoint(
     for described in names:
         value = asdict(resumable if described == "last" else checkpoint)
         value |= {"format_version": FORMAT_VERSION, "classes": classes.to_dict()}
-        write_atomically(folder / f"{described}.json", json.dumps(value, indent=1) + "\n")
+        write_atomically(folder / f"{described}.json", sealed(value))
     _delete_old(folder, iteration=iteration, older=keep_last - 1)
     return checkpoint
 
@@ -84,25 +86,33 @@ def _write_tensors(folder: Path, stem: str, tensors: dict[str, Tensor]) -> tuple
 
 
 def _keep_as_older(folder: Path, *, before: int) -> None:
-    """Keep what `last` means under a name of its own, unless the run has gone back behind it."""
-    value = _read_or_empty(folder / "last.json")
+    """Keep what `last` means under a name of its own, unless it is damaged or the run has gone back behind it."""
+    value = _whole_or_empty(folder / "last.json")
     if value.get("iteration", before) < before:
-        path = folder / f"iteration-{value['iteration']:06d}.json"
-        write_atomically(path, json.dumps(value, indent=1) + "\n")
+        write_atomically(folder / f"iteration-{value['iteration']:06d}.json", sealed(value))
 
 
 def _delete_old(folder: Path, *, iteration: int, older: int) -> None:
     """Delete all but the newest older checkpoints, then every tensor file that no JSON names."""
     paths = older_checkpoints(folder)
-    steps = [_read_or_empty(path).get("iteration", iteration) for path in paths]
+    steps = [_whole_or_empty(path).get("iteration", iteration) for path in paths]
     kept = [path for path, step in zip(paths, steps, strict=True) if step < iteration][-older:]
     for path in set(paths) - set(kept):
         path.unlink()
+    # Those of a damaged description stay: a person may still read it
     values = [_read_or_empty(path) for path in folder.glob("*.json")]
     named = {value.get(key) for value in values for key in ("weights", "state")}
     for path in folder.glob("*.safetensors"):
         if path.name not in named:
             path.unlink()
+
+
+def _whole_or_empty(path: Path) -> dict[str, Any]:
+    """Return a description; an empty one if the file is missing, damaged or was changed."""
+    try:
+        return read_sealed(path)
+    except (OSError, ValueError, TypeError, KeyError, CheckpointError):
+        return {}
 
 
 def _read_or_empty(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gmtool.errors import CheckpointError
 from gmtool.files import sha256_of_file
 from gmtool.nn.encoder import Encoder
 from gmtool.nn.timm_encoder import TimmEncoder, as_encoder_names, download_timm_weights
+from gmtool.runs import CHECKPOINT_DIR
 
 
 def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str) -> str:
@@ -67,18 +68,37 @@ def _download(name: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if path.is_dir() or path.suffix == ".json":
+        raise CheckpointError(
+            f"encoder weights {path}: expected a file of weights: "
+            f"of a run, take RUN/{CHECKPOINT_DIR}/weights-*.safetensors"
+        )
     if not path.is_file():
         raise CheckpointError(f"encoder weights {path}: no such file; expected imagenet, none or a file")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _of_encoder(safetensors.torch.load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever a damaged file leads it to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "Weights only load failed" in reason:
+            reason = "damaged, or Python objects beside tensors: save its state dict alone with torch.save"
         raise CheckpointError(f"encoder weights {path}: cannot be read: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"encoder weights {path}: expected a flat state dict of tensors")
-    return state
+        names = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else ""
+        found = f"a dict of {names}" if names else f"a {type(state).__name__}"
+        raise CheckpointError(
+            f"encoder weights {path}: expected a flat state dict of tensors, got {found}: "
+            "save the state dict alone"
+        )
+    return _of_encoder(state)
+
+
+def _of_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's tensors of a whole network that gmtool trained; other state dicts as they are."""
+    prefix = "encoder."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return own or state
 
 
 def _fill(encoder: Encoder | TimmEncoder, weights: dict[str, Tensor], *, where: str) -> str:
@@ -94,7 +114,10 @@ def _fill(encoder: Encoder | TimmEncoder, weights: dict[str, Tensor], *, where: 
     if misfits:
         line += f"; {len(misfits)} of another shape ({_summary(misfits)}) keep their random start"
     if len(fitting) * 2 < len(wanted):
-        raise CheckpointError(f"{line}: more than half do not fit: are they of another encoder?")
+        raise CheckpointError(
+            f"{line}: more than half do not fit (the file has {_summary(list(weights))}): "
+            "are they of another encoder?"
+        )
     encoder.load_state_dict({name: weights[name].float() for name in fitting}, strict=False)
     return line
 

@@ -1,3 +1,4 @@
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,37 @@ def test_none_keeps_the_random_start_and_toy_has_no_weights(encoder: Encoder) ->
     assert torch.equal(encoder.conv1.weight, before)
     with pytest.raises(CheckpointError, match="encoder toy has no ImageNet weights"):
         load_encoder_weights(Encoder("toy", output_stride=8), "toy", "imagenet")
+
+
+def test_the_encoder_of_a_trained_run_starts_another_one(toy_run: Path) -> None:
+    """Fine-tuning on other classes: the decoder's tensors are left out."""
+    torch.manual_seed(1)
+    encoder = Encoder("toy", output_stride=8)
+    path = next((toy_run / "checkpoints").glob("weights-*.safetensors"))
+    assert "missing" not in load_encoder_weights(encoder, "toy", str(path))
+    saved = safetensors.torch.load_file(path)
+    for name, value in encoder.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, saved[f"encoder.{name}"]), name
+
+
+@pytest.mark.parametrize("name", [".", "checkpoints/best.json"])
+def test_a_run_folder_given_as_weights_is_one_line_that_names_its_weights(toy_run: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"of a run, take RUN/checkpoints/weights-\*\.safetensors$"):
+        load_encoder_weights(Encoder("toy", output_stride=8), "toy", str(toy_run / name))
+
+
+def test_weights_in_other_wrappings_are_one_line_that_says_what_was_found(tmp_path: Path) -> None:
+    state = Encoder("toy", output_stride=8).state_dict()
+    for content, expected in (
+        ({"state_dict": state, "meta": {}}, "got a dict of state_dict, meta: save the state dict alone"),
+        ({"model": state, "args": Namespace(lr=1)}, "save its state dict alone with torch.save"),
+        (
+            {f"backbone.{name}": value for name, value in state.items()},
+            r"the file has backbone\..*encoder\?",
+        ),
+    ):
+        torch.save(content, tmp_path / "weights.pth")
+        with pytest.raises(CheckpointError, match=f"{expected}$") as raised:
+            load_encoder_weights(Encoder("toy", output_stride=8), "toy", str(tmp_path / "weights.pth"))
+        assert "\n" not in str(raised.value)

@@ -12,7 +12,7 @@ from gmtool_training.balance import class_weights
 from gmtool_training.data import labeled_batches
 from gmtool_training.losses import cross_entropy
 from gmtool_training.run import train
-from gmtool_training.unlabeled import _loss
+from gmtool_training.unlabeled import PseudoMask, Target, unlabeled_loss
 from PIL import Image
 
 from gmtool.classes import load_classes
@@ -56,15 +56,19 @@ def test_each_pixel_of_a_labeled_image_weighs_as_its_class(hardest: float) -> No
 @pytest.mark.parametrize("loss", ["squared", "cross-entropy", "soft-cross-entropy"])
 def test_each_pixel_of_an_unlabeled_image_weighs_as_its_likeliest_class(loss: str) -> None:
     method = MethodConfig(unlabeled_loss=loss, confidence=0.5)  # type: ignore[arg-type]
+
+    def loss_of(logits: torch.Tensor, pseudo: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        return unlabeled_loss(logits, Target(logits, pseudo, None, PseudoMask(pseudo)), method, weights)
+
     logits, pseudo = torch.randn(1, 3, 4, 5), torch.randn(1, 3, 4, 5).mul(3).softmax(1)
     weights = torch.tensor([0.5, 1.0, 4.0])
     expected = sum(
         weights[pseudo.argmax(1)[0, y, x]]
-        * _loss(logits[..., y, None, x, None], pseudo[..., y, None, x, None], None, method, None)
+        * loss_of(logits[..., y, None, x, None], pseudo[..., y, None, x, None], None)
         for y in range(4)
         for x in range(5)
     )
-    torch.testing.assert_close(_loss(logits, pseudo, None, method, weights), expected / 20)
+    torch.testing.assert_close(loss_of(logits, pseudo, weights), expected / 20)
 
 
 def test_a_run_without_a_labeled_pixel_leaves_nothing(toy_settings: Settings, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gmtool_training.run import resume, train
 from gmtool_training.stop import StopRequest
 from lightning_fabric import Fabric
 
+from gmtool.checkpoints import read_sealed, sealed
 from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
 from gmtool.files import write_atomically
@@ -191,8 +192,8 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damaged", ["weights", "state", "json", "iteration"])
-def test_case_29_the_checkpoint_before_a_damaged_one_is_used(
+@pytest.mark.parametrize("damaged", ["weights", "state", "json", "iteration", "best_miou", "place"])
+def test_case_29_and_49_the_checkpoint_before_a_damaged_one_is_used(
     short_config: TrainConfig,
     uninterrupted: dict[str, object],
     tmp_path: Path,
@@ -210,9 +211,11 @@ def test_case_29_the_checkpoint_before_a_damaged_one_is_used(
     assert value["iteration"] == 3
     if damaged == "json":
         last.write_text(last.read_text()[:100])
-    elif damaged == "iteration":
-        changed = value["training"]["progress"] | {"iteration": 1}
+    elif damaged in ("iteration", "best_miou"):
+        changed = value["training"]["progress"] | {damaged: 1}
         last.write_text(json.dumps(value | {"training": value["training"] | {"progress": changed}}))
+    elif damaged == "place":
+        last.write_text(sealed(read_sealed(last) | {"weights": f"../checkpoints/{value['weights']}"}))
     else:
         flip_a_bit(run_dir / "checkpoints" / value[damaged])
     resume(run_dir)
@@ -231,20 +234,20 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
         resume(run_dir)
     with pytest.raises(CheckpointError, match="is not a run: expected"):
         resume(tmp_path / "nowhere")
-    for more in (["voc"], ["--seed", "0"], ["--set", "optim.lr=1"], ["--out", "elsewhere"]):
+    for more in (["voc"], ["--classes", "voc"], ["--recipe", "plus"], ["--out", "elsewhere"]):
         code, _, err = cli(["train", *more, "--resume", run_dir])
         assert code == 1
-        assert "give nothing beside it" in err
+        assert err == f"error: {more[0]} begins a new run, --resume goes on with one: take one of them\n"
     lines = labeled.read_text().splitlines()
     labeled.write_text("\n".join(lines[:-1]))
     with pytest.raises(ConfigError, match="the labeled images of .* have changed"):
         resume(run_dir)
     labeled.write_text("\n".join(lines))
     for path in (run_dir / "checkpoints").glob("*.json"):
-        value = json.loads(path.read_text())
+        value = read_sealed(path)
         if value["training"] is not None:
-            del value["training"]["scaler"]
-            path.write_text(json.dumps(value))
+            del value["training"]["settings"]
+            path.write_text(sealed(value))
     with pytest.raises(CheckpointError, match="an older gmtool saved the state of last: train anew"):
         resume(run_dir)
     for path in (run_dir / "checkpoints").glob("state-*"):

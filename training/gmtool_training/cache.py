@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -45,10 +45,14 @@ class Shared:
     offsets: npt.NDArray[np.int64]
     """(N,) first byte of each sample."""
     sizes: npt.NDArray[np.int64]
-    """(N, 2) height and width."""
+    """(N, 2) height and width; 0 and 0 of an image that could not be read."""
+    problems: dict[int, str] = field(default_factory=dict)
+    """Why, by index."""
 
     def image(self, index: int) -> UInt8Array:
         """Return an image (H, W, 3). Like all that this class returns, it cannot be written to."""
+        if index in self.problems:
+            raise DataError(self.problems[index])
         height, width = self.sizes[index]
         return self._part(self.offsets[index], height * width * 3).reshape(height, width, 3)
 
@@ -68,7 +72,8 @@ def open_readers(data: TrainingData, classes: ClassSet, config: DataConfig) -> R
     """Return how a run reads its images: from their files, or from a cache that is filled here.
 
     Raises:
-        DataError: The cache does not fit into memory, or an image or a mask cannot be used.
+        DataError: The cache does not fit into memory, or a labeled image or a mask cannot be used. Of an
+            unlabeled image, its reader raises that.
     """
     labeled = labeled_files(data.labeled.samples, classes, config)
     unlabeled = image_files(data.unlabeled.samples)
@@ -76,8 +81,12 @@ def open_readers(data: TrainingData, classes: ClassSet, config: DataConfig) -> R
     if config.cache == "none":
         return Readers(labeled, unlabeled, val)
     splits = [data.labeled.samples, data.unlabeled.samples, data.val.samples]
+    readable = (_size_of, _size_or_none, _size_of)  # of unlabeled images, some may be unreadable
     with ThreadPoolExecutor() as pool:  # reading and decoding release the interpreter lock
-        sizes = [np.array(list(pool.map(_size_of, samples)), np.int64).reshape(-1, 2) for samples in splits]
+        sizes = [
+            np.array(list(pool.map(size_of, samples)), np.int64).reshape(-1, 2)
+            for size_of, samples in zip(readable, splits, strict=True)
+        ]
     lengths = [size.prod(axis=1) * channels for size, channels in zip(sizes, (4, 3, 4), strict=True)]
     need = sum(int(length.sum()) for length in lengths)
     _refuse_too_large(need)
@@ -85,7 +94,7 @@ def open_readers(data: TrainingData, classes: ClassSet, config: DataConfig) -> R
         Shared(_shared_bytes(int(length.sum())), np.cumsum(length) - length, size)
         for size, length in zip(sizes, lengths, strict=True)
     ]
-    _fill(shared, [labeled, lambda index: (unlabeled(index),), val], splits)
+    _fill(shared, [labeled, lambda index: (unlabeled(index),), val], splits, may_fail=shared[1])
     remark(f"cache: {sum(map(len, splits))} images decoded into {need / 2**30:.2f} GiB of shared memory")
     return Readers(shared[0].labeled, shared[1].image, shared[2].labeled)
 
@@ -97,6 +106,13 @@ def _shared_bytes(count: int) -> Tensor:
 
 def _size_of(sample: Sample) -> tuple[int, int]:
     return sample.image_size()
+
+
+def _size_or_none(sample: Sample) -> tuple[int, int]:
+    try:
+        return _size_of(sample)
+    except DataError:
+        return 0, 0
 
 
 def _refuse_too_large(need: int) -> None:
@@ -116,13 +132,21 @@ def _fill(
     shared: Sequence[Shared],
     readers: Sequence[Callable[[int], tuple[UInt8Array, ...]]],
     splits: Sequence[Sequence[Sample]],
+    *,
+    may_fail: Shared,
 ) -> None:
-    """Decode every sample into its place, in threads, with a progress bar."""
+    """Decode every sample into its place, in threads, with a progress bar; `may_fail` notes what cannot be."""
 
     def decode(place: tuple[int, int]) -> None:
         part, index = place
-        arrays = readers[part](index)
         target = shared[part]
+        try:
+            arrays = readers[part](index)
+        except DataError as error:
+            if target is not may_fail:
+                raise
+            target.problems[index] = str(error)
+            return
         if 3 * target.sizes[index].prod() != arrays[0].size:
             raise DataError(f"{splits[part][index].image_path} was changed while it was read: start again")
         # A PNG may say only after its pixels that it lies on its side; its length is the same

@@ -13,12 +13,17 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
+from gmtool.console import remark
+from gmtool.datasets import Split
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array
 from gmtool.samples import Sample
 from gmtool_training.augment import CropWindow, crop_image, crop_inside, crop_mask, draw_window
 from gmtool_training.order import STREAMS, EndlessBatches, Key, batch_order
 from gmtool_training.readers import ImageReader, LabeledReader, image_files, labeled_files
+
+NAMED_UNREADABLE = 3
+"""Unreadable images that are named; more are counted."""
 
 
 class LabeledBatch(NamedTuple):
@@ -58,22 +63,67 @@ class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
         return _to_chw(crop_image(image, window)), torch.from_numpy(cropped_mask)
 
 
+class UnlabeledCrop(NamedTuple):
+    """One crop of an unlabeled image."""
+
+    image: Tensor
+    """(3, H, W) uint8 RGB."""
+    inside: Tensor
+    """(H, W) bool: where the crop shows the image."""
+    problems: tuple[tuple[int, str], ...]
+    """Index of each image that could not be read before this one, and why."""
+
+
 @dataclass(frozen=True)
-class UnlabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
-    """Random crops of images, (3, H, W) uint8, and where they show them, (H, W) bool. No mask is opened."""
+class UnlabeledCrops(Dataset[UnlabeledCrop | DataError]):
+    """Random crops of images. No mask is opened.
+
+    In place of an image that cannot be read comes the next one of the list that can: which one depends on
+    the files alone, so a resumed run sees the same.
+    """
 
     read: ImageReader
+    count: int
     config: DataConfig
     seed: int
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | DataError:
-        try:
-            image = self.read(key[1])
-        except DataError as error:
-            return error
-        window = _window(image, self.config, [self.seed, STREAMS["unlabeled"], *key])
-        inside = crop_inside((image.shape[0], image.shape[1]), window)
-        return _to_chw(crop_image(image, window)), torch.from_numpy(inside)
+    def __getitem__(self, key: Key) -> UnlabeledCrop | DataError:
+        problems: list[tuple[int, str]] = []
+        for step in range(self.count):
+            index = (key[1] + step) % self.count
+            try:
+                image = self.read(index)
+            except DataError as error:
+                problems.append((index, str(error)))
+                continue
+            window = _window(image, self.config, [self.seed, STREAMS["unlabeled"], *key])
+            inside = crop_inside((image.shape[0], image.shape[1]), window)
+            return UnlabeledCrop(_to_chw(crop_image(image, window)), torch.from_numpy(inside), tuple(problems))
+        return DataError(f"none of the {self.count} unlabeled images can be read: {problems[0][1]}")
+
+
+class UnreadableImages:
+    """Unlabeled images that could not be read in this run: the first ones are named, all are counted."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self._found: set[int] = set()
+
+    def add(self, index: int, problem: str) -> None:
+        """Note an image; name it if it is new and one of the first."""
+        if index not in self._found and len(self._found) < NAMED_UNREADABLE:
+            remark(f"warning: unlabeled image skipped: {problem}")
+        self._found.add(index)
+
+    def remark_count(self) -> None:
+        """Say how many there were, with the first names, if there were any."""
+        if self._found:
+            ids = [self._split.samples[index].id for index in sorted(self._found)]
+            more = ", ..." if len(ids) > NAMED_UNREADABLE else ""
+            remark(
+                f"warning: {len(ids)} of {len(self._split.samples)} unlabeled images could not be read and were "
+                f"skipped: {', '.join(ids[:NAMED_UNREADABLE])}{more}: gmtool data check names all"
+            )
 
 
 def labeled_batches(
@@ -113,21 +163,26 @@ def unlabeled_batches(
     start: int = 0,
     share: tuple[int, int] = (0, 1),
     read: ImageReader | None = None,
+    unreadable: UnreadableImages | None = None,
 ) -> Iterator[UnlabeledBatch]:
     """Return endless batches of unlabeled crops; the rest as for labeled ones.
 
-    They are read by `read`, or from their files.
+    They are read by `read`, or from their files. Images that cannot be read are left out, and noted in
+    `unreadable`.
 
     Raises:
-        DataError: (while iterating) An image cannot be used; the message names the file.
+        DataError: (while iterating) No image can be used; the message names one.
     """
     loader = _loader(
-        UnlabeledCrops(read or image_files(samples), config, seed),
+        UnlabeledCrops(read or image_files(samples), len(samples), config, seed),
         batch_order("unlabeled", samples, config, seed=seed, start=start, share=share),
         workers=config.workers or 0,
         pin_memory=pin_memory,
     )
-    for images, inside in _checked(loader):
+    for images, inside, problems in _checked(loader):
+        if unreadable is not None:
+            for index, problem in problems:
+                unreadable.add(index, problem)
         yield UnlabeledBatch(images, inside)
 
 
@@ -189,6 +244,10 @@ def _stack(items: list[Any]) -> Any:
     for item in items:
         if isinstance(item, DataError):
             return item
+    if isinstance(items[0], UnlabeledCrop):
+        images, insides, problems = zip(*items, strict=True)
+        found = [one for several in problems for one in several]
+        return default_collate(list(images)), default_collate(list(insides)), found
     return default_collate(items)  # in a worker, into the memory that it shares
 
 

@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from gmtool.errors import GmtoolError, TerminatedError
 from gmtool.metrics import Int64Array, mean_iou
@@ -59,7 +58,7 @@ def fit(
     fabric: Fabric,
     network: nn.Module,
     optimizer: Optimizer,
-    schedule: LRScheduler,
+    set_learning_rates: Callable[[int], None],
     step: Step,
     *,
     plan: FitPlan,
@@ -77,7 +76,7 @@ def fit(
         fabric: Carries device, precision and processes.
         network: Set up by `fabric`.
         optimizer: Set up by `fabric`; fused, so that it can be told on the device to skip a step.
-        schedule: Stepped after each optimiser step.
+        set_learning_rates: Called with the number of steps done, before the first step and after each.
         step: Computes and propagates the losses of a batch or of a part of it.
         plan: Lengths and intervals.
         start: Where the run stands.
@@ -109,6 +108,7 @@ def fit(
         return found
 
     network.train()
+    set_learning_rates(start.iteration)
     if not start.validated:
         matrix = validate_and_save()
     figures = _DelayedFigures(plan, tally, hooks, log)
@@ -124,9 +124,9 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         losses = propagate(fabric, network, step, parts)
         _update(optimizer, skip=tally.add(losses, _gradients(network), loss_scale=_loss_scale(fabric)))
-        schedule.step()
         hooks.after_update(progress.iteration)
         done = progress.iteration + 1
+        set_learning_rates(done)
         progress = replace(progress, iteration=done)
         images = len(inputs.labeled.images) + (0 if inputs.unlabeled is None else len(inputs.unlabeled))
         figures.after_step(

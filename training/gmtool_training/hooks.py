@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.datasets import TrainingData
 from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import CheckpointName
-from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
 from gmtool_training.average import update_average
 from gmtool_training.cache import Readers
@@ -44,6 +44,7 @@ def build_hooks(
     classes: ClassSet,
     read: Readers,
     stop: StopRequest,
+    class_weights: Tensor | None,
 ) -> Hooks:
     """Return what `fit` calls; of several processes, the first one alone writes."""
 
@@ -60,7 +61,7 @@ def build_hooks(
             model=config.model,
             classes=classes,
             labeled_sha256=data.labeled.sha256,
-            state=pack_state(state, progress, data) if config.run.save_state else None,
+            state=pack_state(state, progress, data, config) if config.run.save_state else None,
             keep_last=config.run.keep_last,
         )
 
@@ -74,7 +75,7 @@ def build_hooks(
         nonlocal drawn
         due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
         if plan.is_over(progress) or fabric.broadcast(due):  # the first process decides for all
-            _draw(config, run_dir, fabric, state.network, data, classes, read)
+            _draw(config, run_dir, fabric, state, data, classes, read, class_weights)
             drawn = time.monotonic()
 
     return Hooks(
@@ -99,10 +100,11 @@ def _draw(
     config: TrainConfig,
     run_dir: Path,
     fabric: Fabric,
-    network: GuidedMixNet,
+    state: RunState,
     data: TrainingData,
     classes: ClassSet,
     read: Readers,
+    class_weights: Tensor | None,
 ) -> None:
     """Draw the course of the run, and what the method makes of its first batch.
 
@@ -117,12 +119,14 @@ def _draw(
     unlabeled = unlabeled_batches(data.unlabeled.samples, here, seed=seed, pin_memory=False, read=read.unlabeled)
     with fabric.autocast():
         picture = draw_pairs(
-            network,
+            state.network,
+            state.average,
             next(labeled),
-            next(unlabeled).images,
+            next(unlabeled),
             method=config.method,
             classes=classes,
             lam=config.method.lambda_bound / 2,
+            class_weights=class_weights,
         )
     if fabric.is_global_zero:
         write_atomically(run_dir / PAIRS_NAME, picture)

@@ -1,10 +1,9 @@
-"""The optimiser and the schedule of the recipe."""
+"""The optimiser and its learning rate by step."""
 
 from __future__ import annotations
 
 import torch
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 
 from gmtool.config import OptimConfig
 from gmtool.nn.model import GuidedMixNet
@@ -36,6 +35,12 @@ def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
     return optimizer
 
 
-def build_schedule(optimizer: Optimizer, config: OptimConfig) -> LRScheduler:
-    """Return the polynomial decay to zero over the whole run."""
-    return PolynomialLR(optimizer, total_iters=config.iterations, power=config.poly_power)
+def set_learning_rates(optimizer: Optimizer, config: OptimConfig, done: int) -> None:
+    """Set the rates of the step after `done` steps: lr (1 - done / iterations) ** poly_power, in place.
+
+    A function of the steps done alone, so that a resumed run needs no state for it, and a run that is made
+    longer follows the polynomial of its new length.
+    """
+    rate = config.lr * max(0.0, 1 - done / config.iterations) ** config.poly_power
+    encoder, heads = optimizer.param_groups
+    encoder["lr"], heads["lr"] = rate, rate * config.head_lr_multiplier

@@ -1,11 +1,10 @@
-"""What the method does with one batch, as a picture: partners, mixed images, and the pseudo masks they give."""
+"""Picture of what the recipe in hand does with one batch, by the functions that the step itself calls."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,113 +14,128 @@ from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
 from gmtool.images import UInt8Array
 from gmtool.masks import PNG_COMPRESSION
+from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD
 from gmtool.nn.model import Output, normalize
 from gmtool_training.batchnorm import frozen_statistics
-from gmtool_training.data import LabeledBatch
-from gmtool_training.mixing import decouple, mix_pairs, nearest_partners, random_partners
+from gmtool_training.data import LabeledBatch, UnlabeledBatch
 from gmtool_training.sheet import MaskTile, Tile, draw_sheet
+from gmtool_training.step import known_by_teacher, known_of
+from gmtool_training.unlabeled import Target, strong_target, weak_target, weighted_mask
 
 PICTURE_NAME = "pairs.png"
 MAX_ROWS = 4
+SEED = 0
+"""Of the picture's own draws: the same batch gives the same picture."""
 
-NOTE = "Paler: less certain. The decoupled pseudo mask is what the unlabeled loss pulls the direct prediction to."
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """One batch as the unlabeled part of a step sees it; row i is the i-th unlabeled image. All on the CPU."""
-
-    partners: Tensor
-    """(B, K) indices of each one's labeled partners, nearest first."""
-    lam: float
-    decoupled: Tensor
-    """(B, C, H, W) pseudo masks decoupled from the predictions for the mixed images."""
-    direct: Tensor
-    """(B, C, H, W) probabilities predicted for the unlabeled images themselves."""
+NOTE = "Paler: less certain, or counts less. The unlabeled loss pulls the prediction to the pseudo mask."
 
 
 def draw_pairs(
     network: nn.Module,
+    average: nn.Module | None,
     labeled: LabeledBatch,
-    unlabeled: Tensor,
+    unlabeled: UnlabeledBatch,
     *,
     method: MethodConfig,
     classes: ClassSet,
     lam: float,
+    class_weights: Tensor | None = None,
 ) -> bytes:
     """Return a PNG with a row for each of up to 4 unlabeled images.
 
-    A row: labeled partner and its mask, the unlabeled image, the mixed image, the decoupled pseudo mask and
-    the direct prediction. The network is left as it was, and no global random state is drawn from.
+    A row shows what the method computes: labeled partner, its mask and the mixed image where it mixes; the strong
+    view where it has one; the pseudo mask, what counts of it where not all pixels count alike, and the prediction.
+    The networks are left as they were, and no global random state is drawn from.
 
     Args:
         network: On any device, in any mode.
+        average: The running mean of its weights; None if there is none.
         labeled: One batch; it may lie on another device.
-        unlabeled: (B, 3, H, W) uint8 RGB.
-        method: Pairing, decoupling and batch normalisation, as in the step.
+        unlabeled: Another one.
+        method: Every switch, as in the step.
         classes: Palette and names.
         lam: Share of the labeled image in the mixed one, in [0, 0.5).
+        class_weights: (C,), those of `method.balance`.
     """
-    pairs = compute_pairs(network, labeled, unlabeled, method=method, lam=lam)
-    rows: list[list[Tile]] = []
-    for index in range(min(MAX_ROWS, len(unlabeled))):
-        partners = pairs.partners[index]
-        minor = _to_array(labeled.images[partners].float().mean(dim=0).round().to(torch.uint8))
-        major = _to_array(unlabeled[index])
-        # The share that ideal mixing leaves of the unlabeled image's certainty
-        full = 1.0 if method.decoupling == "soft" and method.normalize else 1 - lam
-        rows.append(
-            [
-                minor,
-                MaskTile(labeled.masks[partners[0]].cpu().numpy()),
-                major,
-                np.rint(lam * minor + (1 - lam) * major).astype(np.uint8),
-                _likeliest(pairs.decoupled[index], full=full),
-                _likeliest(pairs.direct[index], full=1.0),
-            ]
-        )
-    titles = (
-        "labeled partner",
-        "its mask",
-        "unlabeled image",
-        f"mixed, λ = {lam:.2f}",
-        "decoupled pseudo mask",
-        "direct prediction",
+    device = next(network.parameters()).device
+    labeled = LabeledBatch(*(part.to(device) for part in labeled))
+    unlabeled = UnlabeledBatch(*(part.to(device) for part in unlabeled))
+    target, prediction = compute_target(
+        network, average, labeled, unlabeled, method=method, classes=classes, lam=lam
     )
+    pseudo, weights = weighted_mask(target, method, class_weights)
+    # The share that ideal mixing leaves of the unlabeled image's certainty
+    scaled = method.renormalize or method.pseudo == "direct" or (method.decoupling == "soft" and method.normalize)
+    columns: dict[str, list[Tile]] = {}
+    if target.source.partners is not None:
+        partners = target.source.partners
+        columns["labeled partner"] = [_to_array(labeled.images[row].float().mean(dim=0)) for row in partners]
+        columns["its mask"] = [MaskTile(labeled.masks[row[0]].cpu().numpy()) for row in partners]
+    columns["unlabeled image"] = [_to_array(image) for image in unlabeled.images]
+    if target.source.mixed is not None:
+        columns[f"mixed, λ = {lam:.2f}"] = _to_pictures(target.source.mixed)
+    if method.view == "strong":
+        columns["strong view"] = _to_pictures(target.images)
+    columns[_title(method)] = [_likeliest(mask, full=1.0 if scaled else 1 - lam) for mask in pseudo]
+    if weights is not None:
+        share = (weights / weights.max().clamp(min=1e-6)).float().cpu().numpy()
+        labels = pseudo.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        columns["what counts"] = [MaskTile(*pair) for pair in zip(labels, share, strict=True)]
+    columns["prediction"] = [_likeliest(mask, full=1.0) for mask in prediction]
+    rows = list(zip(*(tiles[:MAX_ROWS] for tiles in columns.values()), strict=True))
     buffer = io.BytesIO()
-    draw_sheet(titles, rows, classes=classes, note=NOTE).save(buffer, "PNG", compress_level=PNG_COMPRESSION)
+    sheet = draw_sheet(tuple(columns), rows, classes=classes, note=NOTE)
+    sheet.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
     return buffer.getvalue()
 
 
 @torch.no_grad()
-def compute_pairs(
-    network: nn.Module, labeled: LabeledBatch, unlabeled: Tensor, *, method: MethodConfig, lam: float
-) -> Pairs:
-    """Pair, mix and decouple one batch as `guidedmix_step` does, without a trace in the network.
+def compute_target(
+    network: nn.Module,
+    average: nn.Module | None,
+    labeled: LabeledBatch,
+    unlabeled: UnlabeledBatch,
+    *,
+    method: MethodConfig,
+    classes: ClassSet,
+    lam: float,
+) -> tuple[Target, Tensor]:
+    """Return the target of `guidedmix_step` for a batch, and the network's probabilities for it, (B, C, H, W).
 
-    Random partners are drawn with a seed of their own: the same batch gives the same pairs.
+    The networks keep no trace of it. All draws are from a generator with a seed of its own.
     """
-    device = next(network.parameters()).device
-    x_l, x_u = normalize(labeled.images.to(device)), normalize(unlabeled.to(device))
-    with _training_mode(network), frozen_statistics(network):
-        if method.batch_norm == "joint":
-            joint: Output = network(torch.cat([x_l, x_u]))
-            out_l, out_u = (Output(*(part[rows] for part in joint)) for rows in _halves(len(x_l)))
+    teacher = network if method.teacher == "student" or average is None else average
+    random = np.random.default_rng(SEED)
+    x_l, x_u = normalize(labeled.images), normalize(unlabeled.images)
+    with _training_mode(network), frozen_statistics(network), frozen_statistics(teacher):
+        joint: Output | None = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
+        out_l: Output = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
+        known = known_by_teacher(teacher, network, known_of(x_l, out_l), method)
+        if method.view == "strong":
+            target = strong_target(
+                teacher,
+                unlabeled.images,
+                unlabeled.inside,
+                labeled,
+                known,
+                lam,
+                random,
+                method,
+                ignore_index=classes.ignore_index,
+            )
+            out_u: Output = network(target.images)
         else:
-            out_l, out_u = network(x_l), network(x_u)
-        if method.pairing == "similar":
-            partners = nearest_partners(out_u.embedding, out_l.embedding, count=method.partners)
-        else:
-            random = np.random.default_rng(0)
-            partners = random_partners(len(x_u), len(x_l), random, count=method.partners).to(device)
-        out_mix: Output = network(mix_pairs(x_l[partners].mean(dim=1), x_u, lam))
-    m_l, m_u, m_mix = (torch.softmax(out.logits.float(), dim=1) for out in (out_l, out_u, out_mix))
-    m_dec = decouple(m_mix, m_l[partners].mean(dim=1), lam, method=method)
-    return Pairs(partners.cpu(), lam, m_dec.cpu(), m_u.cpu())
+            out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
+            own = out_u if teacher is network else None
+            target = weak_target(teacher, own, x_u, unlabeled.inside, known, lam, random, method)
+    return target, torch.softmax(out_u.logits.float(), dim=1)
 
 
-def _halves(count: int) -> tuple[slice, slice]:
-    return slice(None, count), slice(count, None)
+def _title(method: MethodConfig) -> str:
+    """Return what the pseudo mask is, in words."""
+    masks = {"decoupled": "decoupled pseudo mask", "direct": "pseudo mask", "mean": "mean pseudo mask"}
+    of_view = ", pasted" if method.view == "strong" and (method.cutmix or method.paste) else ""
+    return masks[method.pseudo] + of_view
 
 
 @contextmanager
@@ -138,9 +152,16 @@ def _training_mode(network: nn.Module) -> Iterator[None]:
 
 def _likeliest(mask: Tensor, *, full: float) -> MaskTile:
     """Return the class of the largest value of (C, H, W), and that value as a share of `full`."""
-    value, label = mask.max(dim=0)
+    value, label = mask.float().cpu().max(dim=0)
     return MaskTile(label.to(torch.uint8).numpy(), (value / full).clamp(0, 1).numpy())
 
 
+def _to_pictures(images: Tensor) -> list[Tile]:
+    """Return normalised images (B, 3, H, W) as they look."""
+    mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return [_to_array((image.float().cpu() * std + mean) * 255) for image in images]
+
+
 def _to_array(image: Tensor) -> UInt8Array:
-    return image.cpu().permute(1, 2, 0).numpy()
+    """Return an image (3, H, W) of 0-255 as (H, W, 3) uint8."""
+    return image.float().cpu().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -18,7 +18,7 @@ from gmtool.resources import processors
 from gmtool_training.average import averaged_copy
 from gmtool_training.batchnorm import freeze
 from gmtool_training.machine import build_fabric, loss_scaler, share_batch_statistics
-from gmtool_training.optim import build_optimizer, build_schedule
+from gmtool_training.optim import build_optimizer
 from gmtool_training.resume import RunState
 from gmtool_training.tally import Tally
 
@@ -69,12 +69,10 @@ def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> R
         network.to(memory_format=torch.channels_last)
     if config.optim.freeze_encoder:
         freeze(network.encoder)
-    optimizer = build_optimizer(network, config.optim)
     return RunState(
         network=network,
         average=averaged_copy(network) if config.optim.ema_decay else None,
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, config.optim),
+        optimizer=build_optimizer(network, config.optim),
         scaler=loss_scaler(fabric),
         tally=Tally(fabric.device),
     )

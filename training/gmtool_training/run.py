@@ -18,27 +18,31 @@ from gmtool.config import MethodConfig, TrainConfig
 from gmtool.console import remark
 from gmtool.datasets import TrainingData
 from gmtool.errors import CheckpointError, ConfigError
-from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report import BestScore, IoUReport, Provenance, percent
 from gmtool.report_tables import save_report
+from gmtool.run_config import load_run_config, refuse_missing_data, save_run_config
 from gmtool.runs import CONFIG_NAME, require_empty
-from gmtool.settings import dump_config, load_config
+from gmtool.settings import Settings
 from gmtool_training.balance import labeled_class_weights
 from gmtool_training.cache import Readers, open_readers
-from gmtool_training.data import labeled_batches, unlabeled_batches
+from gmtool_training.data import UnreadableImages, labeled_batches, unlabeled_batches
 from gmtool_training.fit import FitResult, fit
 from gmtool_training.hooks import build_hooks
+from gmtool_training.lock import locked
 from gmtool_training.log import RunLog, SilentLog
 from gmtool_training.memory import recompute_activations
+from gmtool_training.optim import set_learning_rates
 from gmtool_training.plan import FitPlan, build_plan
 from gmtool_training.prepare import build_state, checked_data, on_this_machine
 from gmtool_training.progress import Progress
-from gmtool_training.resume import restore, saved_classes
+from gmtool_training.resume import refuse_other_computation, restore, saved_classes
 from gmtool_training.step import Step, guidedmix_step, supervised_step
 from gmtool_training.stop import stop_on_sigterm
+from gmtool_training.validation_memory import refuse_too_large_images
+from gmtool_training.workers import explained_worker_failures
 
 
 @dataclass(frozen=True)
@@ -82,33 +86,51 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+    refuse_too_large_images(data.val.samples, config, fabric.device)
     weights = labeled_class_weights(data.labeled.samples, classes, config)
     read = open_readers(data, classes, config.data)
-    if fabric.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / CONFIG_NAME, dump_config(config))
-    return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=False)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with locked(run_dir, fabric):
+        if fabric.is_global_zero:
+            if (run_dir / CONFIG_NAME).exists():
+                raise ConfigError(
+                    f"{run_dir}: another gmtool train used this run folder meanwhile: give another --out"
+                )
+            save_run_config(run_dir, config)
+        return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=False)
 
 
-def resume(run_dir: Path) -> RunResult:
-    """Go on with a run from its newest whole checkpoint, with the settings it was started with.
+def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
+    """Go on with a run from its newest whole checkpoint.
 
-    The result is that of a run that was never stopped, bit for bit on the same processor.
+    Without changes the result is that of a run that was never stopped, bit for bit on the same processor.
+
+    Args:
+        run_dir: A run that was started before.
+        changes: Settings by dotted name over those of its `config.toml`, which is written anew with them. Only
+            `FREE_SETTINGS` may differ from those that the run was started with. With another
+            `optim.iterations`, what depends on the length of a run (learning rate, warm-up, weight of the
+            unlabeled loss, moments of validation) is from the next step on that of a run of the new length.
 
     Raises:
         CheckpointError: `run_dir` is no run, or all its checkpoints are damaged.
-        ConfigError: The run is finished, or its data has changed.
+        ConfigError: The run is finished, its data has changed, another process trains it, or a setting was
+            changed that the computation depends on.
     """
     if not (run_dir / CONFIG_NAME).is_file():
         raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
-    fabric, config = on_this_machine(load_config(run_dir / CONFIG_NAME))
-    with fabric.rank_zero_first():
+    fabric, config = on_this_machine(load_run_config(run_dir, changes))
+    with locked(run_dir, fabric):
         classes = saved_classes(run_dir)
-        data = checked_data(config, classes, check=fabric.is_global_zero)
-    network = build_network(config.model, classes)
-    weights = labeled_class_weights(data.labeled.samples, classes, config)
-    read = open_readers(data, classes, config.data)
-    return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=True)
+        refuse_other_computation(run_dir, config)
+        refuse_missing_data(config.data, run_dir, remedy="give the folder where it is now with --data DIR")
+        with fabric.rank_zero_first():
+            data = checked_data(config, classes, check=fabric.is_global_zero)
+        network = build_network(config.model, classes)
+        refuse_too_large_images(data.val.samples, config, fabric.device)
+        weights = labeled_class_weights(data.labeled.samples, classes, config)
+        read = open_readers(data, classes, config.data)
+        return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=True)
 
 
 def _run(
@@ -129,7 +151,12 @@ def _run(
     if resumed:
         start = restore(run_dir, state, data)
         if plan.is_over(start):
-            raise ConfigError(f"{run_dir} is finished: {start.iteration} of {plan.iterations} iterations are done")
+            raise ConfigError(
+                f"{run_dir} is finished: {start.iteration} of {plan.iterations} iterations are done; "
+                "--iterations N trains it further, up to N"
+            )
+        if fabric.is_global_zero:
+            save_run_config(run_dir, config)
         remark(f"resuming {run_dir} after {start.iteration} of {plan.iterations} iterations")
     if config.run.activation_checkpointing:
         recompute_activations(network)
@@ -138,6 +165,7 @@ def _run(
 
     share = (fabric.global_rank, fabric.world_size)
     pin_memory, seed = fabric.device.type == "cuda", config.run.seed
+    unreadable = UnreadableImages(data.unlabeled)
     load_labeled = partial(
         labeled_batches,
         data.labeled.samples,
@@ -156,28 +184,34 @@ def _run(
         pin_memory=pin_memory,
         share=share,
         read=read.unlabeled,
+        unreadable=unreadable,
     )
     supervised = config.method.name == "supervised"
     weights = None if weights is None else fabric.to_device(weights)
     started = time.monotonic()
-    with _open_log(fabric, run_dir, plan, start) as log, stop_on_sigterm(fabric) as stop:
+    with (
+        _open_log(fabric, run_dir, plan, start) as log,
+        stop_on_sigterm(fabric) as stop,
+        explained_worker_failures(run_dir),
+    ):
         result = fit(
             fabric,
             cast(nn.Module, wrapped),
             wrapped_optimizer,
-            state.schedule,
+            partial(set_learning_rates, state.optimizer, config.optim),
             _build_step(config.method, classes, state.average, weights),
             plan=plan,
             start=start,
             tally=state.tally,
             labeled=load_labeled(start=start.iteration),
             unlabeled=None if supervised else load_unlabeled(start=max(0, start.iteration - plan.unlabeled_from)),
-            hooks=build_hooks(config, run_dir, fabric, state, plan, data, classes, read, stop),
+            hooks=build_hooks(config, run_dir, fabric, state, plan, data, classes, read, stop, weights),
             stop=stop,
             log=log,
         )
     seconds = time.monotonic() - started
     fabric.barrier()  # the first process has saved
+    unreadable.remark_count()
     report = _report(run_dir, result, data, classes, config)
     if fabric.is_global_zero:
         save_report(report, run_dir)

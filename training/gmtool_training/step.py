@@ -30,8 +30,9 @@ from gmtool_training.mixing import (
 from gmtool_training.unlabeled import (
     Known,
     statistics_of_changed_images,
-    strong_view_loss,
-    weak_view_loss,
+    strong_target,
+    unlabeled_loss,
+    weak_target,
 )
 
 Backward = Callable[[Tensor], None]
@@ -108,31 +109,33 @@ def guidedmix_step(
     joint = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
     out_l = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
     ce, cla = _labeled_losses(out_l, inputs, method, classes, class_weights)
-    known = _known(x_l, out_l)
+    known = known_of(x_l, out_l)
     if joint is None:
         backward(ce + cla)
     del out_l
 
-    # Unlabeled images: a prediction with gradient against the mask decoupled from the mixed image
-    taught = known
-    if teacher is not network and method.pseudo != "direct":
-        with torch.no_grad(), frozen_statistics(teacher):
-            taught = _known(x_l, teacher(x_l))
-    rest = (taught, lam, inputs.random, method, class_weights)
+    # Unlabeled images: a prediction with gradient against the teacher's mask
+    taught = known_by_teacher(teacher, network, known, method)
     if method.view == "strong":
-        usup = strong_view_loss(
-            network,
+        target = strong_target(
             teacher,
             inputs.unlabeled,
             inputs.inside,
             inputs.labeled,
-            *rest,
+            taught,
+            lam,
+            inputs.random,
+            method,
             ignore_index=classes.ignore_index,
         )
+        with statistics_of_changed_images(network, method):
+            out_u: Output = network(target.images)
     else:
         out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
-        usup = weak_view_loss(network, teacher, out_u, x_u, inputs.inside, *rest)
-        del out_u
+        own = out_u if teacher is network else None
+        target = weak_target(teacher, own, x_u, inputs.inside, taught, lam, inputs.random, method)
+    usup = unlabeled_loss(out_u.logits, target, method, class_weights)
+    del out_u, target
     backward(inputs.omega * usup if joint is None else ce + cla + inputs.omega * usup)
     del joint
 
@@ -144,8 +147,17 @@ def guidedmix_step(
     return StepLosses(ce.detach(), cla.detach(), dec.detach(), usup.detach(), inputs.omega)
 
 
-def _known(images: Tensor, output: Output) -> Known:
+def known_of(images: Tensor, output: Output) -> Known:
+    """Return what a forward of labeled images gave, as constants."""
     return Known(images, torch.softmax(output.logits.detach(), dim=1), output.embedding.detach())
+
+
+def known_by_teacher(teacher: nn.Module, network: nn.Module, known: Known, method: MethodConfig) -> Known:
+    """Return what the teacher says of the labeled images, where it is another network and mixes them in."""
+    if teacher is network or method.pseudo == "direct":
+        return known
+    with torch.no_grad(), frozen_statistics(teacher):
+        return known_of(known.images, teacher(known.images))
 
 
 def _labeled_losses(

@@ -1,4 +1,4 @@
-"""What unlabeled images teach: pseudo masks, the view that learns from them, and the loss between the two."""
+"""Unlabeled part of a step: pseudo masks, weak or strong view, and the loss between the two."""
 
 from __future__ import annotations
 
@@ -31,41 +31,62 @@ class Known:
     """(B, D), pooled encoder features."""
 
 
-def weak_view_loss(
-    network: nn.Module,
+@dataclass(frozen=True)
+class PseudoMask:
+    """What the teacher says of unlabeled images, and what it was asked with."""
+
+    mask: Tensor
+    """(B, C, H, W)."""
+    partners: Tensor | None = None
+    """(B, K) indices of each image's labeled partners, nearest first; None where none is mixed in."""
+    mixed: Tensor | None = None
+    """(B, 3, H, W) mixed images, normalised; None where none is mixed in."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the network is to predict for a view of the unlabeled images."""
+
+    images: Tensor
+    """(B, 3, H, W): the view, normalised."""
+    pseudo: Tensor
+    """(B, C, H, W) pseudo mask of the view."""
+    counted: Tensor | None
+    """(B, H, W) bool: pixels that may count; None: all."""
+    source: PseudoMask
+    """What the pseudo mask comes from."""
+
+
+def weak_target(
     teacher: nn.Module,
-    out_u: Output,
+    own: Output | None,
     x_u: Tensor,
     inside: Tensor | None,
     known: Known,
     lam: float,
     random: np.random.Generator,
     method: MethodConfig,
-    class_weights: Tensor | None,
-) -> Tensor:
-    """L_usup (Eq. 10) of the unlabeled images as they are.
+) -> Target:
+    """Return what is to be predicted for the unlabeled images as they are (Eq. 10).
 
     Args:
-        network: In training.
-        teacher: Predicts the pseudo masks; `network` itself in the paper.
-        out_u: What `network` gave for `x_u`, with gradient.
+        teacher: Predicts the pseudo masks; the network in training itself in the paper.
+        own: What the teacher gave for `x_u`, if that is known.
         x_u: Unlabeled images, (B, 3, H, W), normalised.
         inside: (B, H, W) bool, False outside of the image; None: all pixels count.
         known: Of the labeled images, by `teacher`.
         lam: The mixing coefficient.
         random: Source of the partners where they are random.
         method: Every switch.
-        class_weights: (C,), those of `method.balance`.
     """
     # As a target, the mixed pass needs no gradient and saves no activations
     with torch.no_grad() if method.detach == "pseudo" else nullcontext():
-        own = out_u if teacher is network else None
-        pseudo = _pseudo_mask(teacher, own, x_u, known, lam, random, method)
-    return _loss(out_u.logits, pseudo, None if method.margin else inside, method, class_weights)
+        source = _pseudo_mask(teacher, own, x_u, known, lam, random, method)
+    return Target(x_u, source.mask, None if method.margin else inside, source)
 
 
-def strong_view_loss(
-    network: nn.Module,
+@torch.no_grad()
+def strong_target(
     teacher: nn.Module,
     images: Tensor,
     inside: Tensor | None,
@@ -74,29 +95,49 @@ def strong_view_loss(
     lam: float,
     random: np.random.Generator,
     method: MethodConfig,
-    class_weights: Tensor | None,
     *,
     ignore_index: int,
-) -> Tensor:
-    """The same for a strong view of the unlabeled images, (B, 3, H, W) uint8: weak teaches strong (FixMatch).
+) -> Target:
+    """Return the same for a strong view of unlabeled images, (B, 3, H, W) uint8: weak teaches strong (FixMatch).
 
     Boxes may show another unlabeled image with its pseudo mask, or one of `labeled` with its true mask.
     """
-    with torch.no_grad():
-        pseudo = _pseudo_mask(teacher, None, normalize(images), known, lam, random, method)
-        size, device = (images.shape[-2], images.shape[-1]), images.device
-        boxes = draw_boxes(len(images), size, share=method.cutmix, random=random).to(device)
-        strong, pseudo = paste(change_colors(images, random, share=method.colors), boxes), paste(pseudo, boxes)
-        counted = None if inside is None or method.margin else paste(inside, boxes)
-        if method.paste:
-            boxes = draw_boxes(len(images), size, share=method.paste, random=random)
-            counted = torch.ones_like(boxes, device=device) if counted is None else counted
-            strong, pseudo, counted = _paste_labeled(
-                strong, pseudo, counted, boxes, labeled, random, colors=method.colors, ignore_index=ignore_index
-            )
-    with statistics_of_changed_images(network, method):
-        output: Output = network(normalize(strong))
-    return _loss(output.logits, pseudo, counted, method, class_weights)
+    source = _pseudo_mask(teacher, None, normalize(images), known, lam, random, method)
+    size, device = (images.shape[-2], images.shape[-1]), images.device
+    boxes = draw_boxes(len(images), size, share=method.cutmix, random=random).to(device)
+    strong, pseudo = paste(change_colors(images, random, share=method.colors), boxes), paste(source.mask, boxes)
+    counted = None if inside is None or method.margin else paste(inside, boxes)
+    if method.paste:
+        boxes = draw_boxes(len(images), size, share=method.paste, random=random)
+        counted = torch.ones_like(boxes, device=device) if counted is None else counted
+        strong, pseudo, counted = _paste_labeled(
+            strong, pseudo, counted, boxes, labeled, random, colors=method.colors, ignore_index=ignore_index
+        )
+    return Target(normalize(strong), pseudo, counted, source)
+
+
+def unlabeled_loss(logits: Tensor, target: Target, method: MethodConfig, class_weights: Tensor | None) -> Tensor:
+    """Return L_usup of logits (B, C, H, W) for a view; `class_weights` (C,) are those of `method.balance`."""
+    pseudo, weights = weighted_mask(target, method, class_weights)
+    if method.unlabeled_loss != "squared":
+        return pseudo_cross_entropy(logits, pseudo, weights, soft=method.unlabeled_loss == "soft-cross-entropy")
+    direct = torch.softmax(logits, dim=1)
+    return squared_difference(direct.detach() if method.detach == "direct" else direct, pseudo, weights)
+
+
+def weighted_mask(
+    target: Target, method: MethodConfig, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the pseudo mask as the loss takes it, and how much each pixel counts, (B, H, W); None: all alike."""
+    pseudo = target.pseudo
+    if method.renormalize:
+        pseudo = pseudo.clamp(min=0)
+        pseudo = pseudo / pseudo.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    weights = _weights(pseudo.detach(), target.counted, method)
+    if class_weights is not None:
+        of_class = class_weights[pseudo.detach().max(dim=1).indices]
+        weights = of_class if weights is None else weights * of_class
+    return pseudo, weights
 
 
 def _paste_labeled(
@@ -137,15 +178,15 @@ def _pseudo_mask(
     lam: float,
     random: np.random.Generator,
     method: MethodConfig,
-) -> Tensor:
-    """Return what unlabeled images should be, (B, C, H, W); `own` is the teacher's output for them, if known."""
+) -> PseudoMask:
+    """Return what unlabeled images should be; `own` is the teacher's output for them, if known."""
     needs_own = method.pseudo != "decoupled" or method.pairing == "similar"
     if needs_own and own is None:
         with frozen_statistics(teacher):
             own = teacher(x_u)
     if method.pseudo == "direct":
         assert own is not None
-        return torch.softmax(own.logits, dim=1)
+        return PseudoMask(torch.softmax(own.logits, dim=1))
     if method.pairing == "similar":
         assert own is not None
         partners = nearest_partners(own.embedding.detach(), known.embedding, count=method.partners)
@@ -153,33 +194,14 @@ def _pseudo_mask(
         partners = random_partners(len(x_u), len(known.images), random, count=method.partners).to(x_u.device)
     # Several partners share lambda: their mean is the labeled part, and its prediction what is subtracted
     minor, subtracted = known.images[partners].mean(dim=1), known.probabilities[partners].mean(dim=1)
+    images = mix_pairs(minor, x_u, lam)
     with statistics_of_changed_images(teacher, method):
-        mixed: Output = teacher(mix_pairs(minor, x_u, lam))
-    decoupled = decouple(torch.softmax(mixed.logits, dim=1), subtracted, lam, method=method)
-    if method.pseudo == "decoupled":
-        return decoupled
-    assert own is not None
-    return (decoupled + torch.softmax(own.logits.detach(), dim=1)) / 2
-
-
-def _loss(
-    logits: Tensor,
-    pseudo: Tensor,
-    counted: Tensor | None,
-    method: MethodConfig,
-    class_weights: Tensor | None,
-) -> Tensor:
-    if method.renormalize:
-        pseudo = pseudo.clamp(min=0)
-        pseudo = pseudo / pseudo.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    weights = _weights(pseudo.detach(), counted, method)
-    if class_weights is not None:
-        of_class = class_weights[pseudo.detach().max(dim=1).indices]
-        weights = of_class if weights is None else weights * of_class
-    if method.unlabeled_loss != "squared":
-        return pseudo_cross_entropy(logits, pseudo, weights, soft=method.unlabeled_loss == "soft-cross-entropy")
-    direct = torch.softmax(logits, dim=1)
-    return squared_difference(direct.detach() if method.detach == "direct" else direct, pseudo, weights)
+        mixed: Output = teacher(images)
+    mask = decouple(torch.softmax(mixed.logits, dim=1), subtracted, lam, method=method)
+    if method.pseudo == "mean":
+        assert own is not None
+        mask = (mask + torch.softmax(own.logits.detach(), dim=1)) / 2
+    return PseudoMask(mask, partners, images)
 
 
 def _weights(pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor | None:

@@ -13,10 +13,12 @@ from torch import nn
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
 from gmtool.datasets import Split
+from gmtool.errors import DataError
 from gmtool.metrics import Int64Array, confusion_matrix
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data import whole_images
 from gmtool_training.readers import LabeledReader
+from gmtool_training.validation_memory import REMEDY, is_out_of_memory
 
 
 @torch.no_grad()
@@ -42,8 +44,16 @@ def validate(
     share = (fabric.global_rank, fabric.world_size)
     for image, mask in whole_images(split.samples, classes, config, read=read, share=share):
         before_image()
-        with fabric.autocast():
-            output: Output = network(normalize(fabric.to_device(image)[None]))
+        try:
+            with fabric.autocast():
+                output: Output = network(normalize(fabric.to_device(image)[None]))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = mask.shape
+            raise DataError(
+                f"a validation image of {width}x{height} does not fit into memory: {REMEDY}"
+            ) from error
         prediction = output.logits[0].max(dim=0).indices.to(torch.uint8).cpu().numpy()
         matrix += confusion_matrix(
             mask.numpy(), prediction, num_classes=len(classes), ignore_index=classes.ignore_index
