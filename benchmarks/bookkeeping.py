@@ -22,17 +22,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from gmtool_training import accumulate, fit
-from gmtool_training.average import averaged_copy, update_average
-from gmtool_training.data import LabeledBatch, UnlabeledBatch
-from gmtool_training.fit import Hooks
-from gmtool_training.log import RunLog
-from gmtool_training.optim import build_optimizer, set_learning_rates
-from gmtool_training.plan import FitPlan
-from gmtool_training.progress import Progress
-from gmtool_training.step import guidedmix_step
-from gmtool_training.stop import StopRequest
-from gmtool_training.tally import Tally
+from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
+from gmtool_training.engine import accumulate
+from gmtool_training.engine.average import averaged_copy, update_average
+from gmtool_training.engine.optim import build_optimizer, set_learning_rates
+from gmtool_training.loop import fit
+from gmtool_training.loop.figures import Tally
+from gmtool_training.loop.fit import Hooks
+from gmtool_training.loop.log import RunLog
+from gmtool_training.loop.progress import Progress
+from gmtool_training.loop.schedule import FitPlan
+from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.method.step import guidedmix_step
 from lightning_fabric import Fabric
 
 from gmtool.classes import load_classes

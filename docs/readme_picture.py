@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gmtool.toy import ToyConfig, draw_sample
+from gmtool.data.toy import ToyConfig, draw_sample
 
 SIZE = ToyConfig(height_px=240, width_px=320)
 SEED = [7, 2]

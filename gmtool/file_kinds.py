@@ -1,10 +1,15 @@
-"""Names of files that are no image gmtool decodes, told by their first bytes."""
+"""Suffixes of images and masks, and names of files that gmtool does not decode, told by their first bytes."""
 
 from __future__ import annotations
 
 import io
 
 from PIL import TiffImagePlugin
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+"""What a file name must end with (in any case) to be taken for an image."""
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+"""The same for a mask: JPEG and lossy WebP change labels."""
 
 CONVERT = "convert it to JPEG or PNG"
 

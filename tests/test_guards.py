@@ -54,7 +54,7 @@ def test_only_tensorrt_is_given_a_callback_by_its_own_class() -> None:
         for path in (ROOT / part).rglob("*.py")
         if known.search(path.read_text(encoding="utf-8"))
     }
-    assert found == {"gmtool/nvidia.py"}
+    assert found == {"gmtool/artifact/nvidia.py"}
 
 
 def test_ffmpeg_does_not_log_through_python() -> None:

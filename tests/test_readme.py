@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import TOY, Cli
 
-from gmtool.toy import generate_toy
+from gmtool.data.toy import generate_toy
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

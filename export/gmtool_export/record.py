@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gmtool.artifact.spec import ArtifactSpec, OutputName, Precision
 from gmtool.errors import DataError
 from gmtool.files import write_atomically
 from gmtool.json_toml import read_json
-from gmtool.report import percent
-from gmtool.spec import ArtifactSpec, OutputName, Precision
-from gmtool_export.gate import Tolerance
-from gmtool_export.half import Headroom
-from gmtool_export.parity import ParityRow
-from gmtool_export.quantize import Quantization
-from gmtool_export.score import ScoreProof
+from gmtool.report.report import percent
+from gmtool_export.int8.quantize import Quantization
+from gmtool_export.proof.gate import Tolerance
+from gmtool_export.proof.half import Headroom
+from gmtool_export.proof.miou_drop import ScoreProof
+from gmtool_export.proof.parity import ParityRow
 
 FORMAT_VERSION = 2
 JSON_NAME, MARKDOWN_NAME = "export.json", "export.md"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gmtool_training.presets import preset
-from gmtool_training.recipes import recipe
+from gmtool_training.recipes.presets import preset
+from gmtool_training.recipes.recipes import recipe
 
 from gmtool.classes import BUILT_IN
 from gmtool.config import DataConfig, TrainConfig

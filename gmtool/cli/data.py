@@ -13,7 +13,7 @@ from gmtool.errors import ConfigError
 
 if TYPE_CHECKING:
     from gmtool.config import TrainConfig
-    from gmtool.datacheck import DataReport
+    from gmtool.data.check import DataReport
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, split or make a data set.")
 
@@ -45,8 +45,8 @@ def check(
     """
     from gmtool.classes import load_classes
     from gmtool.console import result
-    from gmtool.datacheck import check_data
-    from gmtool.datasets import load_training_data
+    from gmtool.data.check import check_data
+    from gmtool.data.datasets import load_training_data
 
     lists = {"data.labeled": labels, "data.unlabeled": unlabeled, "data.val": val}
     config = _configure(kind, data, classes, lists, set_)
@@ -80,14 +80,14 @@ def split(
     """
     import numpy as np
 
+    from gmtool.artifact.runs import require_empty
     from gmtool.classes import load_classes
     from gmtool.console import remark, result
-    from gmtool.datasets import Split, load_split
+    from gmtool.data.datasets import Split, load_split
+    from gmtool.data.ground_truth import read_truth
+    from gmtool.data.splits import format_split
+    from gmtool.data.splitting import Candidate, choose_labeled
     from gmtool.files import write_atomically
-    from gmtool.runs import require_empty
-    from gmtool.splits import format_split
-    from gmtool.splitting import Candidate, choose_labeled
-    from gmtool.truth import read_truth
 
     require_empty(out)
     config = _configure(kind, data, classes, {}, set_)
@@ -121,7 +121,7 @@ def toy(
 ) -> None:
     """Generate textured shapes on textured ground, in VOC layout."""
     from gmtool.console import result
-    from gmtool.toy import ToyConfig, generate_toy
+    from gmtool.data.toy import ToyConfig, generate_toy
 
     generate_toy(out, ToyConfig(labeled=labeled, unlabeled=unlabeled, val=val, seed=seed))
     result(f"{labeled} labeled, {unlabeled} unlabeled and {val} validation images in {out}")

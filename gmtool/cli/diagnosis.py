@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, release
 from gmtool.cli.probes import Probe
-from gmtool.plan import FLAVOUR_TITLES, Flavour, release
 from gmtool.resources import Resources
 
 State = Literal["ok", "absent", "warning", "problem"]

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from gmtool.artifact.describe import Description
     from gmtool.classes import ClassSet
-    from gmtool.describe import Description
 
 
 def info(
@@ -29,7 +29,7 @@ def info(
     Neither torch, nor a runtime, nor a GPU is needed. A file that is damaged, changed or foreign is one line
     and exit code 1.
     """
-    from gmtool.describe import describe
+    from gmtool.artifact.describe import describe
 
     description = describe(file)
     if as_json:
@@ -44,8 +44,8 @@ def info(
 def _show(description: Description) -> None:
     from rich.table import Table
 
+    from gmtool.artifact.describe import TITLES
     from gmtool.console import cell, result, stdout
-    from gmtool.describe import TITLES
 
     result(f"{TITLES[description.kind]} {description.path}")
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

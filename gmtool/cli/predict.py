@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gmtool.cli import stop
-from gmtool.cli.early import open_or_await
 from gmtool.cli.prediction import progress_of, result_line, speed_line, tell_kinds
 from gmtool.config import MaskValues
 from gmtool.errors import ConfigError, DataError, MessageKinds, did_you_mean, needs_extra
@@ -18,13 +17,13 @@ from gmtool.errors import ConfigError, DataError, MessageKinds, did_you_mean, ne
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gmtool_serving.backend import Backend
-    from gmtool_serving.formats import FormatName
-    from gmtool_serving.inputs import InputImage
-    from gmtool_serving.predict import PredictionRun, PredictOptions
-    from gmtool_serving.tiles import Tiling
+    from gmtool_serving.backends.base import Backend
+    from gmtool_serving.backends.tiles import Tiling
+    from gmtool_serving.inputs.collect import InputImage
+    from gmtool_serving.outputs.formats import FormatName
+    from gmtool_serving.pipeline.run import PredictionRun, PredictOptions
 
-    from gmtool.report import IoUReport
+    from gmtool.report.report import IoUReport
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -129,16 +128,16 @@ def predict(
     Masks lie in --out under the images' relative paths, and manifest.jsonl says what became of each input.
     Images that fail are listed, the others are done, and the exit code is 3; 1 if all failed.
     """
+    from gmtool.artifact.runs import newest_model
     from gmtool.cli import predict_ray
-    from gmtool.runs import newest_model
 
     with needs_extra("serve", "predicting"):
-        from gmtool_serving.computing import ComputeOptions
-        from gmtool_serving.decoding import DecodeOptions
-        from gmtool_serving.formats import check_names
-        from gmtool_serving.inputs import collect_images
-        from gmtool_serving.predict import PredictOptions
-        from gmtool_serving.shards import Shard
+        from gmtool_serving.inputs.collect import collect_images
+        from gmtool_serving.inputs.decode import DecodeOptions
+        from gmtool_serving.inputs.shards import Shard
+        from gmtool_serving.outputs.formats import check_names
+        from gmtool_serving.pipeline.compute import ComputeOptions
+        from gmtool_serving.pipeline.run import PredictOptions
     formats = _formats(format_ or ["voc"])
     options = PredictOptions(
         formats=formats,
@@ -211,15 +210,16 @@ def run_prediction(
     Raises:
         typer.Exit: With 3 if some images failed, with 1 if all did, with 130 or 143 if it was stopped.
     """
-    from gmtool.runs import newest_model
+    from gmtool.artifact.runs import newest_model
 
     with needs_extra("serve", "predicting"):
-        from gmtool_serving.formats import check_names
-        from gmtool_serving.predict import PredictionRun
+        from gmtool_serving.backends.opening import open_backend
+        from gmtool_serving.outputs.formats import check_names
+        from gmtool_serving.pipeline.run import PredictionRun
     check_names(options.formats, images)
     with PredictionRun(images, out, options) as run:
-        opening = open_or_await(model or newest_model(), device=device, threads=threads, trust=trust)
-        carry_out(run, opening.result(), images, scoring=scoring, quiet=quiet, as_json=as_json)
+        backend = open_backend(model or newest_model(), device=device, threads=threads, trust=trust)
+        carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
 
 
 def carry_out(
@@ -276,11 +276,11 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
 
 def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring) -> IoUReport:
     """Return the score of what was predicted, over the images that have ground truth."""
-    from gmtool_serving.evaluate import score
-    from gmtool_serving.tasks import masks_task
+    from gmtool_serving.scoring.evaluate import score
+    from gmtool_serving.scoring.tasks import masks_task
 
+    from gmtool.data.splits import format_split
     from gmtool.resources import temporary_dir
-    from gmtool.splits import format_split
 
     # A list has lines: the rare name that is not one cannot stand in it
     names = [name for name in (str(image.output) for image in images) if name.isprintable()]
@@ -303,7 +303,7 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
     from gmtool.console import result
 
     if score is not None:
-        from gmtool.report_tables import failed_kinds, left_out_kinds
+        from gmtool.report.tables import failed_kinds, left_out_kinds
 
         for kinds in (failed_kinds(score), left_out_kinds(score)):
             tell_kinds("not scored", kinds, "gmtool evaluate --predictions")
@@ -313,7 +313,7 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
         return
     result(result_line(run))
     if score is not None:
-        from gmtool.report import percent
+        from gmtool.report.report import percent
 
         count = len(score.failed) + len(score.left_out)
         left_out = f", {count} left out" if count else ""
@@ -321,7 +321,7 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
 
 
 def _tiling(tile: str | None, overlap: int | None) -> Tiling | None:
-    from gmtool_serving.tiles import Tiling
+    from gmtool_serving.backends.tiles import Tiling
 
     if tile is None:
         if overlap is not None:
@@ -335,7 +335,7 @@ def _tiling(tile: str | None, overlap: int | None) -> Tiling | None:
 
 
 def _formats(texts: Sequence[str]) -> tuple[FormatName, ...]:
-    from gmtool_serving.formats import FORMAT_NAMES
+    from gmtool_serving.outputs.formats import FORMAT_NAMES
 
     wanted = [name for text in texts for name in text.split(",")]
     known: dict[str, FormatName] = {name: name for name in FORMAT_NAMES}

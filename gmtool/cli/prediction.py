@@ -11,7 +11,7 @@ from gmtool.errors import MessageKinds
 from gmtool.escaping import printable
 
 if TYPE_CHECKING:
-    from gmtool_serving.predict import PredictionRun
+    from gmtool_serving.pipeline.run import PredictionRun
 
 
 @contextmanager

@@ -16,7 +16,7 @@ def main() -> None:
     streams.open_standard_streams()  # before any other file is opened
     stop.raise_on_signals(remedy=RESUME_REMEDY if predicts else "")
     try:
-        code = _run(arguments)
+        code = _run()
         code = _with_lost_output(code, predicts=predicts)
     except BaseException:
         if stop.exit_code() is None:
@@ -28,10 +28,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
-    from gmtool.cli.early import begin_early
-
-    begin_early(arguments)
+def _run() -> int:
     from gmtool.cli.app import run
 
     try:

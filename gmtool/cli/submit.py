@@ -13,8 +13,8 @@ from gmtool.errors import needs_extra
 from gmtool.escaping import printable
 
 if TYPE_CHECKING:
-    from gmtool_serving.submission_files import SubmittedFile
-    from gmtool_serving.submit import SubmissionReport
+    from gmtool_serving.submission.check import SubmissionReport
+    from gmtool_serving.submission.files import SubmittedFile
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check masks before they are handed in.")
 
@@ -46,7 +46,7 @@ def check(
     from gmtool.console import remark, result
 
     with needs_extra("serve", "checking masks"):
-        from gmtool_serving.submit import check_submission
+        from gmtool_serving.submission.check import check_submission
     report = check_submission(benchmark, source, images=images, list_path=list_, progress=_progress)
     if as_json:
         result(json.dumps(report.to_dict(), indent=1))

@@ -13,7 +13,7 @@ from gmtool.cli import stop
 from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool_training.run import RunResult
+    from gmtool_training.loop.run import RunResult
 
     from gmtool.config import DataConfig
 
@@ -107,7 +107,7 @@ def train(
         )
     from gmtool.console import remark
     from gmtool.console import result as show
-    from gmtool.report_tables import to_markdown
+    from gmtool.report.tables import to_markdown
 
     show(to_markdown(result.report))
     remark(f"trained in {result.seconds:.0f} s: {result.run_dir}")
@@ -126,13 +126,13 @@ def run_training(
     download: bool = False,
 ) -> RunResult:
     """Build the configuration from all its layers, fetch the data on request, and train."""
+    from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.cli.configure import configure
     from gmtool.console import speaks
-    from gmtool.runs import fresh_dir, require_empty
-    from gmtool.toy import ToyConfig, generate_toy
+    from gmtool.data.toy import ToyConfig, generate_toy
 
     with needs_extra("train", "training"):
-        from gmtool_training.run import train as run
+        from gmtool_training.loop.run import train as run
     if download and kind not in ("voc", "voc-aug"):
         raise ConfigError(
             f"--download fetches voc and voc-aug, not {kind}: give a folder that is there with --data"
@@ -155,7 +155,7 @@ def run_training(
 @contextmanager
 def _advising_to_resume(run_dir: Path) -> Iterator[None]:
     """Let the line of a stopped run name `--resume`, if there is a checkpoint."""
-    from gmtool.runs import CHECKPOINT_DIR
+    from gmtool.artifact.runs import CHECKPOINT_DIR
 
     try:
         yield
@@ -166,7 +166,7 @@ def _advising_to_resume(run_dir: Path) -> Iterator[None]:
 
 
 def _download(config: DataConfig) -> None:
-    from gmtool_training.download import MASK_DIR, download_sbd, download_voc
+    from gmtool_training.data.download import MASK_DIR, download_sbd, download_voc
 
     voc = download_voc(config.root)
     if config.mask_dir == MASK_DIR:
@@ -177,7 +177,7 @@ def _resume_training(run_dir: Path, flags: dict[str, Any], assignments: list[str
     from gmtool.settings import parse_assignments
 
     with needs_extra("train", "training"):
-        from gmtool_training.run import resume
+        from gmtool_training.loop.run import resume
     given = {name: value for name, value in flags.items() if value is not None}
     with _advising_to_resume(run_dir):
         return resume(run_dir, {**parse_assignments(assignments), **given})

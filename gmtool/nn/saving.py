@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from gmtool.checkpoints import read_sealed, sealed
+from gmtool.artifact.checkpoints import read_sealed, sealed
+from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
-from gmtool.errors import CheckpointError
+from gmtool.errors import DataError, GmtoolError
 from gmtool.files import sweep_leftovers, write_atomically
+from gmtool.json_toml import read_json
 from gmtool.nn.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -26,7 +27,6 @@ from gmtool.nn.checkpoint import (
     refuse_not_finite,
 )
 from gmtool.nn.model import GuidedMixNet
-from gmtool.runs import CHECKPOINT_DIR
 
 
 def save_checkpoint(
@@ -111,14 +111,14 @@ def _whole_or_empty(path: Path) -> dict[str, Any]:
     """Return a description; an empty one if the file is missing, damaged or was changed."""
     try:
         return read_sealed(path)
-    except (OSError, ValueError, TypeError, KeyError, CheckpointError):
+    except GmtoolError:
         return {}
 
 
 def _read_or_empty(path: Path) -> dict[str, Any]:
     """Return a JSON object; an empty one if the file is missing or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(path)
+    except DataError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.errors import CheckpointError
 from gmtool.files import sha256_of_file
 from gmtool.nn.encoder import Encoder
 from gmtool.nn.timm_encoder import TimmEncoder, as_encoder_names, download_timm_weights
-from gmtool.runs import CHECKPOINT_DIR
 
 
 def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str) -> str:

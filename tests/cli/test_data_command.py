@@ -6,7 +6,7 @@ import pytest
 from conftest import Cli
 from PIL import Image
 
-from gmtool.splits import read_split
+from gmtool.data.splits import read_split
 
 
 @pytest.fixture

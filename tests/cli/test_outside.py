@@ -97,7 +97,7 @@ def test_case_46_telemetry_is_off_before_onnxruntime_is_imported(given: str | No
         "    def find_spec(self, name, *_):\n"
         "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "import gmtool_serving.ort"
+        "import gmtool_serving.backends.onnx_runtime"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {} if given is None else {"ORT_DISABLE_TELEMETRY": given}

@@ -42,8 +42,8 @@ CASES = [
     (["export", "{toy_run}"], "torch", WAITING, signal.SIGINT),
     (["evaluate", "--model", "{toy_model}"], "onnxruntime", WAITING, signal.SIGTERM),
     (PREDICT, "onnxruntime", NATIVE, signal.SIGTERM),
-    (PREDICT, "gmtool_serving.predict", WAITING, signal.SIGINT),
-    (PREDICT, "gmtool_serving.finish", WAITING, signal.SIGINT),
+    (PREDICT, "gmtool_serving.pipeline.run", WAITING, signal.SIGINT),
+    (PREDICT, "gmtool_serving.outputs.whole_run_files", WAITING, signal.SIGINT),
 ]
 
 

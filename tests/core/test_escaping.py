@@ -15,11 +15,11 @@ from markdown_it import MarkdownIt
 
 from gmtool import console
 from gmtool.classes import ClassSet, voc_palette
-from gmtool.comparison import compare, comparison_markdown
 from gmtool.escaping import csv_text, markdown_text, printable
-from gmtool.report import IoUReport
-from gmtool.report_html import report_html
-from gmtool.report_tables import save_report
+from gmtool.report.comparison import compare, comparison_markdown
+from gmtool.report.html import report_html
+from gmtool.report.report import IoUReport
+from gmtool.report.tables import save_report
 
 NAMES = (
     "plain_name-01 (2).png",

@@ -5,17 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from gmtool_serving.benchmark_images import samples_below
-from gmtool_serving.inputs import collect_images
-from gmtool_serving.tasks import masks_task
+from gmtool_serving.benchmark.images import samples_below
+from gmtool_serving.inputs.collect import collect_images
+from gmtool_serving.scoring.tasks import masks_task
 from PIL import Image
 
 from gmtool.classes import ClassSet, voc_palette
 from gmtool.config import DataConfig
-from gmtool.datasets import load_split, load_training_data
+from gmtool.data.datasets import load_split, load_training_data
 from gmtool.errors import DataError
 from gmtool.folders import LeftOut, below
-from gmtool.mask_sources import open_masks
+from gmtool.masks.sources import open_masks
 
 CLASSES = ClassSet(("a", "b"), voc_palette(2), (0, 1))
 

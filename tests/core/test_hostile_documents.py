@@ -15,20 +15,20 @@ from example_reports import ONE
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from gmtool.artifact.describe import describe
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.artifact.spec import ArtifactSpec, ModelProvenance
+from gmtool.artifact.tensorrt_plan import PlanSpec
 from gmtool.classes import ClassSet, load_classes, voc_palette
-from gmtool.coco import rasterize, read_coco
-from gmtool.coco_results import paint_results, read_coco_results
 from gmtool.config import ModelConfig
-from gmtool.describe import describe
+from gmtool.data.ground_truth import read_truth
+from gmtool.data.samples import Sample
 from gmtool.errors import ConfigError, DataError, GmtoolError
-from gmtool.plan import PlanSpec
-from gmtool.report import load_report
-from gmtool.report_tables import to_markdown
-from gmtool.samples import Sample
+from gmtool.masks.coco_annotations import rasterize, read_coco
+from gmtool.masks.coco_results import paint_results, read_coco_results
+from gmtool.report.report import load_report
+from gmtool.report.tables import to_markdown
 from gmtool.settings import Settings, build_config, load_toml, parse_assignments
-from gmtool.shapes import BatchShape, ShapeProfile
-from gmtool.spec import ArtifactSpec, ModelProvenance
-from gmtool.truth import read_truth
 
 HOSTILE = {
     "true": "true",
@@ -119,13 +119,13 @@ def read_results(path: Path) -> None:
 
 
 def read_names(path: Path) -> None:
-    from gmtool_serving.lists import read_coco_names
+    from gmtool_serving.inputs.lists import read_coco_names
 
     read_coco_names(path)
 
 
 def read_checkpoint(path: Path) -> None:
-    from gmtool.checkpoints import read_checkpoint_file
+    from gmtool.artifact.checkpoints import read_checkpoint_file
 
     read_checkpoint_file(path)
 
@@ -256,7 +256,7 @@ def test_case_48_annotations_of_another_size_are_refused_before_anything_is_pain
     value = coco_document()
     value["images"][0]["height"] = size
     (tmp_path / "a.json").write_text(json.dumps(value))
-    monkeypatch.setattr("gmtool.truth.rasterize", None)
+    monkeypatch.setattr("gmtool.data.ground_truth.rasterize", None)
     with pytest.raises(DataError, match="its image is 8x6"):
         read_annotations(tmp_path / "a.json")
 

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from gmtool_serving import predict
+from gmtool_serving.pipeline import run as predict
 
 from gmtool import resources
 from gmtool.errors import TemporaryFolderError

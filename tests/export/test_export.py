@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from conftest import Cli
-from gmtool_export.deploy import DeployModel
+from gmtool_export.graph.deploy import DeployModel
 from gmtool_export.run import ExportOptions, export_run
 
-from gmtool.artifact import read_sealed_spec
+from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.errors import ArtifactError, CheckpointError, ConfigError
 from gmtool.files import sha256_of_file
 from gmtool.nn.checkpoint import Checkpoint, load_network

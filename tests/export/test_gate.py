@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gmtool_export.gate import TOLERANCES, judge, refuse_weak_evidence
-from gmtool_export.half import LARGEST_HALF, MagnitudeWatch, half_headroom
-from gmtool_export.parity import Example, ParityRow, compare, examples, reference_logits
+from gmtool_export.proof.gate import TOLERANCES, judge, refuse_weak_evidence
+from gmtool_export.proof.half import LARGEST_HALF, MagnitudeWatch, half_headroom
+from gmtool_export.proof.miou_drop import ImageScore, ScoreProof, classes_predicted
+from gmtool_export.proof.parity import Example, ParityRow, compare, examples, reference_logits
 from gmtool_export.record import onnx_name
-from gmtool_export.score import ImageScore, ScoreProof, classes_predicted
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gmtool.artifact.spec import Precision
 from gmtool.errors import ParityError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
 from gmtool.nn.mitrans import NonLocal
 from gmtool.nn.model import GuidedMixNet
-from gmtool.spec import Precision
 
 ROW = ParityRow("odd", 1, 97, 133, 1.0, max_difference=1e-5, max_logit=10.0, unexplained=0, classes_seen=4)
 SCORE = ScoreProof("val", 10, 20, 0.75, 0.75, 1.0, ImageScore("a", 0.98), 5)

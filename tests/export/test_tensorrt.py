@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from gmtool_export.tensorrt import BuildOptions, build_plan, check_options, choose_flavour
+from gmtool_export.tensorrt.build import BuildOptions, build_plan, check_options, choose_flavour
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from gmtool import nvidia
-from gmtool.artifact import read_sealed_spec
+from gmtool.artifact import nvidia
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.artifact.spec import ArtifactSpec, Precision
+from gmtool.artifact.tensorrt_plan import Flavour, Gpu, Plan
 from gmtool.errors import ArtifactError, BackendError, ConfigError, MissingExtraError
-from gmtool.plan import Flavour, Gpu, Plan
-from gmtool.shapes import BatchShape, ShapeProfile
-from gmtool.spec import ArtifactSpec, Precision
 
 trt = pytest.importorskip("tensorrt_rtx")
 
@@ -190,10 +190,10 @@ A_BUILDER_IN_A_CYCLE = """
 import gc, sys
 from pathlib import Path
 import tensorrt_rtx as trt
-from gmtool_export.tensorrt import BuildOptions, build_plan
-from gmtool.artifact import read_sealed_spec
-from gmtool.nvidia import TensorRTLog
-from gmtool.shapes import BatchShape, ShapeProfile
+from gmtool_export.tensorrt.build import BuildOptions, build_plan
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.artifact.nvidia import TensorRTLog
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
 
 take = TensorRTLog._take
 
@@ -358,7 +358,7 @@ def nvidia_gpu_is_there() -> bool:
 def test_the_calls_of_tensorrts_branch_are_those_of_the_shared_api(
     shared_api: None, spec: ArtifactSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gmtool_export.tensorrt.read_gpu", lambda: Gpu("NVIDIA A10", "8.6", 24 << 30))
+    monkeypatch.setattr("gmtool_export.tensorrt.build.read_gpu", lambda: Gpu("NVIDIA A10", "8.6", 24 << 30))
     options = BuildOptions("tensorrt", (PROFILE,), timing_cache=tmp_path / "timing.cache")
     plan = build_plan(TINY, spec, options)
     assert (plan.spec.flavour, plan.spec.gpu) == ("tensorrt", "NVIDIA A10")

@@ -12,17 +12,17 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
-from gmtool_export.triton import export_triton
-from gmtool_export.triton_config import TritonOptions
+from gmtool_export.triton.config import TritonOptions
+from gmtool_export.triton.repository import export_triton
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from gmtool.artifact import read_sealed_spec
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.artifact.spec import ArtifactSpec
+from gmtool.artifact.tensorrt_plan import Plan, PlanSpec, read_plan, write_plan
 from gmtool.errors import ArtifactError, ConfigError
 from gmtool.files import temporary_path, write_atomically
-from gmtool.plan import Plan, PlanSpec, read_plan, write_plan
-from gmtool.shapes import BatchShape, ShapeProfile
-from gmtool.spec import ArtifactSpec
 
 PROFILE = ShapeProfile(BatchShape(1, 64, 64), BatchShape(2, 96, 128), BatchShape(4, 256, 256))
 
@@ -242,7 +242,7 @@ def test_case_19_a_disk_that_fills_up_leaves_the_old_repository(
         done += 1
         write_atomically(path, content)
 
-    monkeypatch.setattr("gmtool_export.triton.write_atomically", fail)
+    monkeypatch.setattr("gmtool_export.triton.repository.write_atomically", fail)
     with pytest.raises(OSError, match="No space left"):
         export_triton([toy_model], models, name="new")
     assert tree(tmp_path) == before

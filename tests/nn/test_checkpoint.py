@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from gmtool.checkpoints import read_sealed, sealed
+from gmtool.artifact.checkpoints import read_sealed, sealed
 from gmtool.classes import load_classes
 from gmtool.config import ModelConfig
 from gmtool.errors import CheckpointError
@@ -162,13 +162,6 @@ def test_case_49_a_changed_description_displaces_no_whole_checkpoint(tmp_path: P
     description.write_text(json.dumps(json.loads(description.read_text()) | {"miou": 0.99}))
     save(tmp_path, ["last"], 3)
     assert [load_network(tmp_path, name)[1].iteration for name in ("last", "iteration-000001")] == [3, 1]
-
-
-def test_a_description_of_gmtool_0_1_which_has_no_seal_is_read(tmp_path: Path) -> None:
-    save(tmp_path, ["last"], 1)
-    description = tmp_path / "checkpoints" / "last.json"
-    description.write_text(json.dumps(read_sealed(description) | {"format_version": 1}))
-    assert load_network(tmp_path, "last")[1].iteration == 1
 
 
 @pytest.mark.parametrize("place", ["../elsewhere.safetensors", "/etc/hostname", "folder/weights.safetensors"])
