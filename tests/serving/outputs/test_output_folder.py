@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from fakes import FakeBackend
 from gmtool_serving.inputs.collect import collect_images
+from gmtool_serving.outputs import write as writing
 from gmtool_serving.outputs.folder import OutputFolder
 from gmtool_serving.outputs.manifest import MAX_LINE_BYTES, Record, read_manifest
-from gmtool_serving.pipeline import write as writing
 from gmtool_serving.pipeline.pipeline import Outcome
 from gmtool_serving.pipeline.run import PredictionRun, PredictOptions, predict_images
 from PIL import Image

@@ -379,7 +379,7 @@ def test_a_bug_in_a_stage_ends_the_run_with_its_traceback(tmp_path: Path) -> Non
 
 
 def test_no_stage_runs_ahead_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gmtool_serving.pipeline import decode as decoding
+    from gmtool_serving.inputs import decode as decoding
     from gmtool_serving.pipeline import decoder_pool as decoders
 
     folder, out = make_images(tmp_path / "in", 120), tmp_path / "out"
