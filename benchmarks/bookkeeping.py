@@ -22,17 +22,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from gmtool_training import accumulate, fit
-from gmtool_training.average import averaged_copy, update_average
-from gmtool_training.data import LabeledBatch, UnlabeledBatch
-from gmtool_training.fit import Hooks
-from gmtool_training.log import RunLog
-from gmtool_training.optim import build_optimizer, build_schedule
-from gmtool_training.plan import FitPlan
-from gmtool_training.progress import Progress
-from gmtool_training.step import guidedmix_step
-from gmtool_training.stop import StopRequest
-from gmtool_training.tally import Tally
+from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
+from gmtool_training.engine import accumulate
+from gmtool_training.engine.average import averaged_copy, update_average
+from gmtool_training.engine.optim import build_optimizer, set_learning_rates
+from gmtool_training.loop import fit
+from gmtool_training.loop.figures import Tally
+from gmtool_training.loop.fit import Hooks
+from gmtool_training.loop.log import RunLog
+from gmtool_training.loop.progress import Progress
+from gmtool_training.loop.schedule import FitPlan
+from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.method.step import guidedmix_step
 from lightning_fabric import Fabric
 
 from gmtool.classes import load_classes
@@ -89,7 +90,6 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     average = averaged_copy(network)
     config = OptimConfig(iterations=arguments.steps)
     optimizer = build_optimizer(network, config)
-    schedule = build_schedule(optimizer, config)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
     tally = Tally(fabric.device)
     # Everything that a step does and that is not the method, the optimiser or the data
@@ -98,7 +98,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     fit._gradients = watch.timed("list of gradients", fit._gradients)
     figures: Any = fit._DelayedFigures
     figures.after_step = watch.timed("figures and log", figures.after_step)
-    schedule.step = watch.timed("schedule", schedule.step)  # type: ignore[method-assign]
+    set_rates = watch.timed("learning rates", partial(set_learning_rates, optimizer, config))
     size = (arguments.batch, 3, arguments.crop, arguments.crop)
     images = torch.randint(0, 256, size, dtype=torch.uint8)
     masks = torch.randint(0, len(CLASSES), (size[0], *size[2:]), dtype=torch.uint8)
@@ -123,7 +123,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
             fabric,
             wrapped,
             wrapped_optimizer,
-            schedule,
+            set_rates,
             partial(guidedmix_step, method=MethodConfig(), classes=CLASSES),
             plan=plan,
             start=Progress(),

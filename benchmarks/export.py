@@ -23,18 +23,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gmtool_export.calibration import calibration_images
-from gmtool_export.onnx import export_graph, keep_outputs
-from gmtool_export.parity import onnx_runner
-from gmtool_export.quantize import calibrate, quantize
+from gmtool_export.graph.onnx import export_graph, keep_outputs
+from gmtool_export.int8.calibration import calibration_images
+from gmtool_export.int8.quantize import calibrate, quantize
+from gmtool_export.proof.parity import onnx_runner
 from PIL import Image
 
+from gmtool.artifact.runs import CONFIG_NAME
 from gmtool.classes import load_classes
 from gmtool.config import ModelConfig
 from gmtool.images import UInt8Array
 from gmtool.nn.checkpoint import build_network, load_network
 from gmtool.nn.model import normalize
-from gmtool.runs import CONFIG_NAME
 from gmtool.settings import load_config
 
 REPEATS = 9

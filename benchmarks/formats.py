@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from gmtool_serving.formats import FORMAT_NAMES, FormatName, MaskItem, encode
-from gmtool_serving.inputs import collect_images
+from gmtool_serving.inputs.collect import collect_images
+from gmtool_serving.outputs.formats import FORMAT_NAMES, FormatName, MaskItem, encode
 from PIL import Image, ImageFilter
 
 from gmtool.classes import load_classes

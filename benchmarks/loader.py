@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gmtool_training.cache import open_readers
-from gmtool_training.data import labeled_batches
-from gmtool_training.readers import LabeledReader, labeled_files
+from gmtool_training.data.batches import labeled_batches
+from gmtool_training.data.cache import open_readers
+from gmtool_training.data.readers import LabeledReader, labeled_files
 from torch.utils.data import DataLoader, Dataset
 
 from gmtool.classes import ClassSet, load_classes
 from gmtool.config import DataConfig
-from gmtool.datasets import TrainingData, load_training_data
-from gmtool.toy import ToyConfig, generate_toy
+from gmtool.data.datasets import TrainingData, load_training_data
+from gmtool.data.toy import ToyConfig, generate_toy
 
 REPEATS = 9
 BATCHES = 20

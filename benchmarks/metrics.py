@@ -33,7 +33,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from gmtool.classes import load_classes
 from gmtool.images import UInt8Array
-from gmtool.metrics import Int64Array, confusion_matrix, iou_per_class
+from gmtool.report.metrics import Int64Array, confusion_matrix, iou_per_class
 
 HEIGHT, WIDTH, CLASSES, IGNORED = 1024, 2048, 19, 255
 ROUNDS = 15

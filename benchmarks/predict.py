@@ -31,9 +31,9 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from gmtool_serving.backend import Backend
-    from gmtool_serving.pipeline import Outcome
-    from gmtool_serving.predict import PredictOptions
+    from gmtool_serving.backends.base import Backend
+    from gmtool_serving.pipeline.pipeline import Outcome
+    from gmtool_serving.pipeline.run import PredictOptions
 
 BOUNDS = {
     "throughput resnet18": 0.90,
@@ -95,8 +95,8 @@ def compare(name: str, ratios: Sequence[float], bound: float, *, at_most: bool =
 
 def throughput(root: Path, encoder: str, *, count: int, size: tuple[int, int], rounds: int) -> None:
     """Compare predict with the bare session and with the loop."""
-    from gmtool_serving.ort import OrtBackend
-    from gmtool_serving.predict import PredictOptions
+    from gmtool_serving.backends.onnx_runtime import OrtBackend
+    from gmtool_serving.pipeline.run import PredictOptions
 
     from gmtool.images import read_image
 
@@ -123,8 +123,8 @@ def predict_rate(backend: Backend, root: Path, paths: list[Path], options: Predi
 
     Decoding processes start before that; here they are given the second that loading takes.
     """
-    from gmtool_serving.inputs import collect_images
-    from gmtool_serving.predict import PredictionRun
+    from gmtool_serving.inputs.collect import collect_images
+    from gmtool_serving.pipeline.run import PredictionRun
 
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
@@ -151,11 +151,11 @@ def plain_loop(backend: Backend, paths: list[Path], out: Path) -> None:
 
 def overlap(root: Path, *, count: int, rounds: int) -> None:
     """Compare predict with the slowest stage alone, and with the loop, behind a model that waits."""
-    from gmtool_serving.predict import PredictOptions
+    from gmtool_serving.pipeline.run import PredictOptions
 
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from fakes import FakeBackend
-    from gmtool_serving.backend import Prediction
+    from gmtool_serving.backends.base import Prediction
 
     from gmtool.images import UInt8Array
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gmtool_export.onnx import export_graph, finish, keep_outputs
+from gmtool_export.graph.onnx import export_graph, finish, keep_outputs
 
+from gmtool.artifact.spec import ArtifactSpec, ModelProvenance
 from gmtool.classes import load_classes
 from gmtool.config import ModelConfig
 from gmtool.nn.model import GuidedMixNet
-from gmtool.spec import ArtifactSpec, ModelProvenance
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gmtool_training.data import LabeledBatch
-from gmtool_training.step import StepInput, guidedmix_step, supervised_step
+from gmtool_training.data.batches import LabeledBatch
+from gmtool_training.method.step import StepInput, guidedmix_step, supervised_step
 
 from gmtool.classes import load_classes
 from gmtool.config import MethodConfig, ModelConfig

@@ -1,4 +1,4 @@
-"""Draws a report as it looks on a wide screen and, dark, at its images, on a telephone: the README's picture.
+"""Draw a report on a wide screen and, dark, at its images, on a telephone: the picture of docs/evaluation.md.
 
     uv run python docs/report_picture.py runs/demo/report.html docs/report.png
 

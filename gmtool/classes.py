@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gmtool.errors import DataError, did_you_mean
+from gmtool.json_toml import read_json, shown, typed
 
 Color = tuple[int, int, int]
 
 MAX_RAW_ID = 65_535
 """What a 16-bit mask can hold."""
-KEYS = ("names", "palette", "raw_ids", "ignore_index", "background", "ignore_colors")
 
 BUILT_IN = ("voc", "cityscapes", "context")
 BUILT_IN_DIR = Path(__file__).parent / "class_sets"
@@ -51,7 +50,11 @@ class ClassSet:
         if not all(0 <= raw_id <= MAX_RAW_ID for raw_id in self.raw_ids):
             raise DataError(f"class set: a raw id is a whole number from 0 to {MAX_RAW_ID}")
         if not count <= self.ignore_index <= 255:
-            raise DataError(f"class set: ignore_index {self.ignore_index} must lie from {count} to 255")
+            raise DataError(
+                f"class set: ignore_index {self.ignore_index} must lie from {count} to 255; if masks have 0 where "
+                f'nothing is labeled, leave that out of "names": "raw_ids": {list(range(1, count + 1))}, and read '
+                "them with --set data.mask_values=raw"
+            )
         if self.background is not None and not 0 <= self.background < count:
             raise DataError(f"class set: background {self.background} is not a class index")
 
@@ -89,26 +92,36 @@ class ClassSet:
         """
         if not isinstance(value, dict) or not isinstance(value.get("names"), list):
             raise DataError(f'{where}: expected an object with a list "names" of class names')
-        unknown = sorted(set(value) - set(KEYS))
-        if unknown:
-            raise DataError(f"{where}: unknown key {unknown[0]}{did_you_mean(unknown[0], KEYS)}")
-        names = tuple(str(name) for name in value["names"])
-        background = value.get("background", "background" if "background" in names else None)
+        file = typed(_ClassesFile, value, where=where)
+        names = file.names
+        background = file.background
+        if "background" not in value and "background" in names:
+            background = "background"
         if background is not None and background not in names:
-            raise DataError(f"{where}: background {background!r} is not one of the class names")
+            raise DataError(f"{where}: background {shown(background)} is not one of the class names")
         try:
             return cls(
                 names=names,
-                palette=tuple(_as_color(color) for color in value.get("palette") or voc_palette(len(names))),
-                raw_ids=tuple(int(raw_id) for raw_id in value.get("raw_ids") or range(len(names))),
-                ignore_index=int(value.get("ignore_index", 255)),
+                palette=file.palette or voc_palette(len(names)),
+                raw_ids=file.raw_ids or tuple(range(len(names))),
+                ignore_index=file.ignore_index,
                 background=None if background is None else names.index(background),
-                ignore_colors=tuple(_as_color(color) for color in value.get("ignore_colors", ())),
+                ignore_colors=file.ignore_colors,
             )
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{where}: {error}") from error
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _ClassesFile:
+    """The keys of a `classes.json`."""
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...] | None = None
+    raw_ids: tuple[int, ...] | None = None
+    ignore_index: int = 255
+    background: str | None = None
+    ignore_colors: tuple[Color, ...] = ()
 
 
 def load_classes(name_or_path: str) -> ClassSet:
@@ -125,10 +138,7 @@ def load_classes(name_or_path: str) -> ClassSet:
     if not path.is_file():
         hint = did_you_mean(name_or_path, BUILT_IN)
         raise DataError(f"classes {name_or_path}: neither a built-in class set nor a JSON file{hint}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a JSON file of classes: {error}") from error
+    value = read_json(path, what="a JSON file of classes", any_number=True)
     if isinstance(value, dict) and "categories" in value:
         return _classes_of_categories(read_categories(value, where=str(path)), where=str(path))
     return ClassSet.from_dict(value, where=str(path))
@@ -144,12 +154,14 @@ def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
     if not isinstance(listed, list):
         raise DataError(f'{where}: not a COCO annotation file: expected a list "categories"')
     found: dict[int, str] = {}
+    names: set[str] = set()
     for item in listed:
-        if not (isinstance(item, dict) and isinstance(item.get("id"), int) and isinstance(item.get("name"), str)):
-            raise DataError(f"{where} category {item!r}: expected a whole number id and a name")
-        if item["id"] in found or item["name"] in found.values():
+        if not (isinstance(item, dict) and type(item.get("id")) is int and isinstance(item.get("name"), str)):
+            raise DataError(f"{where} category {shown(item)}: expected a whole number id and a name")
+        if item["id"] in found or item["name"] in names:
             raise DataError(f"{where} category {item['id']} ({item['name']}): its id or name occurs twice")
         found[item["id"]] = item["name"]
+        names.add(item["name"])
     return dict(sorted(found.items()))
 
 
@@ -174,8 +186,3 @@ def voc_palette(count: int) -> tuple[Color, ...]:
             blue |= (bits >> 2 & 1) << (7 - place)
         colors.append((red, green, blue))
     return tuple(colors)
-
-
-def _as_color(value: Any) -> Color:
-    red, green, blue = value
-    return red, green, blue

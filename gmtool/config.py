@@ -57,6 +57,12 @@ class DataConfig:
     """Folder of the training images in layout `coco`; also looked for below `images/`."""
     val_images: str = "val2017"
     """Folder of the validation images in layout `coco`; also looked for below `images/`."""
+    exif: Literal["apply", "ignore"] = "apply"
+    """Turn images as their EXIF orientation says, or leave them as they are stored: whichever way the masks are.
+    `gmtool predict --exif` is the same for a trained model."""
+    bits: Annotated[int, Ge(8), Le(16)] = 16
+    """Bits that the values of 16-bit grey images use, such as 12: 2 ** bits - 1 becomes white. `gmtool predict
+    --bits` is the same for a trained model."""
     crop_px: Annotated[int, Ge(8)] = 321
     """Height and width of a training crop, pixels."""
     scale_min: Annotated[float, Gt(0)] = 0.5

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from gmtool.escaping import printable, printable_lines
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 T = TypeVar("T")
 
@@ -31,23 +34,30 @@ def stdout() -> Console:
 
 
 def remark(line: str) -> None:
-    """Tell the user one line, on stderr, as it is."""
+    """Tell the user one line, on stderr; what is no plain text in it is escaped."""
     if speaks():
-        _print(line, stderr, sys.stderr)
+        _print(printable(line), stderr, sys.stderr)
 
 
 def result(text: str) -> None:
-    """Print a result, on stdout, as it is."""
+    """Print a result of one or several lines, on stdout; what is no plain text in them is escaped."""
     if speaks():
-        _print(text, stdout, sys.stdout)
+        _print(printable_lines(text), stdout, sys.stdout)
+
+
+def cell(text: str) -> Text:
+    """Return text for a cell of a table; brackets in it are no markup."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def _print(text: str, console: Callable[[], Console], stream: TextIO) -> None:
     # rich is needed where it draws; loading it for a plain line would double the time of a small command
     if "rich.console" in sys.modules:
-        console().print(text, markup=False)
+        console().print(text, markup=False, emoji=False)
     else:
-        print(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), file=stream)
+        print(text, file=stream)
 
 
 def speaks() -> bool:

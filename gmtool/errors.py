@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Literal
 
 ImageErrorCode = Literal[
@@ -86,6 +89,12 @@ class NonFiniteError(BackendError):
     code = "non_finite"
 
 
+class UnknownLabelError(BackendError):
+    """A mask with a label that none of the model's classes has."""
+
+    code = "unknown_label"
+
+
 class ImageTooLargeError(BackendError):
     """An image that no batch is small enough for."""
 
@@ -94,6 +103,10 @@ class ImageTooLargeError(BackendError):
 
 class MissingExtraError(GmtoolError):
     """A command whose optional packages are not installed."""
+
+
+class TemporaryFolderError(GmtoolError):
+    """No folder for temporary files can be written."""
 
 
 class TerminatedError(GmtoolError):
@@ -107,6 +120,64 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(word, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
+
+
+def some_names(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first names and the number of the others: `a, b, c and 14 more`."""
+    shown = ", ".join(names[:limit])
+    left_out = len(names) - limit
+    return f"{shown} and {left_out} more" if left_out > 0 else shown
+
+
+class MessageKinds:
+    """Messages by the thousand as one line a kind: the first of each, how many there are, three names.
+
+    Messages are of one kind if they differ only in the name of their file and in numbers.
+    """
+
+    MAX_KINDS = 20
+    """Messages of further kinds are counted alone."""
+
+    def __init__(self, messages: Iterable[tuple[str, str]] = ()) -> None:
+        self._kinds: dict[str, tuple[str, list[str]]] = {}
+        self._counts: Counter[str] = Counter()
+        self.left_out = 0
+        """Messages of further kinds."""
+        for name, message in messages:
+            self.add(name, message)
+
+    def add(self, name: str, message: str) -> None:
+        """Note a message about the image or file of this name."""
+        kind = _without_name(message, name)
+        if kind not in self._kinds and len(self._kinds) == self.MAX_KINDS:
+            self.left_out += 1
+            return
+        _, names = self._kinds.setdefault(kind, (message, []))
+        self._counts[kind] += 1
+        if len(names) < 3:
+            names.append(name)
+
+    @property
+    def is_cut(self) -> bool:
+        """Return whether a name is in none of the lines."""
+        return self.left_out > 0 or any(count > 3 for count in self._counts.values())
+
+    def lines(self) -> list[str]:
+        """Return a line for each kind, and one for what was left out."""
+        lines = []
+        for kind, (message, names) in self._kinds.items():
+            count = self._counts[kind]
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            lines.append(f"{message} ({count} such: {', '.join(names)}{more})" if count > 1 else message)
+        return [*lines, f"{self.left_out} of other kinds"] if self.left_out else lines
+
+
+def _without_name(message: str, name: str) -> str:
+    """Return a message without the paths that end in a name, whatever their suffix, and without numbers."""
+    stem = PurePath(name).stem
+    if stem:
+        message = re.sub(rf"(?<!\S)(\S*/)?{re.escape(stem)}(?=[.:_\s]|$)[^\s:]*", "", message)
+    return re.sub(r"\d+", "0", message)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import warnings
 from dataclasses import dataclass
@@ -20,16 +21,44 @@ from PIL import (
 )
 
 from gmtool.errors import DataError, ImageError
+from gmtool.file_kinds import name_kind
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
 """Larger images are refused before they are decoded (a small file can claim to hold gigabytes)."""
+MAX_BYTES_PER_PIXEL = 8
+"""Files may have so many bytes for each of `max_pixels`: four channels of 16 bits, not compressed. Larger ones are
+refused before they are read (a sparse file can claim to hold terabytes)."""
+MIN_MAX_BYTES = 64 << 20
+"""Files up to this size are read in any case: they may hold metadata or further pages."""
+MAX_SCANS = 20
+"""A progressive JPEG takes the time of an image for each of its scans, of which encoders write up to 18. This many
+are taken of the largest image, more of smaller ones."""
+
+DARK_BITS = 14
+"""16-bit images whose values need no more bits than this are likely of a camera of fewer than 16 bits."""
 
 PNG_END = b"IEND\xaeB`\x82"
+JPEG_SCAN, JPEG_END = b"\xda", b"\xd9"
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
+"""Without the markers that no length follows, but for the end."""
 TRUNCATED_WORDS = ("truncated", "unrecognized data stream", "unexpected end", "not enough")
 """How Pillow's plugins say that a file ends too early."""
 
 UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the images of a data set are read: `data.exif` and `data.bits`."""
+
+    exif: bool = True
+    """Turn them as their EXIF orientation says."""
+    bits: int = 16
+    """Bits that the values of 16-bit grey images use."""
+
+
+AS_DISPLAYED = Reading()
 
 
 @dataclass(frozen=True)
@@ -38,20 +67,31 @@ class DecodedImage:
 
     pixels: UInt8Array
     """RGB, (H, W, 3)."""
-    several_frames: bool
+    several_frames: bool = False
     """An animation or a file of several pages, of which this is the first."""
+    dark: str | None = None
+    """Why a 16-bit image became dark, if its values end early, and what to do."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a person may want to know, one line each."""
+        frames = ("the first of several frames was taken",) if self.several_frames else ()
+        return (*frames, self.dark) if self.dark else frames
 
 
-def read_image(path: Path, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+def read_image(path: Path, *, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     """Return the image as the person who took it sees it: RGB, uint8, (H, W, 3).
 
     Raises:
         ImageError: Not a regular file, or see `decode_image`.
     """
-    return decode_image(read_regular_file(path), path, exif=exif, max_pixels=max_pixels).pixels
+    content = read_regular_file(path, max_bytes=max_file_bytes(max_pixels))
+    return decode_image(content, path, exif=exif, bits=bits, max_pixels=max_pixels).pixels
 
 
-def decode_image(content: bytes, path: Path, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+def decode_image(
+    content: bytes, path: Path, *, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
     """Decode the content of an image file.
 
     16-bit grey is scaled to 8 bits; an alpha channel is dropped; of several frames the first is taken.
@@ -60,20 +100,28 @@ def decode_image(content: bytes, path: Path, *, exif: bool = True, max_pixels: i
         content: The file.
         path: Its name, for messages.
         exif: Turn it as its EXIF orientation says; if not, it stays as it is stored.
+        bits: Bits that the values of 16-bit grey images use, 8 to 16: 2 ** bits - 1 becomes 255.
         max_pixels: Larger ones are refused before they are decoded.
 
     Raises:
-        ImageError: Not one of `FORMATS`, truncated, damaged, too large, or of a mode (float, 32-bit integer)
-            that has no agreed mapping to 8 bits.
+        ImageError: Not one of `FORMATS`, truncated, damaged, too large, of a mode (float, 32-bit integer)
+            that has no agreed mapping to 8 bits, or 16-bit with values of more than `bits` bits.
     """
     image = _open(content, path, max_pixels)
     several = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # phones store previews in MPO
+    # Pillow keeps the upper byte of 16-bit colour alone
+    is_deep_color = is_16_bit(image) and not image.mode.startswith("I;16")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # broken EXIF of a good image
             if exif:
                 ImageOps.exif_transpose(image, in_place=True)
-            return DecodedImage(_to_rgb(image, path), several)
+            if image.mode.startswith("I;16"):
+                pixels, largest = _scale_grey(np.asarray(image), bits, path)
+            else:
+                pixels = _to_rgb(image, path)
+                largest = 256 * int(pixels.max()) if is_deep_color else 0
+            return DecodedImage(pixels, several, _why_dark(largest, bits, is_color=is_deep_color))
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen types for damaged files
@@ -91,24 +139,46 @@ def open_image(path: Path) -> Image.Image:
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
     """Return (height, width) of an opened image after its EXIF orientation."""
-    turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    turned = orientation_of(image) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def read_regular_file(path: Path) -> bytes:
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8; 1, as it is stored, where there is none."""
+    orientation: object = image.getexif().get(0x0112)
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def is_16_bit(image: Image.Image) -> bool:
+    """Return whether an opened image has 16 bits a channel."""
+    return image.mode.startswith("I;16") or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
+def max_file_bytes(max_pixels: int) -> int:
+    """Return how large a file of an image of up to `max_pixels` may be."""
+    return max(MAX_BYTES_PER_PIXEL * max_pixels, MIN_MAX_BYTES)
+
+
+def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS) -> bytes:
     """Return a file's content; never waits for what is no file.
 
     Raises:
-        ImageError: It cannot be read, or is a pipe, a folder, a device.
+        ImageError: It cannot be read, is larger than `max_bytes`, or is a pipe, a folder, a device.
     """
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer. O_BINARY: Windows alone has it
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise ImageError("not_a_file", f"{path}: not a regular file")
+    if status.st_size > max_bytes:
+        os.close(descriptor)
+        raise ImageError(
+            "too_large", f"{path}: the file has {status.st_size} bytes; at most {max_bytes} are read of an image"
+        )
     with os.fdopen(descriptor, "rb") as file:
         try:
             return file.read()
@@ -124,7 +194,9 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")  # max_pixels decides what is too large; damage is found in decoding
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ImageError("not_an_image", f"{path}: not an image (of {', '.join(FORMATS)})") from error
+        kind = name_kind(content)
+        what = f": it is {kind}" if kind else ""
+        raise ImageError("not_an_image", f"{path}: not an image (of {', '.join(FORMATS)}){what}") from error
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", f"{path}: too large to be decoded: {error}") from error
     except Exception as error:
@@ -136,13 +208,56 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
         raise ImageError(
             "too_large", f"{path}: {image.width}x{image.height} pixels; at most {max_pixels} are taken"
         )
+    if image.format in ("JPEG", "MPO"):
+        _refuse_scans(content, image, path, max_pixels)
     return image
 
 
+def _refuse_scans(content: bytes, image: Image.Image, path: Path, max_pixels: int) -> None:
+    """Refuse a JPEG with so many scans that decoding it would take minutes."""
+    scans, most = count_scans(content), MAX_SCANS * max_pixels // (image.width * image.height)
+    if scans > most:
+        raise ImageError(
+            "too_large",
+            f"{path}: a JPEG of {scans} scans; at most {most} are taken of {image.width}x{image.height} pixels: "
+            "save it again",
+        )
+
+
+def count_scans(jpeg: bytes) -> int:
+    """Return how many scans a JPEG has up to its end. Those of thumbnails in its metadata do not count."""
+    scans, position = 0, 2
+    # Between the segments lies compressed data, in which 0xFF is followed by a zero or a restart marker
+    while (marker := _JPEG_MARKER.search(jpeg, position)) is not None and marker[1] != JPEG_END:
+        scans += marker[1] == JPEG_SCAN
+        position = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return scans
+
+
+def _scale_grey(grey: npt.NDArray[np.integer], bits: int, path: Path) -> tuple[UInt8Array, int]:
+    """Return 16-bit grey as RGB of 8 bits, and its largest value."""
+    largest, white = int(grey.max()), 2**bits - 1
+    if largest > white:
+        raise ImageError(
+            "unsupported", f"{path}: has value {largest}, but {bits} bits were asked for: up to {white}"
+        )
+    scaled = ((grey.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return np.repeat(scaled[:, :, None], 3, axis=2), largest
+
+
+def _why_dark(largest: int, bits: int, *, is_color: bool) -> str | None:
+    """Return what is to be said of a 16-bit image whose values end so early that it becomes dark."""
+    needed = max(8, largest.bit_length() + largest.bit_length() % 2)  # cameras have 8, 10, 12 or 14
+    if not largest or needed > DARK_BITS or needed >= bits:
+        return None
+    remedy = "convert it to 8 bits" if is_color else f"--bits {needed}, in training --set data.bits={needed}"
+    kind = "colours" if is_color else "values"
+    return (
+        f"16-bit {kind} end at {largest} of {2**bits - 1}, so it becomes dark; if {needed} bits are used: {remedy}"
+    )
+
+
 def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ImageError(
             "unsupported", f"{path}: pixels of mode {image.mode} (32-bit) have no agreed 8-bit mapping"

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from gmtool.errors import TemporaryFolderError
 
 SHARED_DIR = Path("/dev/shm")
 """Where Linux keeps the memory that processes share; it may be smaller than the machine's."""
 MEMINFO = Path("/proc/meminfo")
-CONTAINER_FILES = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
-"""Where a container's limit and use are told (cgroup 2 and 1)."""
-QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_DIR = Path("/sys/fs/cgroup")
+"""Limits of a container on Linux: those of cgroup 2, and a folder for each controller of cgroup 1."""
+OWN_CGROUPS = Path("/proc/self/cgroup")
+"""Which control groups this process is in."""
+MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Limit and use, in cgroup 2 and 1."""
 UNLIMITED_BYTES = 2**60
 """cgroup 1 tells a number this large for no limit."""
 
@@ -51,10 +56,10 @@ def read_resources(folder: Path) -> Resources:
     shared = shutil.disk_usage(SHARED_DIR) if SHARED_DIR.is_dir() else None
     available = available_memory()
     return Resources(
-        memory_bytes=_physical_memory(),
+        memory_bytes=physical_memory(),
         available_bytes=None if available == sys.maxsize else available,
         container_bytes=container_memory(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=_allowed_cores(),
         container_cores=_container_cores(),
         shared_bytes=shared and shared.total,
         shared_free_bytes=shared and shared.free,
@@ -66,42 +71,119 @@ def read_resources(folder: Path) -> Resources:
 
 
 def available_memory() -> int:
-    """Return how many bytes can be taken before the machine swaps or its container is stopped."""
-    physical = _physical_memory()
+    """Return how many bytes can be taken before the machine swaps or its container or process is stopped."""
+    physical = physical_memory()
     if physical is None:
         return sys.maxsize
     available = physical
     if MEMINFO.is_file():  # Linux: what its file cache would give back counts as available
         available = _fields(MEMINFO)["MemAvailable:"] * 1024
-    for folder, limit_name, used_name in CONTAINER_FILES:
-        limit = folder / limit_name
-        if limit.is_file() and (text := limit.read_text().strip()) != "max":
-            file_cache = _fields(folder / "memory.stat")["inactive_file"]
-            available = min(available, int(text) - int((folder / used_name).read_text()) + file_cache)
-    return available
+    for limit, used, file_cache in _memory_limits():
+        available = min(available, limit - used + file_cache)
+    return max(0, min(available, _address_space()))
 
 
 def container_memory() -> int | None:
     """Return the limit that this process's container has, in bytes; None if there is none."""
-    limits = [
-        int(text)
-        for folder, limit_name, _ in CONTAINER_FILES
-        if (folder / limit_name).is_file() and (text := (folder / limit_name).read_text().strip()) != "max"
-    ]
-    return min((limit for limit in limits if limit < UNLIMITED_BYTES), default=None)
+    return min((limit for limit, _, _ in _memory_limits()), default=None)
 
 
-def _physical_memory() -> int | None:
-    if not hasattr(os, "sysconf"):  # Windows does not tell its memory this way
+def processors() -> int:
+    """Return the smaller of the cores that this process may run on and the processor time of its container."""
+    quota = _container_cores()
+    return _allowed_cores() if quota is None else max(1, min(_allowed_cores(), int(quota)))
+
+
+def runtime_threads(asked: int) -> int:
+    """Return how many threads a runtime is told to take, 0 for its own choice.
+
+    A runtime by itself takes one for each core of the machine, which is right only if this process may use all.
+
+    Args:
+        asked: What a person asked for; 0 for nothing.
+    """
+    return asked or (processors() if processors() < (os.cpu_count() or 1) else 0)
+
+
+def physical_memory() -> int | None:
+    """Return the machine's memory in bytes; None where the system does not tell."""
+    if not hasattr(os, "sysconf"):  # Windows
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+@contextmanager
+def temporary_dir() -> Iterator[Path]:
+    """Make a folder for the time of the block.
+
+    Raises:
+        TemporaryFolderError: No folder for temporary files can be written.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="gmtool-")
+    except OSError as error:
+        raise TemporaryFolderError(
+            f"no folder for temporary files can be written ({error.strerror or error}): set TMPDIR to one that can"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _allowed_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _container_cores() -> float | None:
-    if not QUOTA_FILE.is_file():
-        return None
-    quota, period = QUOTA_FILE.read_text().split()
-    return None if quota == "max" else int(quota) / int(period)
+    """Return the smallest share of processor time of this process's control groups, in cores."""
+    shares = []
+    for folder in _own_cgroups("cpu"):
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        elif (folder / "cpu.cfs_quota_us").is_file():
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        else:
+            continue
+        if quota not in ("max", "-1"):
+            shares.append(int(quota) / int(period))
+    return min(shares, default=None)
+
+
+def _memory_limits() -> Iterator[tuple[int, int, int]]:
+    """Yield limit, use, and file cache that would be given back, in bytes, of each control group with a limit."""
+    for folder in _own_cgroups("memory"):
+        for limit_name, used_name in MEMORY_FILES:
+            limit = folder / limit_name
+            if not limit.is_file() or (text := limit.read_text().strip()) == "max" or int(text) >= UNLIMITED_BYTES:
+                continue
+            # In cgroup 1, `inactive_file` alone leaves out the groups below
+            fields = _fields(folder / "memory.stat")
+            file_cache = fields.get("total_inactive_file", fields.get("inactive_file", 0))
+            yield int(text), int((folder / used_name).read_text()), file_cache
+
+
+def _own_cgroups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups, from its own up to the root: the limits of all hold.
+
+    A container sees its own group as the root, but with cgroup 1 is told the path that its host sees.
+    """
+    lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.is_file() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUP_DIR / controller if controllers else CGROUP_DIR
+        names = [name for name in path.split("/") if name and name != ".."]
+        for depth in range(len(names), -1, -1):
+            yield root.joinpath(*names[:depth])
+
+
+def _address_space() -> int:
+    """Return the limit of this process's address space (`ulimit -v`)."""
+    import resource  # not on Windows, which has no physical memory to tell either
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def _open_files() -> int | None:

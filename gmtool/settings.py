@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gmtool.config import TrainConfig
 from gmtool.errors import ConfigError, did_you_mean
+from gmtool.json_toml import parse_toml, read_toml, shown
 
 Settings = Mapping[str, Any]
 """Settings by dotted name: `{"optim.lr": 0.001}`."""
@@ -28,6 +30,7 @@ def build_config(*layers: Settings) -> TrainConfig:
     for layer in layers:
         for name, value in layer.items():
             section, key = _known_name(name)
+            _refuse_no_number(name, value)
             tree.setdefault(section, {})[key] = value
     if "root" not in tree.get("data", {}):
         raise ConfigError("no data set folder: give --data DIR")
@@ -43,14 +46,14 @@ def parse_assignments(assignments: Sequence[str]) -> Settings:
     """Read `--set` arguments such as `optim.lr=1e-3`; values are TOML, or else plain text.
 
     Raises:
-        ConfigError: An argument has no `=`.
+        ConfigError: An argument has no `=`, or a number that no setting takes.
     """
     settings = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: expected name=value, for example optim.lr=1e-3")
-        settings[name.strip()] = _toml_value(value.strip())
+        settings[name.strip()] = _toml_value(value.strip(), where=f"--set {name.strip()}")
     return settings
 
 
@@ -60,14 +63,8 @@ def load_toml(path: Path) -> Settings:
     Raises:
         ConfigError: The file is missing, not TOML, or has a value outside a table.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"configuration {path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path}: not TOML: {error}") from error
     settings = {}
-    for section, table in tree.items():
+    for section, table in read_toml(path, error=ConfigError).items():
         if not isinstance(table, dict):
             raise ConfigError(f"configuration {path}: {section} must stand in a table, such as [optim]")
         settings.update({f"{section}.{key}": value for key, value in table.items()})
@@ -108,18 +105,29 @@ def _known_name(name: str) -> tuple[str, str]:
     return section, key
 
 
-def _toml_value(text: str) -> Any:
+def _refuse_no_number(name: str, value: Any) -> None:
+    """Raise `ConfigError` for what pydantic takes as a number: true is 1 for it, and infinity is above 0."""
+    section, _, key = name.partition(".")
+    is_flag = get_type_hints(get_type_hints(TrainConfig)[section])[key] is bool
+    if (isinstance(value, bool) and not is_flag) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ConfigError(f"setting {name}: got {shown(value)}; expected a finite number or text")
+
+
+def _toml_value(text: str, *, where: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except (RecursionError, ValueError):
+        pass  # what `parse_toml` refuses
+    return parse_toml(f"value = {text}", where=where, error=ConfigError)["value"]
 
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"] if part != "function-after")
     message = first["msg"].replace("Input should be", "expected")
-    return f"setting {name}: got {first['input']!r}; {message[0].lower()}{message[1:]}"
+    return f"setting {name}: got {shown(first['input'])}; {message[0].lower()}{message[1:]}"
 
 
 def _check_combinations(config: TrainConfig) -> None:

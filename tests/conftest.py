@@ -16,8 +16,8 @@ from filelock import FileLock
 
 from gmtool.cli import app as command_line
 from gmtool.config import TrainConfig
+from gmtool.data.toy import ToyConfig, generate_toy
 from gmtool.settings import Settings, build_config
-from gmtool.toy import ToyConfig, generate_toy
 
 torch.set_num_threads(1)
 
@@ -89,7 +89,7 @@ def toy_config(toy_settings: Settings) -> TrainConfig:
 def toy_run(toy_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run folder with its exported model. Not to be changed."""
     from gmtool_export.run import export_run
-    from gmtool_training.run import train
+    from gmtool_training.loop.run import train
 
     def make(place: Path) -> None:
         train(toy_config, place)

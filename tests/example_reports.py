@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from gmtool.classes import ClassSet, voc_palette
-from gmtool.report import IoUReport, Provenance
-from gmtool.scores import ImageScores, ScoreCollector
+from gmtool.report.image_scores import ImageScores, ScoreCollector
+from gmtool.report.report import IoUReport, Provenance
 
 CLASSES = ClassSet(("road", "car", "train"), voc_palette(3), (0, 1, 2))
 REPORT = IoUReport(

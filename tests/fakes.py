@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from gmtool_serving.backend import Prediction
+from gmtool_serving.backends.base import Prediction
 
+from gmtool.artifact.spec import ArtifactSpec, ModelProvenance, OutputName
 from gmtool.classes import ClassSet
 from gmtool.images import UInt8Array
-from gmtool.spec import ArtifactSpec, ModelProvenance, OutputName
 
 CLASSES = ClassSet(("dark", "middle", "bright"), ((0, 0, 0), (90, 90, 90), (250, 250, 250)), (0, 1, 2))
 

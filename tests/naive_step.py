@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from gmtool_training.step import StepInput
+from gmtool_training.method.step import StepInput
 from torch import Tensor
 
 from gmtool.config import MethodConfig

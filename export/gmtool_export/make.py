@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +12,23 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from gmtool.artifact.spec import ArtifactSpec
+from gmtool.artifact.tensorrt_plan import Plan, plan_name, write_plan
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, GmtoolError, MissingExtraError
 from gmtool.files import write_atomically
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
-from gmtool.plan import Plan, plan_name, write_plan
-from gmtool.spec import ArtifactSpec
-from gmtool_export.evidence import Evidence
-from gmtool_export.gate import Tolerance, judge
-from gmtool_export.half import Headroom
-from gmtool_export.onnx import finish, keep_outputs, precision_of
-from gmtool_export.parity import Example, Runner, compare, examples_inside, onnx_runner
-from gmtool_export.quantize import Quantization
+from gmtool.resources import temporary_dir
+from gmtool_export.graph.onnx import finish, keep_outputs, precision_of
+from gmtool_export.int8.quantize import Quantization
+from gmtool_export.proof.gate import Tolerance, judge
+from gmtool_export.proof.half import Headroom
+from gmtool_export.proof.images import Evidence
+from gmtool_export.proof.miou_drop import score
+from gmtool_export.proof.parity import Example, Runner, compare, examples_inside, onnx_runner
 from gmtool_export.record import ArtifactRecord, Proof, onnx_name, outputs_mark
-from gmtool_export.score import score
-from gmtool_export.tensorrt import BuildOptions, build_plan
+from gmtool_export.tensorrt.build import BuildOptions, build_plan
 
 PlanRunner = Callable[[Path], tuple[str, Runner]]
 """Opens a plan file on this machine's GPU; returns what runs it, in words, and the runner."""
@@ -132,8 +132,8 @@ def _prove_plan(
     """Prove a plan on the GPU; None where it cannot run."""
     if run_plan is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="gmtool-") as folder:
-        path = Path(folder) / plan_name(spec.precision, options.flavour)
+    with temporary_dir() as folder:
+        path = folder / plan_name(spec.precision, options.flavour)
         write_plan(plan, path)
         try:
             runtime, runner = run_plan(path)

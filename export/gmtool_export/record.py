@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gmtool.artifact.spec import ArtifactSpec, OutputName, Precision
+from gmtool.errors import DataError
 from gmtool.files import write_atomically
-from gmtool.report import percent
-from gmtool.spec import ArtifactSpec, OutputName, Precision
-from gmtool_export.gate import Tolerance
-from gmtool_export.half import Headroom
-from gmtool_export.parity import ParityRow
-from gmtool_export.quantize import Quantization
-from gmtool_export.score import ScoreProof
+from gmtool.json_toml import read_json
+from gmtool.report.report import percent
+from gmtool_export.int8.quantize import Quantization
+from gmtool_export.proof.gate import Tolerance
+from gmtool_export.proof.half import Headroom
+from gmtool_export.proof.miou_drop import ScoreProof
+from gmtool_export.proof.parity import ParityRow
 
 FORMAT_VERSION = 2
 JSON_NAME, MARKDOWN_NAME = "export.json", "export.md"
@@ -53,7 +55,7 @@ class ArtifactRecord:
     """In ONNX Runtime; of a plan also in TensorRT where it could run. Empty with --no-parity."""
     quantization: Quantization | None = None
     headroom: Headroom | None = None
-    """Largest activation, for fp16."""
+    """Largest magnitude, for fp16."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -92,10 +94,13 @@ def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
     try:
-        value = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
-        known = value["format_version"] == FORMAT_VERSION
-        return dict(value["artifacts"]) if known else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        value = read_json(folder / JSON_NAME)
+        records: dict[str, dict[str, Any]] = (
+            dict(value["artifacts"]) if value["format_version"] == FORMAT_VERSION else {}
+        )
+        _markdown(records)  # a record that cannot be shown is damaged
+        return records
+    except (DataError, LookupError, TypeError, ValueError, AttributeError):
         return {}
 
 
@@ -139,7 +144,7 @@ def _section(record: dict[str, Any]) -> list[str]:
     ]
     if record["headroom"]:
         headroom = record["headroom"]
-        lines.append(f"- largest activation {headroom['value']:.0f} in {headroom['layer']}; float16 holds 65504")
+        lines.append(f"- largest magnitude {headroom['value']:.0f} in {headroom['layer']}; float16 holds 65504")
     if record["quantization"]:
         lines += _quantization_lines(record["quantization"])
     if not record["proofs"]:

@@ -10,24 +10,24 @@ from pathlib import Path
 import torch
 
 from gmtool import __version__
+from gmtool.artifact.runs import CONFIG_NAME, EXPORT_DIR
+from gmtool.artifact.spec import ArtifactSpec, ModelProvenance, OutputName, Precision
 from gmtool.console import remark
 from gmtool.errors import CheckpointError
 from gmtool.files import sweep_leftovers
 from gmtool.nn.checkpoint import Checkpoint, load_network
 from gmtool.nn.model import GuidedMixNet
-from gmtool.runs import CONFIG_NAME, EXPORT_DIR
 from gmtool.settings import load_config
-from gmtool.spec import ArtifactSpec, ModelProvenance, OutputName, Precision
-from gmtool_export.calibration import Calibration, calibration_images
-from gmtool_export.evidence import SCORED_IMAGES, Evidence, gather_evidence
-from gmtool_export.gate import TOLERANCES, Tolerance
-from gmtool_export.half import half_headroom
+from gmtool_export.graph.onnx import OPSET, export_graph
+from gmtool_export.int8.calibration import Calibration, calibration_images
+from gmtool_export.int8.quantize import calibrate, quantize
 from gmtool_export.make import Graph, Made, PlanRunner, Proving, make_onnx, make_plan
-from gmtool_export.onnx import OPSET, export_graph
-from gmtool_export.parity import ParityRow
-from gmtool_export.quantize import calibrate, quantize
+from gmtool_export.proof.gate import TOLERANCES, Tolerance
+from gmtool_export.proof.half import half_headroom
+from gmtool_export.proof.images import SCORED_IMAGES, Evidence, gather_evidence
+from gmtool_export.proof.parity import ParityRow
 from gmtool_export.record import ArtifactRecord, save_records
-from gmtool_export.tensorrt import BuildOptions, check_options
+from gmtool_export.tensorrt.build import BuildOptions, check_options
 
 
 @dataclass(frozen=True)

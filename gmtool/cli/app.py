@@ -12,6 +12,7 @@ import typer
 from gmtool import __version__
 from gmtool.cli.lone import LoneOptionsCommand
 from gmtool.errors import GmtoolError
+from gmtool.escaping import printable
 
 DEBUG_VARIABLE = "GMTOOL_DEBUG"
 
@@ -65,5 +66,5 @@ def run() -> None:
     except (GmtoolError, OSError) as error:  # a full disk or a folder without permission is no bug of ours
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code if isinstance(error, GmtoolError) else 1)

@@ -14,10 +14,10 @@ from gmtool.config import MaskValues
 from gmtool.errors import ConfigError, GmtoolError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool_serving.benchmark import BenchmarkRow
-    from gmtool_serving.benchmark_images import ImageBatch
+    from gmtool_serving.benchmark.images import ImageBatch
+    from gmtool_serving.benchmark.run import BenchmarkRow
 
-    from gmtool.samples import Sample
+    from gmtool.data.samples import Sample
 
 
 def benchmark(
@@ -56,13 +56,13 @@ def benchmark(
     does hurts all alike; decoding is not timed. Latency is that of a batch. Exit code 3 if a model could not be
     run.
     """
+    from gmtool.artifact.shapes import parse_size
     from gmtool.console import remark, result
-    from gmtool.shapes import parse_size
 
     with needs_extra("serve", "running a model"):
-        from gmtool_serving.backend import open_backend
-        from gmtool_serving.benchmark import BenchmarkSettings, run_benchmark
-        from gmtool_serving.benchmark_images import load_batches, spread
+        from gmtool_serving.backends.opening import open_backend
+        from gmtool_serving.benchmark.images import load_batches, spread
+        from gmtool_serving.benchmark.run import BenchmarkSettings, run_benchmark
     wanted = None if size is None else parse_size(size, where="--size")
     classes = open_backend(models[0], device=device, threads=threads, trust=trust).spec.classes
     samples, values = _samples(models[0], images, ground_truth, mask_values)
@@ -89,10 +89,10 @@ def _samples(
     model: Path, images: Path | None, ground_truth: Path | None, values: MaskValues | None
 ) -> tuple[list[Sample], MaskValues]:
     """Return the images of a folder, or those that the model's run was validated on."""
-    from gmtool_serving.benchmark_images import samples_below
+    from gmtool_serving.benchmark.images import samples_below
 
-    from gmtool.datasets import load_split
-    from gmtool.runs import CONFIG_NAME, run_of_model
+    from gmtool.artifact.runs import CONFIG_NAME, run_of_model
+    from gmtool.data.datasets import load_split
     from gmtool.settings import load_config
 
     if images is not None:
@@ -141,11 +141,10 @@ def _conditions(batches: list[ImageBatch], batch: int, *, settings: dict[str, An
 
 def _show(rows: list[BenchmarkRow]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
 
-    from gmtool.console import remark, result, stdout
-    from gmtool.report import percent
+    from gmtool.console import cell, remark, result, stdout
+    from gmtool.report.report import percent
 
     names = _names([row.model for row in rows])
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -162,7 +161,7 @@ def _show(rows: list[BenchmarkRow]) -> None:
             percent(row.agreement),
             _figure(row.peak_bytes and row.peak_bytes / 1e6, 0),
         ]
-        table.add_row(escape(name), *cells)
+        table.add_row(cell(name), *cells)
     stdout().print(table)
     for backend in sorted({row.backend for row in rows if row.backend}):
         result(backend)

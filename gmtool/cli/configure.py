@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gmtool_training.presets import preset
-from gmtool_training.recipes import recipe
+from gmtool_training.recipes.presets import preset
+from gmtool_training.recipes.recipes import recipe
 
+from gmtool.classes import BUILT_IN
 from gmtool.config import DataConfig, TrainConfig
+from gmtool.errors import ConfigError
 from gmtool.settings import Settings, build_config, load_toml, parse_assignments
 
 
@@ -50,4 +52,12 @@ def _own_files(kind: str, asked: Settings) -> Settings:
         "classes.json" if kind == "folder" else asked.get("data.train_annotations", DataConfig.train_annotations)
     )
     classes = Path(asked.get("data.root", ".")) / name
-    return {"data.classes": str(classes)} if classes.is_file() else {}
+    if classes.is_file():
+        return {"data.classes": str(classes)}
+    if kind == "folder" and "data.root" in asked and "data.classes" not in asked:
+        raise ConfigError(
+            f"{classes} does not exist: it names the classes in the order of their labels, such as "
+            '{"names": ["background", "road", "car"]} for the labels 0, 1 and 2; write it, or give --classes FILE '
+            f"(or one of {', '.join(BUILT_IN)})"
+        )
+    return {}

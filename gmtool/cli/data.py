@@ -13,7 +13,7 @@ from gmtool.errors import ConfigError
 
 if TYPE_CHECKING:
     from gmtool.config import TrainConfig
-    from gmtool.datacheck import DataReport
+    from gmtool.data.check import DataReport
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, split or make a data set.")
 
@@ -38,13 +38,15 @@ def check(
 ) -> None:
     """Decode every image and mask and say what is wrong. Exit code 1 if there are errors.
 
-    Errors: unusable files, labels out of range, masks of another size, training images in validation.
-    Warnings: classes in no labeled image, images smaller than the crop, duplicates.
+    Errors: unusable files, labels out of range, masks of another size, training images in validation, masks of
+    one class and ignored pixels alone. Warnings: classes in no labeled or no validation image, many ignored
+    pixels, masks as JPEG, palettes in different orders, EXIF orientations that sizes do not show, dark 16-bit
+    images, images smaller than the crop, duplicates. --json names all files of each.
     """
     from gmtool.classes import load_classes
     from gmtool.console import result
-    from gmtool.datacheck import check_data
-    from gmtool.datasets import load_training_data
+    from gmtool.data.check import check_data
+    from gmtool.data.datasets import load_training_data
 
     lists = {"data.labeled": labels, "data.unlabeled": unlabeled, "data.val": val}
     config = _configure(kind, data, classes, lists, set_)
@@ -78,14 +80,14 @@ def split(
     """
     import numpy as np
 
+    from gmtool.artifact.runs import require_empty
     from gmtool.classes import load_classes
     from gmtool.console import remark, result
-    from gmtool.datasets import Split, load_split
+    from gmtool.data.datasets import Split, load_split
+    from gmtool.data.ground_truth import read_truth
+    from gmtool.data.splits import format_split
+    from gmtool.data.splitting import Candidate, choose_labeled
     from gmtool.files import write_atomically
-    from gmtool.runs import require_empty
-    from gmtool.splits import format_split
-    from gmtool.splitting import Candidate, choose_labeled
-    from gmtool.truth import read_truth
 
     require_empty(out)
     config = _configure(kind, data, classes, {}, set_)
@@ -119,7 +121,7 @@ def toy(
 ) -> None:
     """Generate textured shapes on textured ground, in VOC layout."""
     from gmtool.console import result
-    from gmtool.toy import ToyConfig, generate_toy
+    from gmtool.data.toy import ToyConfig, generate_toy
 
     generate_toy(out, ToyConfig(labeled=labeled, unlabeled=unlabeled, val=val, seed=seed))
     result(f"{labeled} labeled, {unlabeled} unlabeled and {val} validation images in {out}")
@@ -158,18 +160,24 @@ def _track(looks: Iterable[Any], total: int) -> Iterator[Any]:
 def _show(report: DataReport) -> None:
     from rich.table import Table
 
-    from gmtool.console import result, stdout
+    from gmtool.console import cell, result, stdout
+    from gmtool.escaping import printable
 
     table = Table(title=", ".join(f"{count} {part}" for part, count in report.counts.items()))
     table.add_column("class")
-    for title in ("labeled images", "labeled pixels %", "validation pixels %"):
+    for title in ("labeled images", "labeled pixels %", "validation images", "validation pixels %"):
         table.add_column(title, justify="right")
-    labeled, val = report.labeled_pixels, report.val_pixels
+    parts = (report.labeled, report.val)
     for index, name in enumerate(report.classes.names):
-        shares = (f"{100 * pixels[index] / max(1, pixels.sum()):.2f}" for pixels in (labeled, val))
-        table.add_row(name, str(report.labeled_images[index]), *shares)
+        cells = ((part.images[index], part.pixels[index] / max(1, part.pixels.sum())) for part in parts)
+        table.add_row(
+            cell(name), *(text for images, share in cells for text in (str(images), f"{100 * share:.2f}"))
+        )
+    table.add_row(
+        "(ignored, of all)", *(text for part in parts for text in ("", f"{100 * part.ignored_share:.2f}"))
+    )
     stdout().print(table)
     for finding in report.findings:
-        result(f"{finding.severity}: {finding.message}")
+        result(printable(f"{finding.severity}: {finding.message}"))
     warnings = len(report.findings) - report.num_errors
     result(f"{report.num_errors} errors, {warnings} warnings")

@@ -27,15 +27,15 @@ def demo(
     """
     from rich.table import Table
 
+    from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.console import remark, result, stdout
-    from gmtool.report import percent
-    from gmtool.runs import fresh_dir, require_empty
-    from gmtool.toy import ToyConfig
+    from gmtool.data.toy import ToyConfig
+    from gmtool.report.report import percent
 
     with needs_extra("all", "the demo"):
         from gmtool_export.run import ExportOptions, export_run
-        from gmtool_serving.inputs import collect_images
-        from gmtool_serving.predict import PredictOptions
+        from gmtool_serving.inputs.collect import collect_images
+        from gmtool_serving.pipeline.run import PredictOptions
     started = time.monotonic()
     root = require_empty(out or fresh_dir("demo"))
     data, run = root / "data", root / "run"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, release
 from gmtool.cli.probes import Probe
-from gmtool.plan import FLAVOUR_TITLES, Flavour, release
 from gmtool.resources import Resources
 
 State = Literal["ok", "absent", "warning", "problem"]
@@ -240,9 +240,9 @@ def _resources(found: Resources) -> Iterator[Finding]:
     yield _memory(found)
     cores = f"{found.cores} threads"
     if found.container_cores is not None and found.container_cores < found.cores:
-        few = f"--threads {max(1, int(found.container_cores))}"
         text = f"{cores}, but the container has the time of {found.container_cores:.3g}"
-        yield Finding("processor", "warning", text, f"give {few} to predict and evaluate: more only wait")
+        hint = f"{max(1, int(found.container_cores))} are used by default; give the container more for more speed"
+        yield Finding("processor", "warning", text, hint)
     else:
         yield Finding("processor", "ok", cores)
     if found.shared_bytes is not None:

@@ -47,9 +47,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
 
 def collect_facts() -> Facts:
     """Look at everything; probes run side by side, each in a process of its own."""
+    from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES
     from gmtool.cli.diagnosis import Facts
     from gmtool.cli.probes import run_probe
-    from gmtool.plan import FLAVOUR_TITLES
     from gmtool.resources import read_resources
 
     def probe(name: str) -> Probe | None:

@@ -20,10 +20,10 @@ from gmtool.config import LayoutName, MaskValues
 from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool_serving.averaging import Averaging
+    from gmtool_serving.backends.multi_view import Averaging
 
-    from gmtool.comparison import Comparison
-    from gmtool.report import IoUReport
+    from gmtool.report.comparison import Comparison
+    from gmtool.report.report import IoUReport
 
 WHOLE = "1.0"
 
@@ -113,11 +113,11 @@ def evaluate(
     By default a model sees whole images at their own size, one scale, no flip. Ignored pixels are not counted;
     classes that occur nowhere are left out of the mean. Exit code 3 if some images could not be scored.
     """
-    from gmtool.comparison import compare
     from gmtool.console import remark
     from gmtool.files import write_atomically
-    from gmtool.official import official_dict, require_cityscapes
-    from gmtool.report import format_json
+    from gmtool.report.cityscapes_json import official_dict, require_cityscapes
+    from gmtool.report.comparison import compare
+    from gmtool.report.report import format_json
 
     others = [_load(path) for path in against or []]  # before the work: a damaged one would waste it
     looks = {"--sliding": sliding, "--stride": stride, "--flip": flip, "--scales": scales != WHOLE}
@@ -171,10 +171,10 @@ def evaluate(
 
 
 def _print(report: IoUReport, comparison: Comparison | None, *, as_json: bool) -> None:
-    from gmtool.comparison import comparison_markdown
     from gmtool.console import result
-    from gmtool.report import format_json
-    from gmtool.report_tables import to_markdown
+    from gmtool.report.comparison import comparison_markdown
+    from gmtool.report.report import format_json
+    from gmtool.report.tables import to_markdown
 
     if as_json:
         both = {} if comparison is None else {"comparison": comparison.to_dict()}
@@ -186,7 +186,7 @@ def _print(report: IoUReport, comparison: Comparison | None, *, as_json: bool) -
 
 
 def _load(path: Path) -> IoUReport:
-    from gmtool.report import load_report
+    from gmtool.report.report import load_report
 
     return load_report(path)
 
@@ -199,7 +199,7 @@ def _refuse(options: dict[str, Any], why: str) -> None:
 
 def _averaging(sliding: str | None, stride: str | None, scales: str, *, flip: bool) -> Averaging:
     with needs_extra("serve", "evaluating"):
-        from gmtool_serving.averaging import Averaging
+        from gmtool_serving.backends.multi_view import Averaging
     try:
         sizes = tuple(float(scale) for scale in scales.split(","))
     except ValueError as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gmtool_export.make import PlanRunner
     from gmtool_export.record import ArtifactRecord
     from gmtool_export.run import ExportResult
-    from gmtool_export.triton_config import TritonOptions
+    from gmtool_export.triton.config import TritonOptions
 
 SHAPE = "BxHxW"
 OUTPUTS: dict[str, Any] = {
@@ -128,14 +128,14 @@ def export(
     The model takes images as decoded (uint8 RGB, any size); it knows its classes, its origin and its hash. It is
     written only if it agrees with PyTorch on real images.
     """
+    from gmtool.artifact.tensorrt_plan import PLAN_SUFFIX
     from gmtool.console import result
-    from gmtool.plan import PLAN_SUFFIX
 
     run_dir, name = _checkpoint(source, checkpoint)  # before torch is imported, which takes seconds
     with needs_extra("export", "exporting"):
         from gmtool_export.run import ExportOptions, export_run
-        from gmtool_export.tensorrt import BuildOptions, choose_flavour
-        from gmtool_export.triton_config import TritonOptions
+        from gmtool_export.tensorrt.build import BuildOptions, choose_flavour
+        from gmtool_export.triton.config import TritonOptions
     shapes = {"--min-shape": min_shape, "--opt-shape": opt_shape, "--max-shape": max_shape}
     about_plans = {
         **shapes,
@@ -165,7 +165,7 @@ def export(
     _refuse_idle(about_parity, used=parity, needs="--parity")
     build = None
     if trt:
-        from gmtool_export.profiles import profile_of_run
+        from gmtool_export.tensorrt.profiles import profile_of_run
 
         build = BuildOptions(
             flavour=choose_flavour(runtime),
@@ -204,13 +204,13 @@ def export(
 
 
 def _sizes(texts: list[str] | None) -> tuple[tuple[int, int], ...] | None:
-    from gmtool.shapes import parse_size
+    from gmtool.artifact.shapes import parse_size
 
     return None if texts is None else tuple(parse_size(text, where="--warmup") for text in texts)
 
 
 def _to_triton(artifacts: list[Path], repository: Path, name: str | None, options: TritonOptions) -> None:
-    from gmtool_export.triton import export_triton
+    from gmtool_export.triton.repository import export_triton
 
     from gmtool.console import remark
 
@@ -227,8 +227,8 @@ def _refuse_idle(options: Mapping[str, object], *, used: bool, needs: str) -> No
 
 def _checkpoint(source: Path | None, asked: str | None) -> tuple[Path, str]:
     """Return the run folder and the checkpoint's name that the command line means."""
+    from gmtool.artifact.runs import CHECKPOINT_DIR, newest_run
     from gmtool.errors import CheckpointError
-    from gmtool.runs import CHECKPOINT_DIR, newest_run
 
     if source is None:
         return newest_run(), asked or "best"
@@ -249,7 +249,7 @@ def _plan_runner() -> PlanRunner:
     """Return what opens a plan on this machine's GPU. Exporting does not know the part that serves models."""
 
     def open_plan(path: Path) -> tuple[str, Any]:
-        from gmtool_serving.backend import open_backend
+        from gmtool_serving.backends.opening import open_backend
 
         backend = open_backend(path)
 
@@ -280,7 +280,7 @@ def _tell(done: ExportResult, run_dir: Path) -> None:
 
 
 def _proof_lines(record: ArtifactRecord) -> list[str]:
-    from gmtool.report import percent
+    from gmtool.report.report import percent
 
     lines = [] if record.proofs else ["not compared with PyTorch (--no-parity)"]
     if record.quantization is not None:

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from gmtool.artifact.describe import Description
     from gmtool.classes import ClassSet
-    from gmtool.describe import Description
 
 
 def info(
@@ -29,7 +29,7 @@ def info(
     Neither torch, nor a runtime, nor a GPU is needed. A file that is damaged, changed or foreign is one line
     and exit code 1.
     """
-    from gmtool.describe import describe
+    from gmtool.artifact.describe import describe
 
     description = describe(file)
     if as_json:
@@ -44,15 +44,15 @@ def info(
 def _show(description: Description) -> None:
     from rich.table import Table
 
-    from gmtool.console import result, stdout
-    from gmtool.describe import TITLES
+    from gmtool.artifact.describe import TITLES
+    from gmtool.console import cell, result, stdout
 
     result(f"{TITLES[description.kind]} {description.path}")
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True, style="bold")
     facts.add_column(overflow="fold")
     for name, text in description.facts.items():
-        facts.add_row(_plain(name), _plain(text))
+        facts.add_row(cell(name), cell(text))
     stdout().print(facts)
     if description.classes is not None:
         stdout().print(_classes_table(description.classes))
@@ -63,6 +63,8 @@ def _classes_table(classes: ClassSet) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from gmtool.console import cell
+
     raw = classes.raw_ids != tuple(range(len(classes)))
     table = Table("index", *(["raw id"] if raw else []), "", "color", "class", title_justify="left")
     for index, (name, color) in enumerate(zip(classes.names, classes.palette, strict=True)):
@@ -70,13 +72,6 @@ def _classes_table(classes: ClassSet) -> Table:
         swatch = Text("    ", style=f"on rgb({red},{green},{blue})")
         background = " (background)" if index == classes.background and name != "background" else ""
         ids = [str(classes.raw_ids[index])] if raw else []
-        table.add_row(str(index), *ids, swatch, f"#{red:02x}{green:02x}{blue:02x}", _plain(name + background))
+        table.add_row(str(index), *ids, swatch, f"#{red:02x}{green:02x}{blue:02x}", cell(name + background))
     table.add_row(str(classes.ignore_index), *([""] if raw else []), "", "", "ignored")
     return table
-
-
-def _plain(text: str) -> str:
-    """Return text as it is shown: markup in it is no markup, and control characters do nothing."""
-    from rich.markup import escape
-
-    return escape("".join(char if char.isprintable() else "?" for char in text))

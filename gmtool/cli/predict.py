@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gmtool.cli.early import open_or_await
-from gmtool.cli.prediction import Listed, progress_of, result_line, speed_line
-from gmtool.cli.stop import calling_on_stop, leave_at_once
+from gmtool.cli import stop
+from gmtool.cli.prediction import progress_of, result_line, speed_line, tell_kinds
 from gmtool.config import MaskValues
-from gmtool.errors import ConfigError, DataError, did_you_mean, needs_extra
+from gmtool.errors import ConfigError, DataError, MessageKinds, did_you_mean, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gmtool_serving.backend import Backend
-    from gmtool_serving.formats import FormatName
-    from gmtool_serving.inputs import InputImage
-    from gmtool_serving.predict import PredictionRun, PredictOptions
-    from gmtool_serving.tiles import Tiling
+    from gmtool_serving.backends.base import Backend
+    from gmtool_serving.backends.tiles import Tiling
+    from gmtool_serving.inputs.collect import InputImage
+    from gmtool_serving.outputs.formats import FormatName
+    from gmtool_serving.pipeline.run import PredictionRun, PredictOptions
 
-    from gmtool.report import IoUReport
+    from gmtool.report.report import IoUReport
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -85,6 +84,9 @@ def predict(
     exif: Annotated[
         Literal["apply", "ignore"], typer.Option(help="Masks of images as displayed, or as stored.")
     ] = "apply",
+    bits: Annotated[
+        int, typer.Option(min=8, max=16, help="Bits that 16-bit grey images use: 12 for many cameras.")
+    ] = 16,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger images before decoding. [200000000]")
     ] = None,
@@ -126,20 +128,22 @@ def predict(
     Masks lie in --out under the images' relative paths, and manifest.jsonl says what became of each input.
     Images that fail are listed, the others are done, and the exit code is 3; 1 if all failed.
     """
+    from gmtool.artifact.runs import newest_model
     from gmtool.cli import predict_ray
-    from gmtool.runs import newest_model
 
     with needs_extra("serve", "predicting"):
-        from gmtool_serving.computing import ComputeOptions
-        from gmtool_serving.decoding import DecodeOptions
-        from gmtool_serving.formats import check_names
-        from gmtool_serving.inputs import collect_images
-        from gmtool_serving.predict import PredictOptions
-        from gmtool_serving.shards import Shard
+        from gmtool_serving.inputs.collect import collect_images
+        from gmtool_serving.inputs.decode import DecodeOptions
+        from gmtool_serving.inputs.shards import Shard
+        from gmtool_serving.outputs.formats import check_names
+        from gmtool_serving.pipeline.compute import ComputeOptions
+        from gmtool_serving.pipeline.run import PredictOptions
     formats = _formats(format_ or ["voc"])
     options = PredictOptions(
         formats=formats,
-        decode=DecodeOptions(exif == "apply", DecodeOptions.max_pixels if max_pixels is None else max_pixels),
+        decode=DecodeOptions(
+            exif == "apply", DecodeOptions.max_pixels if max_pixels is None else max_pixels, bits
+        ),
         compute=ComputeOptions(pad, _tiling(tile, overlap)),
         batch=batch,
         workers=workers,
@@ -206,15 +210,16 @@ def run_prediction(
     Raises:
         typer.Exit: With 3 if some images failed, with 1 if all did, with 130 or 143 if it was stopped.
     """
-    from gmtool.runs import newest_model
+    from gmtool.artifact.runs import newest_model
 
     with needs_extra("serve", "predicting"):
-        from gmtool_serving.formats import check_names
-        from gmtool_serving.predict import PredictionRun
+        from gmtool_serving.backends.opening import open_backend
+        from gmtool_serving.outputs.formats import check_names
+        from gmtool_serving.pipeline.run import PredictionRun
     check_names(options.formats, images)
     with PredictionRun(images, out, options) as run:
-        opening = open_or_await(model or newest_model(), device=device, threads=threads, trust=trust)
-        carry_out(run, opening.result(), images, scoring=scoring, quiet=quiet, as_json=as_json)
+        backend = open_backend(model or newest_model(), device=device, threads=threads, trust=trust)
+        carry_out(run, backend, images, scoring=scoring, quiet=quiet, as_json=as_json)
 
 
 def carry_out(
@@ -234,18 +239,18 @@ def carry_out(
     stopped = _follow(run, backend, quiet=quiet)
     if stopped is not None:
         _tell(run, backend, None, as_json=as_json)
-        if not run.is_still:
-            run.close()
-            leave_at_once(stopped)
         raise typer.Exit(stopped)
-    run.make_files_of_the_whole(images)
     usable = run.tally.ok + run.tally.skipped
+    score = problem = None
     try:
-        score = _score(run, backend, images, scoring) if scoring is not None and usable else None
-    except DataError:  # nothing could be scored; the masks are there nevertheless
-        _tell(run, backend, None, as_json=as_json)
-        raise
+        run.make_files_of_the_whole(images)
+        if scoring is not None and usable:
+            score = _score(run, backend, images, scoring)
+    except DataError as error:  # the masks are there nevertheless: that is said first
+        problem = error
     _tell(run, backend, score, as_json=as_json)
+    if problem is not None:
+        raise problem
     if run.tally.failed:
         raise typer.Exit(3 if usable else 1)
 
@@ -254,32 +259,33 @@ def _follow(run: PredictionRun, backend: Backend, *, quiet: bool) -> int | None:
     """Run to the end and say what is to be said; return the exit code of a run that was stopped."""
     from gmtool.console import remark
 
-    failures, warnings = Listed("failed"), Listed("warning")
-    with calling_on_stop(run.interrupt) as stop, progress_of(run, quiet=quiet) as update:
+    failures, warnings = MessageKinds(), MessageKinds()
+    with stop.calling_on_stop(run.interrupt), progress_of(run, quiet=quiet) as update:
         for outcome in run.outcomes(backend):
-            failures.add(outcome.error)
-            warnings.add(None if outcome.skipped else outcome.warning)
+            if outcome.error is not None:
+                failures.add(str(outcome.image), outcome.error)
+            if outcome.warning is not None and not outcome.skipped:
+                warnings.add(str(outcome.image), outcome.warning)
             update()
-    for listed in (warnings, failures):
-        listed.tell(run.folder.manifest_name)
+    tell_kinds("warning", warnings, run.folder.manifest_name)
+    tell_kinds("failed", failures, run.folder.manifest_name)
     if not quiet and run.tally.ok:
         remark(speed_line(run))
-    return stop.exit_code
+    return stop.exit_code()
 
 
 def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], scoring: Scoring) -> IoUReport:
     """Return the score of what was predicted, over the images that have ground truth."""
-    import tempfile
+    from gmtool_serving.scoring.evaluate import score
+    from gmtool_serving.scoring.tasks import masks_task
 
-    from gmtool_serving.evaluate import score
-    from gmtool_serving.tasks import masks_task
-
-    from gmtool.splits import format_split
+    from gmtool.data.splits import format_split
+    from gmtool.resources import temporary_dir
 
     # A list has lines: the rare name that is not one cannot stand in it
     names = [name for name in (str(image.output) for image in images) if name.isprintable()]
-    with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "predicted.txt"
+    with temporary_dir() as folder:
+        listed = folder / "predicted.txt"
         listed.write_text(format_split(names), encoding="utf-8")
         task = masks_task(
             run.folders[scoring.format],
@@ -297,17 +303,17 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
     from gmtool.console import result
 
     if score is not None:
-        unscored = Listed("not scored")
-        for line in (*score.failed, *score.left_out):
-            unscored.add(line)
-        unscored.tell("gmtool evaluate --predictions")
+        from gmtool.report.tables import failed_kinds, left_out_kinds
+
+        for kinds in (failed_kinds(score), left_out_kinds(score)):
+            tell_kinds("not scored", kinds, "gmtool evaluate --predictions")
     if as_json:
         scored = {} if score is None else {"score": score.to_dict()}
         result(json.dumps(run.summary(backend) | scored))
         return
     result(result_line(run))
     if score is not None:
-        from gmtool.report import percent
+        from gmtool.report.report import percent
 
         count = len(score.failed) + len(score.left_out)
         left_out = f", {count} left out" if count else ""
@@ -315,7 +321,7 @@ def _tell(run: PredictionRun, backend: Backend, score: IoUReport | None, *, as_j
 
 
 def _tiling(tile: str | None, overlap: int | None) -> Tiling | None:
-    from gmtool_serving.tiles import Tiling
+    from gmtool_serving.backends.tiles import Tiling
 
     if tile is None:
         if overlap is not None:
@@ -329,7 +335,7 @@ def _tiling(tile: str | None, overlap: int | None) -> Tiling | None:
 
 
 def _formats(texts: Sequence[str]) -> tuple[FormatName, ...]:
-    from gmtool_serving.formats import FORMAT_NAMES
+    from gmtool_serving.outputs.formats import FORMAT_NAMES
 
     wanted = [name for text in texts for name in text.split(",")]
     known: dict[str, FormatName] = {name: name for name in FORMAT_NAMES}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +11,17 @@ from typing import TYPE_CHECKING, Literal
 
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, ConfigError, DataError, needs_extra
+from gmtool.resources import temporary_dir
 
 if TYPE_CHECKING:
-    from gmtool_serving.backend import Backend
-    from gmtool_serving.folder import OutputFolder
-    from gmtool_serving.formats import FormatName
-    from gmtool_serving.inputs import InputImage
-    from gmtool_serving.manifest import Conditions
-    from gmtool_serving.predict import PredictionRun, PredictOptions
-    from gmtool_serving.ray_cluster import Cluster, Wanted
-    from gmtool_serving.ray_pipeline import RayPipeline
+    from gmtool_serving.backends.base import Backend
+    from gmtool_serving.cluster.pipeline import RayPipeline
+    from gmtool_serving.cluster.ray import Cluster, Wanted
+    from gmtool_serving.inputs.collect import InputImage
+    from gmtool_serving.outputs.folder import OutputFolder
+    from gmtool_serving.outputs.formats import FormatName
+    from gmtool_serving.outputs.manifest import Conditions
+    from gmtool_serving.pipeline.run import PredictionRun, PredictOptions
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def ray_options(
                 raise ConfigError(f"{name} is of --ray: give that with it")
         return None
     with needs_extra("serve", "predicting"):
-        from gmtool_serving.ray_cluster import Wanted, check_address
+        from gmtool_serving.cluster.ray import Wanted, check_address
     check_address(address)
     return RayOptions(address, Wanted(actors, cpus, gpus))
 
@@ -74,8 +74,8 @@ def check_places(formats: Sequence[FormatName], out: str, *, scored: bool) -> No
     Raises:
         ConfigError: Files of the whole run, or scores, which need the masks here.
     """
-    from gmtool_serving.finish import RESULT_NAMES
-    from gmtool_serving.storage import check_uri, is_uri
+    from gmtool_serving.cluster.storage import check_uri, is_uri
+    from gmtool_serving.outputs.whole_run_files import RESULT_NAMES
 
     if not is_uri(out):
         return
@@ -97,9 +97,9 @@ def collect_for_ray(inputs: Sequence[str], out: str, *, root: str | None) -> Seq
         ConfigError: Both kinds at once, or a video.
         DataError: See `collect_images` and `collect_stored_images`.
     """
-    from gmtool_serving.inputs import collect_images
-    from gmtool_serving.storage import check_uri, is_uri
-    from gmtool_serving.stored_images import collect_stored_images
+    from gmtool_serving.cluster.storage import check_uri, is_uri
+    from gmtool_serving.cluster.stored_images import collect_stored_images
+    from gmtool_serving.inputs.collect import collect_images
 
     if any(map(is_uri, inputs)) or (root is not None and is_uri(root)):
         if root is not None and is_uri(root):
@@ -131,11 +131,11 @@ def opened_on_ray(
     Yields:
         The run, and the model as this machine sees it.
     """
-    from gmtool_serving.formats import check_formats
-    from gmtool_serving.predict import PredictionRun
-    from gmtool_serving.ray_cluster import connect
-    from gmtool_serving.storage import is_uri
-    from gmtool_serving.stored_folder import StoredFolder
+    from gmtool_serving.cluster.ray import connect
+    from gmtool_serving.cluster.storage import is_uri
+    from gmtool_serving.cluster.stored_folder import StoredFolder
+    from gmtool_serving.outputs.formats import check_formats
+    from gmtool_serving.pipeline.run import PredictionRun
 
     content = _read_model(model)
     cluster: Cluster | None = None
@@ -179,9 +179,9 @@ def _make_stages(
     device: Literal["auto", "cpu", "cuda"],
     threads: int,
 ) -> RayPipeline:
-    from gmtool_serving.ray_pipeline import RayPipeline
-    from gmtool_serving.ray_stages import Job
-    from gmtool_serving.storage import is_uri
+    from gmtool_serving.cluster.pipeline import RayPipeline
+    from gmtool_serving.cluster.storage import is_uri
+    from gmtool_serving.cluster.workers import Job
 
     place = out if is_uri(out) else os.path.abspath(out)  # noqa: PTH100  workers have folders of their own
     job = Job(
@@ -199,7 +199,7 @@ def _make_stages(
 
 def _read_model(model: str) -> bytes:
     """Return the bytes of a model's file, which are sent to the workers."""
-    from gmtool_serving.storage import check_uri, is_uri, read_file
+    from gmtool_serving.cluster.storage import check_uri, is_uri, read_file
 
     if Path(model).suffix.lower() != ".onnx":
         raise ConfigError(
@@ -216,13 +216,13 @@ def _read_model(model: str) -> bytes:
 
 def _open_here(model: str, content: bytes) -> Backend:
     """Load the model on this machine's processor: a damaged one is found before the cluster has it."""
-    from gmtool_serving.backend import open_backend
-    from gmtool_serving.storage import is_uri
+    from gmtool_serving.backends.opening import open_backend
+    from gmtool_serving.cluster.storage import is_uri
 
     if not is_uri(model):
         return open_backend(Path(model), device="cpu", threads=1)
-    with tempfile.TemporaryDirectory(prefix="gmtool-model-") as folder:
-        copy = Path(folder) / "model.onnx"
+    with temporary_dir() as folder:
+        copy = folder / "model.onnx"
         copy.write_bytes(content)
         try:
             backend = open_backend(copy, device="cpu", threads=1)

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gmtool.console import remark
+from gmtool.errors import MessageKinds
+from gmtool.escaping import printable
 
 if TYPE_CHECKING:
-    from gmtool_serving.predict import PredictionRun
-
-SHOWN = 20
-"""Failures and warnings that are printed; the manifest has them all."""
+    from gmtool_serving.pipeline.run import PredictionRun
 
 
 @contextmanager
@@ -58,26 +57,12 @@ def progress_of(run: PredictionRun, *, quiet: bool) -> Iterator[Callable[[], Non
         yield update
 
 
-class Listed:
-    """The first lines of one kind, and how many there were."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind, self.count = kind, 0
-        self._lines: list[str] = []
-
-    def add(self, line: str | None) -> None:
-        """Note a line, if there is one."""
-        if line is not None:
-            self.count += 1
-            if self.count <= SHOWN:
-                self._lines.append(line)
-
-    def tell(self, where: object) -> None:
-        """Print them."""
-        for line in self._lines:
-            remark(f"{self.kind}: {line}")
-        if self.count > SHOWN:
-            remark(f"{self.kind}: {self.count - SHOWN} more, see {where}")
+def tell_kinds(what: str, kinds: MessageKinds, where: str) -> None:
+    """Print a line for each kind of failure or warning, and where all of them are."""
+    for line in kinds.lines():
+        remark(f"{what}: {line}")
+    if kinds.is_cut:
+        remark(f"{what}: all of them: {where}")
 
 
 def speed_line(run: PredictionRun) -> str:
@@ -93,6 +78,5 @@ def result_line(run: PredictionRun) -> str:
     skipped = f"{tally.skipped} skipped, " if tally.skipped else ""
     not_reached = f"{tally.not_reached} not reached, " if tally.not_reached else ""
     speed = (tally.ok + tally.failed) / max(tally.seconds, 1e-9)
-    return (
-        f"{tally.ok} masks in {run.folder.name}, {skipped}{tally.failed} failed, {not_reached}{speed:.1f} images/s"
-    )
+    name = printable(run.folder.name)
+    return f"{tally.ok} masks in {name}, {skipped}{tally.failed} failed, {not_reached}{speed:.1f} images/s"

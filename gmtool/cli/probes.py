@@ -15,8 +15,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, cast
 
+from gmtool.artifact.tensorrt_plan import Flavour
 from gmtool.errors import GmtoolError
-from gmtool.plan import Flavour
 
 TIMEOUT_S = 60
 TINY_ONNX = base64.b64decode(
@@ -156,7 +156,7 @@ def _driver_release() -> str | None:
 
 def _tensorrt(flavour: Flavour) -> dict[str, Any]:
     """Load TensorRT and start its builder, which TensorRT proper does only where there is a GPU."""
-    from gmtool.nvidia import load_tensorrt
+    from gmtool.artifact.nvidia import load_tensorrt
 
     try:
         trt = load_tensorrt(flavour)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool_serving.averaging import Averaging
-    from gmtool_serving.evaluate import Task
+    from gmtool_serving.backends.multi_view import Averaging
+    from gmtool_serving.scoring.evaluate import Task
 
-    from gmtool.comparison import Comparison
     from gmtool.config import DataConfig, MaskValues
-    from gmtool.report import IoUReport
+    from gmtool.report.comparison import Comparison
+    from gmtool.report.report import IoUReport
     from gmtool.settings import Settings
 
 
@@ -39,13 +39,13 @@ def score_model(
         averaging: Windows, scales and mirror images; None for the whole image once.
         trust: Take a TensorRT plan that no sidecar vouches for.
     """
+    from gmtool.artifact.runs import newest_model
     from gmtool.console import remark
-    from gmtool.datasets import load_split
-    from gmtool.runs import newest_model
+    from gmtool.data.datasets import load_split
 
     with needs_extra("serve", "evaluating"):
-        from gmtool_serving.backend import open_backend
-        from gmtool_serving.tasks import model_task
+        from gmtool_serving.backends.opening import open_backend
+        from gmtool_serving.scoring.tasks import model_task
     path = model or newest_model()
     backend = open_backend(path, device=device, threads=threads, trust=trust)
     config = _data_config(path, settings)
@@ -67,11 +67,11 @@ def score_masks(
     images: Path | None,
 ) -> Task:
     """Prepare scoring masks against a folder of ground truth, or against a data set's own."""
-    from gmtool_serving.tasks import data_masks_task, masks_task
+    from gmtool_serving.scoring.tasks import data_masks_task, masks_task
 
     from gmtool.classes import load_classes
     from gmtool.console import remark
-    from gmtool.datasets import load_split
+    from gmtool.data.datasets import load_split
     from gmtool.settings import build_config
 
     has_data = "data.root" in settings
@@ -105,7 +105,7 @@ def score_masks(
 
 def run_task(task: Task, *, with_boundary: bool = False) -> IoUReport:
     """Score, and show on a terminal how far it is."""
-    from gmtool_serving.evaluate import score
+    from gmtool_serving.scoring.evaluate import score
 
     return score(task, progress=_progress, with_boundary=with_boundary)
 
@@ -116,14 +116,14 @@ def write_report(report: IoUReport, task: Task | None, out: Path) -> Path:
     With `task`, the worst and the median images are predicted once more, for their pictures.
     """
     from gmtool.files import write_atomically
-    from gmtool.report_html import report_html
-    from gmtool.report_tables import save_report
+    from gmtool.report.html import report_html
+    from gmtool.report.tables import save_report
 
     out.mkdir(parents=True, exist_ok=True)
     save_report(report, out)  # first: pictures may fail
     examples = []
     if task is not None:
-        from gmtool_serving.evaluate import find_examples
+        from gmtool_serving.scoring.evaluate import find_examples
 
         examples = find_examples(task, report)
     page = out / "report.html"
@@ -133,10 +133,10 @@ def write_report(report: IoUReport, task: Task | None, out: Path) -> Path:
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
     """Write `comparison.json`, `.md` and `.html`; return the HTML's path."""
-    from gmtool.comparison import comparison_markdown
     from gmtool.files import write_atomically
-    from gmtool.report import format_json
-    from gmtool.report_html import comparison_html
+    from gmtool.report.comparison import comparison_markdown
+    from gmtool.report.html import comparison_html
+    from gmtool.report.report import format_json
 
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "comparison.json", format_json(comparison.to_dict()) + "\n")
@@ -160,8 +160,9 @@ def data_settings(assignments: list[str], options: dict[str, Any]) -> Settings:
 
 def _data_config(model: Path, settings: Settings) -> DataConfig:
     """Return where the data is: what was asked for, over what the model's run was trained on."""
-    from gmtool.runs import CONFIG_NAME, run_of_model
-    from gmtool.settings import build_config, load_toml
+    from gmtool.artifact.run_config import load_run_config, refuse_missing_data
+    from gmtool.artifact.runs import run_of_model
+    from gmtool.settings import build_config
 
     if "data.root" in settings:
         # Another data set: nothing of the run's applies to it
@@ -169,7 +170,11 @@ def _data_config(model: Path, settings: Settings) -> DataConfig:
     run = run_of_model(model)
     if run is None:
         raise ConfigError(f"{model} does not lie in its run folder: give --data DIR and --layout")
-    return build_config(load_toml(run / CONFIG_NAME), settings).data
+    config = load_run_config(run, settings).data
+    refuse_missing_data(
+        config, run, remedy=f"give the folder where it is now with --data DIR --layout {config.layout}"
+    )
+    return config
 
 
 def _progress(ids: Iterable[str]) -> Iterator[str]:

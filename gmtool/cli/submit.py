@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gmtool.errors import needs_extra
+from gmtool.escaping import printable
 
 if TYPE_CHECKING:
-    from gmtool_serving.submission_files import SubmittedFile
-    from gmtool_serving.submit import SubmissionReport
+    from gmtool_serving.submission.check import SubmissionReport
+    from gmtool_serving.submission.files import SubmittedFile
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check masks before they are handed in.")
 
@@ -45,7 +46,7 @@ def check(
     from gmtool.console import remark, result
 
     with needs_extra("serve", "checking masks"):
-        from gmtool_serving.submit import check_submission
+        from gmtool_serving.submission.check import check_submission
     report = check_submission(benchmark, source, images=images, list_path=list_, progress=_progress)
     if as_json:
         result(json.dumps(report.to_dict(), indent=1))
@@ -65,14 +66,14 @@ def _text(report: SubmissionReport, show: int) -> str:
     wanted = "" if report.expected is None else f" for {report.expected} images"
     looked_at = f"{report.masks} masks{wanted} in {report.source}"
     if not report.problems:
-        return f"acceptable: {looked_at}"
+        return printable(f"acceptable: {looked_at}")
     counts = ", ".join(f"{count} {kind}" for kind, count in report.to_dict()["counts"].items())
     lines = [f"not acceptable: {looked_at}: {counts}"]
     lines += [f"{problem.kind:<11}{problem.file}: {problem.message}" for problem in report.problems[:show]]
     left_out = len(report.problems) - show
     if left_out > 0:
         lines.append(f"and {left_out} more (--show {len(report.problems)} or --json)")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _progress(files: Sequence[SubmittedFile]) -> Iterable[SubmittedFile]:

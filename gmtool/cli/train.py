@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmtool.cli import stop
 from gmtool.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool_training.run import RunResult
+    from gmtool_training.loop.run import RunResult
 
     from gmtool.config import DataConfig
 
@@ -42,7 +45,12 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: a fresh one below runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run from its last checkpoint, with its own settings.")
+        Path | None,
+        typer.Option(
+            help="Go on with this run from its last checkpoint, with its own settings. Beside it: --data if its "
+            "data was moved, --iterations to train longer, --device, --cache, --set data.workers=N and other "
+            "settings that no computation depends on."
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
@@ -76,10 +84,19 @@ def train(
         "data.cache": cache,
     }
     if resume is not None:
-        others = [kind, recipe, config, set_, out, *flags.values()]
-        if download or any(other is not None for other in others):
-            raise ConfigError("--resume goes on with the run's own settings: give nothing beside it")
-        result = _resume_training(resume)
+        new_runs = {
+            kind: kind,
+            "--classes": classes,
+            "--encoder-weights": encoder_weights,
+            "--recipe": recipe,
+            "--config": config,
+            "--out": out,
+            "--download": download,
+        }
+        refused = [name for name, value in new_runs.items() if value]
+        if refused:
+            raise ConfigError(f"{refused[0]} begins a new run, --resume goes on with one: take one of them")
+        result = _resume_training(resume, flags, set_ or [])
     elif kind is None:
         raise ConfigError(
             "train what? known: voc, voc-aug, cityscapes, context, folder, coco, toy; or --resume RUN"
@@ -90,7 +107,7 @@ def train(
         )
     from gmtool.console import remark
     from gmtool.console import result as show
-    from gmtool.report_tables import to_markdown
+    from gmtool.report.tables import to_markdown
 
     show(to_markdown(result.report))
     remark(f"trained in {result.seconds:.0f} s: {result.run_dir}")
@@ -109,13 +126,13 @@ def run_training(
     download: bool = False,
 ) -> RunResult:
     """Build the configuration from all its layers, fetch the data on request, and train."""
+    from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.cli.configure import configure
-    from gmtool.console import remark, speaks
-    from gmtool.runs import fresh_dir, require_empty
-    from gmtool.toy import ToyConfig, generate_toy
+    from gmtool.console import speaks
+    from gmtool.data.toy import ToyConfig, generate_toy
 
     with needs_extra("train", "training"):
-        from gmtool_training.run import train as run
+        from gmtool_training.loop.run import train as run
     if download and kind not in ("voc", "voc-aug"):
         raise ConfigError(
             f"--download fetches voc and voc-aug, not {kind}: give a folder that is there with --data"
@@ -131,22 +148,36 @@ def run_training(
         if kind == "toy":
             generate_toy(config.data.root, ToyConfig())
 
-    try:
+    with _advising_to_resume(run_dir):
         return run(config, run_dir, prepare=prepare)
-    except KeyboardInterrupt:
-        remark(f"interrupted; gmtool train --resume {run_dir} goes on from its last checkpoint")
+
+
+@contextmanager
+def _advising_to_resume(run_dir: Path) -> Iterator[None]:
+    """Let the line of a stopped run name `--resume`, if there is a checkpoint."""
+    from gmtool.artifact.runs import CHECKPOINT_DIR
+
+    try:
+        yield
+    except stop.Stopped:
+        if (run_dir / CHECKPOINT_DIR / "last.json").is_file():
+            stop.advise(f": gmtool train --resume {run_dir} goes on from the last checkpoint")
         raise
 
 
 def _download(config: DataConfig) -> None:
-    from gmtool_training.download import MASK_DIR, download_sbd, download_voc
+    from gmtool_training.data.download import MASK_DIR, download_sbd, download_voc
 
     voc = download_voc(config.root)
     if config.mask_dir == MASK_DIR:
         download_sbd(config.root, voc)
 
 
-def _resume_training(run_dir: Path) -> RunResult:
+def _resume_training(run_dir: Path, flags: dict[str, Any], assignments: list[str]) -> RunResult:
+    from gmtool.settings import parse_assignments
+
     with needs_extra("train", "training"):
-        from gmtool_training.run import resume
-    return resume(run_dir)
+        from gmtool_training.loop.run import resume
+    given = {name: value for name, value in flags.items() if value is not None}
+    with _advising_to_resume(run_dir):
+        return resume(run_dir, {**parse_assignments(assignments), **given})

@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gmtool.checkpoints import FORMAT_VERSION, Checkpoint, CheckpointName, checked_file, read_checkpoint
+from gmtool.artifact.checkpoints import FORMAT_VERSION, Checkpoint, CheckpointName, checked_file, read_checkpoint
+from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
 from gmtool.errors import CheckpointError
 from gmtool.nn.model import GuidedMixNet
-from gmtool.runs import CHECKPOINT_DIR
 
 __all__ = [
     "FORMAT_VERSION",

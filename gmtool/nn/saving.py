@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,9 +11,13 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from gmtool.artifact.checkpoints import read_sealed, sealed
+from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
+from gmtool.errors import DataError, GmtoolError
 from gmtool.files import sweep_leftovers, write_atomically
+from gmtool.json_toml import read_json
 from gmtool.nn.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -24,7 +27,6 @@ from gmtool.nn.checkpoint import (
     refuse_not_finite,
 )
 from gmtool.nn.model import GuidedMixNet
-from gmtool.runs import CHECKPOINT_DIR
 
 
 def save_checkpoint(
@@ -65,7 +67,7 @@ def save_checkpoint(
     for described in names:
         value = asdict(resumable if described == "last" else checkpoint)
         value |= {"format_version": FORMAT_VERSION, "classes": classes.to_dict()}
-        write_atomically(folder / f"{described}.json", json.dumps(value, indent=1) + "\n")
+        write_atomically(folder / f"{described}.json", sealed(value))
     _delete_old(folder, iteration=iteration, older=keep_last - 1)
     return checkpoint
 
@@ -84,20 +86,20 @@ def _write_tensors(folder: Path, stem: str, tensors: dict[str, Tensor]) -> tuple
 
 
 def _keep_as_older(folder: Path, *, before: int) -> None:
-    """Keep what `last` means under a name of its own, unless the run has gone back behind it."""
-    value = _read_or_empty(folder / "last.json")
+    """Keep what `last` means under a name of its own, unless it is damaged or the run has gone back behind it."""
+    value = _whole_or_empty(folder / "last.json")
     if value.get("iteration", before) < before:
-        path = folder / f"iteration-{value['iteration']:06d}.json"
-        write_atomically(path, json.dumps(value, indent=1) + "\n")
+        write_atomically(folder / f"iteration-{value['iteration']:06d}.json", sealed(value))
 
 
 def _delete_old(folder: Path, *, iteration: int, older: int) -> None:
     """Delete all but the newest older checkpoints, then every tensor file that no JSON names."""
     paths = older_checkpoints(folder)
-    steps = [_read_or_empty(path).get("iteration", iteration) for path in paths]
+    steps = [_whole_or_empty(path).get("iteration", iteration) for path in paths]
     kept = [path for path, step in zip(paths, steps, strict=True) if step < iteration][-older:]
     for path in set(paths) - set(kept):
         path.unlink()
+    # Those of a damaged description stay: a person may still read it
     values = [_read_or_empty(path) for path in folder.glob("*.json")]
     named = {value.get(key) for value in values for key in ("weights", "state")}
     for path in folder.glob("*.safetensors"):
@@ -105,10 +107,18 @@ def _delete_old(folder: Path, *, iteration: int, older: int) -> None:
             path.unlink()
 
 
+def _whole_or_empty(path: Path) -> dict[str, Any]:
+    """Return a description; an empty one if the file is missing, damaged or was changed."""
+    try:
+        return read_sealed(path)
+    except GmtoolError:
+        return {}
+
+
 def _read_or_empty(path: Path) -> dict[str, Any]:
     """Return a JSON object; an empty one if the file is missing or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(path)
+    except DataError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -6,7 +6,7 @@ import pytest
 from conftest import Cli
 from PIL import Image
 
-from gmtool.splits import read_split
+from gmtool.data.splits import read_split
 
 
 @pytest.fixture
@@ -103,7 +103,8 @@ def test_a_fault_of_all_masks_is_one_finding_with_a_kind(
     assert sorted(finding["kind"] for finding in findings) == sorted([kind, "mask size"])
     (systematic,) = [finding for finding in findings if finding["kind"] == kind]
     assert expected in systematic["message"]
-    assert "(and 10 more such masks)" in systematic["message"]
+    assert "(and 10 more such files: " in systematic["message"]
+    assert len(systematic["files"]) == 11
 
 
 def test_the_table_is_for_people(cli: Cli, data: Path) -> None:
@@ -150,3 +151,19 @@ def test_toy_data_of_any_size(cli: Cli, tmp_path: Path) -> None:
     assert code == 0, err
     assert "2 labeled, 1 unlabeled and 1 validation images" in out
     assert len(list((tmp_path / "toy/JPEGImages").iterdir())) == 4
+
+
+def test_a_folder_without_classes_says_how_to_make_them(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    commands = (
+        ["train", "folder"],
+        ["data", "check", "folder"],
+        ["data", "split", "folder", "--out", tmp_path / "x"],
+    )
+    for command in commands:
+        code, _, err = cli([*command, "--data", tmp_path])
+        assert code == 1
+        assert err.count("\n") == 1 and f"error: {tmp_path / 'classes.json'} does not exist" in err
+        assert '{"names": ["background", "road", "car"]}' in err and "--classes FILE" in err
+    code, _, err = cli(["data", "check", "folder", "--data", tmp_path, "--classes", "voc"])
+    assert code == 1 and "classes.json" not in err

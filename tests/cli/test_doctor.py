@@ -198,7 +198,7 @@ SICK: dict[str, tuple[Facts, str, str, str, str]] = {
         "processor",
         "warning",
         "the container has the time of 1.5",
-        "--threads 1",
+        "1 are used by default",
     ),
     "container with little shared memory": (
         replace(WELL, resources=replace(WELL.resources, shared_bytes=64 * 2**20)),

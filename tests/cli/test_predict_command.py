@@ -83,8 +83,12 @@ def test_case_02_nothing_usable_has_no_success_text_and_much_trouble_is_cut_shor
     assert code == 1
     assert out.startswith("0 masks in ") and "30 failed" in out
     assert "speed:" not in err
-    assert err.count("failed: ") == 21
-    assert f"failed: 10 more, see {tmp_path / 'out' / 'manifest.jsonl'}" in err
+    images = tmp_path / "in"
+    first, *_, last = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert err.count("failed: ") == 2
+    assert first.startswith(f"failed: {images}/00.jpg: not an image ")
+    assert first.endswith(f" (30 such: {images}/00.jpg, {images}/01.jpg, {images}/02.jpg and 27 more)")
+    assert last == f"failed: all of them: {tmp_path / 'out' / 'manifest.jsonl'}"
 
 
 def test_case_10_inputs_outside_of_everything_have_masks_inside(
@@ -146,7 +150,11 @@ def test_case_20_a_stopped_prediction_leaves_whole_masks_and_a_closed_manifest(
         os.link(toy_data / "JPEGImages/toy_00000.jpg", images / f"{index:04d}.jpg")
     command = [sys.executable, "-m", "gmtool", "predict", str(images), "--out", str(masks)]
     process = subprocess.Popen(
-        [*command, "--model", str(toy_model), "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, "--model", str(toy_model), "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Background jobs of a shell ignore Ctrl-C, and what they start inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  there are no threads
     )
     deadline = time.monotonic() + 60
     while not list(masks.glob("*.png")) and time.monotonic() < deadline:
@@ -156,6 +164,7 @@ def test_case_20_a_stopped_prediction_leaves_whole_masks_and_a_closed_manifest(
     out, err = process.communicate(timeout=30)
     assert time.monotonic() - asked < 5
     assert process.returncode == expected, err
+    assert err.decode().splitlines()[-1].endswith("the same command with --resume does the rest")
     assert b"Traceback" not in err
     assert b" not reached" in out
     done = list(masks.glob("*.png"))
@@ -165,3 +174,32 @@ def test_case_20_a_stopped_prediction_leaves_whole_masks_and_a_closed_manifest(
     assert {masks / file["path"] for record in records for file in record["outputs"]} <= set(done)
     assert last["summary"]["not_reached"] == 3000 - len(records) > 0
     assert not list(masks.glob(".*"))
+
+
+def test_a_file_of_the_whole_that_cannot_be_made_does_not_hide_the_result(
+    cli: Cli, toy_data: Path, tmp_path: Path, flags: list[object]
+) -> None:
+    (tmp_path / "out/results.json").mkdir(parents=True)
+    image = toy_data / "JPEGImages" / "toy_00000.jpg"
+    code, out, err = cli(["predict", image, "--out", tmp_path / "out", "--format", "coco", *flags])
+    assert code == 1
+    assert out.startswith(f"1 masks in {tmp_path / 'out'}, 0 failed")
+    assert f"error: results.json was not made: {tmp_path / 'out'}" in err and "Traceback" not in err
+    assert (tmp_path / "out/pieces/toy_00000.json").is_file()
+
+
+def test_a_name_too_long_costs_one_image_and_neither_result_nor_exit_code(
+    cli: Cli, toy_data: Path, tmp_path: Path, flags: list[object]
+) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for name in ("a.jpg", f"{'x' * 251}.jpg"):
+        shutil.copy(toy_data / "JPEGImages" / "toy_00000.jpg", images / name)
+    arguments = ["predict", images, "--out", tmp_path / "out", *flags]
+    code, out, err = cli([*arguments, "--format", "coco,voc"])
+    assert code == 3, err
+    assert out.startswith(f"1 masks in {tmp_path / 'out'}, 1 failed")
+    assert "File name too long" in err and "Traceback" not in err
+    assert len(json.loads((tmp_path / "out/coco/results.json").read_text())) > 0
+    code, out, err = cli([*arguments, "--format", "voc"])
+    assert code == 0, err

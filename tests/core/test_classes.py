@@ -62,7 +62,7 @@ def test_names_alone_are_enough_and_background_is_found(tmp_path: Path) -> None:
         ('{"names": ["a", "b"], "background": "c"}', "not one of the class names"),
         ('{"names": ["a", "b"], "pallete": []}', "did you mean palette?"),
         ('{"names": ["a", "b"], "raw_ids": [0, 65536]}', "0 to 65535"),
-        ('{"names": ["a", "b"], "ignore_colors": [[0, 0]]}', "unpack"),
+        ('{"names": ["a", "b"], "ignore_colors": [[0, 0]]}', "ignore_colors[0] has 2 entries; expected 3"),
         ('{"names": ["a", "b"], "ignore_colors": [[0, 0, 256]]}', "0 to 255"),
         ('{"categories": [{"name": "a"}]}', "whole number id and a name"),
         ('{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "its id or name occurs twice"),

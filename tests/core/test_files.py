@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from gmtool.files import sha256_of_file, sweep_leftovers, write_atomically
+from gmtool import files
+from gmtool.files import (
+    OLD_S,
+    open_atomically,
+    open_unlinked,
+    sha256_of_file,
+    sweep_leftovers,
+    temporary_path,
+    write_atomically,
+)
 
 CRASHING_WRITER = """
 import os, sys
@@ -78,6 +87,106 @@ def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path) -> None:
     write_atomically(path, "nü")
     assert path.stat().st_mode & 0o777 == 0o640
     assert path.read_text(encoding="utf-8") == "nü"
+
+
+def test_until_a_file_is_whole_its_name_has_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    before = path.stat().st_ino
+    with open_atomically(path) as file:
+        file.write(b"new" * 10_000)
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new" * 10_000
+    assert path.stat().st_ino != before
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+def test_case_44_a_link_under_a_guessed_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_bytes(b"precious")
+    (tmp_path / f".file.{os.getpid()}.gmtool-tmp").symlink_to(victim)
+    write_atomically(path, b"new")
+    assert (path.read_bytes(), victim.read_bytes()) == (b"new", b"precious")
+    assert not path.is_symlink()
+    path.unlink()
+    path.symlink_to(victim)
+    write_atomically(path, b"newer")
+    assert (path.read_bytes(), victim.read_bytes()) == (b"newer", b"precious")
+
+
+def test_case_44_a_temporary_name_that_is_taken_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_bytes(b"precious")
+    guessed = tmp_path / ".guessed.gmtool-tmp"
+    guessed.symlink_to(victim)
+    monkeypatch.setattr(files, "temporary_path", lambda folder: folder / guessed.name)
+    with pytest.raises(FileExistsError):
+        write_atomically(path, b"new")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_case_50_two_writers_with_one_process_id_do_not_mix(tmp_path: Path) -> None:
+    """As in two containers that share a volume, each with a process 1."""
+    path = tmp_path / "file"
+    with open_atomically(path) as first:
+        first.write(b"first" * 1000)
+        with open_atomically(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first" * 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_are_deleted_unless_their_writer_may_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living = temporary_path(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        dead = temporary_path(tmp_path)
+        patch.setattr(files, "_host", lambda: "0123456789ab")
+        elsewhere, old = temporary_path(tmp_path), temporary_path(tmp_path)
+    for path in (living, dead, elsewhere, old):
+        path.write_bytes(b"half")
+    written = old.stat().st_mtime - OLD_S - 60
+    os.utime(old, (written, written))
+    assert sweep_leftovers(tmp_path) == sorted([dead, old])
+    assert sorted(tmp_path.iterdir()) == sorted([living, elsewhere])
+    assert sweep_leftovers(tmp_path / ("x" * 300)) == []
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR | os.O_CREAT])
+def test_a_file_with_a_known_name_is_opened_only_if_it_is_no_link_and_no_pipe(tmp_path: Path, flags: int) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    os.close(open_unlinked(tmp_path / "file", flags))
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("dangling", "link", "zero"):
+        with pytest.raises(OSError, match=f"{name} is a link: remove it"):
+            open_unlinked(tmp_path / name, flags)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is not a regular file: remove it"):
+        open_unlinked(tmp_path / "pipe", flags)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_hard_link_is_read_and_not_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    os.link(tmp_path / "file", tmp_path / "second")
+    os.close(open_unlinked(tmp_path / "second"))
+    with pytest.raises(OSError, match="second is a hard link: remove it"):
+        open_unlinked(tmp_path / "second", os.O_RDWR)
 
 
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
+import io
 import os
 import pickle
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gmtool.errors import DataError, ImageError
-from gmtool.images import displayed_size, open_image, read_image
+from gmtool.images import count_scans, decode_image, displayed_size, open_image, read_image
 
 
 def picture() -> np.ndarray:
@@ -73,6 +75,61 @@ def test_case_06_a_named_pipe_a_folder_and_a_dangling_link_are_refused_at_once(t
             read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("opened_by", [read_image, open_image])
+def test_case_06_a_sparse_file_of_gigabytes_is_refused_before_it_is_read(
+    tmp_path: Path, opened_by: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "sparse.jpg"
+    path.touch()
+    os.truncate(path, 6 << 30)
+    with pytest.raises(ImageError, match="the file has 6442450944 bytes; at most 1600000000 are read") as error:
+        opened_by(path)
+    assert error.value.code == "too_large"
+
+
+def test_a_file_that_is_as_large_as_its_pixels_allow_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(picture()).save(path)
+    with path.open("ab") as file:
+        file.truncate((64 << 20) + 1)  # behind the image: nothing
+    assert read_image(path, max_pixels=9_000_000).shape == (16, 24, 3)
+    with pytest.raises(ImageError, match="has 67108865 bytes; at most 67108864"):
+        read_image(path, max_pixels=8_000_000)
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG of 64x64 pixels that repeats its last scan until it has so many."""
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xc4") : -2]  # with its table
+    return content[:-2] + scan * (count - content.count(b"\xff\xda")) + content[-2:]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_progressive_jpeg_as_encoders_write_it_is_read_at_any_size(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(picture()).convert(mode).save(path, progressive=True, exif=thumbnail_exif())
+    assert count_scans(path.read_bytes()) == {"L": 6, "RGB": 10, "CMYK": 18}[mode]
+    assert read_image(path, max_pixels=16 * 24).shape == (16, 24, 3)
+
+
+def thumbnail_exif() -> bytes:
+    """Metadata that has whole JPEGs in it, as cameras write them."""
+    file = io.BytesIO()
+    Image.fromarray(picture()).save(file, "JPEG")
+    return b"Exif\0\0" + file.getvalue() * 40
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused_where_it_would_take_minutes(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(jpeg_of_scans(400))
+    assert read_image(path).shape == (64, 64, 3)  # a moment: it is small
+    with pytest.raises(ImageError, match="a JPEG of 400 scans; at most 20 are taken of 64x64 pixels") as error:
+        read_image(path, max_pixels=64 * 64)
+    assert error.value.code == "too_large"
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_case_11_every_exif_orientation_gives_the_displayed_image(tmp_path: Path, orientation: int) -> None:
     shown = Image.fromarray(picture())
@@ -131,3 +188,63 @@ def test_an_error_passes_from_one_process_to_another_whole(tmp_path: Path) -> No
         read_image(tmp_path / "page.jpg")
     copy = pickle.loads(pickle.dumps(error.value))
     assert (type(copy), copy.code, str(copy)) == (ImageError, "not_an_image", str(error.value))
+
+
+def deep_tiff(bands: int, values: np.ndarray) -> bytes:
+    """An uncompressed little-endian TIFF of 16 bits, (H, W, bands), as Pillow cannot write it."""
+    height, width = values.shape[:2]
+    pixels = values.astype("<u2").tobytes()
+    tags = {256: width, 257: height, 259: 1, 262: 2 if bands > 2 else 1, 277: bands, 278: height, 279: len(pixels)}
+    bits_at = 8 + 2 + 12 * (len(tags) + 2) + 4
+    tags |= {258: bits_at, 273: bits_at + 2 * bands}
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    for tag, value in sorted(tags.items()):
+        kind, count = (3, bands) if tag == 258 else (4, 1)
+        content += struct.pack("<HHII", tag, kind, count, value)
+    return content + struct.pack("<I", 0) + struct.pack(f"<{bands}H", *[16] * bands) + pixels
+
+
+ISO = b"\0\0\0\x18ftyp"
+FOREIGN = {
+    "HEIC": (ISO + b"heic" + bytes(8), "it is a HEIC photo: convert it to JPEG or PNG"),
+    "AVIF": (ISO + b"avif" + bytes(8), "it is an AVIF image: convert it"),
+    "CR3": (ISO + b"crx " + bytes(8), "it is a RAW photo: convert it"),
+    "mp4": (ISO + b"isom" + bytes(8), "it is a video"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "it is a JPEG 2000 image: convert it"),
+    "AppleDouble": (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", r"it is metadata of macOS \(AppleDouble\): delete it"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS: run git lfs pull"),
+    "page": (b"\n<!DOCTYPE html><html>", "it is a web page"),
+    "nothing": (b"", "it is an empty file"),
+    "science": (
+        deep_tiff(5, np.zeros((3, 4, 5))),
+        r"it is a TIFF of 5 bands of 16 bits \(compression 1\): convert",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_file_that_is_no_image_is_named_by_its_first_bytes(tmp_path: Path, kind: str) -> None:
+    content, expected = FOREIGN[kind]
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=rf"x\.jpg: not an image .*: {expected}") as error:
+        read_image(tmp_path / "x.jpg")
+    assert error.value.code == "not_an_image"
+
+
+def test_16_bit_images_of_fewer_bits_are_said_and_scaled_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    grey = (picture()[:, :, 0].astype(np.uint16) * 16)[:, :, None].repeat(3, axis=2)
+    Image.fromarray(np.ascontiguousarray(grey[:, :, 0])).save(path)
+    dark = decode_image(path.read_bytes(), path)
+    assert dark.pixels.max() <= 15
+    assert dark.dark is not None and "end at 3680 of 65535" in dark.dark and "--bits 12" in dark.dark
+    scaled = decode_image(path.read_bytes(), path, bits=12)
+    assert scaled.dark is None and scaled.notes == ()
+    assert np.abs(scaled.pixels.astype(int) - grey / 4095 * 255).max() <= 0.5
+    with pytest.raises(ImageError, match="has value 3680, but 8 bits were asked for: up to 255"):
+        decode_image(path.read_bytes(), path, bits=8)
+    # Pillow gives the upper bytes of 16-bit colours alone: nothing to scale, but to be said
+    colors = decode_image(deep_tiff(3, grey), path)
+    assert colors.dark is not None and "16-bit colours" in colors.dark and "convert it to 8 bits" in colors.dark
+    Image.fromarray(picture()[:, :, 0].astype(np.uint16) * 257).save(path)
+    assert decode_image(path.read_bytes(), path).notes == ()

@@ -1,6 +1,9 @@
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -8,13 +11,14 @@ import onnxruntime as ort
 import pytest
 import torch
 from conftest import Cli
-from gmtool_export.deploy import DeployModel
-from gmtool_export.run import export_run
+from gmtool_export.graph.deploy import DeployModel
+from gmtool_export.run import ExportOptions, export_run
 
-from gmtool.artifact import read_sealed_spec
-from gmtool.errors import ArtifactError, CheckpointError
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.errors import ArtifactError, CheckpointError, ConfigError
 from gmtool.files import sha256_of_file
-from gmtool.nn.checkpoint import load_network
+from gmtool.nn.checkpoint import Checkpoint, load_network
+from gmtool.nn.model import GuidedMixNet
 
 
 def test_the_graph_is_what_the_architecture_promises(toy_model: Path) -> None:
@@ -105,6 +109,31 @@ def test_a_truncated_model_is_refused(toy_model: Path) -> None:
     for twentieth in range(20):
         with pytest.raises(ArtifactError):
             read_sealed_spec(content[: len(content) * twentieth // 20], where=toy_model)
+
+
+def test_case_38_a_network_that_predicts_one_class_is_not_exported_unless_it_is_accepted(
+    cli: Cli, toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is compared with agrees: the comparison would pass and mean nothing."""
+    shutil.copytree(toy_run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+
+    def load_one_class(run_dir: Path, name: str) -> tuple[GuidedMixNet, Checkpoint]:
+        network, checkpoint = load_network(run_dir, name)
+        with torch.no_grad():
+            network.get_parameter("classifier.bias")[1] = 1e6
+        return network, checkpoint
+
+    monkeypatch.setattr("gmtool_export.run.load_network", load_one_class)
+    code, out, err = cli(["export", tmp_path / "run"])
+    assert (code, out) == (1, "")
+    assert re.search(
+        r"error: the network gives only 1 of its \d classes .*--allow-few-classes", err.replace("\n", " ")
+    )
+    assert not (tmp_path / "run" / "export").exists()
+    accepted = ConfigError("it came as far as the graph")
+    monkeypatch.setattr("gmtool_export.run.export_graph", Mock(side_effect=accepted))
+    with pytest.raises(ConfigError, match="as far as the graph"):
+        export_run(tmp_path / "run", options=ExportOptions(allow_few_classes=True))
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:

@@ -1,23 +1,28 @@
 """What lets an exported model pass, on figures that are made up, and what it is measured on."""
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gmtool_export.gate import TOLERANCES, judge, refuse_weak_evidence
-from gmtool_export.half import half_headroom
-from gmtool_export.parity import Example, ParityRow, compare, examples, reference_logits
+import torch.nn.functional as F
+from gmtool_export.proof.gate import TOLERANCES, judge, refuse_weak_evidence
+from gmtool_export.proof.half import LARGEST_HALF, MagnitudeWatch, half_headroom
+from gmtool_export.proof.miou_drop import ImageScore, ScoreProof, classes_predicted
+from gmtool_export.proof.parity import Example, ParityRow, compare, examples, reference_logits
 from gmtool_export.record import onnx_name
-from gmtool_export.score import ImageScore, ScoreProof, classes_predicted
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gmtool.artifact.spec import Precision
 from gmtool.errors import ParityError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
+from gmtool.nn.mitrans import NonLocal
 from gmtool.nn.model import GuidedMixNet
-from gmtool.spec import Precision
 
 ROW = ParityRow("odd", 1, 97, 133, 1.0, max_difference=1e-5, max_logit=10.0, unexplained=0, classes_seen=4)
 SCORE = ScoreProof("val", 10, 20, 0.75, 0.75, 1.0, ImageScore("a", 0.98), 5)
@@ -127,6 +132,8 @@ def test_half_precision_is_refused_where_an_activation_does_not_fit(
     images: UInt8Array = compared["odd"].images
     room = half_headroom(network, images)
     assert 1 < room.value < 1000
+    # Positions of the pooling's regions are computed in float32, whatever the network computes in
+    assert half_headroom(network, np.repeat(images, 8, axis=2)).layer != "psp"
     large = copy.deepcopy(network)
     with torch.no_grad():
         large.get_parameter("encoder.layer2.0.bn1.weight").mul_(1e5)
@@ -135,6 +142,61 @@ def test_half_precision_is_refused_where_an_activation_does_not_fit(
     # Nothing is left behind that would watch the network
     assert not any(module._forward_hooks for module in network.modules())
     assert reference_logits(network, images).shape == compared["odd"].logits.shape
+
+
+def test_half_precision_is_refused_where_attention_scores_do_not_fit(
+    network: GuidedMixNet, compared: dict[str, Example]
+) -> None:
+    """No layer returns them: they are a product in the middle of attention."""
+    images: UInt8Array = compared["odd"].images
+    large = copy.deepcopy(network)
+    attention = large.mitrans1.attention
+    assert isinstance(attention, NonLocal)
+    seen: dict[nn.Module, torch.Tensor] = {}
+    for conv in (attention.query, attention.key):
+        conv.register_forward_hook(lambda layer, _, output: seen.__setitem__(layer, output.flatten(2)))
+    with torch.no_grad():
+        for conv in (attention.query, attention.key):
+            reference_logits(large, images)
+            conv.weight.mul_(3000 / seen[conv].abs().max())
+            assert conv.bias is not None
+            conv.bias.mul_(3000 / seen[conv].abs().max())
+    reference_logits(large, images)
+    query, key = seen[attention.query].double(), seen[attention.key].double()
+    assert max(query.abs().max(), key.abs().max()) < 3001
+    scores = float((query.transpose(1, 2) @ key).abs().max()) * query.shape[1] ** -0.5
+    assert scores > 2 * LARGEST_HALF
+    with pytest.raises(ParityError, match=r"fp16: mitrans1.attention reaches \d+, and float16 holds") as error:
+        half_headroom(large, images)
+    reached = float(str(error.value).split("reaches ")[1].split(",")[0])
+    assert reached == pytest.approx(scores, rel=1e-4)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_convolution_counts_by_its_own_unless_normalisation_is_merged_into_it(normalised: bool) -> None:
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    network = nn.Sequential(conv, nn.BatchNorm2d(1) if normalised else nn.Identity(), nn.Sigmoid()).eval().double()
+    with torch.no_grad():
+        conv.weight.fill_(1e5)
+        if isinstance(network[1], nn.BatchNorm2d):
+            network[1].running_var.fill_(1e8)  # type: ignore[union-attr]
+    watch = MagnitudeWatch(network)
+    with torch.no_grad(), watch:
+        network(torch.ones(1, 1, 2, 2, dtype=torch.float64))
+    layer, value = watch.largest()
+    assert (layer, round(value)) == (("1", 10) if normalised else ("0", 100_000))
+
+
+def test_fused_attention_counts_with_its_scores_and_not_a_number_is_too_large() -> None:
+    query = torch.full((1, 1, 4, 16), 300.0, dtype=torch.float64)
+    watch = MagnitudeWatch(nn.Identity())
+    with sdpa_kernel(SDPBackend.MATH), watch:
+        F.scaled_dot_product_attention(query, query, query)
+    assert watch.largest()[1] == pytest.approx(16 * 300**2 / 4)
+    watch = MagnitudeWatch(nn.Identity())
+    with watch:
+        torch.zeros(2, dtype=torch.float64) / 0
+    assert watch.largest()[1] == math.inf
 
 
 def test_names_say_precision_and_outputs() -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from conftest import Cli
 from gmtool_export import run as run_module
-from gmtool_export.onnx import export_graph, finish, keep_outputs, precision_of
-from gmtool_export.quantize import measure_ranges, quantize_graph
+from gmtool_export.graph.onnx import export_graph, finish, keep_outputs, precision_of
+from gmtool_export.int8.quantize import measure_ranges, quantize_graph
+from gmtool_export.int8.sensitivity import SwitchedModel, least_robust_layers
 from gmtool_export.run import ExportOptions, export_run
-from gmtool_export.sensitivity import SwitchedModel, least_robust_layers
-from gmtool_serving.ort import OrtBackend
+from gmtool_serving.backends.onnx_runtime import OrtBackend
 
-from gmtool.artifact import read_sealed_spec
+from gmtool.artifact.checkpoints import read_sealed, sealed
+from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.errors import NonFiniteError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
@@ -239,7 +240,7 @@ def test_a_checkpoint_of_another_version_or_class_count_is_one_line(
 ) -> None:
     shutil.copytree(toy_run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
     checkpoint = tmp_path / "run/checkpoints/best.json"
-    checkpoint.write_text(json.dumps(json.loads(checkpoint.read_text()) | change))
+    checkpoint.write_text(sealed(read_sealed(checkpoint) | change))
     code, out, err = cli(["export", checkpoint])
     assert (code, out) == (1, "")
     assert expected in err and err.count("error: ") == 1

@@ -1,8 +1,11 @@
 """Real engines, built with TensorRT-RTX, which needs no GPU. TensorRT itself cannot be installed everywhere."""
 
 import dataclasses
+import gc
 import hashlib
+import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +13,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from gmtool_export.tensorrt import BuildOptions, build_plan, check_options, choose_flavour
+from gmtool_export.tensorrt.build import BuildOptions, build_plan, check_options, choose_flavour
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from gmtool import nvidia
-from gmtool.artifact import read_sealed_spec
+from gmtool.artifact import nvidia
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.artifact.spec import ArtifactSpec, Precision
+from gmtool.artifact.tensorrt_plan import Flavour, Gpu, Plan
 from gmtool.errors import ArtifactError, BackendError, ConfigError, MissingExtraError
-from gmtool.plan import Flavour, Gpu, Plan
-from gmtool.shapes import BatchShape, ShapeProfile
-from gmtool.spec import ArtifactSpec, Precision
 
 trt = pytest.importorskip("tensorrt_rtx")
 
@@ -183,6 +186,100 @@ def test_the_builders_log_is_shown_on_request(spec: ArtifactSpec, capfd: pytest.
     assert out == "" and "[verbose] " in err and "[info] " in err
 
 
+A_BUILDER_IN_A_CYCLE = """
+import gc, sys
+from pathlib import Path
+import tensorrt_rtx as trt
+from gmtool_export.tensorrt.build import BuildOptions, build_plan
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.artifact.nvidia import TensorRTLog
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+
+take = TensorRTLog._take
+
+def take_and_allocate(log, *message):
+    gc.set_threshold(1)
+    [[] for _ in range(10)]
+    take(log, *message)
+
+TensorRTLog._take = take_and_allocate
+graph, model = map(Path, sys.argv[1:])
+spec = read_sealed_spec(model.read_bytes(), where=model)
+profile = ShapeProfile(*[BatchShape(1, 8, 8)] * 3)
+gc.set_threshold(100_000)
+other = TensorRTLog(trt)  # TensorRT warns of a second logger, with its lock held
+cycle = [trt.Builder(other.logger)]
+cycle.append(cycle)
+del cycle
+build_plan(graph.read_bytes(), spec, BuildOptions("tensorrt_rtx", (profile,)))
+print("built")
+"""
+
+
+def test_a_builder_that_waits_in_a_cycle_does_not_stop_the_next_one(toy_model: Path, tmp_path: Path) -> None:
+    """Its destructor wants the lock that TensorRT holds while it logs: a collection there never ends."""
+    (tmp_path / "tiny.onnx").write_bytes(TINY)
+    command = [sys.executable, "-c", A_BUILDER_IN_A_CYCLE, str(tmp_path / "tiny.onnx"), str(toy_model)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.returncode) == ("built\n", 0), done.stderr
+
+
+def test_nothing_is_collected_while_tensorrt_calls_its_logger(
+    spec: ArtifactSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled: list[bool] = []
+    take = nvidia.TensorRTLog._take
+
+    def watch(log: nvidia.TensorRTLog, is_error: bool, severity: str, message: str) -> None:
+        enabled.append(gc.isenabled())
+        take(log, is_error, severity, message)
+
+    monkeypatch.setattr(nvidia.TensorRTLog, "_take", watch)
+    assert gc.isenabled()
+    build_plan(TINY, spec, RTX)
+    assert enabled and not any(enabled)
+    with pytest.raises(ArtifactError):
+        build_plan(b"", spec, RTX)
+    assert not any(enabled) and gc.isenabled()
+
+
+@pytest.mark.parametrize("model", [graph("Mystery", "custom"), b""], ids=["not parsed", "not as described"])
+def test_a_build_that_fails_releases_its_builder_though_its_error_is_kept(
+    spec: ArtifactSpec, monkeypatch: pytest.MonkeyPatch, model: bytes
+) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def builder(logger: Any, make: Any = trt.Builder) -> Any:
+        one = make(logger)
+        made.append(weakref.ref(one))
+        return one
+
+    monkeypatch.setattr(trt, "Builder", builder)
+    gc.disable()  # what lies in a cycle stays
+    try:
+        with pytest.raises(ArtifactError) as error:
+            build_plan(model, spec, RTX)
+        assert error.value.__traceback__ is not None
+        assert [reference() for reference in made] == [None]
+    finally:
+        gc.enable()
+
+
+def test_the_collector_goes_on_when_the_last_thread_has_left_tensorrt() -> None:
+    with nvidia.collector_held_off:
+        with nvidia.collector_held_off:
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()  # somebody else's wish is kept
+    try:
+        with nvidia.collector_held_off:
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
     """Put a package `tensorrt` of that code first on the path."""
     (folder / "tensorrt").mkdir()
@@ -261,7 +358,7 @@ def nvidia_gpu_is_there() -> bool:
 def test_the_calls_of_tensorrts_branch_are_those_of_the_shared_api(
     shared_api: None, spec: ArtifactSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("gmtool_export.tensorrt.read_gpu", lambda: Gpu("NVIDIA A10", "8.6", 24 << 30))
+    monkeypatch.setattr("gmtool_export.tensorrt.build.read_gpu", lambda: Gpu("NVIDIA A10", "8.6", 24 << 30))
     options = BuildOptions("tensorrt", (PROFILE,), timing_cache=tmp_path / "timing.cache")
     plan = build_plan(TINY, spec, options)
     assert (plan.spec.flavour, plan.spec.gpu) == ("tensorrt", "NVIDIA A10")

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +12,17 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
-from gmtool_export.triton import export_triton
-from gmtool_export.triton_config import TritonOptions
+from gmtool_export.triton.config import TritonOptions
+from gmtool_export.triton.repository import export_triton
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
-from gmtool.artifact import read_sealed_spec
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.artifact.spec import ArtifactSpec
+from gmtool.artifact.tensorrt_plan import Plan, PlanSpec, read_plan, write_plan
 from gmtool.errors import ArtifactError, ConfigError
-from gmtool.files import write_atomically
-from gmtool.plan import Plan, PlanSpec, read_plan, write_plan
-from gmtool.shapes import BatchShape, ShapeProfile
-from gmtool.spec import ArtifactSpec
+from gmtool.files import temporary_path, write_atomically
 
 PROFILE = ShapeProfile(BatchShape(1, 64, 64), BatchShape(2, 96, 128), BatchShape(4, 256, 256))
 
@@ -239,7 +242,7 @@ def test_case_19_a_disk_that_fills_up_leaves_the_old_repository(
         done += 1
         write_atomically(path, content)
 
-    monkeypatch.setattr("gmtool_export.triton.write_atomically", fail)
+    monkeypatch.setattr("gmtool_export.triton.repository.write_atomically", fail)
     with pytest.raises(OSError, match="No space left"):
         export_triton([toy_model], models, name="new")
     assert tree(tmp_path) == before
@@ -251,10 +254,18 @@ def test_case_19_a_disk_that_fills_up_leaves_the_old_repository(
         assert tree(tmp_path) == before
 
 
-def test_what_a_killed_process_left_is_cleared_away(toy_model: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_cleared_away(
+    toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = export_triton([toy_model], tmp_path / "models", name="x").folder
-    for leftover in (tmp_path / ".y.1.gmtool-tmp", folder / ".2.1.gmtool-tmp"):
-        (leftover / "1").mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        leftovers = [temporary_path(tmp_path), temporary_path(folder)]
+    staging = temporary_path(tmp_path)  # of an export that goes on at the same time
+    for made in (*leftovers, staging):
+        (made / "1").mkdir(parents=True)
     assert export_triton([toy_model], tmp_path / "models", name="x").version == 2
     export_triton([toy_model], tmp_path / "models", name="y")
-    assert not list(tmp_path.rglob("*.gmtool-tmp"))
+    assert list(tmp_path.rglob("*.gmtool-tmp")) == [staging]

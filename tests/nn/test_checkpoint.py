@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from gmtool.artifact.checkpoints import read_sealed, sealed
 from gmtool.classes import load_classes
 from gmtool.config import ModelConfig
 from gmtool.errors import CheckpointError
@@ -92,8 +93,7 @@ def rewrite(run_dir: Path, change: dict[str, torch.Tensor], drop: str = "") -> N
     state = {key: value for key, value in safetensors.torch.load_file(path).items() if key != drop}
     safetensors.torch.save_file(state | change, path)
     description = run_dir / "checkpoints" / "last.json"
-    value = json.loads(description.read_text()) | {"sha256": sha256_of_file(path)}
-    description.write_text(json.dumps(value))
+    description.write_text(sealed(read_sealed(description) | {"sha256": sha256_of_file(path)}))
 
 
 def test_case_29_a_flipped_bit_is_found_by_the_hash(tmp_path: Path) -> None:
@@ -136,8 +136,45 @@ def test_a_damaged_or_missing_description_is_named(tmp_path: Path) -> None:
         description.write_text(text)
         with pytest.raises(CheckpointError, match=r"last\.json: damaged"):
             load_network(tmp_path, "last")
-    description.write_text(whole.replace('"format_version": 1', '"format_version": 9'))
+    description.write_text(whole.replace('"format_version": 2', '"format_version": 9'))
     with pytest.raises(CheckpointError, match="another version"):
+        load_network(tmp_path, "last")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"miou": 0.99},
+        {"iteration": 7},
+        {"labeled_sha256": "0" * 64},
+        {"training": {"schedule": {"last_epoch": 3}}},
+        {"format_version": 1},
+    ],
+)
+def test_case_49_a_changed_description_is_found_by_its_seal(tmp_path: Path, change: dict[str, object]) -> None:
+    save(tmp_path, ["last"], 1)
+    description = tmp_path / "checkpoints" / "last.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | change))
+    with pytest.raises(CheckpointError, match=r"last\.json: damaged: its content is not what its desc[^\n]*$"):
+        load_network(tmp_path, "last")
+
+
+def test_case_49_a_changed_description_displaces_no_whole_checkpoint(tmp_path: Path) -> None:
+    """Kept as the checkpoint before, it would leave a single whole one."""
+    for iteration in (1, 2):
+        save(tmp_path, ["last"], iteration)
+    description = tmp_path / "checkpoints" / "last.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"miou": 0.99}))
+    save(tmp_path, ["last"], 3)
+    assert [load_network(tmp_path, name)[1].iteration for name in ("last", "iteration-000001")] == [3, 1]
+
+
+@pytest.mark.parametrize("place", ["../elsewhere.safetensors", "/etc/hostname", "folder/weights.safetensors"])
+def test_case_49_weights_that_do_not_lie_beside_their_description_are_refused(tmp_path: Path, place: str) -> None:
+    save(tmp_path, ["last"], 1)
+    description = tmp_path / "checkpoints" / "last.json"
+    description.write_text(sealed(read_sealed(description) | {"weights": place}))
+    with pytest.raises(CheckpointError, match=r"which does not lie beside it[^\n]*$"):
         load_network(tmp_path, "last")
 
 

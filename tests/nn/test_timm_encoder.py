@@ -8,7 +8,7 @@ import safetensors.torch
 import timm
 import torch
 from gmtool_export.run import ExportOptions, export_run
-from gmtool_training.run import train
+from gmtool_training.loop.run import train
 
 from gmtool.errors import CheckpointError, ConfigError
 from gmtool.nn.checkpoint import load_network

@@ -1,3 +1,4 @@
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -83,34 +84,74 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, encoder: Encoder, content: b
     assert "\n" not in str(error.value)
 
 
-def test_a_failed_download_names_the_file_option(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Offline:
-        url = "somewhere/resnet18.pth"
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of downloaded weights of an own torch home."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+    return folder
 
-        def get_state_dict(self, **_: object) -> None:
-            raise OSError("no route")
 
-    monkeypatch.setattr(weights_module, "get_model_weights", lambda _: {"IMAGENET1K_V1": Offline()})
+NAME = "resnet18-f37072fd.pth"
+"""torchvision's first weights; the name ends in the beginning of the file's sha256."""
+
+
+def test_a_failed_download_names_the_file_option(
+    encoder: Encoder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(CheckpointError, match=r"could not be downloaded \(no route\).*--encoder-weights FILE"):
         load_encoder_weights(encoder, "resnet18", "imagenet")
 
 
 def test_the_downloaded_weights_are_torchvisions_first(
-    encoder: Encoder, official: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder,
+    official: dict[str, torch.Tensor],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """torchvision's own loading code, with its cache filled beforehand."""
-    from torchvision.models import ResNet18_Weights
-
     asked = []
 
-    def cached(self: object, *_: object, **__: object) -> dict[str, torch.Tensor]:
-        asked.append(self)
-        return official
+    def download(url: str, target: str, hash_prefix: str, **_: object) -> None:
+        asked.append((url.rpartition("/")[2], target, hash_prefix))
+        torch.save(official, target)
 
-    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", cached)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(weights_module, "sha256_of_file", lambda _: "f37072fd" + "0" * 56)
     load_encoder_weights(encoder, "resnet18", "imagenet")
-    assert asked == [ResNet18_Weights.IMAGENET1K_V1]
+    load_encoder_weights(encoder, "resnet18", "imagenet")
+    assert asked == [(NAME, str(cache / NAME), "f37072fd")]  # once: then it is in the cache
     assert torch.equal(encoder.conv1.weight, official["conv1.weight"])
+    assert capsys.readouterr().out == ""
+
+
+def test_case_45_a_cached_file_with_another_hash_is_refused(
+    encoder: Encoder, official: dict[str, torch.Tensor], cache: Path
+) -> None:
+    torch.save(official, cache / NAME)
+    with pytest.raises(CheckpointError, match=rf"{NAME}: its sha256 does not begin with f37072fd.*delete it"):
+        load_encoder_weights(encoder, "resnet18", "imagenet")
+
+
+@pytest.mark.parametrize("hash_fits", [True, False])
+def test_case_45_a_pickle_in_the_cache_does_not_run(
+    encoder: Encoder, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hash_fits: bool
+) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (str(tmp_path / "ran"),)
+
+    torch.save({"conv1.weight": Payload()}, cache / NAME)
+    if hash_fits:  # as if somebody had found a file that hashes so
+        monkeypatch.setattr(weights_module, "sha256_of_file", lambda _: "f37072fd" + "0" * 56)
+    with pytest.raises(CheckpointError, match=r"cannot be read" if hash_fits else "sha256"):
+        load_encoder_weights(encoder, "resnet18", "imagenet")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_none_keeps_the_random_start_and_toy_has_no_weights(encoder: Encoder) -> None:
@@ -119,3 +160,37 @@ def test_none_keeps_the_random_start_and_toy_has_no_weights(encoder: Encoder) ->
     assert torch.equal(encoder.conv1.weight, before)
     with pytest.raises(CheckpointError, match="encoder toy has no ImageNet weights"):
         load_encoder_weights(Encoder("toy", output_stride=8), "toy", "imagenet")
+
+
+def test_the_encoder_of_a_trained_run_starts_another_one(toy_run: Path) -> None:
+    """Fine-tuning on other classes: the decoder's tensors are left out."""
+    torch.manual_seed(1)
+    encoder = Encoder("toy", output_stride=8)
+    path = next((toy_run / "checkpoints").glob("weights-*.safetensors"))
+    assert "missing" not in load_encoder_weights(encoder, "toy", str(path))
+    saved = safetensors.torch.load_file(path)
+    for name, value in encoder.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, saved[f"encoder.{name}"]), name
+
+
+@pytest.mark.parametrize("name", [".", "checkpoints/best.json"])
+def test_a_run_folder_given_as_weights_is_one_line_that_names_its_weights(toy_run: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"of a run, take RUN/checkpoints/weights-\*\.safetensors$"):
+        load_encoder_weights(Encoder("toy", output_stride=8), "toy", str(toy_run / name))
+
+
+def test_weights_in_other_wrappings_are_one_line_that_says_what_was_found(tmp_path: Path) -> None:
+    state = Encoder("toy", output_stride=8).state_dict()
+    for content, expected in (
+        ({"state_dict": state, "meta": {}}, "got a dict of state_dict, meta: save the state dict alone"),
+        ({"model": state, "args": Namespace(lr=1)}, "save its state dict alone with torch.save"),
+        (
+            {f"backbone.{name}": value for name, value in state.items()},
+            r"the file has backbone\..*encoder\?",
+        ),
+    ):
+        torch.save(content, tmp_path / "weights.pth")
+        with pytest.raises(CheckpointError, match=f"{expected}$") as raised:
+            load_encoder_weights(Encoder("toy", output_stride=8), "toy", str(tmp_path / "weights.pth"))
+        assert "\n" not in str(raised.value)

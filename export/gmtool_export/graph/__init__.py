@@ -1,0 +1,1 @@
+"""The deployment graph and its ONNX file."""

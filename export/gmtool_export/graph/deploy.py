@@ -1,0 +1,56 @@
+"""The graph that is deployed: from an image as decoded to its mask, with nothing left to the client."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from gmtool.artifact.spec import OutputName
+from gmtool.nn.model import GuidedMixNet, normalize
+
+OUTPUTS: tuple[OutputName, ...] = ("mask", "confidence", "logits")
+"""What the graph gives before a file keeps some of it."""
+NO_LABEL = 255
+"""Label of every pixel of an image whose scores are not finite. No class has it: there are at most 255."""
+
+
+class DeployModel(nn.Module):
+    """Normalisation, padding to the stride, network, upsampling of the logits and argmax, in that order.
+
+    Args:
+        network: A trained network, in evaluation mode; it is copied.
+        half: Whether the network computes in float16. What surrounds it stays float32: normalisation, the
+            scores from the classifier on, upsampling, softmax.
+    """
+
+    def __init__(self, network: GuidedMixNet, *, half: bool = False) -> None:
+        super().__init__()
+        self.dtype = torch.float16 if half else torch.float32
+        self.network = copy.deepcopy(network).eval().to(self.dtype)
+        self.network.materialize_attention()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mask, confidence and logits of RGB images (N, H, W, 3), uint8, of any size.
+
+        Returns:
+            Class indices, (N, H, W) uint8, `NO_LABEL` all over an image whose scores are not finite; the
+            largest probability times 255, (N, H, W) uint8, 0 there; scores before softmax, (N, C, H, W) float32.
+        """
+        height, width = image.shape[1:3]
+        # The cast comes before the transpose: TensorRT's parser refuses to transpose uint8
+        x = normalize(image.float().permute(0, 3, 1, 2))
+        scores = self.network.scores(self.network.pad(x).to(self.dtype)).float()
+        logits = self.network.upscale(scores, height, width)
+        finite = _finite_images(scores)[:, None, None]
+        mask = torch.where(finite, logits.argmax(dim=1), NO_LABEL)
+        # The largest probability is 1 / sum(exp(logits - largest)): no probabilities of all classes are kept
+        total = torch.exp(logits - logits.amax(dim=1, keepdim=True)).sum(dim=1)
+        confidence = torch.where(finite, torch.round(255 / total), 0.0)
+        return mask.to(torch.uint8), confidence.to(torch.uint8), logits
+
+
+def _finite_images(scores: Tensor) -> Tensor:
+    """Return (N,): whether all scores of an image are finite. A comparison with NaN is false in every runtime."""
+    return (scores.abs() <= torch.finfo(torch.float32).max).float().amin(dim=(1, 2, 3)) > 0.5

@@ -1,0 +1,90 @@
+"""From a trained network to one self-contained ONNX file that knows what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+import onnx
+import torch
+from onnx.utils import Extractor
+
+from gmtool.artifact.sealed_onnx import SHA256_KEY, SPEC_KEY, UNSEALED, seal
+from gmtool.artifact.spec import ArtifactSpec, OutputName, Precision
+from gmtool.nn.model import GuidedMixNet
+from gmtool_export.graph.deploy import OUTPUTS, DeployModel
+
+OPSET = 18
+"""ONNX Runtime's CUDA provider lacks kernels of 19 and later, and TensorRT refuses 23's Attention."""
+TRACED_SHAPE = (2, 160, 224)
+"""Batch, height and width of the example; all three are dynamic in the graph."""
+DIMENSIONS: dict[OutputName, tuple[str | int, ...]] = {
+    "mask": ("batch", "height", "width"),
+    "confidence": ("batch", "height", "width"),
+    "logits": ("batch", "classes", "height", "width"),
+}
+
+
+def export_graph(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProto:
+    """Return the deployment graph of a network with all of its `OUTPUTS`; batch, height and width are dynamic.
+
+    Args:
+        network: A trained network, on the CPU; it is not changed.
+        half: Whether the network computes in float16.
+    """
+    example = torch.zeros(*TRACED_SHAPE, 3, dtype=torch.uint8)
+    # What the exporter and its optimiser print is for stderr: stdout is for results
+    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")  # of the exporter about itself; parity is checked afterwards
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            DeployModel(network, half=half),
+            (example,),
+            input_names=["image"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={"image": {0: "batch", 1: "height", 2: "width"}},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _forget_origin(model.graph)
+    for output in model.graph.output:  # the exporter writes Min(height, 8*(((height + 7)//8)))
+        for dimension, name in zip(output.type.tensor_type.shape.dim, DIMENSIONS[output.name], strict=True):
+            if not dimension.dim_value:
+                dimension.dim_param = str(name)
+    return model
+
+
+def _forget_origin(graph: onnx.GraphProto) -> None:
+    """Take out what the exporter notes about the Python code that a node comes from: a third of a megabyte."""
+    for entry in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+
+
+def keep_outputs(model: onnx.ModelProto, outputs: Sequence[OutputName]) -> onnx.ModelProto:
+    """Return a graph that gives `outputs` alone, without what nothing else needs."""
+    return Extractor(model).extract_model([entry.name for entry in model.graph.input], list(outputs))
+
+
+def finish(model: onnx.ModelProto, spec: ArtifactSpec) -> bytes:
+    """Return a graph as the bytes of a sealed file that holds its spec and gives what the spec names."""
+    kept = keep_outputs(model, spec.outputs)
+    onnx.helper.set_model_props(kept, {SPEC_KEY: spec.to_json(), SHA256_KEY: UNSEALED})
+    onnx.checker.check_model(kept)
+    return seal(kept.SerializeToString())
+
+
+def precision_of(model: onnx.ModelProto) -> Precision:
+    """Return what a graph's convolutions compute in, as it is and not as it was asked for."""
+    types = {entry.name: entry.data_type for entry in model.graph.initializer}
+    weights = {types.get(node.input[0]) for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    if onnx.TensorProto.INT8 in weights:
+        return "int8"
+    convolved = {types.get(node.input[1]) for node in model.graph.node if node.op_type == "Conv"}
+    return "fp16" if convolved == {onnx.TensorProto.FLOAT16} else "fp32"

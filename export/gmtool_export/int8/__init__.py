@@ -1,0 +1,1 @@
+"""int8 quantisation: calibration, sensitivity of layers, Q/DQ nodes."""

@@ -1,0 +1,198 @@
+"""int8 as Q/DQ nodes: ranges from real images, and the layers that lose accuracy left in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from gmtool.images import UInt8Array
+from gmtool.resources import temporary_dir
+from gmtool_export.int8.calibration import Calibration
+from gmtool_export.int8.sensitivity import SwitchedModel, least_robust_layers
+
+OPERATORS = ["Conv", "Add", "Relu", "MaxPool", "Concat"]
+"""Convolutions, and what lies between them, so that int8 flows from one to the next. Attention stays float."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How an int8 graph was made."""
+
+    symmetric: bool
+    """Signed activations around zero, as TensorRT needs them; else unsigned ones, which processors are fast at."""
+    quantized_layers: int
+    """Convolutions in int8."""
+    float_layers: tuple[str, ...]
+    """Convolutions left in float32, those that lost most first."""
+    tuned_agreement: float
+    """Share of the pixels of some calibration images with float32's label, in [0, 1]; the choice rests on it."""
+    calibration: str
+    """Where the calibration images come from."""
+    calibration_sha256: str
+    """Hash of their names."""
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    def __init__(self, images: Sequence[UInt8Array]) -> None:
+        self._batches: Iterator[UInt8Array] = (image[None] for image in images)
+
+    def get_next(self) -> dict[str, UInt8Array] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def measure_ranges(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> TensorsData:
+    """Return the smallest and largest value of every activation over some images.
+
+    Args:
+        model: The float32 graph.
+        images: (H, W, 3) each.
+    """
+    with temporary_dir() as folder:
+        path = folder / "model.onnx"
+        onnx.save(model, path)
+        calibrator = create_calibrator(
+            path,
+            OPERATORS,
+            augmented_model_path=str(folder / "augmented.onnx"),
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        calibrator.collect_data(_Images(images))
+        ranges: TensorsData = calibrator.compute_data()
+    return ranges
+
+
+def quantize_graph(
+    model: onnx.ModelProto,
+    ranges: TensorsData,
+    *,
+    symmetric: bool,
+    operators: Sequence[str] = OPERATORS,
+    float_layers: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """Return the graph with Q/DQ pairs around its convolutions; weights are int8, symmetric, per channel.
+
+    Args:
+        model: The float32 graph; it is not changed.
+        ranges: What `measure_ranges` gave for it.
+        symmetric: Signed activations with zero point 0, the only ones that TensorRT takes. Otherwise unsigned
+            ones with any zero point: a ReLU then vanishes in the rounding, and VNNI multiplies them directly.
+        operators: Kinds of nodes to quantize.
+        float_layers: Names of nodes that stay as they are.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=[name for name in _feature_nodes(model.graph, operators) if name not in float_layers],
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(operators),
+        extra_options={
+            "ActivationSymmetric": symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,  # TensorRT takes no int32; ONNX Runtime rounds the bias itself when it fuses
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
+    if symmetric:
+        _keep_activations_together(quantized.graph)
+    return quantized
+
+
+def _feature_nodes(graph: onnx.GraphProto, operators: Sequence[str]) -> list[str]:
+    """Return the names of the convolutions, and of nodes of the other kinds that work on what comes from one.
+
+    The additions inside the matrices of pooling and resizing are left alone: positions would be rounded.
+    """
+    features: set[str] = set()
+    constants = {entry.name for entry in graph.initializer}
+    names = []
+    for node in graph.node:
+        if node.op_type != "Conv" and (
+            not features.intersection(node.input) or constants.intersection(node.input)
+        ):
+            continue
+        if node.op_type in operators:
+            names.append(node.name)
+        if node.op_type in OPERATORS:
+            features.update(node.output)
+    return names
+
+
+def _keep_activations_together(graph: onnx.GraphProto) -> None:
+    """Let a ReLU take its convolution's result unrounded: TensorRT computes the two as one, and rounds once."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "Relu" and makers[node.input[0]].op_type == "DequantizeLinear":
+            quantizing = makers[makers[node.input[0]].input[0]]
+            if makers[quantizing.input[0]].op_type == "Conv":
+                node.input[0] = quantizing.input[0]
+    # In reverse, so that what only a dropped node needed is dropped too
+    needed = {entry.name for entry in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    unused = [entry for entry in graph.initializer if entry.name not in needed]
+    for entry in unused:
+        graph.initializer.remove(entry)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration found."""
+
+    images: tuple[UInt8Array, ...]
+    ranges: TensorsData
+    source: str
+    """Where the images come from, in words."""
+    sha256: str
+    """Hash of their names."""
+
+
+def calibrate(model: onnx.ModelProto, calibration: Calibration) -> Calibrated:
+    """Run the float32 graph on the calibration images."""
+    images = tuple(calibration.read())
+    return Calibrated(images, measure_ranges(model, images), calibration.source, calibration.sha256)
+
+
+def quantize(
+    model: onnx.ModelProto, calibrated: Calibrated, *, symmetric: bool
+) -> tuple[onnx.ModelProto, Quantization]:
+    """Return a float32 graph as int8, and how it was made.
+
+    Args:
+        model: The float32 graph, with logits among its outputs.
+        calibrated: What `calibrate` found for it.
+        symmetric: As TensorRT needs it; see `quantize_graph`.
+    """
+    ranges = calibrated.ranges
+    convolutions = quantize_graph(model, ranges, symmetric=symmetric, operators=["Conv"])
+    switched = SwitchedModel(model, convolutions)
+    # The classifier's scores, in 256 steps, would tie; it is the smallest of all layers
+    always = switched.layers[-1:]
+    worst, agreement = least_robust_layers(switched, calibrated.images, always=always)
+    quantized = quantize_graph(model, ranges, symmetric=symmetric, float_layers=[*always, *worst])
+    return quantized, Quantization(
+        symmetric=symmetric,
+        quantized_layers=len(switched.layers) - len(always) - len(worst),
+        float_layers=tuple(switched.titles[layer] for layer in [*always, *worst]),
+        tuned_agreement=agreement,
+        calibration=calibrated.source,
+        calibration_sha256=calibrated.sha256,
+    )

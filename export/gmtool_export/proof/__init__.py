@@ -1,0 +1,1 @@
+"""Parity of an exported model with PyTorch: images, measurements, gate."""

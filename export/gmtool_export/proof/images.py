@@ -1,0 +1,106 @@
+"""The real images that an exported model is proven on, and whether they can prove anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gmtool.artifact.spec import Precision
+from gmtool.config import TrainConfig
+from gmtool.data.datasets import Split, load_split
+from gmtool.data.layouts import reading_of
+from gmtool.data.samples import Sample
+from gmtool.errors import DataError, GmtoolError
+from gmtool.images import UInt8Array
+from gmtool.nn.model import GuidedMixNet
+from gmtool_export.int8.calibration import images_of_folder, spread
+from gmtool_export.proof.gate import refuse_weak_evidence
+from gmtool_export.proof.miou_drop import ScoredImages, classes_predicted
+from gmtool_export.proof.parity import Example, examples
+
+COMPARED_IMAGES = 6
+"""Images that the batches of every shape are made of."""
+SCORED_IMAGES: dict[Precision, int] = {"fp32": 4, "fp16": 24, "int8": 24}
+"""Validation images that both models are scored on unless told otherwise: few in float32, where hardly a pixel
+differs, since PyTorch takes most of the time."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model is compared on."""
+
+    images: tuple[UInt8Array, ...]
+    """Real images at their own size."""
+    examples: dict[str, Example]
+    """The same in batches of several shapes, with PyTorch's logits."""
+    classes_predicted: int
+    """Classes that PyTorch gives a share of their pixels to."""
+    scored: ScoredImages | None
+    not_scored: str | None
+    """Why there is nothing to score on."""
+
+
+def gather_evidence(
+    network: GuidedMixNet,
+    config: TrainConfig,
+    *,
+    image_dir: Path | None,
+    num_scored: int,
+    num_classes: int,
+    allow_few_classes: bool,
+) -> Evidence:
+    """Find the images, and run PyTorch on those that are compared at several shapes.
+
+    Args:
+        network: The network as it was trained, in evaluation mode.
+        config: Of its run.
+        image_dir: Images to compare on; None for the run's validation images.
+        num_scored: Validation images to score on, evenly spaced; 0 for all.
+        num_classes: Of the network.
+        allow_few_classes: Take a network that predicts hardly any class.
+
+    Raises:
+        DataError: No images.
+        ParityError: PyTorch predicts too few classes on them.
+    """
+    split, problem = _validation(config)
+    if image_dir is not None:
+        reading = reading_of(config.data)
+        paths = images_of_folder(image_dir, option="--images")
+        samples = tuple(Sample(path.stem, path, None, reading) for path in paths)
+    elif split is None:
+        raise DataError(
+            f"the run's validation images are needed to prove the model ({problem}): or give --images DIR"
+        )
+    else:
+        samples = split.samples
+    images = tuple(sample.read_image() for sample in spread(samples, COMPARED_IMAGES))
+    compared = examples(network, images)
+    labels = np.concatenate([example.logits.argmax(axis=1).ravel() for example in compared.values()])
+    predicted = classes_predicted(np.bincount(labels, minlength=num_classes))
+    if not allow_few_classes:
+        refuse_weak_evidence(predicted, num_classes)
+    return Evidence(
+        images=images,
+        examples=compared,
+        classes_predicted=predicted,
+        scored=None if split is None else _scored(split, config, num_scored),
+        not_scored=problem,
+    )
+
+
+def _validation(config: TrainConfig) -> tuple[Split | None, str | None]:
+    """Return the run's validation list, or why there is none."""
+    try:
+        return load_split(config.data, "val", config.data.val), None
+    except GmtoolError as error:
+        return None, str(error)
+
+
+def _scored(split: Split, config: TrainConfig, count: int) -> ScoredImages:
+    listed = len(split.samples)
+    count = min(count or listed, listed)
+    samples = tuple(split.samples[index * listed // count] for index in range(count))
+    return ScoredImages(split.name, listed, samples, config.data.mask_values)

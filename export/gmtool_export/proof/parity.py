@@ -1,0 +1,153 @@
+"""How far an exported model is from its network: masks and logits, on real images at several shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import torch
+from PIL import Image
+
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.errors import ParityError
+from gmtool.images import UInt8Array
+from gmtool.nn.model import GuidedMixNet, normalize
+from gmtool.resources import runtime_threads
+from gmtool_export.graph.onnx import TRACED_SHAPE
+
+Float32Array = npt.NDArray[np.float32]
+
+SHAPES = {
+    "traced": BatchShape(*TRACED_SHAPE),
+    "smaller": BatchShape(1, 64, 96),
+    "odd": BatchShape(1, 97, 133),
+    "batch of 3": BatchShape(3, 192, 256),
+}
+"""What is compared; an image at its own size comes on top."""
+MAX_OWN_PIXELS = 1_000_000
+"""Larger images are not compared at their own size: attention would need gigabytes in each of the two."""
+
+Runner = Callable[[UInt8Array], Mapping[str, npt.NDArray[Any]]]
+"""Runs an exported model on images (N, H, W, 3): `mask` (N, H, W), and `logits` (N, C, H, W) where they are to be
+had."""
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """The comparison with PyTorch at one shape."""
+
+    shape: str
+    batch: int
+    height: int
+    width: int
+    agreement: float
+    """Share of the pixels with the same label, in [0, 1]."""
+    max_difference: float | None
+    """Largest difference of two logits; None where the model gives none."""
+    max_logit: float
+    """Largest absolute logit of PyTorch."""
+    unexplained: int | None
+    """Pixels of another label though their two best classes are further apart than twice `max_difference`:
+    rounding cannot do that. None where there are no logits."""
+    classes_seen: int
+    """Different labels in PyTorch's masks: where there is one, agreement proves nothing."""
+
+
+def reference_logits(network: GuidedMixNet, images: UInt8Array) -> Float32Array:
+    """Return PyTorch's logits, (N, C, H, W), as training computes them: none of the export's own code is used."""
+    with torch.no_grad():
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+        logits: Float32Array = network(normalize(batch)).logits.numpy()
+    return logits
+
+
+def onnx_runner(model: bytes, outputs: Sequence[str], *, threads: int = 0) -> Runner:
+    """Return what runs an ONNX model in ONNX Runtime on the processor; masks follow from logits if need be."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = runtime_threads(threads)
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(images: UInt8Array) -> Mapping[str, npt.NDArray[Any]]:
+        given = dict(zip(outputs, session.run(list(outputs), {"image": images}), strict=True))
+        if "mask" not in given:
+            given["mask"] = given["logits"].argmax(axis=1).astype(np.uint8)
+        return given
+
+    return run
+
+
+@dataclass(frozen=True)
+class Example:
+    """Images of one size, and what PyTorch makes of them."""
+
+    images: UInt8Array
+    """(N, H, W, 3)."""
+    logits: Float32Array
+    """PyTorch's, (N, C, H, W)."""
+
+
+def examples(network: GuidedMixNet, images: Sequence[UInt8Array]) -> dict[str, Example]:
+    """Return real images as the batches of `SHAPES`, and the first at its own size if it is not too large."""
+    batches = {name: _batch(images, shape) for name, shape in SHAPES.items()}
+    if images[0].size <= 3 * MAX_OWN_PIXELS:
+        batches["own size"] = images[0][None]
+    return {name: Example(batch, reference_logits(network, batch)) for name, batch in batches.items()}
+
+
+def examples_inside(
+    network: GuidedMixNet, images: Sequence[UInt8Array], profile: ShapeProfile
+) -> dict[str, Example]:
+    """Return real images at shapes that a plan takes: its smallest, best, largest, and `SHAPES` between."""
+    shapes = {"smallest": profile.min, "best": profile.opt, "largest": profile.max}
+    shapes |= {name: shape for name, shape in SHAPES.items() if profile.misfit(shape) is None}
+    batches = {name: _batch(images, shape) for name, shape in shapes.items()}
+    return {name: Example(batch, reference_logits(network, batch)) for name, batch in batches.items()}
+
+
+def compare(runner: Runner, given: Mapping[str, Example]) -> tuple[ParityRow, ...]:
+    """Compare a model with PyTorch; one row an example.
+
+    Raises:
+        ParityError: The model gives masks of another shape than its images have, or logits that are not finite.
+    """
+    return tuple(_compare(name, example, runner) for name, example in given.items())
+
+
+def _compare(name: str, example: Example, runner: Runner) -> ParityRow:
+    expected = example.logits
+    labels = expected.argmax(axis=1)
+    given = runner(example.images)
+    mask = given["mask"]
+    if mask.shape != labels.shape:
+        raise ParityError(f"the exported model gives masks {mask.shape} at {name}; PyTorch gives {labels.shape}")
+    differ = mask != labels
+    difference = unexplained = None
+    if "logits" in given:
+        difference = float(np.abs(given["logits"] - expected).max())
+        if not np.isfinite(difference):
+            raise ParityError(f"the exported model's logits at {name} are not finite: nothing was written")
+        second, best = np.partition(expected, -2, axis=1)[:, -2:].swapaxes(0, 1)
+        unexplained = int((differ & (best - second > 2 * difference)).sum())
+    count, height, width = labels.shape
+    return ParityRow(
+        shape=name,
+        batch=count,
+        height=height,
+        width=width,
+        agreement=float(1 - differ.mean()),
+        max_difference=difference,
+        max_logit=float(np.abs(expected).max()),
+        unexplained=unexplained,
+        classes_seen=len(np.unique(labels)),
+    )
+
+
+def _batch(images: Sequence[UInt8Array], shape: BatchShape) -> UInt8Array:
+    """Return images at one size, (batch, height, width, 3), repeated if there are fewer."""
+    chosen = [images[index % len(images)] for index in range(shape.batch)]
+    return np.stack([np.array(Image.fromarray(image).resize((shape.width, shape.height))) for image in chosen])

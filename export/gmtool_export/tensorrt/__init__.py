@@ -1,0 +1,1 @@
+"""TensorRT plans and their optimisation profiles."""

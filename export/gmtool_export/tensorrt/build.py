@@ -1,0 +1,265 @@
+"""From an ONNX model to a TensorRT plan: one code path over TensorRT and TensorRT-RTX."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gmtool.artifact.nvidia import (
+    TensorRTLog,
+    collector_held_off,
+    load_tensorrt,
+    read_gpu,
+    tensorrt_log,
+    this_platform,
+)
+from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.artifact.spec import ArtifactSpec, Precision
+from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, Plan, PlanSpec, release
+from gmtool.console import remark
+from gmtool.errors import ArtifactError, ConfigError, MissingExtraError
+from gmtool.files import write_atomically
+
+OLDEST_COMPATIBLE = "8.0"
+"""Ampere: where `--hardware-compatible` begins, and what TensorRT-RTX builds for when nothing is asked for."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a plan is built. Precision is not among them: it is that of the ONNX graph (strongly typed)."""
+
+    flavour: Flavour
+    """`choose_flavour` tells which is installed."""
+    profiles: tuple[ShapeProfile, ...]
+    """Shapes that the plan takes; at least one."""
+    workspace_bytes: int | None = None
+    """Limit of the builder's scratch memory; None for its default."""
+    hardware_compatible: bool = False
+    """Also for other GPUs, Ampere and later; TensorRT only."""
+    version_compatible: bool = False
+    """Also for later versions of TensorRT; TensorRT only."""
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs to build for, such as ("8.6", "12.0"); TensorRT-RTX only, which needs no GPU to build."""
+    timing_cache: Path | None = None
+    """Kernel timings, read before and written after: a second build is faster; TensorRT only."""
+    verbose: bool = False
+    """Pass the builder's own log on, to stderr."""
+
+
+def choose_flavour(asked: Flavour | None = None) -> Flavour:
+    """Return the flavour to build with: the one asked for, else the one that is installed, TensorRT before RTX.
+
+    Raises:
+        MissingExtraError: It is not installed, or neither is.
+        BackendError: It is installed without its libraries.
+    """
+    installed = (name for name in FLAVOUR_TITLES if importlib.util.find_spec(name) is not None)
+    flavour = asked or next(installed, None)
+    if flavour is None:
+        raise MissingExtraError(
+            'a TensorRT plan needs TensorRT, which is not installed: pip install "gmtool[trt]", or for GeForce '
+            'and RTX cards, and to build without a GPU, pip install "gmtool[trt-rtx]"'
+        )
+    load_tensorrt(flavour)
+    return flavour
+
+
+def check_options(options: BuildOptions) -> None:
+    """Refuse options that the flavour does not know, before anything expensive is done.
+
+    Raises:
+        ConfigError: An option of the other flavour, or a compute capability that this one does not build for.
+        MissingExtraError: The flavour is not installed.
+        BackendError: It is installed without its libraries.
+    """
+    trt, title = load_tensorrt(options.flavour), FLAVOUR_TITLES[options.flavour]
+    if not options.profiles:
+        raise ConfigError("a plan needs at least one range of shapes: --min-shape, --opt-shape, --max-shape")
+    if options.workspace_bytes is not None and options.workspace_bytes <= 0:
+        raise ConfigError(f"workspace of {options.workspace_bytes} bytes: expected more than none")
+    if options.flavour == "tensorrt":
+        if options.compute_capabilities:
+            raise ConfigError(
+                "--compute-capability: TensorRT builds for the GPU of this machine; take --hardware-compatible, "
+                "or TensorRT-RTX, which builds for GPUs by name"
+            )
+        return
+    for option, given, instead in (
+        ("--hardware-compatible", options.hardware_compatible, "its plans run on several GPUs anyway"),
+        ("--version-compatible", options.version_compatible, "build again with each release"),
+        ("--timing-cache", options.timing_cache is not None, "it times kernels where a plan is run"),
+    ):
+        if given:
+            raise ConfigError(f"{option}: {title} has no such thing: {instead}")
+    known = _known_capabilities(trt)
+    for capability in options.compute_capabilities:
+        if capability not in known:
+            raise ConfigError(
+                f"--compute-capability {capability}: {title} {trt.__version__} builds for {', '.join(known)}; "
+                "for data-centre GPUs (9.0, 10.0) take TensorRT"
+            )
+
+
+def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> Plan:
+    """Build a plan from an ONNX model that `gmtool export` made.
+
+    Args:
+        onnx_model: The model, in one piece; its graph's precision becomes the plan's.
+        spec: What the model says about itself.
+        options: How.
+
+    Returns:
+        The plan and its sidecar; `gmtool.artifact.tensorrt_plan.write_plan` writes both.
+
+    Raises:
+        ArtifactError: TensorRT refuses the graph, could not build it, or it is not of the precision it says.
+        ConfigError: Options that do not fit together.
+        BackendError: TensorRT needs a GPU here, and there is none.
+        MissingExtraError: The flavour is not installed.
+    """
+    check_options(options)
+    trt = load_tensorrt(options.flavour)
+    # TensorRT times its kernels on the GPU that it builds for; TensorRT-RTX does so where the plan is run
+    gpu = read_gpu() if options.flavour == "tensorrt" else None
+    gc.collect()  # the build may take minutes, in which nothing is collected
+    content = _build(trt, onnx_model, spec, options)
+    sidecar = PlanSpec(
+        artifact=spec,
+        plan_sha256=hashlib.sha256(content).hexdigest(),
+        onnx_sha256=hashlib.sha256(onnx_model).hexdigest(),
+        flavour=options.flavour,
+        version=trt.__version__,
+        gpu=gpu.name if gpu else None,
+        compute_capabilities=_target_capabilities(trt, options, gpu.compute_capability if gpu else None),
+        platform=this_platform(),
+        hardware_compatible=options.hardware_compatible,
+        version_compatible=options.version_compatible,
+        profiles=options.profiles,
+        workspace_bytes=options.workspace_bytes,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Plan(content, sidecar)
+
+
+@collector_held_off
+def _build(trt: ModuleType, onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> bytes:
+    """Return the plan's bytes. What it takes of TensorRT's is released when it returns or raises."""
+    title, log = FLAVOUR_TITLES[options.flavour], tensorrt_log(options.flavour)
+    log.start(verbose=options.verbose)
+    builder = trt.Builder(log.logger)
+    network = _parse(trt, builder, log, onnx_model, title)
+    _check_network(trt, network, spec)
+    config = builder.create_builder_config()
+    _configure(trt, config, spec, options)
+    for profile in options.profiles:
+        _add_profile(builder, config, spec.input.name, profile)
+    if options.timing_cache is not None:
+        _read_timing_cache(config, options.timing_cache)
+    log.start(verbose=options.verbose)  # the reason for a failure is an error of the build itself
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise ArtifactError(f"{title} {trt.__version__} could not build a plan: {log.reason()}")
+    if options.timing_cache is not None:
+        write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(serialized)
+
+
+def _parse(trt: ModuleType, builder: Any, log: TensorRTLog, onnx_model: bytes, title: str) -> Any:
+    """Return the network of an ONNX model, strongly typed: each tensor has the type that the graph gives it."""
+    # Deprecated where nothing else exists any more (TensorRT 11), needed before
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, log.logger)
+    if parser.parse(onnx_model):
+        return network
+    error = parser.get_error(0) if parser.num_errors else None
+    if error is None:
+        raise ArtifactError(f"{title} {trt.__version__} refuses the ONNX graph: {log.reason()}")
+    node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+    reason = " ".join(error.desc().split())[:300]
+    raise ArtifactError(f"{title} {trt.__version__} refuses the ONNX graph: {node}{reason}")
+
+
+def _check_network(trt: ModuleType, network: Any, spec: ArtifactSpec) -> None:
+    """Refuse a graph that is not what its spec says: a plan is named by the precision that is built."""
+    inputs = [network.get_input(index).name for index in range(network.num_inputs)]
+    outputs = [network.get_output(index).name for index in range(network.num_outputs)]
+    if inputs != [spec.input.name] or outputs != list(spec.outputs):
+        raise ArtifactError(
+            f"the ONNX graph takes {inputs} and gives {outputs}; its description says {[spec.input.name]} and "
+            f"{list(spec.outputs)}"
+        )
+    built = _precision(trt, network)
+    if built != spec.precision:
+        raise ArtifactError(f"the ONNX graph computes in {built}, and its description says {spec.precision}")
+
+
+def _precision(trt: ModuleType, network: Any) -> Precision:
+    """Return what a strongly typed network computes in: int8 with any quantised tensor, fp16 with any half one."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    types = {layer.get_output(index).dtype for layer in layers for index in range(layer.num_outputs)}
+    if trt.DataType.INT8 in types:
+        return "int8"
+    return "fp16" if trt.DataType.HALF in types else "fp32"
+
+
+def _configure(trt: ModuleType, config: Any, spec: ArtifactSpec, options: BuildOptions) -> None:
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if spec.precision == "fp32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with 10 bits of mantissa
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.compute_capabilities:
+        wanted = sorted(set(options.compute_capabilities), key=release)
+        config.num_compute_capabilities = len(wanted)
+        for index, capability in enumerate(wanted):
+            member = getattr(trt.ComputeCapability, "SM" + capability.replace(".", ""))
+            if not config.set_compute_capability(member, index):
+                raise ConfigError(f"--compute-capability {capability}: refused by TensorRT-RTX")
+
+
+def _add_profile(builder: Any, config: Any, name: str, profile: ShapeProfile) -> None:
+    made = builder.create_optimization_profile()
+    made.set_shape(name, _dims(profile.min), _dims(profile.opt), _dims(profile.max))
+    if config.add_optimization_profile(made) < 0:
+        raise ConfigError(f"TensorRT refuses the shapes {profile}")
+
+
+def _dims(shape: BatchShape) -> tuple[int, int, int, int]:
+    return shape.batch, shape.height, shape.width, 3
+
+
+def _read_timing_cache(config: Any, path: Path) -> None:
+    """Start from the timings of earlier builds, where they are of this GPU and this TensorRT."""
+    content = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(content)
+    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+        return
+    remark(f"timing cache {path} is damaged, or of another GPU or TensorRT: it is started anew")
+    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _known_capabilities(trt: ModuleType) -> list[str]:
+    """Return the compute capabilities that TensorRT-RTX builds for, lowest first: SM86 is "8.6", SM120 "12.0"."""
+    numbers = [name.removeprefix("SM") for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    return sorted((f"{number[:-1]}.{number[-1]}" for number in numbers), key=release)
+
+
+def _target_capabilities(trt: ModuleType, options: BuildOptions, here: str | None) -> tuple[str, ...]:
+    """Return the compute capabilities that a plan runs on, as its sidecar has them."""
+    if here is not None:
+        return (f"{OLDEST_COMPATIBLE}+",) if options.hardware_compatible else (here,)
+    if options.compute_capabilities:
+        return tuple(sorted(set(options.compute_capabilities), key=release))
+    # TensorRT-RTX's own default: what it knows from Ampere on, and what comes later
+    known = [name for name in _known_capabilities(trt) if release(name) >= release(OLDEST_COMPATIBLE)]
+    return (*known[:-1], f"{known[-1]}+")

@@ -1,0 +1,1 @@
+"""Files that gmtool makes: run folders, checkpoints, exported models and TensorRT plans."""

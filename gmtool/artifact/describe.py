@@ -1,0 +1,286 @@
+"""What a file that gmtool wrote says about itself, read without torch, without a runtime and without a GPU.
+
+What a file vouches for by a hash is checked first, so that nothing of a damaged one is shown as true.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gmtool.artifact.checkpoints import Checkpoint, checked_file, read_checkpoint_file
+from gmtool.artifact.runs import CHECKPOINT_DIR, CONFIG_NAME
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.artifact.spec import ArtifactSpec
+from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, PLAN_SUFFIX, PlanSpec, read_plan
+from gmtool.classes import ClassSet
+from gmtool.errors import ArtifactError
+from gmtool.files import sha256_of_file
+from gmtool.json_toml import read_json, shown
+
+Kind = Literal["onnx", "plan", "checkpoint", "run", "report", "export", "classes"]
+TITLES: dict[Kind, str] = {
+    "onnx": "ONNX model",
+    "plan": "TensorRT plan",
+    "checkpoint": "checkpoint",
+    "run": "training run",
+    "report": "report of a score",
+    "export": "record of exports",
+    "classes": "classes",
+}
+MAX_ONNX_BYTES = 2**31
+"""What protobuf takes as one message."""
+MAX_JSON_BYTES = 2**28
+KNOWN = "an ONNX model, a .plan, a run folder, a checkpoint, a report.json, an export.json or a classes.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known about a file."""
+
+    kind: Kind
+    path: Path
+    facts: Mapping[str, str]
+    """In words, by name, in the order to show them."""
+    classes: ClassSet | None
+    value: dict[str, Any]
+    """The same for programs, in full."""
+
+
+def describe(path: Path) -> Description:
+    """Return what a file says about itself; what it is, its content tells.
+
+    Raises:
+        GmtoolError: No such file, none that gmtool writes, damaged, or changed after it was written.
+    """
+    if path.is_dir():
+        return _describe_run(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; expected {KNOWN}")
+    if path.suffix == PLAN_SUFFIX:
+        return _describe_plan(path)
+    if path.suffix == ".safetensors":
+        return _describe_weights(path)
+    if path.suffix == ".json":
+        return _describe_json(path)
+    return _describe_onnx(path)
+
+
+def _describe_onnx(path: Path) -> Description:
+    size = path.stat().st_size
+    if size >= MAX_ONNX_BYTES:
+        raise ArtifactError(f"{path} is {size / 2**30:.1f} GiB: no ONNX model in one file is; expected {KNOWN}")
+    spec = read_sealed_spec(path.read_bytes(), where=path)
+    sha256 = sha256_of_file(path)
+    facts = {
+        "file": f"{_size(size)}, sha256 {_short(sha256)}",
+        "checked": "unchanged since it was exported",
+        **_spec_facts(spec),
+    }
+    return Description("onnx", path, facts, spec.classes, {"sha256": sha256, "bytes": size, **_spec_value(spec)})
+
+
+def _describe_plan(path: Path) -> Description:
+    plan = read_plan(path)
+    assert plan.spec is not None  # only a trusted plan has none
+    size = len(plan.content)
+    facts = {
+        "file": f"{_size(size)}, sha256 {_short(plan.sha256)}",
+        "checked": "the plan that its sidecar describes",
+        **_plan_facts(plan.spec),
+        **_spec_facts(plan.artifact),
+    }
+    sidecar = {**json.loads(plan.spec.to_json()), "artifact": _spec_value(plan.artifact)}
+    value = {"sha256": plan.sha256, "bytes": size, **sidecar}
+    return Description("plan", path, facts, plan.artifact.classes, value)
+
+
+def _plan_facts(spec: PlanSpec) -> dict[str, str]:
+    where = [f"compute capability {', '.join(spec.compute_capabilities)}", spec.platform]
+    if spec.gpu is not None:
+        where.append(f"built on {spec.gpu}")
+    also = [
+        text
+        for text, applies in (
+            ("other GPUs from Ampere on", spec.hardware_compatible),
+            ("later versions of TensorRT", spec.version_compatible),
+        )
+        if applies
+    ]
+    workspace = "the builder's default" if spec.workspace_bytes is None else _size(spec.workspace_bytes)
+    return {
+        "runs with": f"{FLAVOUR_TITLES[spec.flavour]} {spec.version}",
+        "runs on": ", ".join(where),
+        **({"also for": ", ".join(also)} if also else {}),
+        **{f"profile {index}": str(profile) for index, profile in enumerate(spec.profiles)},
+        "workspace": workspace,
+        "built": spec.created,
+        "built from": f"an ONNX model, sha256 {_short(spec.onnx_sha256)}",
+    }
+
+
+def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
+    origin, image = spec.provenance, spec.input
+    attention = "none" if spec.attention_stride is None else f"at 1/{spec.attention_stride} of the image's size"
+    shapes = {"mask": "uint8 [N, H, W]", "confidence": "uint8 [N, H, W]", "logits": "float32 [N, C, H, W]"}
+    return {
+        "precision": spec.precision,
+        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, non-local block {attention}",
+        "input": f"{image.name}: {image.dtype} [N, H, W, 3] {image.color}, at least {image.min_size_px} px a side",
+        "outputs": "; ".join(f"{name}: {shapes[name]}" for name in spec.outputs),
+        "opset": str(spec.opset),
+        "run": f"{origin.run}, after {origin.iteration} iterations, validation mIoU {_percent(origin.miou)} %",
+        "weights": f"sha256 {_short(origin.weights_sha256)}",
+        "labeled": f"sha256 of the images' names {_short(origin.labeled_sha256)}",
+        "exported": f"{origin.created} by gmtool {origin.gmtool_version}, torch {origin.torch_version}",
+    }
+
+
+def _spec_value(spec: ArtifactSpec) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(spec.to_json())
+    return value
+
+
+def _describe_run(folder: Path) -> Description:
+    paths = sorted((folder / CHECKPOINT_DIR).glob("*.json"))
+    if not (folder / CONFIG_NAME).is_file() or not paths:
+        raise ArtifactError(
+            f"{folder} is not a run folder: expected {CONFIG_NAME} and {CHECKPOINT_DIR}/*.json in it"
+        )
+    checkpoints = {path: read_checkpoint_file(path) for path in paths}
+    for path, checkpoint in checkpoints.items():
+        checked_file(path, checkpoint.weights, checkpoint.sha256)
+    models = sorted((*folder.glob("export/*.onnx"), *folder.glob(f"export/*{PLAN_SUFFIX}")))
+    first = next(iter(checkpoints.values()))
+    facts = {
+        "checked": "all weights and descriptions have the hashes that their checkpoints say",
+        **_network_facts(first),
+        **{path.stem: _score(checkpoint) for path, checkpoint in checkpoints.items()},
+        "exported": ", ".join(path.name for path in models) or "nothing yet",
+    }
+    value = {
+        "checkpoints": {path.stem: _checkpoint_value(checkpoint) for path, checkpoint in checkpoints.items()},
+        "exported": [str(path) for path in models],
+    }
+    return Description("run", folder, facts, first.classes, value)
+
+
+def _describe_checkpoint(path: Path) -> Description:
+    checkpoint = read_checkpoint_file(path)
+    weights = checked_file(path, checkpoint.weights, checkpoint.sha256)
+    goes_on = "nothing: training cannot go on from it"
+    if checkpoint.state is not None and checkpoint.state_sha256 is not None:
+        checked_file(path, checkpoint.state, checkpoint.state_sha256)
+        goes_on = f"{checkpoint.state}: training can go on from it"
+    facts = {
+        "file": f"{weights.name}, {_size(weights.stat().st_size)}, sha256 {_short(checkpoint.sha256)}",
+        "checked": "its files and its own content have the hashes that it says",
+        **_network_facts(checkpoint),
+        "score": _score(checkpoint),
+        "state": goes_on,
+        "labeled": f"sha256 of the images' names {_short(checkpoint.labeled_sha256)}",
+    }
+    return Description("checkpoint", path, facts, checkpoint.classes, _checkpoint_value(checkpoint))
+
+
+def _describe_weights(path: Path) -> Description:
+    """Describe the checkpoint that names these weights."""
+    for beside in sorted(path.parent.glob("*.json")):
+        if path.name in (read_checkpoint_file(beside).weights, read_checkpoint_file(beside).state):
+            return _describe_checkpoint(beside)
+    raise ArtifactError(f"{path}: no checkpoint beside it names it: only its JSON says what weights are")
+
+
+def _network_facts(checkpoint: Checkpoint) -> dict[str, str]:
+    model = checkpoint.model
+    blocks = [name for name, there in (("1", model.non_local_1), ("2", model.non_local_2)) if there]
+    return {
+        "network": f"encoder {model.encoder}, output stride {model.output_stride}, "
+        f"non-local blocks {' and '.join(blocks) or 'none'}"
+    }
+
+
+def _score(checkpoint: Checkpoint) -> str:
+    return f"iteration {checkpoint.iteration}, validation mIoU {_percent(checkpoint.miou)} %"
+
+
+def _checkpoint_value(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return a checkpoint as JSON has it, but for what training alone reads."""
+    value = asdict(checkpoint) | {"classes": checkpoint.classes.to_dict()}
+    del value["training"]
+    return value
+
+
+def _describe_json(path: Path) -> Description:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ArtifactError(f"{path} is {_size(path.stat().st_size)}: expected {KNOWN}")
+    value = read_json(path, error=ArtifactError, what="JSON, or cut short")
+    keys = set(value) if isinstance(value, dict) else set()
+    if {"weights", "iteration"} <= keys:
+        return _describe_checkpoint(path)
+    if {"plan_sha256", "artifact"} <= keys:
+        return _describe_plan(path.with_suffix(""))
+    try:
+        if {"confusion_matrix", "provenance"} <= keys:
+            return _describe_report(path, value)
+        if keys & {"artifacts", "parity"}:
+            return _describe_exports(path, value)
+        if "names" in keys:
+            classes = ClassSet.from_dict(value, where=str(path))
+            return Description("classes", path, {"classes": str(len(classes))}, classes, classes.to_dict())
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged: {shown(str(error))}") from error
+    raise ArtifactError(f"{path} is not a file of gmtool: expected {KNOWN}")
+
+
+def _describe_report(path: Path, value: dict[str, Any]) -> Description:
+    origin, failed = value["provenance"], value["failed"]
+    facts = {
+        "mIoU": f"{_percent(value['miou'])} % on {origin['split']}",
+        "pixel accuracy": f"{_percent(value['pixel_accuracy'])} %",
+        "images": f"{value['num_images']} scored, {len(failed)} failed",
+        **{f"IoU {row['name']}": f"{_percent(row['iou'])} %" for row in value["classes"]},
+        "model": f"{origin['model']}, sha256 {_short(origin['model_sha256'])}",
+        "computed by": f"{origin['backend']}, {origin['precision']}",
+        "split": f"sha256 of the images' names {_short(origin['split_sha256'])}",
+        "labeled": f"sha256 of the images' names {_short(origin['labeled_sha256'])}",
+        "written by": f"gmtool {value['gmtool_version']}",
+    }
+    return Description("report", path, facts, None, value)
+
+
+def _describe_exports(path: Path, value: dict[str, Any]) -> Description:
+    """Describe `export.json`: of one model, as gmtool wrote it up to 0.1, or of all models of its folder."""
+    records = value["artifacts"] if "artifacts" in value else {value["file"]: value}
+    facts = {}
+    for name, record in records.items():
+        model = path.with_name(name)
+        if not model.is_file():
+            state = "no longer there"
+        else:
+            state = "unchanged" if sha256_of_file(model) == record["sha256"] else "CHANGED since"
+        facts[name] = f"{record['spec']['precision']}, {_size(record['bytes'])}, {state}"
+    return Description("export", path, facts, None, value)
+
+
+def _percent(ratio: float | None) -> str:
+    """Return a ratio as per cent. Not by `gmtool.report`: importing numpy would take longer than all else here."""
+    return "-" if ratio is None else f"{100 * _number(ratio):.2f}"
+
+
+def _short(sha256: str | None) -> str:
+    """Return the beginning of a hash; `Description.value` has all of it."""
+    return "not known" if sha256 is None else f"{sha256[:12]}..."
+
+
+def _size(count: int) -> str:
+    return f"{_number(count) / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _number(value: float) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{shown(value)} is not a number")
+    return value

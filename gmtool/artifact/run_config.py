@@ -1,0 +1,59 @@
+"""Settings of a run folder: saved with absolute paths, read again, with another place of the data on request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gmtool.artifact.runs import CONFIG_NAME
+from gmtool.config import DataConfig, TrainConfig
+from gmtool.errors import DataError
+from gmtool.files import write_atomically
+from gmtool.settings import Settings, build_config, dump_config, load_toml
+
+
+def save_run_config(run_dir: Path, config: TrainConfig) -> None:
+    """Write `config.toml`. Paths become absolute, so that they hold in another working folder too."""
+    absolute: dict[str, Any] = {name: path.absolute() for name, path in _named_paths(config.data).items()}
+    if "classes" in absolute:
+        absolute["classes"] = str(absolute["classes"])
+    data = replace(config.data, root=config.data.root.absolute(), **absolute)
+    write_atomically(run_dir / CONFIG_NAME, dump_config(replace(config, data=data)))
+
+
+def load_run_config(run_dir: Path, changes: Settings | None = None) -> TrainConfig:
+    """Read `config.toml`, with changes by dotted name.
+
+    Where `data.root` changes, lists and classes that lie below the saved folder are taken from the new one.
+
+    Raises:
+        ConfigError: It is missing or damaged, or a change is no setting or has a wrong value.
+    """
+    saved, changes = load_toml(run_dir / CONFIG_NAME), changes or {}
+    moved: Settings = {}
+    if "data.root" in changes:
+        moved = _moved_paths(build_config(saved).data, Path(changes["data.root"]))
+    return build_config(saved, moved, changes)
+
+
+def refuse_missing_data(config: DataConfig, run_dir: Path, *, remedy: str) -> None:
+    """Raise `DataError` if the data set of a run is not where its settings say; `remedy` ends the message."""
+    if not config.root.is_dir():
+        raise DataError(f"{run_dir / CONFIG_NAME}: data.root is {config.root}, which does not exist: {remedy}")
+
+
+def _moved_paths(data: DataConfig, root: Path) -> Settings:
+    """Return the paths of `data` that lie below its root, as they lie below another root."""
+    return {
+        f"data.{name}": str(root / path.relative_to(data.root))
+        for name, path in _named_paths(data).items()
+        if path.is_relative_to(data.root)
+    }
+
+
+def _named_paths(data: DataConfig) -> dict[str, Path]:
+    """Return the files that settings of `data` name, by setting."""
+    classes = Path(data.classes) if data.classes.endswith(".json") else None  # else the name of known classes
+    paths = {"labeled": data.labeled, "unlabeled": data.unlabeled, "val": data.val, "classes": classes}
+    return {name: path for name, path in paths.items() if path is not None}

@@ -1,0 +1,1 @@
+"""Data sets on disk: layouts, split lists, samples, ground truth, checks."""

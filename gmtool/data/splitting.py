@@ -1,0 +1,109 @@
+"""Choosing which images get to be the labeled ones: seeded, every class where possible, whole groups."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gmtool.data.samples import Sample
+from gmtool.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A training image that may become a labeled one."""
+
+    sample: Sample
+    classes: frozenset[int]
+    """Class indices that occur in its mask."""
+
+
+@dataclass(frozen=True)
+class LabeledChoice:
+    """A partition of the training images, each part in their order."""
+
+    labeled: tuple[Sample, ...]
+    unlabeled: tuple[Sample, ...]
+    missing: frozenset[int]
+    """Classes that occur in the training images, but in none of the labeled ones."""
+
+
+def choose_labeled(
+    candidates: Sequence[Candidate], count: int, *, seed: int, group_pattern: str | None = None
+) -> LabeledChoice:
+    """Choose `count` labeled images.
+
+    The rarest class not yet there is served first, by the first group in a seeded order that has it; then
+    the seeded order fills the rest. Groups stay whole, so there may be a few images fewer than `count`.
+
+    Args:
+        candidates: The training images.
+        count: Wanted number of labeled images.
+        seed: Of the order.
+        group_pattern: Regular expression; images whose ids match with the same text (its first bracket, or
+            the whole match) are one group, such as the frames of a video. None: each image by itself.
+
+    Raises:
+        ConfigError: `count` is not between 1 and one less than the images, the pattern is wrong or does not
+            match an id, or not even one group fits.
+    """
+    if not 1 <= count < len(candidates):
+        raise ConfigError(f"{count} labeled images of {len(candidates)}: expected 1 to {len(candidates) - 1}")
+    groups = _groups(candidates, group_pattern)
+    order = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
+    chosen: list[list[Candidate]] = []
+    size = 0
+
+    def take(group: list[Candidate]) -> bool:
+        nonlocal size
+        if group in chosen or size + len(group) > count:
+            return False
+        chosen.append(group)
+        size += len(group)
+        return True
+
+    for label in _rarest_first(candidates):
+        if label not in _classes_of(chosen):
+            any(take(group) for group in order if label in _classes_of([group]))
+    for group in order:
+        take(group)
+    if not chosen:
+        raise ConfigError(f"the smallest group has more than {count} images: raise --count")
+    labeled = {candidate.sample.id for group in chosen for candidate in group}
+    return LabeledChoice(
+        labeled=tuple(candidate.sample for candidate in candidates if candidate.sample.id in labeled),
+        unlabeled=tuple(candidate.sample for candidate in candidates if candidate.sample.id not in labeled),
+        missing=_classes_of([list(candidates)]) - _classes_of(chosen),
+    )
+
+
+def _groups(candidates: Sequence[Candidate], pattern: str | None) -> list[list[Candidate]]:
+    if pattern is None:
+        return [[candidate] for candidate in candidates]
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"--group {pattern}: not a regular expression: {error}") from error
+    groups: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        match = compiled.search(candidate.sample.id)
+        if match is None:
+            raise ConfigError(f"--group {pattern} does not match {candidate.sample.id}")
+        groups[match.group(1) if compiled.groups else match.group()].append(candidate)
+    return list(groups.values())
+
+
+def _rarest_first(candidates: Sequence[Candidate]) -> list[int]:
+    counts: dict[int, int] = defaultdict(int)
+    for candidate in candidates:
+        for label in candidate.classes:
+            counts[label] += 1
+    return sorted(counts, key=lambda label: (counts[label], label))
+
+
+def _classes_of(groups: Sequence[Sequence[Candidate]]) -> frozenset[int]:
+    return frozenset(label for group in groups for candidate in group for label in candidate.classes)

@@ -1,0 +1,1 @@
+"""Mask files: reading, writing, recognising their encoding."""

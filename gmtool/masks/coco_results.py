@@ -1,0 +1,82 @@
+"""COCO results: one run-length mask a class and image, as one label map an image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gmtool.classes import ClassSet
+from gmtool.errors import DataError, LabelError, needs_extra
+from gmtool.images import UInt8Array
+from gmtool.json_toml import read_json, shown
+from gmtool.masks.coco_annotations import ImageId, checked_shapes
+from gmtool.masks.files import refuse_mask_size
+
+CocoResults = dict[ImageId, list[dict[str, Any]]]
+"""The entries of each image, as they stand in the file."""
+
+
+def read_coco_results(path: Path) -> CocoResults:
+    """Read a results file: a list of objects with `image_id`, `category_id` and `segmentation`.
+
+    Raises:
+        DataError: Not such a file.
+    """
+    entries = read_json(path, what="a COCO results file", any_number=True)
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path}: not a COCO results file: expected a list of image_id, category_id, segmentation")
+    by_image: CocoResults = defaultdict(list)
+    for place, entry in enumerate(entries):
+        for key, expected in (("image_id", (int, str)), ("category_id", (int,)), ("segmentation", (dict,))):
+            if not isinstance(entry, dict) or type(entry.get(key)) not in expected:
+                got = entry.get(key) if isinstance(entry, dict) else entry
+                raise DataError(
+                    f"{path} entry {place}: {key} is {shown(got)}; expected image_id, category_id "
+                    "and segmentation as RLE"
+                )
+        by_image[entry["image_id"]].append(entry)
+    return dict(by_image)
+
+
+def paint_results(
+    entries: list[dict[str, Any]], classes: ClassSet, *, where: str, expected: tuple[int, int] | None = None
+) -> UInt8Array:
+    """Return the label map of an image, (H, W) uint8 of class indices.
+
+    Category ids are the classes' raw ids. Pixels in no mask are background, or `ignore_index` (no class) where
+    there is no such class.
+
+    Args:
+        entries: The masks of the image, as they stand in the file.
+        classes: What the categories may be.
+        where: File and image, for messages.
+        expected: (height, width) of its ground truth, which is compared before anything is painted; None if it is
+            not known.
+
+    Raises:
+        LabelError: A category that is none of the classes.
+        DataError: A mask is damaged or of another size than the first, or two of them overlap.
+        MissingExtraError: pycocotools is not installed.
+    """
+    with needs_extra("serve", "reading COCO results"):
+        from pycocotools import mask as coco_mask
+    size = entries[0]["segmentation"].get("size")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise DataError(f"{where}: its RLE has size {shown(size)}; expected [height, width]")
+    refuse_mask_size((size[0], size[1]), expected, where=where)
+    nothing = classes.ignore_index if classes.background is None else classes.background
+    labels = np.full(size, nothing, dtype=np.uint8)
+    taken = np.zeros(size, dtype=bool)
+    for entry in entries:
+        if entry["category_id"] not in classes.raw_ids:
+            raise LabelError(f"{where} has category {shown(entry['category_id'])}, which the classes have not")
+        shapes = checked_shapes(entry["segmentation"], (size[0], size[1]), where=where)
+        inside = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shapes, *size))).astype(bool)
+        if (taken & inside).any():
+            raise DataError(f"{where}: two of its masks overlap: which of the classes is meant?")
+        taken |= inside
+        labels[inside] = classes.raw_ids.index(entry["category_id"])
+    return labels

@@ -1,0 +1,161 @@
+"""Label maps on disk: reading index, raw id and colour masks, and writing one with the palette of its classes."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from gmtool.classes import ClassSet
+from gmtool.config import MaskValues
+from gmtool.errors import ColorMaskError, DataError, LabelError, RawIdError
+from gmtool.files import write_atomically
+from gmtool.images import MAX_PIXELS, UInt8Array, open_image
+from gmtool.json_toml import shown
+
+PNG_COMPRESSION = 3
+"""2.6 times faster than Pillow's 6 for files a third larger (measured on street-scene masks)."""
+JPEG_MASK = "it is stored as JPEG, which changes labels at every edge: save masks as PNG"
+
+
+def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") -> UInt8Array:
+    """Return a label map, (H, W) uint8, of class indices and `classes.ignore_index`.
+
+    Args:
+        path: A single-channel image: palette, grey, 1-bit or 16-bit; for `color` also RGB or RGBA.
+        classes: What the labels may be.
+        values: `index`: the file holds class indices. `raw`: it holds `classes.raw_ids`; an id that belongs
+            to no class is ignored, as in Cityscapes. `color`: each pixel has the colour of its class in
+            `classes.palette`, or one of `classes.ignore_colors`.
+
+    Raises:
+        ColorMaskError: More than one channel, but `values` is not `color`.
+        RawIdError: Labels that are raw ids, but `values` is `index`.
+        LabelError: A label or a colour outside the classes.
+        DataError: Unreadable.
+    """
+    image = open_image(path)
+    if values == "color":
+        return _index_of_colors(_decode(image, path, as_colors=True), classes, path, format_=image.format)
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        raise ColorMaskError(
+            f"{path} is a mask of mode {image.mode}; expected one channel of class indices: "
+            "is it colour-coded? (--set data.mask_values=color)"
+        )
+    labels = _decode(image, path, as_colors=False)
+    if values == "raw":
+        table = _index_of_raw_id(classes)
+        # A negative label becomes a huge one: neither is a raw id
+        indices: UInt8Array = table[np.minimum(labels.astype(np.uint32, copy=False), len(table) - 1)]
+        return indices
+    valid = (labels >= 0) & (labels < len(classes))
+    valid |= labels == classes.ignore_index
+    if not valid.all():
+        raise _out_of_range(path, np.unique(labels[~valid]).tolist(), classes, format_=image.format)
+    return labels.astype(np.uint8, copy=False)
+
+
+def encode_mask(mask: UInt8Array, classes: ClassSet) -> bytes:
+    """Return a label map (H, W) as a palette PNG in which each class has its colour; ignored is white-ish."""
+    image = Image.fromarray(mask)
+    image.putpalette(_flat_palette(classes))  # turns grey into palette mode, the indices stay
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
+    return buffer.getvalue()
+
+
+def write_mask(path: Path, mask: UInt8Array, classes: ClassSet) -> None:
+    """Write a label map (H, W) as a palette PNG, whole or not at all."""
+    write_atomically(path, encode_mask(mask, classes))
+
+
+def refuse_mask_size(size: tuple[int, ...], expected: tuple[int, int] | None, *, where: str) -> None:
+    """Raise `DataError` for a mask that is not as large as its ground truth, or larger than any image.
+
+    Args:
+        size: (height, width) that its file claims.
+        expected: That of the ground truth; None if it is not known.
+        where: The file, for messages.
+    """
+    claimed = f"{where}: mask of {shown(size[1])}x{shown(size[0])} pixels"
+    if expected is not None and size != expected:
+        raise DataError(f"{claimed}, but its ground truth has {expected[1]}x{expected[0]}")
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise DataError(f"{claimed}; expected 1 to {MAX_PIXELS}")
+
+
+def _decode(image: Image.Image, path: Path, *, as_colors: bool) -> npt.NDArray[np.integer]:
+    """Return labels as they are stored, (H, W), or RGBA, (H, W, 4) uint8."""
+    try:
+        if as_colors and image.mode.startswith(("I", "F")):
+            raise DataError(
+                f"{path} is a mask of mode {image.mode}: it has no colours (--set data.mask_values=raw)"
+            )
+        labels = np.array(image.convert("RGBA") if as_colors else image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise a dozen types for damaged files
+        raise DataError(f"{path}: damaged mask: {error}") from error
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def _index_of_colors(
+    rgba: npt.NDArray[np.integer], classes: ClassSet, path: Path, *, format_: str | None
+) -> UInt8Array:
+    colors = np.array([*classes.palette, *classes.ignore_colors], dtype=np.uint32) @ (1, 1 << 8, 1 << 16)
+    order = np.argsort(colors)
+    known = colors[order].astype(np.uint32)
+    if (known[1:] == known[:-1]).any():
+        twice = int(known[1:][known[1:] == known[:-1]][0])
+        raise DataError(f"{path}: colour {_rgb(twice)} occurs twice in the classes: which of the two is meant?")
+    # The four bytes of a pixel as one number; without alpha
+    packed = np.ascontiguousarray(rgba).view("<u4")[..., 0] & 0xFFFFFF
+    place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
+    unknown = known[place] != packed
+    if unknown.any():
+        raise LabelError(
+            f"{path} has colour {_rgb(int(packed[unknown][0]))}, which no class has: "
+            + (
+                JPEG_MASK
+                if format_ == "JPEG"
+                else 'if it stands for ignored pixels, list it in "ignore_colors" of classes.json'
+            )
+        )
+    indices = np.full(len(known), classes.ignore_index, dtype=np.uint8)
+    indices[: len(classes)] = range(len(classes))
+    labels: UInt8Array = indices[order][place]
+    return labels
+
+
+def _rgb(packed: int) -> str:
+    return f"[{packed & 255}, {packed >> 8 & 255}, {packed >> 16}]"
+
+
+def _index_of_raw_id(classes: ClassSet) -> UInt8Array:
+    """Return the class index by raw id; the last entry stands for all that are larger."""
+    table = np.full(max(classes.raw_ids) + 2, classes.ignore_index, dtype=np.uint8)
+    table[list(classes.raw_ids)] = range(len(classes))
+    return table
+
+
+@lru_cache(maxsize=4)
+def _flat_palette(classes: ClassSet) -> list[int]:
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(classes)] = classes.palette
+    palette[classes.ignore_index] = (224, 224, 192)  # VOC's void
+    return [int(value) for value in palette.ravel()]
+
+
+def _out_of_range(path: Path, labels: list[int], classes: ClassSet, *, format_: str | None) -> DataError:
+    raw = [label for label in labels if label in classes.raw_ids]
+    label = (raw or labels)[0]
+    line = f"{path} has label {label}, but the data set has {len(classes)} classes (ignore {classes.ignore_index})"
+    if format_ == "JPEG":
+        return LabelError(f"{line}: {JPEG_MASK}")
+    if raw:
+        return RawIdError(f"{line}: is it a Cityscapes labelIds file? (--set data.mask_values=raw)")
+    return LabelError(f"{line}: were the classes given that the masks were drawn with? (--classes FILE)")

@@ -1,0 +1,180 @@
+"""Masks to be scored, whichever way they are kept: PNG, npz, or one COCO results file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+
+from gmtool.classes import ClassSet
+from gmtool.config import MaskValues
+from gmtool.console import remark
+from gmtool.errors import DataError
+from gmtool.file_kinds import MASK_SUFFIXES
+from gmtool.folders import LeftOut, below
+from gmtool.images import UInt8Array
+from gmtool.masks.coco_results import paint_results, read_coco_results
+from gmtool.masks.encodings import MEANINGS, Recognized, recognize_values
+from gmtool.masks.files import read_mask
+from gmtool.masks.npz import read_npz
+
+CITYSCAPES_NAME = re.compile(r"(?:.*/)?([^_/]+_\d{6}_\d{6})(?:_[^/]*)?")
+"""City, sequence and frame; the official script matches predictions by them, whatever follows."""
+CITYSCAPES_KINDS: dict[str, MaskValues] = {"_labelIds": "raw", "_labelTrainIds": "index", "_color": "color"}
+"""What the ground truth of Cityscapes holds, by the end of its name; the first that is there is taken."""
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """A set of masks that can be read by the name of their image."""
+
+    path: Path
+    """The folder or file that holds them."""
+    description: str
+    """How they are encoded, and how that is known."""
+    names: tuple[str, ...]
+    """Names of the masks, sorted: paths below the folder without suffix, or image ids."""
+    _places: dict[str, list[str]]
+    """Names by what they are matched with."""
+    _read: Callable[[str, tuple[int, int] | None], UInt8Array]
+
+    def find(self, image: str) -> str:
+        """Return the name of the mask of an image.
+
+        Raises:
+            DataError: There is none, or there are several.
+        """
+        found = next((self._places[key] for key in _keys_of_image(image) if key in self._places), [])
+        if not found:
+            raise DataError(f"no mask of it in {self.path}")
+        if len(found) > 1:
+            raise DataError(f"{self.path} has two masks of it: {found[0]} and {found[1]}")
+        return found[0]
+
+    def read(self, name: str, *, expected: tuple[int, int] | None = None) -> UInt8Array:
+        """Return a label map, (H, W) uint8 of class indices and the ignore index.
+
+        Args:
+            name: One of `names`.
+            expected: (height, width) of its ground truth; an npz file or a COCO result of another size is refused
+                before it is decoded.
+
+        Raises:
+            DataError: It cannot be read, or holds something that is none of the classes.
+        """
+        return self._read(name, expected)
+
+
+def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, option: str) -> MaskSource:
+    """Find masks and recognise how they are encoded. Nothing is decoded but a few files to look at.
+
+    Hidden files are left out.
+
+    Args:
+        path: A folder of PNG, TIFF, BMP or GIF (class indices, raw ids or colours) or of `.npz` files with a
+            `mask` of class indices, or a COCO results file.
+        classes: What the labels may be.
+        values: What the pixels of image files are; None to recognise it.
+        option: The option that says so, for messages.
+
+    Raises:
+        DataError: There are no masks, or it is not sure what they hold.
+    """
+    if path.is_file() and path.suffix == ".json":
+        return _open_coco(path, classes)
+    if not path.is_dir():
+        raise DataError(f"masks {path}: no such folder, nor a .json file of COCO results")
+    left_out = LeftOut()
+    found = [path / name for name in below(path, suffixes=(*MASK_SUFFIXES, ".npz", ".json"), left_out=left_out)]
+    if left_out.hidden:
+        remark(f"left out below {path}: {left_out}")
+    images = [file for file in found if file.suffix.lower() in MASK_SUFFIXES]
+    archives = [file for file in found if file.suffix.lower() == ".npz"]
+    if images and archives:
+        raise DataError(f"{path} has {_type_of(images[0])} and npz files in it: give a folder of one of them")
+    if archives:
+        return _folder_source(path, archives, "npz with class indices", partial(read_npz, classes=classes))
+    if not images:
+        inside = [file for file in found if file.suffix.lower() == ".json" and file.parent == path]
+        if len(inside) == 1:
+            return _open_coco(inside[0], classes)
+        raise DataError(_no_masks(path))
+    images, known = _choose_kind(images, values)
+    if known is None:
+        known = recognize_values(images, classes, where=path, option=option)
+    types = sorted({_type_of(file) for file in images})
+    description = f"{' and '.join(types)} with {MEANINGS[known.values]} ({known.reason})"
+    return _folder_source(path, images, description, lambda file, _: read_mask(file, classes, values=known.values))
+
+
+def _type_of(file: Path) -> str:
+    name = file.suffix[1:].upper()
+    return "TIFF" if name == "TIF" else name
+
+
+def _no_masks(folder: Path) -> str:
+    """Return what is in a folder without masks, by suffix, and what was expected."""
+    every = below(folder, suffixes=("",))
+    kinds = Counter(PurePath(file).suffix.lower() or "without a suffix" for file in every)
+    there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3)) or "no file"
+    line = (
+        f"{folder}: no masks in it, but {there}; expected PNG, TIFF, BMP, GIF or npz files, "
+        "or one .json of COCO results"
+    )
+    return f"{line}; JPEG changes labels: save masks as PNG" if kinds.keys() & JPEG_SUFFIXES else line
+
+
+def image_key(image: str) -> str:
+    """Return what an image is matched by: city, sequence and frame in Cityscapes, else its whole name."""
+    match = CITYSCAPES_NAME.fullmatch(image)
+    return match[1] if match else image
+
+
+def _keys_of_image(image: str) -> list[str]:
+    """Return what the mask of an image may be called: its path, or its last parts, or its number."""
+    parts = image.split("/")
+    keys = [image_key(image), *("/".join(parts[start:]) for start in range(len(parts)))]
+    return [*keys, str(int(parts[-1]))] if parts[-1].isascii() and parts[-1].isdigit() else keys
+
+
+def _choose_kind(paths: list[Path], values: MaskValues | None) -> tuple[list[Path], Recognized | None]:
+    """Return the files of one kind, where the ground truth of Cityscapes lies side by side, and what they hold."""
+    said = None if values is None else Recognized(values, "as asked for")
+    for ending, kind in CITYSCAPES_KINDS.items():
+        chosen = [path for path in paths if path.stem.endswith(ending)]
+        if chosen and values in (None, kind):
+            return chosen, said or Recognized(kind, f"named {ending[1:]}")
+    return paths, said
+
+
+def _folder_source(
+    folder: Path, paths: list[Path], description: str, read: Callable[[Path, tuple[int, int] | None], UInt8Array]
+) -> MaskSource:
+    files: dict[str, Path] = {}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if files.setdefault(name, path) != path:
+            raise DataError(f"{files[name]} and {path} differ in their suffix alone: which is the mask of {name}?")
+    places: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        places[image_key(name)].append(name)
+    return MaskSource(
+        folder, description, tuple(files), dict(places), lambda name, expected: read(files[name], expected)
+    )
+
+
+def _open_coco(path: Path, classes: ClassSet) -> MaskSource:
+    results = read_coco_results(path)
+    by_name = {str(image_id): entries for image_id, entries in results.items()}
+
+    def read(name: str, expected: tuple[int, int] | None) -> UInt8Array:
+        return paint_results(by_name[name], classes, where=f"{path} image {name}", expected=expected)
+
+    places = {
+        image_key(str(PurePosixPath(name).with_suffix("")) if "." in name else name): [name] for name in by_name
+    }
+    return MaskSource(path, "COCO results (RLE, category ids)", tuple(sorted(by_name)), places, read)

@@ -1,0 +1,98 @@
+"""A score of Cityscapes in the keys that cityscapesScripts writes, for programs that read its file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gmtool.classes import ClassSet, load_classes
+from gmtool.errors import ConfigError
+from gmtool.report.metrics import Int64Array, iou_per_class
+from gmtool.report.report import IoUReport
+
+LABELS = (
+    ("unlabeled", "void"), ("ego vehicle", "void"), ("rectification border", "void"), ("out of roi", "void"),
+    ("static", "void"), ("dynamic", "void"), ("ground", "void"), ("road", "flat"), ("sidewalk", "flat"),
+    ("parking", "flat"), ("rail track", "flat"), ("building", "construction"), ("wall", "construction"),
+    ("fence", "construction"), ("guard rail", "construction"), ("bridge", "construction"),
+    ("tunnel", "construction"), ("pole", "object"), ("polegroup", "object"), ("traffic light", "object"),
+    ("traffic sign", "object"), ("vegetation", "nature"), ("terrain", "nature"), ("sky", "sky"),
+    ("person", "human"), ("rider", "human"), ("car", "vehicle"), ("truck", "vehicle"), ("bus", "vehicle"),
+    ("caravan", "vehicle"), ("trailer", "vehicle"), ("train", "vehicle"), ("motorcycle", "vehicle"),
+    ("bicycle", "vehicle"),
+)  # fmt: skip
+"""Name and category of each label id (cityscapesScripts, helpers/labels.py)."""
+
+
+def official_dict(report: IoUReport) -> dict[str, Any]:
+    """Return the keys of `resultPixelLevelSemanticLabeling.json`.
+
+    Instance scores are null: they need the instanceIds. Labels that are not evaluated have null scores, and null
+    priors, since a ground truth of class indices does not tell one of them from another; their pixels count in
+    the priors of the others, as in the script. A pixel without a class is predicted as label 0, "unlabeled".
+
+    Raises:
+        ConfigError: The classes are not those of Cityscapes, or the ignored pixels were not counted.
+    """
+    classes = load_classes("cityscapes")
+    if report.classes.names != classes.names or report.ignored_pixels is None:
+        raise ConfigError(
+            "--official-json writes what cityscapesScripts writes: the classes must be Cityscapes' 19"
+        )
+    ids = list(classes.raw_ids)
+    matrix = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
+    matrix[np.ix_(ids, ids)] = report.confusion[:, : len(ids)]
+    matrix[ids, 0] += report.no_class
+    all_pixels = int(matrix.sum()) + report.ignored_pixels
+    scores = dict(zip(ids, iou_per_class(report.confusion).tolist(), strict=True))
+    class_scores = {name: _null_if_nan(scores.get(place, np.nan)) for place, (name, _) in enumerate(LABELS)}
+    category_scores = {category: _category_iou(matrix, category, ids) for _, category in LABELS}
+    return {
+        "confMatrix": matrix.tolist(),
+        "priors": {
+            name: float(matrix[place].sum()) / all_pixels if place in ids else None
+            for place, (name, _) in enumerate(LABELS)
+        },
+        "labels": {name: place for place, (name, _) in enumerate(LABELS)},
+        "classScores": class_scores,
+        "classInstScores": dict.fromkeys(class_scores),
+        "categoryScores": category_scores,
+        "categoryInstScores": dict.fromkeys(category_scores),
+        "averageScoreClasses": _average(class_scores),
+        "averageScoreInstClasses": None,
+        "averageScoreCategories": _average(category_scores),
+        "averageScoreInstCategories": None,
+    }
+
+
+def require_cityscapes(classes: ClassSet) -> None:
+    """Refuse other classes than the 19 of Cityscapes.
+
+    Raises:
+        ConfigError: They are others.
+    """
+    if classes.names != load_classes("cityscapes").names:
+        raise ConfigError(
+            "--official-json writes what cityscapesScripts writes: the classes must be Cityscapes' 19"
+        )
+
+
+def _category_iou(matrix: Int64Array, category: str, ids: list[int]) -> float | None:
+    """Return the IoU of a category: confusions inside of it count as right."""
+    inside = [place for place in ids if LABELS[place][1] == category]
+    hits = int(matrix[np.ix_(inside, inside)].sum())
+    either = int(matrix[inside].sum()) + int(matrix[:, inside].sum()) - hits
+    return hits / either if either else None
+
+
+def _average(scores: dict[str, float | None]) -> float | None:
+    known = [score for score in scores.values() if score is not None]
+    total = 0.0
+    for score in known:  # one after another, as the script adds: sum() would round less
+        total += score
+    return total / len(known) if known else None
+
+
+def _null_if_nan(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Runtimes of exported models, and inference over tiles, windows, scales and flips."""

@@ -1,0 +1,72 @@
+"""Where a tensor lies while it travels: a pinned buffer on the host and one on the GPU, of one size."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cuda.bindings import runtime
+
+from gmtool.artifact.nvidia import cuda_result
+
+GRAIN_BYTES = 2 * 2**20
+"""Sizes are multiples of this: pinning memory costs milliseconds, so buffers rarely grow."""
+
+
+def grown_size(capacity: int, needed: int) -> int:
+    """Return how many bytes a buffer of `capacity` should have once `needed` are asked of it.
+
+    It stays if it is large enough; else it grows by half at least, in whole grains.
+    """
+    if needed <= capacity:
+        return capacity
+    size = max(needed, capacity + capacity // 2)
+    return -(-size // GRAIN_BYTES) * GRAIN_BYTES
+
+
+class TensorMemory:
+    """Memory for one tensor on both sides. It grows and never shrinks; what was in it is lost when it grows."""
+
+    def __init__(self) -> None:
+        self._host = self.device = self.capacity = 0
+
+    def reserve(self, needed: int) -> None:
+        """Make room for `needed` bytes.
+
+        Raises:
+            BackendError: There is not enough memory, or no GPU.
+        """
+        size = grown_size(self.capacity, needed)
+        if size == self.capacity:
+            return
+        self.free()
+        (self._host,) = cuda_result(runtime.cudaMallocHost(size))
+        (device,) = cuda_result(runtime.cudaMalloc(size))
+        self.device, self.capacity = int(device), size
+
+    def view(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return the host side as an array; it is valid until the memory grows."""
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        raw = (ctypes.c_uint8 * count).from_address(int(self._host))
+        return np.ctypeslib.as_array(raw).view(dtype).reshape(shape)
+
+    def upload(self, count: int, stream: Any) -> None:
+        """Start copying the first `count` bytes to the GPU."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        cuda_result(runtime.cudaMemcpyAsync(self.device, self._host, count, kind, stream))
+
+    def download(self, count: int, stream: Any) -> None:
+        """Start copying the first `count` bytes from the GPU."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        cuda_result(runtime.cudaMemcpyAsync(self._host, self.device, count, kind, stream))
+
+    def free(self) -> None:
+        """Give both sides back."""
+        host, device = self._host, self.device
+        self._host = self.device = self.capacity = 0
+        if host:
+            runtime.cudaFreeHost(host)
+        if device:
+            runtime.cudaFree(device)

@@ -1,0 +1,31 @@
+"""Read an exported ONNX model and check its hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmtool.artifact.sealed_onnx import open_sealed
+from gmtool.artifact.spec import ArtifactSpec
+from gmtool.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An ONNX model that is what was exported."""
+
+    content: bytes
+    spec: ArtifactSpec
+    sha256: str
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read and check a model.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, changed or foreign.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"model {path}: no such file; expected a model_*.onnx of gmtool export")
+    content = path.read_bytes()
+    return ModelFile(content, *open_sealed(content, where=path))

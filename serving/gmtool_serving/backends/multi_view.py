@@ -1,0 +1,162 @@
+"""One mask from several looks at an image: sliding windows, scales and mirror images, their logits averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from gmtool.errors import BackendError, ConfigError
+from gmtool.images import UInt8Array
+from gmtool.report.report import Protocol
+from gmtool_serving.backends.base import Backend, refuse_unknown_labels
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Which looks at an image are averaged; by default it is looked at once, whole."""
+
+    window: tuple[int, int] | None = None
+    """Height and width of sliding windows, pixels; None for the whole image."""
+    stride: tuple[int, int] | None = None
+    """Steps of the windows, down and across, pixels; None for two thirds of the window."""
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes at which the image is looked at, over its own."""
+    flip: bool = False
+    """Whether each look is also taken at the mirror image."""
+
+    def __post_init__(self) -> None:
+        if self.stride is not None and self.window is None:
+            raise ConfigError("--stride is the step of sliding windows: give --sliding HxW too")
+        if self.window is not None and min(self.window) < 1:
+            raise ConfigError(f"--sliding {self.window[0]}x{self.window[1]}: a window has at least one pixel")
+        if self.window is not None and not all(
+            1 <= step <= length for step, length in zip(self.steps, self.window, strict=True)
+        ):
+            raise ConfigError("--stride must lie from 1 to the window's own size, or pixels would be left out")
+        if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
+            raise ConfigError(f"--scales {list(self.scales)}: a scale lies from 0.1 to 10")
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is more than one look, or one at another size."""
+        return self.window is not None or self.scales != (1.0,) or self.flip
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Steps of the windows, down and across."""
+        assert self.window is not None
+        return self.stride or (max(1, 2 * self.window[0] // 3), max(1, 2 * self.window[1] // 3))
+
+    def protocol(self) -> Protocol:
+        """Return how a report names it."""
+        if self.window is None:
+            return Protocol(scales=self.scales, flip=self.flip)
+        (height, width), (down, across) = self.window, self.steps
+        resolution = f"windows of {height}x{width}, stride {down}x{across}, logits averaged"
+        return Protocol(resolution=resolution, scales=self.scales, flip=self.flip)
+
+
+def check_averaging(backend: Backend, averaging: Averaging) -> None:
+    """Refuse what needs logits with a model that gives none.
+
+    Raises:
+        ConfigError: Such a model.
+    """
+    if averaging.is_needed and "logits" not in backend.spec.outputs:
+        raise ConfigError(
+            f"--sliding, --scales and --flip average logits, but {backend.model} gives "
+            f"{' and '.join(backend.spec.outputs)}: export the model with --output logits"
+        )
+
+
+def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> UInt8Array:
+    """Return the label map, (H, W) uint8, of one RGB image, (H, W, 3) uint8.
+
+    Images and logits are resized bilinearly, with half-pixel centres and, where they shrink, antialiased.
+
+    Raises:
+        BackendError: The runtime failed on it, the scores are not finite, or a label is none of the classes'.
+    """
+    if not averaging.is_needed:
+        mask: UInt8Array = backend.predict(image[None]).mask[0]
+        refuse_unknown_labels(mask, len(backend.spec.classes))
+        return mask
+    height, width = image.shape[:2]
+    total: Float32Array | None = None
+    for scale in averaging.scales:
+        scaled = _resize_image(image, max(1, round(scale * height)), max(1, round(scale * width)))
+        logits = _logits(backend, scaled, averaging)
+        if averaging.flip:
+            logits = logits + _logits(backend, np.ascontiguousarray(scaled[:, ::-1]), averaging)[:, :, ::-1]
+        logits = _resize_logits(logits, height, width)
+        total = logits if total is None else total + logits
+    assert total is not None
+    if not np.isfinite(total).all():
+        raise BackendError("the model's scores are not finite")
+    # The sum has its largest entry where the mean has
+    best: UInt8Array = total.argmax(axis=0).astype(np.uint8)
+    refuse_unknown_labels(best, len(backend.spec.classes))
+    return best
+
+
+def window_starts(length: int, window: int, step: int) -> list[int]:
+    """Return where windows begin along one axis: evenly, the last one moved back to the end of the image."""
+    last = max(0, length - window)
+    return [*range(0, last, step), last]
+
+
+def _logits(backend: Backend, image: UInt8Array, averaging: Averaging) -> Float32Array:
+    """Return logits (C, H, W) of one image: as they come, or averaged over the windows that cover a pixel."""
+    if averaging.window is None:
+        return _whole(backend, image)
+    total: Float32Array | None = None
+    height, width = image.shape[:2]
+    covered = np.zeros((height, width), dtype=np.float32)
+    for rows, columns in _windows(height, width, averaging):
+        logits = _whole(backend, np.ascontiguousarray(image[rows, columns]))
+        if total is None:
+            total = np.zeros((len(logits), height, width), dtype=np.float32)
+        total[:, rows, columns] += logits
+        covered[rows, columns] += 1
+    assert total is not None
+    total /= covered
+    return total
+
+
+def _windows(height: int, width: int, averaging: Averaging) -> Iterator[tuple[slice, slice]]:
+    assert averaging.window is not None
+    (window_height, window_width), (down, across) = averaging.window, averaging.steps
+    for top in window_starts(height, window_height, down):
+        for left in window_starts(width, window_width, across):
+            yield slice(top, min(height, top + window_height)), slice(left, min(width, left + window_width))
+
+
+def _whole(backend: Backend, image: UInt8Array) -> Float32Array:
+    logits = backend.predict(image[None]).logits
+    assert logits is not None  # check_averaging saw to it
+    of_image: Float32Array = logits[0]
+    return of_image
+
+
+def _resize_image(image: UInt8Array, height: int, width: int) -> UInt8Array:
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _resize_logits(logits: Float32Array, height: int, width: int) -> Float32Array:
+    if logits.shape[1:] == (height, width):
+        return logits
+    channels = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(channel)).resize((width, height), Image.Resampling.BILINEAR)
+        )
+        for channel in logits
+    ]
+    return np.stack(channels)

@@ -1,0 +1,164 @@
+"""Running an exported ONNX model with ONNX Runtime, on the processor or on CUDA."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_inference_collection as ort_sessions
+
+from gmtool.console import remark
+from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
+from gmtool.images import UInt8Array
+from gmtool.resources import available_memory, physical_memory, runtime_threads
+from gmtool_serving.backends.base import DeviceName, Prediction, to_prediction
+from gmtool_serving.backends.model_file import read_model_file
+
+GPU_BATCH = 8
+"""Images at once by default; a processor is as fast with one, which takes the least memory."""
+MEMORY_WORDS = (
+    "failed to allocate memory",  # the arena of every provider
+    "bad_alloc",
+    "bad allocation",  # the same on Windows
+    "out of memory",  # CUDA
+    "status_alloc_failed",  # cuBLAS, cuDNN
+)
+"""How onnxruntime, which has no error of its own for it, says that memory ran out."""
+MEMORY_SHARE = 0.8
+"""Share of the memory that can be taken which the non-local block of one image may ask for."""
+TILE_PX = 1024
+"""Tiles that are suggested for larger images."""
+
+
+def _say(*words: object) -> None:
+    remark(" ".join(map(str, words)).strip())
+
+
+# Python's `print` of these two modules goes to stdout, where results stand: what CUDA libraries are missing, and
+# that a session falls back to the processor
+for _module in (ort, ort_sessions):
+    vars(_module)["print"] = _say
+
+
+class OrtBackend:
+    """An ONNX model in ONNX Runtime.
+
+    Args:
+        path: A file that `gmtool export` wrote. Its hash is checked before the runtime sees it.
+        device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
+        threads: Threads of the processor; 0 for one a core that this process may use.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or foreign.
+        BackendError: CUDA was asked for and is unavailable.
+    """
+
+    def __init__(self, path: Path, *, device: DeviceName = "auto", threads: int = 0) -> None:
+        file = read_model_file(path)
+        self.spec, self.model, self.model_sha256 = file.spec, str(path), file.sha256
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what fails is raised; the rest is noise
+        options.intra_op_num_threads = runtime_threads(threads)
+        # Threads that wait busily after a run take the processor from decoders, and from another model
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
+        try:
+            # From bytes: a model cannot then refer to other files
+            self._session = ort.InferenceSession(file.content, options, providers=[provider])
+        except Exception as error:  # onnxruntime raises classes of its native part
+            raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
+        self._check_provider(provider, device)
+        self._held_bytes = 0
+        """Of the largest non-local block so far: the runtime keeps that memory, and the next image gets it."""
+        self._device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        self.preferred_batch = 1 if self._device == "cpu" else GPU_BATCH
+        self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
+
+    def predict(self, images: UInt8Array) -> Prediction:
+        """Return what the model gives for RGB images (N, H, W, 3), uint8.
+
+        Raises:
+            ImageTooLargeError: Too large for the machine's memory, even alone.
+            BackendMemoryError: So many at once are; fewer may not be.
+            BackendError: The runtime failed.
+        """
+        self._refuse_too_large(images)
+        try:
+            values = self._run(images) if self._device == "cpu" else self._run_bound(images)
+        except Exception as error:  # onnxruntime raises classes of its native part
+            ran_out = any(words in str(error).lower() for words in MEMORY_WORDS)
+            kind = BackendMemoryError if ran_out else BackendError
+            raise kind(f"onnxruntime failed: {_first_line(error)}") from error
+        return to_prediction(dict(zip(self.spec.outputs, values, strict=True)))
+
+    def _run(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
+        values: list[npt.NDArray[Any]] = self._session.run(list(self.spec.outputs), {self.spec.input.name: images})
+        return values
+
+    def _run_bound(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
+        """Run with inputs and outputs bound to the device: one copy each way, when the graph is done."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(self.spec.input.name, images)
+        for name in self.spec.outputs:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding)
+        values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
+        return values
+
+    def _check_provider(self, provider: str, device: DeviceName) -> None:
+        actual = self._session.get_providers()[0]
+        if actual == provider:
+            return
+        if device == "cuda":
+            raise BackendError(
+                f"--device cuda: onnxruntime fell back to {actual}; its CUDA provider needs CUDA and cuDNN "
+                "libraries of its version: install them, or take --device cpu"
+            )
+        remark(f"CUDA could not be used: predicting with {actual}")
+
+    def _refuse_too_large(self, images: UInt8Array) -> None:
+        stride = self.spec.attention_stride
+        if stride is None:
+            return
+        count, height, width, _ = images.shape
+        positions = -(-height // stride) * -(-width // stride)
+        needed = 2 * 4 * count * positions**2  # scores and softmax, float32
+        if needed <= self._held_bytes:
+            return
+        # On a GPU the machine's memory is no limit, but what exceeds all of it fits on no GPU either
+        memory = available_memory() + self._held_bytes if self._device == "cpu" else physical_memory()
+        if memory is not None and needed > MEMORY_SHARE * memory:
+            kind = ImageTooLargeError if count == 1 else BackendMemoryError
+            raise kind(
+                f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.1f} GiB and "
+                f"{memory / 2**30:.1f} can be taken: cut it with --tile {TILE_PX}x{TILE_PX}, or make it smaller"
+            )
+        self._held_bytes = needed
+
+
+def _wants_cuda(device: DeviceName) -> bool:
+    if device == "cpu":
+        return False
+    if "CUDAExecutionProvider" not in ort.get_available_providers() or not _has_cuda_driver():
+        if device == "cuda":
+            raise BackendError(
+                "--device cuda: there is no CUDA driver, or this onnxruntime was built without CUDA: "
+                "take --device cpu"
+            )
+        return False
+    ort.preload_dlls()  # finds the CUDA libraries that pip installed
+    return True
+
+
+def _has_cuda_driver() -> bool:
+    try:
+        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
+    except OSError:
+        return False
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,120 @@
+"""Running a TensorRT plan: what must be true before it is loaded, and the backend that it then is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gmtool.artifact.nvidia import EXTRAS, collector_held_off, load_tensorrt, tensorrt_log, this_host
+from gmtool.artifact.tensorrt_plan import (
+    FLAVOUR_TITLES,
+    Flavour,
+    Host,
+    LoadedPlan,
+    PlanSpec,
+    flavour_of_name,
+    read_plan,
+)
+from gmtool.console import remark
+from gmtool.errors import ArtifactError, BackendError, needs_extra
+from gmtool.images import UInt8Array
+from gmtool_serving.backends.base import DeviceName, Prediction, to_prediction
+
+
+class TrtBackend:
+    """A TensorRT plan on the GPU.
+
+    A plan is executable. Its sidecar is read first, and the plan is handed to TensorRT if its hash, TensorRT's
+    version, the GPU and the platform are what the sidecar says.
+
+    Args:
+        path: A `.plan` file.
+        device: `auto` and `cuda` are the same here.
+        trust: Take a plan that no sidecar vouches for.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, foreign, or for another machine.
+        BackendError: No GPU, or TensorRT cannot use it.
+        MissingExtraError: TensorRT is not installed.
+    """
+
+    @collector_held_off
+    def __init__(self, path: Path, *, device: DeviceName = "auto", trust: bool = False) -> None:
+        if device == "cpu":
+            raise BackendError(f"--device cpu: {path} is a TensorRT plan, for an NVIDIA GPU: take the ONNX model")
+        plan = read_plan(path, trust=trust)
+        flavour = plan.spec.flavour if plan.spec else flavour_of_name(path)
+        host = this_host(flavour)
+        if plan.spec is not None:
+            refuse_misfit(path, plan.spec, host)
+        self.spec, self.model, self.model_sha256 = plan.artifact, str(path), plan.sha256
+        self.description = f"{FLAVOUR_TITLES[flavour]} {host.version} on {host.gpu.name}"
+        engine = deserialize(flavour, plan, where=path)
+        with needs_extra(EXTRAS[flavour], "running a plan"):
+            from gmtool_serving.backends.tensorrt_engine import TrtEngine
+        self._engine = TrtEngine(load_tensorrt(flavour), engine, tensorrt_log(flavour))
+        self.preferred_batch = self._engine.profiles[0].opt.batch
+        if self._engine.inputs != [self.spec.input.name] or set(self._engine.outputs) != set(self.spec.outputs):
+            self.close()
+            raise ArtifactError(
+                f"{path} takes {self._engine.inputs} and gives {self._engine.outputs}; its description says "
+                f"{[self.spec.input.name]} and {list(self.spec.outputs)}"
+            )
+
+    def predict(self, images: UInt8Array) -> Prediction:
+        """Return what the model gives for RGB images (N, H, W, 3), uint8.
+
+        Raises:
+            BackendError: Outside of the plan's shapes, not enough memory, or TensorRT failed.
+        """
+        return to_prediction(self._engine.run(images))
+
+    def close(self) -> None:
+        """Give the GPU memory back; the backend is of no use afterwards."""
+        self._engine.close()
+
+
+def refuse_misfit(path: Path, spec: PlanSpec, host: Host) -> None:
+    """Check that a plan runs on a machine.
+
+    Raises:
+        ArtifactError: It does not; the message gives every reason.
+    """
+    reasons = spec.misfits(host)
+    if reasons:
+        raise ArtifactError(f"{path} does not run here: {'; '.join(reasons)}: build it with gmtool export --trt")
+    if spec.gpu is not None and spec.gpu != host.gpu.name and not spec.hardware_compatible:
+        remark(f"{path} was built on {spec.gpu}; it may be slower on {host.gpu.name} than one that is built here")
+
+
+@collector_held_off
+def deserialize(flavour: Flavour, plan: LoadedPlan, *, where: Path) -> Any:
+    """Return the engine of a plan.
+
+    Raises:
+        ArtifactError: TensorRT refuses it.
+    """
+    trt, log = load_tensorrt(flavour), tensorrt_log(flavour)
+    log.start()
+    runtime = trt.Runtime(log.logger)
+    # A version-compatible plan brings code of its own runtime along
+    runtime.engine_host_code_allowed = plan.spec is None or plan.spec.version_compatible
+    faults = _faults(trt, runtime, plan.content)
+    engine = None if faults else runtime.deserialize_cuda_engine(plan.content)
+    if engine is None:
+        title = FLAVOUR_TITLES[flavour]
+        raise ArtifactError(f"{where}: {title} {trt.__version__} refuses it: {', '.join(faults) or log.reason()}")
+    return engine
+
+
+def _faults(trt: ModuleType, runtime: Any, content: bytes) -> list[str]:
+    """Return what TensorRT-RTX finds wrong with a plan before it loads it; TensorRT has no such question."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return []
+    _, found = runtime.get_engine_validity(content)
+    return [
+        name.lower().replace("_", " ")
+        for name, fault in trt.EngineInvalidityDiagnostics.__members__.items()
+        if int(found) & int(fault)
+    ]

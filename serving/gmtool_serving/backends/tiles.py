@@ -1,0 +1,129 @@
+"""Images that a model cannot take whole: logits of overlapping tiles, blended where they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gmtool.errors import ConfigError
+from gmtool.images import UInt8Array
+from gmtool_serving.backends.base import Backend, Prediction, to_prediction
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images that are larger than a tile are cut."""
+
+    height: int
+    width: int
+    """Pixels of a tile; an image that is smaller in one direction has smaller tiles."""
+    overlap: int
+    """Pixels that neighbours share at least."""
+
+    def __post_init__(self) -> None:
+        """Refuse what covers nothing."""
+        if min(self.height, self.width) < 1 or not 0 <= self.overlap < min(self.height, self.width):
+            raise ConfigError(
+                f"--tile {self.height}x{self.width} --overlap {self.overlap}: expected HEIGHTxWIDTH in pixels and "
+                "an overlap below both"
+            )
+
+    def applies_to(self, height: int, width: int) -> bool:
+        """Return whether an image of this size is cut at all."""
+        return height > self.height or width > self.width
+
+
+def require_logits(backend: Backend) -> None:
+    """Refuse a model whose tiles could not be blended.
+
+    Raises:
+        ConfigError: It gives masks alone.
+    """
+    if "logits" not in backend.spec.outputs:
+        raise ConfigError(
+            f"--tile blends logits, but {backend.model} gives {', '.join(backend.spec.outputs)} alone: export it "
+            "with gmtool export --output logits"
+        )
+
+
+def predict_tiled(backend: Backend, image: UInt8Array, tiling: Tiling, *, batch: int = 1) -> Prediction:
+    """Return mask and confidence, (1, H, W) each, of an image (H, W, 3), computed tile by tile.
+
+    Logits are averaged with weights that fall off linearly from the middle of a tile to its edge, where a tile
+    knows least of what surrounds it. Rows of tiles are blended from above to below, and a stripe that no
+    further row reaches becomes labels at once: memory grows with the width of the image, not with its height.
+
+    Args:
+        backend: A model that gives logits.
+        image: RGB, uint8.
+        tiling: Size of the tiles and their overlap.
+        batch: Tiles that are computed at once; all have one size.
+
+    Raises:
+        BackendError: The runtime failed on a tile.
+    """
+    height, width = image.shape[:2]
+    tile_height, tile_width = min(tiling.height, height), min(tiling.width, width)
+    tops = _starts(height, tile_height, tiling.overlap)
+    lefts = _starts(width, tile_width, tiling.overlap)
+    weight = np.outer(_ramp(tile_height), _ramp(tile_width))
+    mask: UInt8Array = np.empty((1, height, width), dtype=np.uint8)
+    confidence: UInt8Array = np.empty((1, height, width), dtype=np.uint8)
+    stripe: FloatArray | None = None
+    total: FloatArray = np.zeros((tile_height, width), dtype=np.float32)
+    for row, top in enumerate(tops):
+        tiles = image[top : top + tile_height]
+        for left, logits in _logits_of(backend, tiles, lefts, tile_width, batch):
+            if stripe is None:
+                stripe = np.zeros((logits.shape[0], tile_height, width), dtype=np.float32)
+            stripe[:, :, left : left + tile_width] += weight * logits
+            total[:, left : left + tile_width] += weight
+        assert stripe is not None
+        # Rows above the next row of tiles are done
+        done = (tops[row + 1] if row + 1 < len(tops) else height) - top
+        blended = to_prediction({"logits": (stripe[:, :done] / total[:done])[None]})
+        mask[:, top : top + done] = blended.mask
+        assert blended.confidence is not None
+        confidence[:, top : top + done] = blended.confidence
+        stripe, total = _moved_up(stripe, done), _moved_up(total, done)
+    return Prediction(mask, confidence)
+
+
+def _logits_of(
+    backend: Backend, tiles: UInt8Array, lefts: list[int], tile_width: int, batch: int
+) -> Iterator[tuple[int, FloatArray]]:
+    """Yield the left edge and the logits, (C, h, w), of each tile in a row of tiles (h, W, 3)."""
+    for start in range(0, len(lefts), batch):
+        some = lefts[start : start + batch]
+        logits = backend.predict(np.stack([tiles[:, left : left + tile_width] for left in some])).logits
+        assert logits is not None
+        yield from zip(some, logits, strict=True)
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Return where tiles start that cover a length, evenly spread; neighbours share `overlap` or more."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+
+
+def _ramp(length: int) -> FloatArray:
+    """Return weights (length,) that rise from the edge to the middle and fall again; none is zero."""
+    distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
+    weights: FloatArray = (distance / distance.max()).astype(np.float32)
+    return weights
+
+
+def _moved_up(rows: FloatArray, done: int) -> FloatArray:
+    """Return (..., rows, W) with the first `done` rows dropped and as many of zeros below."""
+    moved = np.zeros_like(rows)
+    kept = rows.shape[-2] - done
+    if kept > 0:
+        moved[..., :kept, :] = rows[..., done:, :]
+    return moved

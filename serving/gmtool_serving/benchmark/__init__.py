@@ -1,0 +1,1 @@
+"""Speed, memory and agreement of exported models, side by side."""

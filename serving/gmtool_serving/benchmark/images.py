@@ -1,0 +1,122 @@
+"""Which images models are measured on: decoded, of one size a batch, with their ground truth if there is any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image
+
+from gmtool.classes import ClassSet
+from gmtool.config import MaskValues
+from gmtool.console import remark
+from gmtool.data.ground_truth import read_truth
+from gmtool.data.samples import Sample, mask_file
+from gmtool.errors import DataError
+from gmtool.file_kinds import IMAGE_SUFFIXES
+from gmtool.folders import LeftOut, below
+from gmtool.images import UInt8Array
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """Images of one size."""
+
+    images: UInt8Array
+    """(N, H, W, 3) RGB."""
+    truths: tuple[UInt8Array, ...]
+    """Ground truth (H, W) of the first `count` images; empty if there is none."""
+    count: int
+    """Different images; the rest of a batch that they do not fill repeats them."""
+
+
+def samples_below(folder: Path, truth_dir: Path | None) -> list[Sample]:
+    """Return the images below a folder, with the masks (PNG, TIFF, BMP or GIF) of the same relative names.
+
+    With `truth_dir`, images without a mask are left out, which is said.
+
+    Raises:
+        DataError: No image, or none with a mask.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--images {folder}: no such folder")
+    left_out = LeftOut()
+    paths = [
+        path for path in below(folder, suffixes=IMAGE_SUFFIXES, left_out=left_out) if (folder / path).is_file()
+    ]
+    if str(left_out):
+        remark(f"left out below {folder}: {left_out}")
+    if not paths:
+        raise DataError(f"--images {folder}: no image in it")
+    samples = []
+    for path in paths:
+        name = PurePath(path).with_suffix("")
+        mask = mask_file(truth_dir / f"{name}.png") if truth_dir is not None else None
+        if mask is not None and not mask.is_file():
+            continue
+        samples.append(Sample(name.as_posix(), folder / path, mask))
+    if not samples:
+        raise DataError(f"--ground-truth {truth_dir}: no mask for any image of {folder}: expected {name}.png")
+    if len(samples) < len(paths):
+        remark(f"{len(paths) - len(samples)} images have no mask in {truth_dir}: left out")
+    return samples
+
+
+def spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """Return at most `limit` samples, evenly spaced; all for 0."""
+    if not limit or len(samples) <= limit:
+        return list(samples)
+    return [samples[index] for index in np.linspace(0, len(samples) - 1, limit).round().astype(int)]
+
+
+def load_batches(
+    samples: Sequence[Sample],
+    classes: ClassSet,
+    *,
+    values: MaskValues,
+    batch: int,
+    size: tuple[int, int] | None,
+) -> list[ImageBatch]:
+    """Decode images and put those of one size together.
+
+    Args:
+        samples: Images; their ground truth counts if each has one.
+        classes: What the labels may be.
+        values: What the pixels of the masks are.
+        batch: Images a batch.
+        size: (height, width) that images (bilinear) and ground truth (nearest) are brought to; None: as they are.
+
+    Raises:
+        DataError: An image or a mask cannot be used.
+    """
+    decoded = [_decode(sample, classes, values=values, size=size) for sample in samples]
+    decoded.sort(key=lambda pair: pair[0].shape)
+    return [
+        _batch(group[start : start + batch], batch)
+        for _, same_size in groupby(decoded, key=lambda pair: pair[0].shape)
+        for group in [list(same_size)]
+        for start in range(0, len(group), batch)
+    ]
+
+
+def _decode(
+    sample: Sample, classes: ClassSet, *, values: MaskValues, size: tuple[int, int] | None
+) -> tuple[UInt8Array, UInt8Array | None]:
+    image, truth = sample.read_image(), None
+    if sample.mask is not None:
+        truth = read_truth(sample, classes, values=values, size=image.shape[:2])
+    if size is None:
+        return image, truth
+    height, width = size
+    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    if truth is not None:
+        truth = np.asarray(Image.fromarray(truth).resize((width, height), Image.Resampling.NEAREST))
+    return resized, truth
+
+
+def _batch(pairs: Sequence[tuple[UInt8Array, UInt8Array | None]], size: int) -> ImageBatch:
+    filled = [pairs[index % len(pairs)][0] for index in range(size)]
+    return ImageBatch(np.stack(filled), tuple(truth for _, truth in pairs if truth is not None), len(pairs))

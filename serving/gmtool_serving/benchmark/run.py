@@ -1,0 +1,241 @@
+"""Exported models side by side on the same images: how fast, how large, how good, and how alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gmtool.errors import DataError, GmtoolError
+from gmtool.images import UInt8Array
+from gmtool.report.metrics import Int64Array, confusion_matrix, mean_iou
+from gmtool_serving.backends.base import Backend, DeviceName
+from gmtool_serving.backends.opening import open_backend
+from gmtool_serving.benchmark.images import ImageBatch
+from gmtool_serving.benchmark.memory import measure_peak
+
+LOADS = 3
+"""How often each model is loaded; the median counts."""
+
+Progress = Callable[[Iterable[int]], Iterator[int]]
+"""Passes the numbers of the rounds on and shows how far it is."""
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """How models are run."""
+
+    device: DeviceName
+    threads: int
+    """Threads of the processor; 0 for one a core."""
+    rounds: int
+    """How often every batch is timed."""
+    memory: bool
+    """Measure each model's peak memory, in a process of its own."""
+    trust: bool = False
+    """Run TensorRT plans that no sidecar vouches for."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """What was measured of one model. None: not measured, or it failed."""
+
+    model: str
+    size_bytes: int
+    """Of the file."""
+    error: str | None = None
+    """Why it could not be run; None if it was."""
+    backend: str | None = None
+    precision: str | None = None
+    load_s: float | None = None
+    """From the file to a model that is ready, the runtime being imported: median."""
+    p50_ms: float | None = None
+    """Median time of a batch."""
+    p95_ms: float | None = None
+    images_per_s: float | None = None
+    """From the mean of the middle half of the times of each batch."""
+    speed: float | None = None
+    """How many times as fast as the first model: the ratio of their images/s."""
+    miou: float | None = None
+    """In [0, 1], where there is ground truth."""
+    agreement: float | None = None
+    """Share of the pixels, in [0, 1], with the label that the first model gives."""
+    peak_bytes: int | None = None
+    """Most memory that loading it and the largest batch took, over that of the runtime alone."""
+
+
+@dataclass
+class _Contestant:
+    """A model while it is measured."""
+
+    path: Path
+    loads: list[float] = field(default_factory=list)
+    backend: Backend | None = None
+    error: str | None = None
+    times: list[list[float]] = field(default_factory=list)
+    """Seconds by batch, then by round."""
+    confusion: Int64Array | None = None
+    same_pixels: int = 0
+    pixels: int = 0
+
+    @property
+    def runs(self) -> bool:
+        return self.error is None
+
+
+def run_benchmark(
+    models: Sequence[Path], batches: Sequence[ImageBatch], settings: BenchmarkSettings, *, progress: Progress
+) -> list[BenchmarkRow]:
+    """Measure models on the same batches. What one is timed on, the next is timed on right after it.
+
+    So whatever else the machine does hurts all alike, and ratios hold where absolute times do not. The first pass,
+    in which runtimes allocate and choose their kernels, is not timed: its masks are compared.
+
+    Args:
+        models: Files that `gmtool export` wrote; the first is the reference.
+        batches: Images, decoded.
+        settings: How.
+        progress: Shows how far it is.
+
+    Raises:
+        DataError: The models have different classes, but there is ground truth.
+        GmtoolError: The reference cannot be run.
+    """
+    contestants = [_Contestant(path) for path in models]
+    _load(contestants, settings)
+    _refuse_different_classes(contestants, batches)
+    _compare(contestants, batches)
+    for round_index in progress(range(settings.rounds)):
+        _time_round(contestants, batches, round_index)
+    peaks = {
+        one.path: measure_peak(
+            one.path,
+            max((batch.images.shape for batch in batches), key=np.prod),
+            device=settings.device,
+            threads=settings.threads,
+            trust=settings.trust,
+        )
+        for one in contestants
+        if settings.memory and one.runs
+    }
+    count = sum(len(batch.images) for batch in batches)
+    return [_row(one, contestants[0], count, peaks.get(one.path)) for one in contestants]
+
+
+def _load(contestants: Sequence[_Contestant], settings: BenchmarkSettings) -> None:
+    """Load each model several times; the first load, which imports the runtime, is not timed."""
+    for turn in range(LOADS + 1):
+        for one in contestants:
+            if not one.runs:
+                continue
+            one.backend = None  # two at once may not fit
+            started = time.perf_counter()
+            try:
+                one.backend = open_backend(
+                    one.path, device=settings.device, threads=settings.threads, trust=settings.trust
+                )
+            except GmtoolError as error:
+                if one is contestants[0]:
+                    raise
+                one.error = str(error)
+            if turn:
+                one.loads.append(time.perf_counter() - started)
+
+
+def _refuse_different_classes(contestants: Sequence[_Contestant], batches: Sequence[ImageBatch]) -> None:
+    backends = [(one.path, one.backend) for one in contestants if one.backend is not None]
+    reference, first = backends[0]
+    for path, backend in backends[1:]:
+        if any(batch.truths for batch in batches) and backend.spec.classes.names != first.spec.classes.names:
+            raise DataError(f"{path} and {reference} have different classes: one ground truth cannot score both")
+
+
+def _compare(contestants: Sequence[_Contestant], batches: Sequence[ImageBatch]) -> None:
+    """Run every batch once, untimed; score the masks, and compare them with those of the first model."""
+    for batch in batches:
+        expected: UInt8Array | None = None
+        for one in contestants:
+            if not one.runs:
+                continue
+            masks = _predict(one, batch)
+            if masks is None:
+                if one is contestants[0]:
+                    raise DataError(f"{one.path}, the reference, cannot be run: {one.error}")
+                continue
+            masks = masks[: batch.count]
+            expected = masks if expected is None else expected
+            one.same_pixels += int((masks == expected).sum())
+            one.pixels += masks.size
+            _score(one, masks, batch)
+
+
+def _predict(one: _Contestant, batch: ImageBatch) -> UInt8Array | None:
+    """Return masks (N, H, W), or None if the model fails, which ends its part."""
+    assert one.backend is not None
+    try:
+        return one.backend.predict(batch.images).mask
+    except GmtoolError as error:
+        _, height, width, _ = batch.images.shape
+        one.error = f"{len(batch.images)}x{height}x{width}: {error}"
+        return None
+
+
+def _score(one: _Contestant, masks: UInt8Array, batch: ImageBatch) -> None:
+    assert one.backend is not None
+    classes = one.backend.spec.classes
+    for truth, mask in zip(batch.truths, masks[: len(batch.truths)], strict=True):
+        matrix = confusion_matrix(truth, mask, num_classes=len(classes), ignore_index=classes.ignore_index)
+        one.confusion = matrix if one.confusion is None else one.confusion + matrix
+
+
+def _time_round(contestants: Sequence[_Contestant], batches: Sequence[ImageBatch], round_index: int) -> None:
+    """Time every batch on every model; who comes first changes from round to round."""
+    for batch_index, batch in enumerate(batches):
+        shift = (round_index + batch_index) % len(contestants)
+        for one in [*contestants[shift:], *contestants[:shift]]:
+            if not one.runs:
+                continue
+            started = time.perf_counter()
+            masks = _predict(one, batch)
+            seconds = time.perf_counter() - started
+            if masks is not None:
+                if round_index == 0:
+                    one.times.append([])
+                one.times[batch_index].append(seconds)
+
+
+def _row(one: _Contestant, reference: _Contestant, count: int, peak_bytes: int | None) -> BenchmarkRow:
+    size = one.path.stat().st_size if one.path.is_file() else 0
+    if not one.runs or one.backend is None:
+        return BenchmarkRow(str(one.path), size, error=one.error)
+    times = np.array(one.times)
+    return BenchmarkRow(
+        model=str(one.path),
+        size_bytes=size,
+        backend=one.backend.description,
+        precision=one.backend.spec.precision,
+        load_s=statistics.median(one.loads),
+        p50_ms=float(np.percentile(times, 50) * 1e3),
+        p95_ms=float(np.percentile(times, 95) * 1e3),
+        images_per_s=count / _typical(one),
+        # Not the median of paired ratios: who comes first is slower, so there are two kinds of pairs
+        speed=_typical(reference) / _typical(one) if reference.runs else None,
+        miou=None if one.confusion is None else mean_iou(one.confusion),
+        agreement=one.same_pixels / one.pixels,
+        peak_bytes=peak_bytes,
+    )
+
+
+def _typical(one: _Contestant) -> float:
+    """Return the seconds that all batches take, each by the mean of the middle half of its rounds.
+
+    Disturbed rounds do not decide, as with a median, which yet jumps where a machine has two speeds.
+    """
+    times = np.sort(one.times, axis=1)
+    rounds = times.shape[1]
+    cut = max(1, rounds // 4) if rounds > 2 else 0
+    return float(times[:, cut : rounds - cut].mean(axis=1).sum())

@@ -1,0 +1,127 @@
+"""An output folder in an object store: one run at a time writes it, and its manifest is written here first."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gmtool.errors import DataError
+from gmtool_serving.cluster.storage import StoredFile, delete_file, join, list_files, read_file, write_file
+from gmtool_serving.inputs.collect import InputImage
+from gmtool_serving.outputs.folder import OutputFolder
+from gmtool_serving.outputs.lock import PREFIX, Holder, holder_of
+
+HEARTBEAT_S = 30.0
+"""How often a run says that it lives, and uploads its manifest: what one that is killed loses at most."""
+LEASE_S = 300.0
+"""A run that has said nothing for so long is dead."""
+
+
+class StoredFolder(OutputFolder):
+    """Holds a folder in an object store until `close`.
+
+    A store appends to no file and locks none. The manifest is therefore written here and uploaded, and who writes
+    leaves an object that is renewed: of two runs that start at once, one at least sees the other's.
+
+    Args:
+        uri: The folder.
+        resume: Read what earlier runs recorded.
+
+    Raises:
+        DataError: It cannot be written, or another run writes into it.
+    """
+
+    def __init__(self, uri: str, *, resume: bool) -> None:
+        self._uri = uri.rstrip("/")
+        self._lease = join(self._uri, f"{PREFIX}-{uuid.uuid4().hex}.lock")
+        self._copy = Path(tempfile.mkdtemp(prefix="gmtool-manifest-"))
+        self._stopped = threading.Event()
+        self._uploading = threading.Lock()
+        self._uploaded = 0
+        try:
+            self._renew()
+            self._refuse_others()
+            self._fetch_manifests()
+            super().__init__(self._copy, shard=None, resume=resume)
+        except BaseException as error:
+            self._give_up()
+            if isinstance(error, OSError):
+                raise DataError(f"output folder {uri}: cannot be written: {error.strerror or error}") from error
+            raise
+        self.name, self.manifest_name = self._uri, join(self._uri, self.manifest_path.name)
+        self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._heart.start()
+
+    def sweep(self, folders: Iterable[Path]) -> None:
+        """Do nothing: in a store there is nothing that is half written."""
+
+    def finish(self, summary: Mapping[str, Any], images: Sequence[InputImage] | None) -> None:
+        """Close the manifest with a summary; see `Manifest.finish`."""
+        super().finish(summary, images)
+        self._upload()
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self._stopped.set()
+        self._heart.join()
+        super().close()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        shutil.rmtree(self._copy, ignore_errors=True)
+        try:
+            delete_file(self._lease)
+        except OSError:
+            return  # it ends by itself
+
+    def _renew(self) -> None:
+        holder = Holder(os.getpid(), socket.gethostname())
+        write_file(self._lease, json.dumps(vars(holder)).encode())
+
+    def _refuse_others(self) -> None:
+        leases = [file for file in list_files(self._uri, recursive=False) if _is_lease(file)]
+        now = max((file.mtime_ns for file in leases if file.uri == self._lease), default=0)  # the store's clock
+        for file in leases:
+            if file.uri == self._lease:
+                continue
+            if now - file.mtime_ns > LEASE_S * 1e9:
+                delete_file(file.uri)
+                continue
+            raise DataError(
+                f"output folder {self._uri}: {holder_of(read_file(file.uri))} writes into it: wait, or end that; "
+                f"if it was killed, its claim ends {LEASE_S / 60:.0f} minutes later"
+            )
+
+    def _fetch_manifests(self) -> None:
+        for file in list_files(self._uri, recursive=False):
+            if file.relative.startswith("manifest") and file.relative.endswith(".jsonl"):
+                copy = self._copy / file.relative
+                copy.write_bytes(read_file(file.uri))
+                os.utime(copy, ns=(file.mtime_ns, file.mtime_ns))
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(HEARTBEAT_S):
+            try:
+                self._renew()
+                self._upload()
+            except OSError:
+                continue  # the store is away: the next beat or the end of the run will tell
+
+    def _upload(self) -> None:
+        with self._uploading:
+            content = self.manifest_path.read_bytes()
+            if len(content) != self._uploaded:
+                write_file(self.manifest_name, content)
+                self._uploaded = len(content)
+
+
+def _is_lease(file: StoredFile) -> bool:
+    return file.relative.startswith(PREFIX) and file.relative.endswith(".lock")

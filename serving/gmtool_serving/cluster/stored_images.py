@@ -1,0 +1,149 @@
+"""Which images in an object store are meant, and under which name each of their masks is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from gmtool.console import remark
+from gmtool.errors import ConfigError, DataError, some_names
+from gmtool.file_kinds import IMAGE_SUFFIXES
+from gmtool.folders import LeftOut, is_hidden
+from gmtool.masks.coco_annotations import ImageId
+from gmtool_serving.cluster.storage import check_uri, is_file, is_uri, join, list_files
+from gmtool_serving.inputs.collect import InputImage, Source, name_sources
+from gmtool_serving.inputs.lists import read_coco_names, read_list
+from gmtool_serving.inputs.video import VIDEO_SUFFIXES
+
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage(InputImage):
+    """An image in an object store."""
+
+    uri: str = ""
+
+    @property
+    def location(self) -> str:
+        """Return its URI; `path` is a path and cannot hold one."""
+        return self.uri
+
+    def __str__(self) -> str:
+        """Return the URI."""
+        return self.uri
+
+
+def collect_stored_images(inputs: Sequence[str], out: str, *, root: str | None = None) -> list[StoredImage]:
+    """Find the images that URIs of files, folders and globs name, and lists of them.
+
+    Masks are named as `collect_images` names them.
+
+    Args:
+        inputs: URIs of images, of folders (all below them is taken) and globs of `*`, `?`, `[...]` and `**`; with
+            `root` also lists on this machine: `@FILE`, `-` for stdin, COCO annotations `.json`.
+        out: Where masks go, a path or a URI; what lies there is never taken for an image.
+        root: URI that the names in lists start from.
+
+    Raises:
+        DataError: There is no image, or two masks would have one name.
+        ConfigError: Something is neither a URI nor, with `root`, a list; or is a video.
+    """
+    folders = [text for text in inputs if is_uri(text) and not _WILDCARD.search(text)]
+    found: dict[str, tuple[PurePosixPath, ImageId | None]] = {}
+    outside, left_out = out.rstrip("/") + "/", LeftOut()
+    for text in inputs:
+        prefix = PurePosixPath(text).name if text in folders and len(folders) > 1 else ""
+        for uri, relative, coco_id in _expand(text, root, left_out):
+            if uri.startswith(outside):
+                continue
+            name = PurePosixPath(prefix) / relative if prefix and relative.parent.parts else relative
+            found[uri] = max(found.get(uri, (name, coco_id)), (name, coco_id), key=lambda n: len(n[0].parts))
+    if not found:
+        suffixes, there = ", ".join(IMAGE_SUFFIXES), f"; left out: {left_out}" if str(left_out) else ""
+        raise DataError(
+            f"no images in {some_names(inputs)}: expected files ending in {suffixes} outside {out}{there}"
+        )
+    if str(left_out):
+        remark(f"left out: {left_out}")
+    return _named(found)
+
+
+def _named(found: dict[str, tuple[PurePosixPath, ImageId | None]]) -> list[StoredImage]:
+    uris: dict[Path, str] = {}
+    for uri in found:
+        other = uris.setdefault(Path(uri), uri)
+        if other is not uri:
+            raise DataError(f"{other} and {uri} differ in slashes and dots alone: predict them apart")
+    sources = [Source(uri, str(name), coco_id) for uri, (name, coco_id) in found.items()]
+    named = name_sources(sources, stride=1)
+    return [StoredImage(image.path, image.output, None, image.coco_id, uris[image.path]) for image in named]
+
+
+def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath, ImageId | None]]:
+    if is_uri(text):
+        check_uri(text)
+        for uri, relative in _stored(text, left_out):
+            yield uri, relative, None
+    elif root is None:
+        raise ConfigError(
+            f"input {text}: not a URI, as other inputs are; for a list of images take --root with one"
+        )
+    elif text == "-" or text.startswith("@"):
+        for name in read_list(None if text == "-" else Path(text[1:])):
+            yield *_below(name, root), None
+    elif text.lower().endswith(".json"):
+        for name, coco_id in read_coco_names(Path(text)):
+            yield *_below(name, root), coco_id
+    else:
+        raise ConfigError(f"input {text}: with a URI as --root, expected URIs, @FILE, - or COCO .json")
+
+
+def _below(name: str, root: str) -> tuple[str, PurePosixPath]:
+    """Return the URI that a list names, and its path below the root; the whole key where it is not below it."""
+    uri = name if is_uri(name) else join(root, name.lstrip("/"))
+    inside = root.rstrip("/") + "/"
+    relative = uri.removeprefix(inside) if uri.startswith(inside) else uri.partition("://")[2]
+    parts = [part for part in relative.split("/") if part not in ("", ".", "..")]
+    return uri, PurePosixPath(*parts)
+
+
+def _stored(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
+    try:
+        if _WILDCARD.search(uri):
+            yield from _matching(uri, left_out)
+        elif uri.lower().endswith(VIDEO_SUFFIXES):
+            raise ConfigError(
+                f"input {uri}: a video is decoded from its beginning on one machine: predict without --ray"
+            )
+        elif uri.lower().endswith(IMAGE_SUFFIXES) and is_file(uri):
+            yield uri, PurePosixPath(uri.rpartition("/")[2])
+        else:
+            for file in list_files(uri):
+                if _is_image(file.relative, left_out):
+                    yield file.uri, PurePosixPath(file.relative)
+    except OSError as error:
+        raise DataError(f"input {uri}: cannot be listed: {error.strerror or error}") from error
+
+
+def _matching(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
+    from fsspec.utils import glob_translate
+
+    fixed = uri[: _WILDCARD.search(uri).start()].rpartition("/")[0]  # type: ignore[union-attr]  # there is one
+    pattern = re.compile(glob_translate(uri[len(fixed) + 1 :]))
+    for file in list_files(fixed):
+        if pattern.match(file.relative) and _is_image(file.relative, left_out):
+            yield file.uri, PurePosixPath(file.relative)
+
+
+def _is_image(relative: str, left_out: LeftOut) -> bool:
+    wanted = relative.lower().endswith(IMAGE_SUFFIXES)
+    if any(map(is_hidden, relative.split("/"))):
+        if wanted:
+            left_out.hidden.append(relative)
+        return False
+    if not wanted:
+        left_out.add_foreign(relative)
+    return wanted

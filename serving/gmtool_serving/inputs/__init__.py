@@ -1,0 +1,1 @@
+"""Input images: files, folders, globs, lists, videos, shards of a job."""

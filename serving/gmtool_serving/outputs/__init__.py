@@ -1,0 +1,1 @@
+"""Mask formats, the output folder and its manifest."""

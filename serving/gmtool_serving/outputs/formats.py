@@ -1,0 +1,204 @@
+"""Which files a mask becomes: the formats of the benchmarks and of people's own tools, as bytes."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from gmtool.artifact.spec import OutputName
+from gmtool.classes import ClassSet, Color, load_classes
+from gmtool.errors import ConfigError, DataError
+from gmtool.images import UInt8Array
+from gmtool.masks.coco_annotations import ImageId
+from gmtool.masks.files import PNG_COMPRESSION, encode_mask
+from gmtool_serving.inputs.collect import InputImage
+from gmtool_serving.outputs.coco import encode_entries, image_id_of
+from gmtool_serving.outputs.overlay import draw_overlay, paint
+
+FormatName = Literal["voc", "voc-submission", "cityscapes", "trainids", "color", "overlay", "coco", "npz"]
+FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
+
+VOC_RESULTS = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
+"""Where VOC's development kit looks for masks; 6 is the competition in which any training data is allowed."""
+COCO_PIECES = "pieces"
+"""Folder of the COCO results of each image, from which `finish` makes one file."""
+CITYSCAPES_IMAGE = "_leftImg8bit"
+CITYSCAPES_LABELS = (
+    *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road"),
+    *("sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel", "pole"),
+    *("polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car"),
+    *("truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
+)
+"""Cityscapes' name of each label id, 0 to 33."""
+VOID_COLOR: Color = (224, 224, 192)
+"""Colour of ignored pixels where the classes have none for them: VOC's."""
+NPZ_COMPRESSION = 1
+"""3.5 times faster than zlib's 6 for files a seventh larger (measured on a street scene's grey levels)."""
+
+_SUFFIXES: dict[FormatName, str] = {
+    **{"voc": ".png", "trainids": ".png", "color": ".png"},
+    **{"overlay": ".jpg", "coco": ".json", "npz": ".npz"},
+}
+
+
+@dataclass(frozen=True)
+class MaskItem:
+    """What is known of one image when its mask is encoded."""
+
+    output: PurePosixPath
+    """`InputImage.output`: relative path without suffix."""
+    mask: UInt8Array
+    """Class indices (or `ignore_index`), (H, W)."""
+    confidence: UInt8Array | None = None
+    """Largest probability times 255, (H, W); for formats of which `needs_confidence` holds."""
+    pixels: UInt8Array | None = None
+    """The image, RGB, (H, W, 3); for formats of which `needs_pixels` holds."""
+    coco_id: ImageId | None = None
+    """`InputImage.coco_id`."""
+
+
+def needs_confidence(name: FormatName) -> bool:
+    """Return whether the format holds how sure the model is."""
+    return name == "npz"
+
+
+def needs_pixels(name: FormatName) -> bool:
+    """Return whether the format shows the image."""
+    return name == "overlay"
+
+
+def format_dirs(out: Path, formats: Sequence[FormatName]) -> dict[FormatName, Path]:
+    """Return the folder of each format: `out` for one, else `out/FORMAT` for each of them.
+
+    No two formats share a folder: cityscapesScripts takes a colour mask beside a label mask for a second
+    prediction of the same image.
+    """
+    return {name: out if len(set(formats)) == 1 else out / name for name in formats}
+
+
+def check_formats(formats: Sequence[FormatName], classes: ClassSet, outputs: Sequence[OutputName]) -> None:
+    """Refuse, before anything is computed, formats that a model cannot give.
+
+    Args:
+        formats: What was asked for.
+        classes: The model's classes.
+        outputs: What its graph gives (`ArtifactSpec.outputs`).
+
+    Raises:
+        ConfigError: A benchmark's format of other classes than its own, or confidence of a model without it.
+    """
+    if "voc-submission" in formats and _plain(classes.names) != _plain(load_classes("voc").names):
+        raise ConfigError(
+            f"--format voc-submission is for the 21 classes of PASCAL VOC in their order, but the model has "
+            f"{len(classes)}, from {classes.names[0]} to {classes.names[-1]}: --format voc takes any classes"
+        )
+    if "cityscapes" in formats:
+        for label, raw_id in zip(classes.names, classes.raw_ids, strict=True):
+            if raw_id >= len(CITYSCAPES_LABELS) or CITYSCAPES_LABELS[raw_id] != label:
+                raise ConfigError(
+                    f"--format cityscapes writes Cityscapes' label ids, but the model's class {label} has raw id "
+                    f"{raw_id}, which is not one: --format trainids or voc takes any classes"
+                )
+    if any(map(needs_confidence, formats)) and not {"confidence", "logits"} & set(outputs):
+        raise ConfigError(
+            f"--format npz holds the confidence, but the model gives {', '.join(outputs)} alone: "
+            "export it with --output mask+confidence"
+        )
+
+
+def check_names(formats: Sequence[FormatName], images: Iterable[InputImage]) -> None:
+    """Refuse images that would be one in a format: VOC and Cityscapes have names without folders, COCO ids.
+
+    Raises:
+        DataError: Two images have one name in one of the formats.
+    """
+    formats = [name for name in formats if name in ("voc-submission", "cityscapes", "coco")]
+    taken: dict[tuple[str, ImageId], InputImage] = {}
+    for image in images if formats else ():
+        for name in formats:
+            key: ImageId = paths(name, image.output)[0].name
+            key = image_id_of(image.output, image.coco_id) if name == "coco" else key
+            other = taken.setdefault((name, key), image)
+            if other is not image:
+                raise DataError(f"{other} and {image} would both be {key} in --format {name}: predict them apart")
+
+
+def paths(name: FormatName, output: PurePosixPath) -> list[PurePosixPath]:
+    """Return the files of one image, relative to the format's folder, without encoding anything."""
+    if name == "voc-submission":
+        return [VOC_RESULTS / f"{output.name}.png"]
+    if name == "cityscapes":
+        return [output.with_name(f"{output.name.removesuffix(CITYSCAPES_IMAGE)}_pred.png")]
+    file = output.with_name(output.name + _SUFFIXES[name])
+    return [COCO_PIECES / file if name == "coco" else file]
+
+
+def encode(name: FormatName, item: MaskItem, classes: ClassSet) -> list[tuple[PurePosixPath, bytes]]:
+    """Return the files of one image: path relative to the format's folder, and content. The same in, the same out.
+
+    The paths are those that `paths` gives. Safe in threads and in processes.
+    """
+    return list(zip(paths(name, item.output), [_content(name, item, classes)], strict=True))
+
+
+def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
+    mask = item.mask
+    if name in ("voc", "voc-submission"):
+        if name == "voc-submission":  # the benchmark's evaluation refuses 255
+            mask = np.where(mask == classes.ignore_index, 0, mask).astype(np.uint8)
+        return encode_mask(mask, classes)
+    if name in ("cityscapes", "trainids"):
+        raw = name == "cityscapes"
+        labels = _labels_on_disk(classes.raw_ids if raw else range(len(classes)), ignored=0 if raw else 255)
+        return _png(Image.fromarray(mask).point(labels))
+    if name == "color":
+        return _png(paint(mask, colors_of(classes)))
+    if name == "coco":
+        return encode_entries(mask, image_id_of(item.output, item.coco_id), classes)
+    if name == "overlay":
+        assert item.pixels is not None  # needs_pixels says so
+        return draw_overlay(item.pixels, mask, classes, colors_of(classes))
+    assert item.confidence is not None  # needs_confidence says so
+    return _npz({"mask": mask, "confidence": item.confidence})
+
+
+def colors_of(classes: ClassSet) -> UInt8Array:
+    """Return the colour of each label, (256, 3); that of ignored pixels is the classes' own, or VOC's."""
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    colors[: len(classes)] = classes.palette
+    colors[classes.ignore_index] = classes.ignore_colors[0] if classes.ignore_colors else VOID_COLOR
+    return colors
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    """Return names without regard to case, spaces and signs: "TV/monitor" is "tvmonitor"."""
+    return ["".join(filter(str.isalnum, name.lower())) for name in names]
+
+
+def _labels_on_disk(labels: Iterable[int], *, ignored: int) -> list[int]:
+    """Return what is written for each of the 256 values of a mask."""
+    listed = list(labels)
+    return listed + [ignored] * (256 - len(listed))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
+    return buffer.getvalue()
+
+
+def _npz(arrays: dict[str, UInt8Array]) -> bytes:
+    """Return what `numpy.savez_compressed` writes, compressed faster."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=NPZ_COMPRESSION) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,134 @@
+"""OS lock on an output folder or a shard of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmtool.errors import DataError
+from gmtool.files import open_unlinked
+from gmtool.json_toml import parse_json, typed
+
+PREFIX = ".gmtool-predict"
+
+
+class FolderLock:
+    """Holds an output folder, or one shard of it.
+
+    Runs exclude each other unless they are different shards of the same division. The lock is the operating
+    system's (flock, or a locked byte on Windows): it needs no clean-up after a crash, and works between machines
+    where the file system does.
+
+    Args:
+        folder: The output folder.
+        shard: `1-of-4`, or "" for the whole of it.
+
+    Raises:
+        DataError: Another run holds it, the folder cannot be written, or a link lies where the lock must.
+    """
+
+    def __init__(self, folder: Path, shard: str = "") -> None:
+        self.path = folder / (f"{PREFIX}-{shard}.lock" if shard else f"{PREFIX}.lock")
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = _take(self.path)
+            if self._descriptor is None:
+                raise DataError(f"output folder {folder}: {_holder(self.path)} writes into it: wait, or end that")
+            division = shard.partition("-of-")[2]
+            # Own lock first, then a look at the others: of two that start at once, one at least sees the other
+            for other in sorted(folder.glob(f"{PREFIX}*.lock")):
+                same = bool(shard) and other.name.removesuffix(".lock").endswith(f"-of-{division}")
+                if other != self.path and not same and not _is_free(other):
+                    self.release()
+                    raise DataError(f"output folder {folder}: {_holder(other)} writes into it: wait, or end that")
+        except OSError as error:
+            self.release()
+            raise DataError(f"output folder {folder}: cannot be written: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Let others in."""
+        if self._descriptor is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _take(path: Path) -> int | None:
+    """Return a descriptor that holds the lock, or None if it is held."""
+    while True:
+        descriptor = open_unlinked(path, os.O_RDWR | os.O_CREAT)
+        if not _lock(descriptor):
+            os.close(descriptor)
+            return None
+        try:
+            same = os.path.samestat(path.lstat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            same = False
+        if same:  # else the one who held it has just deleted the file
+            os.truncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        descriptor = open_unlinked(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    free = _lock(descriptor)
+    if free:
+        path.unlink(missing_ok=True)  # of a process that was killed
+    os.close(descriptor)
+    return free
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Process that holds a lock."""
+
+    process: int
+    host: str
+
+
+def holder_of(content: bytes) -> str:
+    """Return what a lock's text says of its holder, for messages."""
+    try:
+        holder = typed(Holder, parse_json(content, where="lock"), where="lock")
+    except DataError:
+        return "another gmtool predict"
+    return f"another gmtool predict (process {holder.process} on {holder.host})"
+
+
+def _holder(path: Path) -> str:
+    try:
+        with os.fdopen(open_unlinked(path), "rb") as file:
+            return holder_of(file.read(4096))
+    except OSError:
+        return holder_of(b"")
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> bool:
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond the text, which others may read
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,107 @@
+"""The second stage: masks of a batch, with fewer images at once where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gmtool.errors import BackendError, BackendMemoryError
+from gmtool.images import UInt8Array
+from gmtool_serving.backends.base import Backend, refuse_unknown_labels
+from gmtool_serving.backends.tiles import Tiling, predict_tiled
+from gmtool_serving.inputs.decode import Failure
+from gmtool_serving.pipeline.batching import padded_size
+
+PADDING = np.array([124, 116, 104], dtype=np.uint8)
+"""ImageNet's mean colour: what the network itself pads with, to the nearest level."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a model says of one image."""
+
+    mask: UInt8Array
+    """Class indices, (H, W)."""
+    confidence: UInt8Array | None
+    """Largest probability times 255, (H, W), where the model gives it."""
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """What changes masks beside the model."""
+
+    pad_px: int = 0
+    """Pad images to a multiple of so many pixels, so that more of them have one size; 0 for never."""
+    tiling: Tiling | None = None
+    """Cut images that are larger than a tile."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A batch that went through."""
+
+    results: list[Labels | Failure]
+    """In the order of the images."""
+    fitted: int
+    """Images that fitted into memory at once: less than the batch where it had to be halved."""
+
+
+def predict_batch(
+    backend: Backend, images: Sequence[UInt8Array], options: ComputeOptions, *, names: Sequence[str]
+) -> Computed:
+    """Return the labels of images that have one size (after padding), each (H, W, 3), uint8.
+
+    A batch that fails is halved until the image that is to blame stands alone; the others get their masks.
+
+    Args:
+        backend: A loaded model.
+        images: At least one; one that is tiled stands alone.
+        options: Padding and tiles.
+        names: What the images are called in messages.
+    """
+    try:
+        return Computed(list(_predict(backend, images, options)), len(images))
+    except (BackendError, MemoryError) as error:
+        memory = isinstance(error, BackendMemoryError | MemoryError)
+        if len(images) == 1:
+            code = BackendMemoryError.code if memory else getattr(error, "code", BackendError.code)
+            message = str(error) or "not enough memory"
+            return Computed([Failure(code, f"{names[0]}: {message}")], 1)
+    half = (len(images) + 1) // 2
+    parts = [
+        predict_batch(backend, images[part], options, names=names[part])
+        for part in (slice(half), slice(half, None))
+    ]
+    fitted = max(part.fitted for part in parts) if memory else len(images)
+    return Computed([result for part in parts for result in part.results], fitted)
+
+
+def _predict(backend: Backend, images: Sequence[UInt8Array], options: ComputeOptions) -> list[Labels]:
+    height, width = images[0].shape[:2]
+    if options.tiling is not None and options.tiling.applies_to(height, width):
+        (image,) = images
+        prediction = predict_tiled(backend, image, options.tiling)
+    else:
+        prediction = backend.predict(_stack(images, options.pad_px))
+    refuse_unknown_labels(prediction.mask, len(backend.spec.classes))
+    confidence = prediction.confidence
+    return [
+        Labels(
+            prediction.mask[index, : image.shape[0], : image.shape[1]],
+            None if confidence is None else confidence[index, : image.shape[0], : image.shape[1]],
+        )
+        for index, image in enumerate(images)
+    ]
+
+
+def _stack(images: Sequence[UInt8Array], pad_px: int) -> UInt8Array:
+    if pad_px == 0:
+        return images[0][None] if len(images) == 1 else np.stack(images)
+    height, width = padded_size(images[0].shape[0], images[0].shape[1], pad_px)
+    batch: UInt8Array = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    batch[:] = PADDING
+    for index, image in enumerate(images):
+        batch[index, : image.shape[0], : image.shape[1]] = image
+    return batch

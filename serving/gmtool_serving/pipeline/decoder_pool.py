@@ -1,0 +1,121 @@
+"""Decoding several inputs at once, in threads or in processes that threads look after."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from gmtool_serving.inputs.collect import InputImage
+from gmtool_serving.inputs.decode import Decoded, DecodeOptions, Failure, decode
+from gmtool_serving.pipeline.channel import Clock
+from gmtool_serving.pipeline.decoder_process import DecodingProcess
+
+T = TypeVar("T")
+Decode = Callable[[Path, int | None], Decoded | Failure]
+
+WATCH_S = 1.0
+CLOSE_S = 0.5
+"""How long `close` waits for decoders in the middle of an image, all together."""
+
+
+class Decoders:
+    """Threads that decode, each with a process of its own if `isolated`.
+
+    Args:
+        workers: Threads.
+        options: How images are read.
+        isolated: Decode in processes, so that a crash harms one image only.
+    """
+
+    def __init__(self, workers: int, options: DecodeOptions, *, isolated: bool) -> None:
+        self.workers = workers
+        self.clock = Clock(workers)
+        """How busy the decoders are; processes that are still starting are not."""
+        self.processes = [DecodingProcess(options) for _ in range(workers)] if isolated else []
+        self._queues: list[SimpleQueue[tuple[Future[Any], Callable[[], None]] | None]] = [
+            SimpleQueue() for _ in range(workers)
+        ]
+        self._waiting = [0] * workers
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._decodes: list[Decode] = (
+            list(self.processes) or [lambda path, frame: decode(path, frame, options)] * workers
+        )
+        self._threads = [
+            threading.Thread(target=self._work, args=(index,), name=f"decode-{index}", daemon=True)
+            for index in range(workers)
+        ]
+        if isolated:
+            self._threads.append(threading.Thread(target=self._watch, name="decode-watch", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def start(self, count: int) -> None:
+        """Start the processes of the first `count` inputs now: they get ready while a model is loaded."""
+        for process in self.processes[:count]:
+            process.start()
+
+    def submit(self, image: InputImage, task: Callable[[Decode], T]) -> Future[T]:
+        """Run `task` with a function that decodes, in the thread with the least to do.
+
+        The frames of one video all go to one thread: there it stays open.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if image.frame is not None:
+                index = hash(image.path) % self.workers
+            else:
+                index = min(range(self.workers), key=self._waiting.__getitem__)
+            self._waiting[index] += 1
+
+        def run() -> None:
+            try:
+                future.set_result(task(lambda path, frame: self._decode(index, path, frame)))
+            except BaseException as error:
+                future.set_exception(error)
+            finally:
+                with self._lock:
+                    self._waiting[index] -= 1
+
+        self._queues[index].put((future, run))
+        return future
+
+    def close(self) -> None:
+        """End threads and processes; what was submitted and not begun is dropped."""
+        self._closed.set()
+        for process in self.processes:
+            process.close()
+        for queue in self._queues:
+            queue.put(None)
+        deadline = time.monotonic() + CLOSE_S
+        for process, thread in zip(self.processes, self._threads, strict=False):
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            if not thread.is_alive():
+                process.join()
+
+    def _decode(self, index: int, path: Path, frame: int | None) -> Decoded | Failure:
+        if self.processes:
+            self.processes[index].wait_until_ready()
+        with self.clock.running():
+            return self._decodes[index](path, frame)
+
+    def _work(self, index: int) -> None:
+        while True:
+            entry = self._queues[index].get()
+            if entry is None:
+                return
+            future, run = entry
+            if self._closed.is_set():
+                future.cancel()
+            else:
+                run()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(WATCH_S):
+            for process in self.processes:
+                process.count_time(WATCH_S)

@@ -1,0 +1,262 @@
+"""The stages at work together: decoding, computing and writing overlap, and none runs ahead without bound."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+
+from gmtool.images import UInt8Array
+from gmtool_serving.backends.base import Backend
+from gmtool_serving.inputs.collect import InputImage
+from gmtool_serving.inputs.decode import Decoded, Failure
+from gmtool_serving.outputs.formats import FormatName, MaskItem, needs_pixels
+from gmtool_serving.outputs.manifest import Record
+from gmtool_serving.outputs.write import MaskFolders, OutputFile, write_outputs
+from gmtool_serving.pipeline.batching import Grouper, padded_size
+from gmtool_serving.pipeline.channel import Channel, Clock, Closed
+from gmtool_serving.pipeline.compute import ComputeOptions, Labels, predict_batch
+from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
+
+MAX_BYTES = 512 << 20
+"""Decoded images that wait to be computed, and masks that wait to be written: at most so much of each, or one."""
+LAST_WORDS_S = 1.0
+"""How long the end of a run waits for a batch that is computed and for masks that are written."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input. Its files are whole on disk before anybody sees this."""
+
+    image: InputImage
+    sha256: str | None = None
+    failure: Failure | None = None
+    skipped: bool = False
+    warning: str | None = None
+    outputs: tuple[OutputFile, ...] = ()
+
+    @property
+    def error(self) -> str | None:
+        """Return why there is no mask, or None."""
+        return None if self.failure is None else self.failure.message
+
+
+@dataclass
+class Clocks:
+    """How busy the stages were, and how many images went through them all."""
+
+    decode: Clock
+    compute: Clock
+    encode: Clock
+    started: float = field(default_factory=time.perf_counter)
+    images: int = 0
+
+    def utilisation(self) -> dict[str, float]:
+        """Return each stage's share of the time so far, in [0, 1]."""
+        wall_s = time.perf_counter() - self.started
+        return {name: clock.utilisation(wall_s) for name, clock in self._named()}
+
+    def ms_per_image(self) -> dict[str, float]:
+        """Return the milliseconds that each stage took for an image."""
+        return {name: 1000 * clock.busy_s / max(1, self.images) for name, clock in self._named()}
+
+    def _named(self) -> list[tuple[str, Clock]]:
+        return [("decode", self.decode), ("compute", self.compute), ("encode", self.encode)]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An image between two stages."""
+
+    image: InputImage
+    decoded: Decoded
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """An image between the last two stages."""
+
+    image: InputImage
+    sha256: str
+    warning: str | None
+    labels: Labels
+    pixels: UInt8Array | None
+    """Only where a format shows them."""
+
+
+class Pipeline:
+    """Runs images through the stages; a generator of outcomes, to be closed.
+
+    Args:
+        decoders: Where images are decoded. They belong to the caller.
+        backend: The model.
+        batch: Images that are computed at once, of one size.
+        compute: What changes masks.
+        out: The output folder.
+        folders: Folder of each format.
+        writers: Threads that encode and write. Most of their time they wait for the disk.
+        find_done: Returns the record of an input that needs nothing, or None.
+    """
+
+    def __init__(
+        self,
+        decoders: Decoders,
+        backend: Backend,
+        *,
+        batch: int,
+        compute: ComputeOptions,
+        out: Path,
+        folders: Mapping[FormatName, Path],
+        writers: int,
+        find_done: Callable[[InputImage], Record | None],
+    ) -> None:
+        self.clocks = Clocks(decoders.clock, Clock(), Clock(writers))
+        self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
+        self._folders, self._writers, self._find_done = MaskFolders(out, folders), writers, find_done
+        self._keep_pixels = any(map(needs_pixels, folders))
+        self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
+        self._labeled: Channel[Labeled] = Channel(2 * writers + batch, MAX_BYTES)
+        self._outcomes: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
+        self._lock = threading.Lock()
+
+    def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
+        """Yield what became of each image, as soon as it is known."""
+        targets = [(self._feed, "feed", (images,)), (self._predict, "compute", ())]
+        targets += [(self._write, f"write-{index}", ()) for index in range(self._writers)]
+        threads = [
+            # Daemons: a runtime cannot be stopped in a batch, and an interrupted run does not wait for it
+            threading.Thread(target=self._guarded, args=(target, arguments), name=name, daemon=True)
+            for target, name, arguments in targets
+        ]
+        self.clocks.started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(len(images)):
+                outcome = self._outcomes.get()
+                if outcome is None:
+                    return
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+        finally:
+            self._batches.close()
+            self._labeled.close()
+            deadline = time.monotonic() + LAST_WORDS_S  # what is half done is worth a moment
+            for thread in threads:
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def stop(self) -> None:
+        """End `run` after what is known by now. Safe in a signal handler."""
+        self._outcomes.put(None)
+
+    def _guarded(self, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        try:
+            target(*arguments)
+        except (Closed, CancelledError):
+            pass
+        except BaseException as error:  # a bug, or a process that does not start: it ends the run, in its thread
+            self._outcomes.put(error)
+
+    def _feed(self, images: Sequence[InputImage]) -> None:
+        """Keep the decoders busy; put batches together in the order of the images."""
+        grouper = Grouper[Waiting](self._batch, max_waiting=3 * self._batch, kind=self._kind)
+        ahead: deque[tuple[InputImage, Future[Decoded | Failure | Record]]] = deque()
+        remaining = iter(images)
+        window, largest = self._decoders.workers + 1, 0
+        while True:
+            # A large image makes the window smaller than what is decoded ahead already: then nothing is added
+            room = max(0, window - len(ahead))
+            ahead.extend((image, self._submit(image)) for image in islice(remaining, room))
+            if not ahead:
+                break
+            image, future = ahead.popleft()
+            result = future.result()
+            if isinstance(result, Record):
+                self._outcomes.put(
+                    Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
+                )
+            elif isinstance(result, Failure):
+                self._outcomes.put(Outcome(image, sha256=result.sha256, failure=result))
+            else:
+                largest = max(largest, result.pixels.nbytes)
+                window = self._window(largest)
+                self._put(grouper.add(Waiting(image, result)))
+        self._put(grouper.flush())
+        self._batches.end()
+
+    def _window(self, largest: int) -> int:
+        """Return how many images are decoded ahead."""
+        return max(1, min(2 * self._decoders.workers + self._batch, MAX_BYTES // max(1, largest)))
+
+    def _submit(self, image: InputImage) -> Future[Decoded | Failure | Record]:
+        def task(decode: Decode) -> Decoded | Failure | Record:
+            done = self._find_done(image)
+            if done is not None:
+                return done
+            return decode(image.path, image.frame)
+
+        return self._decoders.submit(image, task)
+
+    def _kind(self, waiting: Waiting) -> Hashable | None:
+        height, width = waiting.decoded.pixels.shape[:2]
+        if self._compute.tiling is not None and self._compute.tiling.applies_to(height, width):
+            return None
+        return padded_size(height, width, self._compute.pad_px)
+
+    def _put(self, batches: list[list[Waiting]]) -> None:
+        for batch in batches:
+            self._batches.put(batch, sum(waiting.decoded.pixels.nbytes for waiting in batch))
+
+    def _predict(self) -> None:
+        limit = self._batch
+        while True:
+            try:
+                batch = self._batches.get()
+            except Closed:
+                self._labeled.end()
+                raise
+            while batch:
+                some, batch = batch[:limit], batch[limit:]
+                with self.clocks.compute.running():
+                    computed = predict_batch(
+                        self._backend,
+                        [waiting.decoded.pixels for waiting in some],
+                        self._compute,
+                        names=[str(waiting.image) for waiting in some],
+                    )
+                if computed.fitted < len(some):
+                    limit = computed.fitted
+                for waiting, result in zip(some, computed.results, strict=True):
+                    self._hand_over(waiting, result)
+
+    def _hand_over(self, waiting: Waiting, result: Labels | Failure) -> None:
+        if isinstance(result, Failure):
+            self._outcomes.put(Outcome(waiting.image, sha256=waiting.decoded.sha256, failure=result))
+            return
+        decoded = waiting.decoded
+        pixels = decoded.pixels if self._keep_pixels else None
+        size_bytes = result.mask.nbytes + (0 if pixels is None else pixels.nbytes)
+        self._labeled.put(Labeled(waiting.image, decoded.sha256, decoded.warning, result, pixels), size_bytes)
+
+    def _write(self) -> None:
+        classes = self._backend.spec.classes
+        while True:
+            given = self._labeled.get()
+            image, labels = given.image, given.labels
+            item = MaskItem(image.output, labels.mask, labels.confidence, given.pixels, image.coco_id)
+            with self.clocks.encode.running():
+                written = write_outputs(item, classes, self._folders)
+            if isinstance(written, Failure):
+                outcome = Outcome(image, sha256=given.sha256, failure=written)
+            else:
+                outcome = Outcome(image, sha256=given.sha256, warning=given.warning, outputs=written)
+                with self._lock:
+                    self.clocks.images += 1
+            self._outcomes.put(outcome)

@@ -1,0 +1,321 @@
+"""A prediction run: images through the pipeline into a folder, with a record of what became of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from gmtool import __version__
+from gmtool.errors import DataError
+from gmtool.resources import processors
+from gmtool_serving.backends.base import Backend
+from gmtool_serving.backends.tiles import require_logits
+from gmtool_serving.inputs.collect import InputImage
+from gmtool_serving.inputs.decode import DecodeOptions
+from gmtool_serving.inputs.shards import Shard
+from gmtool_serving.outputs.folder import OutputFolder
+from gmtool_serving.outputs.formats import FormatName, check_formats, format_dirs, paths
+from gmtool_serving.outputs.manifest import Conditions, Record
+from gmtool_serving.outputs.write import MaskFolders
+from gmtool_serving.pipeline.compute import ComputeOptions
+from gmtool_serving.pipeline.decoder_pool import Decoders
+from gmtool_serving.pipeline.pipeline import Clocks, Outcome, Pipeline
+
+WRITERS = 4
+"""Threads that encode and write. Syncing a file takes milliseconds of waiting and none of computing."""
+DECODING_THREADS = 2
+"""Threads that decode where no processes do."""
+MAX_WORKERS = 8
+"""Decoding processes by default at most: more seldom feed a model faster, and each takes 60 MB."""
+FEW = 4
+"""Images for which no processes are started: they would be ready when everything is done."""
+FULL_DISK_PATIENCE = 5
+"""Masks in a row that find the disk full before a run gives up."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a run goes about it."""
+
+    formats: tuple[FormatName, ...] = ("voc",)
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+    batch: int | None = None
+    """Images of one size that are computed at once; None for what suits the model's device."""
+    workers: int | None = None
+    """Processes that decode; 0 for threads of this process, which a broken decoder would end. None for one a core,
+    and for threads where there are only `FEW` images."""
+    resume: bool = False
+    """Leave alone what an earlier run did, if input, model, options and files are still the same."""
+    shard: Shard | None = None
+
+    def conditions(self, model_sha256: str) -> Conditions:
+        """Return what masks depend on beside their images."""
+        bits = {} if self.decode.bits == 16 else {"bits": self.decode.bits}  # as records of before have it
+        how = {"exif": self.decode.exif, **bits, **asdict(self.compute)}
+        return Conditions(model_sha256, self.formats, how)
+
+
+@dataclass
+class Tally:
+    """How far a run is."""
+
+    inputs: int
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    """Failed inputs of each kind."""
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    @property
+    def not_reached(self) -> int:
+        """Inputs of which it is not known yet what becomes of them."""
+        return self.inputs - self.ok - self.failed - self.skipped
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, or from its beginning to its end."""
+        return (self.ended or time.monotonic()) - self.started
+
+    def count(self, outcome: Outcome) -> None:
+        """Count one more."""
+        if outcome.failure is not None:
+            self.failed += 1
+            self.failures[outcome.failure.code] = self.failures.get(outcome.failure.code, 0) + 1
+        elif outcome.skipped:
+            self.skipped += 1
+        else:
+            self.ok += 1
+
+
+class Stages(Protocol):
+    """What runs images through decoding, computing and writing, here or elsewhere; as `Pipeline` does."""
+
+    clocks: Clocks
+
+    def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
+        """Yield what became of each image, as soon as it is known."""
+        ...
+
+    def stop(self) -> None:
+        """End `run` after what is known by now. Safe in a signal handler."""
+        ...
+
+
+class PredictionRun:
+    """One run into an output folder; to be closed.
+
+    Made before the model is loaded: a folder that cannot be written, or that another run holds, is said at once,
+    and decoding processes get ready meanwhile.
+
+    Args:
+        images: All inputs of the job; those of other shards are left out here.
+        out: The output folder; it is made if its parent exists.
+        options: How to go about it.
+        folder: The output folder, if it is none on this machine.
+        make_stages: Makes the stages, if they do not run in this process.
+
+    Raises:
+        DataError: The folder cannot be made or written, or another run writes into it.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[InputImage],
+        out: Path,
+        options: PredictOptions,
+        *,
+        folder: OutputFolder | None = None,
+        make_stages: Callable[[OutputFolder, Backend, Conditions], Stages] | None = None,
+    ) -> None:
+        self.options = options
+        shard = options.shard
+        self.images = images if shard is None else [image for image in images if shard.holds(image)]
+        self.tally = Tally(len(self.images))
+        self.interrupted = False
+        self.pipeline: Stages | None = None
+        self.folders = format_dirs(out, options.formats)
+        self.folder = folder or OutputFolder(out, shard=shard, resume=options.resume)
+        self._make_stages = make_stages or self._make_pipeline
+        self._decoders: Decoders | None = None
+        if make_stages is not None:
+            return
+        processes = _default_workers(len(self.images)) if options.workers is None else options.workers
+        workers = max(1, min(processes or DECODING_THREADS, len(self.images)))
+        self._decoders = Decoders(workers, options.decode, isolated=processes > 0)
+        self._decoders.start(len(self.images))
+
+    def outcomes(self, backend: Backend) -> Iterator[Outcome]:
+        """Compute, record and yield what becomes of each input.
+
+        Raises:
+            ConfigError: The model cannot give what was asked for.
+            DataError: The disk is full.
+        """
+        check_formats(self.options.formats, backend.spec.classes, backend.spec.outputs)
+        if self.options.compute.tiling is not None:
+            require_logits(backend)
+        if self.folder.needs_sweep:
+            self.sweep()
+        conditions = self.options.conditions(backend.model_sha256)
+        self.pipeline = self._make_stages(self.folder, backend, conditions)
+        if self.interrupted:
+            self.pipeline.stop()
+        self.tally.started = time.monotonic()
+        outcomes = self.pipeline.run(self.images)
+        full_in_a_row = 0
+        try:
+            for outcome in outcomes:
+                self._record(outcome, conditions)
+                yield outcome
+                is_full = outcome.failure is not None and outcome.failure.code == "disk_full"
+                full_in_a_row = full_in_a_row + 1 if is_full else 0
+                if full_in_a_row == FULL_DISK_PATIENCE:
+                    raise DataError(f"{outcome.error}: {self._what_to_do()}")
+        finally:
+            outcomes.close()
+            self.tally.ended = time.monotonic()
+            self._finish(backend)
+
+    def _make_pipeline(self, folder: OutputFolder, backend: Backend, conditions: Conditions) -> Pipeline:
+        assert self._decoders is not None
+        return Pipeline(
+            self._decoders,
+            backend,
+            batch=self.options.batch or backend.preferred_batch,
+            compute=self.options.compute,
+            out=folder.out,
+            folders=self.folders,
+            writers=WRITERS,
+            find_done=lambda image: folder.find_done(image, conditions),
+        )
+
+    def make_files_of_the_whole(self, images: Sequence[InputImage]) -> None:
+        """Make the files that some formats have once a run, from what is on disk of all inputs of the job.
+
+        Several shards may do this at the same time; the last one to end finds everything.
+
+        Raises:
+            DataError: One of them cannot be made.
+        """
+        from gmtool_serving.outputs.whole_run_files import RESULT_NAMES, finish
+
+        outputs, folders = [image.output for image in images], MaskFolders(self.folder.out, self.folders)
+        for name, folder in self.folders.items():
+            if name not in RESULT_NAMES:
+                continue
+            try:
+                folders.make(folder)
+            except OSError as error:
+                raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
+            finish(name, folder, outputs)
+
+    def sweep(self) -> None:
+        """Delete temporary files that killed processes left."""
+        self.folder.sweep(self._target_folders())
+
+    def interrupt(self) -> bool:
+        """End after what is known by now; return False if no image has been begun. Safe in a signal handler."""
+        self.interrupted = True
+        if self.pipeline is None:
+            return False
+        self.pipeline.stop()
+        return True
+
+    def close(self) -> None:
+        """Let processes and the folder go."""
+        if self._decoders is not None:
+            self._decoders.close()
+        self.folder.close()
+
+    def __enter__(self) -> PredictionRun:
+        """Return the run."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def summary(self, backend: Backend) -> dict[str, Any]:
+        """Return what is true of the run as a whole."""
+        assert self.pipeline is not None
+        tally, shard = self.tally, self.options.shard
+        return {
+            "inputs": tally.inputs,
+            "ok": tally.ok,
+            "failed": tally.failed,
+            "skipped": tally.skipped,
+            "not_reached": tally.not_reached,
+            "failures": dict(sorted(tally.failures.items())),
+            "seconds": round(tally.seconds, 3),
+            "ms_per_image": {name: round(ms, 3) for name, ms in self.pipeline.clocks.ms_per_image().items()},
+            "model": backend.model,
+            "backend": backend.description,
+            **asdict(self.options.conditions(backend.model_sha256)),
+            "shard": None if shard is None else str(shard),
+            "gmtool_version": __version__,
+        }
+
+    def _record(self, outcome: Outcome, conditions: Conditions) -> None:
+        image, failure = outcome.image, outcome.failure
+        record = Record(
+            path=image.location,
+            frame=image.frame,
+            output=str(image.output),
+            sha256=outcome.sha256,
+            status="failed" if failure is not None else "skipped" if outcome.skipped else "ok",
+            code=None if failure is None else failure.code,
+            error=outcome.error,
+            warning=outcome.warning,
+            outputs=outcome.outputs,
+            conditions=conditions,
+        )
+        try:
+            self.folder.add(record)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder.manifest_name}: cannot be written: {error.strerror}: {self._what_to_do()}"
+            ) from error
+        self.tally.count(outcome)
+
+    def _finish(self, backend: Backend) -> None:
+        try:
+            self.folder.finish(self.summary(backend), None if self.tally.not_reached else self.images)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder.manifest_name}: cannot be written: {error.strerror}: {self._what_to_do()}"
+            ) from error
+
+    def _what_to_do(self) -> str:
+        missing = self.tally.inputs - self.tally.ok - self.tally.skipped
+        return f"{missing} of {self.tally.inputs} images have no mask: make room and go on with --resume"
+
+    def _target_folders(self) -> set[Path]:
+        """Return the folders that masks are written to."""
+        return {
+            (folder / path).parent
+            for name, folder in self.folders.items()
+            for image in self.images
+            for path in paths(name, image.output)
+        }
+
+
+def _default_workers(images: int) -> int:
+    return 0 if images <= FEW else min(MAX_WORKERS, processors())
+
+
+def predict_images(
+    backend: Backend, images: Sequence[InputImage], out: Path, options: PredictOptions | None = None
+) -> Iterator[Outcome]:
+    """Write the masks of images; yield what became of each, once its files are whole on disk.
+
+    Raises:
+        DataError: The folder cannot be used, or the disk is full.
+    """
+    with PredictionRun(images, out, options or PredictOptions(workers=0)) as run:
+        yield from run.outcomes(backend)

@@ -1,0 +1,182 @@
+"""Scoring predictions against ground truth: one loop, whatever makes the predictions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import numpy as np
+
+from gmtool.classes import ClassSet
+from gmtool.config import MaskValues
+from gmtool.console import remark
+from gmtool.data.label_statistics import IN_EVALUATION, doubt_ignored
+from gmtool.errors import DataError, GmtoolError
+from gmtool.files import sha256_of_lines
+from gmtool.images import UInt8Array
+from gmtool.masks.encodings import MEANINGS
+from gmtool.report.boundary import boundary_counts
+from gmtool.report.image_scores import ImageScores, ScoreCollector
+from gmtool.report.metrics import confusion_matrix
+from gmtool.report.pictures import Example
+from gmtool.report.report import IoUReport, Protocol, Provenance
+
+Progress = Callable[[Iterable[str]], Iterator[str]]
+"""Passes ids on and shows how far it is."""
+
+WORKERS = 2
+AHEAD = 6
+"""Images that are decoded before they are needed, at most; memory stays flat."""
+NUM_WORST = 5
+NUM_MEDIAN = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be scored: images by id, and what a prediction and its ground truth come from."""
+
+    ids: tuple[str, ...]
+    classes: ClassSet
+    load: Callable[[str], tuple[UInt8Array, UInt8Array]]
+    """From an id to what `predict` takes, and the ground truth (H, W). May raise GmtoolError; used in threads."""
+    predict: Callable[[UInt8Array], UInt8Array]
+    """From what `load` gave to a label map (H, W). May raise GmtoolError."""
+    picture: Callable[[str], UInt8Array | None] | None
+    """From an id to the RGB image (H, W, 3) to show; None where there are no pictures."""
+    provenance: Provenance
+    protocol: Protocol
+    may_lack_class: bool = False
+    """Whether the ignore index in a prediction stands for no class; else such a prediction fails."""
+    surplus: tuple[str, ...] = ()
+    """Predictions without ground truth: they are left out, and said."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What became of loading an image: `source` and `truth`, or the error."""
+
+    id: str
+    source: UInt8Array | None = None
+    truth: UInt8Array | None = None
+    error: str = ""
+
+
+def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoUReport:
+    """Compare every prediction with its ground truth. Images that fail are listed and in no figure.
+
+    An image whose ground truth ignores all of it is left out and listed too.
+
+    Raises:
+        DataError: Not one image could be scored.
+    """
+    classes = task.classes
+    kind = {"num_classes": len(classes), "ignore_index": classes.ignore_index}
+    matrix = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
+    boundary = np.zeros((2, len(classes)), dtype=np.int64)
+    images = ScoreCollector(len(classes))
+    failed, left_out, ignored_pixels = [], [], 0
+    for loaded in _load_ahead(task, progress):
+        try:
+            source, truth = _loaded(loaded)
+            counted = int(np.count_nonzero(truth != classes.ignore_index))
+            if not counted:
+                left_out.append(f"{loaded.id}: its ground truth ignores every pixel")
+                continue
+            prediction = task.predict(source)
+            counts = confusion_matrix(truth, prediction, **kind, allow_no_class=task.may_lack_class)
+            if with_boundary:
+                boundary += boundary_counts(truth, prediction, **kind)
+        except GmtoolError as error:
+            failed.append(f"{loaded.id}: {error}")
+            continue
+        matrix[:, : counts.shape[1]] += counts
+        ignored_pixels += truth.size - counted
+        images.add(loaded.id, _sha256_of_labels(truth), counts)
+    scores = images.scores()
+    values: MaskValues = "raw" if MEANINGS["raw"] in (task.protocol.truth_values or "") else "index"
+    pixels = matrix.sum(axis=1)
+    doubt = doubt_ignored(pixels, ignored_pixels, classes=classes, values=values, option=IN_EVALUATION)
+    if doubt is not None:
+        remark(f"warning: ground truth: {doubt}")
+    if not task.ids:
+        raise DataError(f"{task.provenance.split}: no image to score")
+    if not len(scores):
+        raise DataError(f"not one of {len(task.ids)} images could be scored; the first: {(failed or left_out)[0]}")
+    left_out += [f"{name}: no ground truth" for name in task.surplus]
+    versions = tuple(f"{package} {version(package)}" for package in ("numpy", "pillow"))
+    return IoUReport(
+        confusion=matrix,
+        classes=classes,
+        num_images=len(scores),
+        failed=tuple(failed),
+        provenance=replace(
+            task.provenance, truth_sha256=sha256_of_lines(list(scores.truth_sha256)), versions=versions
+        ),
+        protocol=task.protocol,
+        left_out=tuple(left_out),
+        ignored_pixels=ignored_pixels,
+        images=scores,
+        boundary=boundary if with_boundary else None,
+    )
+
+
+def find_examples(task: Task, report: IoUReport) -> list[Example]:
+    """Return the worst images and those around the median by their own mIoU; they are predicted once more."""
+    assert report.images is not None
+    return [_example(task, kind, place, report.images) for kind, place in choose_examples(report.images)]
+
+
+def choose_examples(images: ImageScores) -> list[tuple[str, int]]:
+    """Return ("worst" or "median", place) of the images to show, each once, the worst first."""
+    order = images.miou.argsort(kind="stable").tolist()
+    worst = order[:NUM_WORST]
+    start = max(0, (len(order) - NUM_MEDIAN) // 2)
+    median = [place for place in order[start : start + NUM_MEDIAN] if place not in worst]
+    return [("worst", place) for place in worst] + [("median", place) for place in median]
+
+
+def _example(task: Task, kind: str, place: int, images: ImageScores) -> Example:
+    image_id = images.ids[place]
+    source, truth = task.load(image_id)
+    picture = None if task.picture is None else task.picture(image_id)
+    return Example(image_id, kind, float(images.miou[place]), picture, truth, task.predict(source))
+
+
+def _load_ahead(task: Task, progress: Progress) -> Iterator[_Loaded]:
+    """Load in threads (decoding releases the interpreter lock), in order, with at most `AHEAD` waiting."""
+
+    def load(image_id: str) -> _Loaded:
+        try:
+            return _Loaded(image_id, *task.load(image_id))
+        except GmtoolError as error:
+            return _Loaded(image_id, error=str(error))
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting: deque[Future[_Loaded]] = deque(pool.submit(load, name) for name in task.ids[:AHEAD])
+        upcoming = iter(task.ids[AHEAD:])
+        try:
+            for _ in progress(task.ids):
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(load, name) for name in _next_of(upcoming))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _next_of(upcoming: Iterator[str]) -> Sequence[str]:
+    following = next(upcoming, None)
+    return () if following is None else (following,)
+
+
+def _loaded(loaded: _Loaded) -> tuple[UInt8Array, UInt8Array]:
+    if loaded.source is None or loaded.truth is None:
+        raise DataError(loaded.error)
+    return loaded.source, loaded.truth
+
+
+def _sha256_of_labels(labels: UInt8Array) -> str:
+    return hashlib.sha256(f"{labels.shape}".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Checks of masks before they are submitted to a benchmark."""

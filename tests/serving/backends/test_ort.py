@@ -1,0 +1,38 @@
+"""ONNX Runtime as a guest: what it prints does not get between results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+from gmtool_serving.backends.onnx_runtime import OrtBackend
+from onnxruntime.capi import onnxruntime_inference_collection as sessions
+
+
+def test_what_is_said_of_missing_cuda_libraries_goes_to_stderr(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnxruntime, "cuda_version", "11.8")
+    onnxruntime.preload_dlls()
+    out, err = capfd.readouterr()
+    assert out == "" and "CUDA 11.8" in err
+
+
+def test_what_is_said_of_a_fallback_goes_to_stderr(
+    toy_model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    create, calls = sessions.InferenceSession._create_inference_session, []
+
+    def fail_once(self: object, *arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            self._fallback_providers = ["CPUExecutionProvider"]  # type: ignore[attr-defined]
+            raise ValueError("no GPU")
+        create(self, *arguments)
+
+    monkeypatch.setattr(sessions.InferenceSession, "_create_inference_session", fail_once)
+    OrtBackend(toy_model, device="cpu", threads=1)
+    out, err = capfd.readouterr()
+    assert len(calls) == 2
+    assert out == "" and "EP Error no GPU" in err

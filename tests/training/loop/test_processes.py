@@ -1,0 +1,83 @@
+"""Several processes on one run, as `torchrun` starts them: two on a processor, through gloo."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gmtool_training.loop.run import train
+from gmtool_training.loop.validate import validate
+from lightning_fabric import Fabric
+
+from gmtool.classes import load_classes
+from gmtool.config import TrainConfig
+from gmtool.data.datasets import load_training_data
+from gmtool.nn.checkpoint import load_network
+from gmtool.settings import Settings, build_config, dump_config
+
+CHANGES: Settings = {
+    "optim.iterations": 4,
+    "run.validations": 2,
+    "run.log_every": 1,
+    "method.warmup_fraction": 0.25,
+    "method.balance": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def shared_config(toy_settings: Settings) -> TrainConfig:
+    return build_config(toy_settings, CHANGES)
+
+
+@pytest.fixture(scope="module")
+def shared_run(shared_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "config.toml").write_text(dump_config(shared_config))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    training = ["-m", "gmtool", "train", "voc", "--config", str(folder / "config.toml")]
+    command = [*torchrun, *training, "--out", str(folder / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("# mIoU") == 1, "the first process alone speaks"
+    assert done.stderr.count("2 processes") == 1
+    assert done.stderr.count("class weights: ") == 1
+    return folder / "run"
+
+
+def test_two_processes_take_the_steps_of_one_that_computes_in_two_parts(
+    shared_run: Path, shared_config: TrainConfig, tmp_path: Path
+) -> None:
+    """Parts and processes see the same images, statistics, pairs and draws, so the sums of gradients are equal."""
+    train(replace(shared_config, optim=replace(shared_config.optim, accumulation=2)), tmp_path / "run")
+    shared, _ = load_network(shared_run, "last")
+    alone, _ = load_network(tmp_path / "run", "last")
+    for (name, ours), (_, theirs) in zip(shared.named_parameters(), alone.named_parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
+    events = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (shared_run, tmp_path / "run")
+    ]
+    steps = [[event for event in run if event["kind"] == "train"] for run in events]
+    for ours, theirs in zip(*steps, strict=True):
+        for term in ("loss", "ce", "cla", "dec", "usup", "grad_norm"):
+            assert ours[term] == pytest.approx(theirs[term], rel=1e-4), (term, ours["iteration"])
+
+
+def test_no_validation_image_counts_twice(shared_run: Path, shared_config: TrainConfig) -> None:
+    network, _ = load_network(shared_run, "last")
+    classes = load_classes(shared_config.data.classes)
+    matrix = validate(
+        Fabric(accelerator="cpu", devices=1),
+        network,
+        load_training_data(shared_config.data).val,
+        classes=classes,
+        config=shared_config.data,
+        before_image=lambda: None,
+    )
+    report = json.loads((shared_run / "report.json").read_text())
+    assert np.array_equal(matrix, report["confusion_matrix"])
+    assert matrix.sum() > 0

@@ -1,0 +1,1 @@
+"""Training data: reading, caching, augmenting and batching of images and masks."""

@@ -1,0 +1,274 @@
+"""Batches for training: labeled and unlabeled images drawn independently, each draw from (seed, epoch, image)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from gmtool.classes import ClassSet
+from gmtool.config import DataConfig
+from gmtool.console import remark
+from gmtool.data.datasets import Split
+from gmtool.data.samples import Sample
+from gmtool.errors import DataError
+from gmtool.images import UInt8Array
+from gmtool_training.data.batch_order import STREAMS, EndlessBatches, Key, batch_order
+from gmtool_training.data.crops import CropWindow, crop_image, crop_inside, crop_mask, draw_window
+from gmtool_training.data.readers import ImageReader, LabeledReader, image_files, labeled_files
+
+NAMED_UNREADABLE = 3
+"""Unreadable images that are named; more are counted."""
+
+
+class LabeledBatch(NamedTuple):
+    """Labeled crops."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8 RGB."""
+    masks: Tensor
+    """(B, H, W) uint8: class indices, and the ignore index."""
+
+
+class UnlabeledBatch(NamedTuple):
+    """Unlabeled crops."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8 RGB."""
+    inside: Tensor
+    """(B, H, W) bool: False outside of the image, where a crop has the mean colour."""
+
+
+@dataclass(frozen=True)
+class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
+    """Random crops of labeled images with their masks: (3, H, W) and (H, W), uint8."""
+
+    read: LabeledReader
+    ignore_index: int
+    config: DataConfig
+    seed: int
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | DataError:
+        try:
+            image, mask = self.read(key[1])
+        except DataError as error:
+            return error  # raised in the training process: see _stack
+        window = _window(image, self.config, [self.seed, STREAMS["labeled"], *key])
+        cropped_mask = crop_mask(mask, window, ignore_index=self.ignore_index)
+        return _to_chw(crop_image(image, window)), torch.from_numpy(cropped_mask)
+
+
+class UnlabeledCrop(NamedTuple):
+    """One crop of an unlabeled image."""
+
+    image: Tensor
+    """(3, H, W) uint8 RGB."""
+    inside: Tensor
+    """(H, W) bool: where the crop shows the image."""
+    problems: tuple[tuple[int, str], ...]
+    """Index of each image that could not be read before this one, and why."""
+
+
+@dataclass(frozen=True)
+class UnlabeledCrops(Dataset[UnlabeledCrop | DataError]):
+    """Random crops of images. No mask is opened.
+
+    In place of an image that cannot be read comes the next one of the list that can: which one depends on
+    the files alone, so a resumed run sees the same.
+    """
+
+    read: ImageReader
+    count: int
+    config: DataConfig
+    seed: int
+
+    def __getitem__(self, key: Key) -> UnlabeledCrop | DataError:
+        problems: list[tuple[int, str]] = []
+        for step in range(self.count):
+            index = (key[1] + step) % self.count
+            try:
+                image = self.read(index)
+            except DataError as error:
+                problems.append((index, str(error)))
+                continue
+            window = _window(image, self.config, [self.seed, STREAMS["unlabeled"], *key])
+            inside = crop_inside((image.shape[0], image.shape[1]), window)
+            return UnlabeledCrop(_to_chw(crop_image(image, window)), torch.from_numpy(inside), tuple(problems))
+        return DataError(f"none of the {self.count} unlabeled images can be read: {problems[0][1]}")
+
+
+class UnreadableImages:
+    """Unlabeled images that could not be read in this run: the first ones are named, all are counted."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self._found: set[int] = set()
+
+    def add(self, index: int, problem: str) -> None:
+        """Note an image; name it if it is new and one of the first."""
+        if index not in self._found and len(self._found) < NAMED_UNREADABLE:
+            remark(f"warning: unlabeled image skipped: {problem}")
+        self._found.add(index)
+
+    def remark_count(self) -> None:
+        """Say how many there were, with the first names, if there were any."""
+        if self._found:
+            ids = [self._split.samples[index].id for index in sorted(self._found)]
+            more = ", ..." if len(ids) > NAMED_UNREADABLE else ""
+            remark(
+                f"warning: {len(ids)} of {len(self._split.samples)} unlabeled images could not be read and were "
+                f"skipped: {', '.join(ids[:NAMED_UNREADABLE])}{more}: gmtool data check names all"
+            )
+
+
+def labeled_batches(
+    samples: Sequence[Sample],
+    classes: ClassSet,
+    config: DataConfig,
+    *,
+    seed: int,
+    pin_memory: bool,
+    start: int = 0,
+    share: tuple[int, int] = (0, 1),
+    read: LabeledReader | None = None,
+) -> Iterator[LabeledBatch]:
+    """Return endless batches of labeled crops, from batch `start` on, read by `read` or from their files.
+
+    `share` is that of `EndlessBatches`.
+
+    Raises:
+        DataError: (while iterating) An image or a mask cannot be used; the message names the file.
+    """
+    loader = _loader(
+        LabeledCrops(read or labeled_files(samples, classes, config), classes.ignore_index, config, seed),
+        batch_order("labeled", samples, config, seed=seed, start=start, share=share),
+        workers=config.workers or 0,
+        pin_memory=pin_memory,
+    )
+    for images, masks in _checked(loader):
+        yield LabeledBatch(images, masks)
+
+
+def unlabeled_batches(
+    samples: Sequence[Sample],
+    config: DataConfig,
+    *,
+    seed: int,
+    pin_memory: bool,
+    start: int = 0,
+    share: tuple[int, int] = (0, 1),
+    read: ImageReader | None = None,
+    unreadable: UnreadableImages | None = None,
+) -> Iterator[UnlabeledBatch]:
+    """Return endless batches of unlabeled crops; the rest as for labeled ones.
+
+    They are read by `read`, or from their files. Images that cannot be read are left out, and noted in
+    `unreadable`.
+
+    Raises:
+        DataError: (while iterating) No image can be used; the message names one.
+    """
+    loader = _loader(
+        UnlabeledCrops(read or image_files(samples), len(samples), config, seed),
+        batch_order("unlabeled", samples, config, seed=seed, start=start, share=share),
+        workers=config.workers or 0,
+        pin_memory=pin_memory,
+    )
+    for images, inside, problems in _checked(loader):
+        if unreadable is not None:
+            for index, problem in problems:
+                unreadable.add(index, problem)
+        yield UnlabeledBatch(images, inside)
+
+
+def whole_images(
+    samples: Sequence[Sample],
+    classes: ClassSet,
+    config: DataConfig,
+    *,
+    read: LabeledReader | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return each image at its own size, (3, H, W) uint8, and its mask, (H, W) uint8, in order.
+
+    They are read by `read`, or from their files; `share` (i, n): every n-th from the i-th on.
+
+    Raises:
+        DataError: (while iterating) An image or a mask cannot be used.
+    """
+    first, step = share
+    indices = range(first, len(samples), step)
+    dataset = _WholeImages(read or labeled_files(samples, classes, config), indices)
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=None, num_workers=config.workers or 0, generator=torch.Generator()
+    )
+    yield from _checked(loader)
+
+
+@dataclass(frozen=True)
+class _WholeImages(Dataset[tuple[Tensor, Tensor] | DataError]):
+    read: LabeledReader
+    indices: range
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DataError:
+        try:
+            image, mask = self.read(self.indices[index])
+        except DataError as error:
+            return error
+        return _to_chw(image), torch.from_numpy(mask.copy())  # a reader may keep what it returns
+
+
+def _loader(dataset: Dataset[Any], batches: EndlessBatches, *, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_stack,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        # Of its own: creating an iterator must not draw from the global generator
+        generator=torch.Generator(),
+    )
+
+
+def _stack(items: list[Any]) -> Any:
+    """Stack samples; pass on the first that failed. A DataLoader would wrap an exception in a traceback."""
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+    if isinstance(items[0], UnlabeledCrop):
+        images, insides, problems = zip(*items, strict=True)
+        found = [one for several in problems for one in several]
+        return default_collate(list(images)), default_collate(list(insides)), found
+    return default_collate(items)  # in a worker, into the memory that it shares
+
+
+def _checked(loader: DataLoader[Any]) -> Iterator[Any]:
+    for item in loader:
+        if isinstance(item, DataError):
+            raise item
+        yield item
+
+
+def _window(image: UInt8Array, config: DataConfig, seed: list[int]) -> CropWindow:
+    return draw_window(
+        np.random.default_rng(seed),
+        (image.shape[0], image.shape[1]),
+        size_px=config.crop_px,
+        scale=(config.scale_min, config.scale_max),
+        rotation_deg=config.rotation_deg,
+        flip=config.flip,
+    )
+
+
+def _to_chw(image: UInt8Array) -> Tensor:
+    """Return an image (H, W, 3) as (3, H, W). A crop lies in memory that way already: nothing is copied."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,47 @@
+"""Failures of the processes that decode images, as one line with a remedy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gmtool.errors import GmtoolError
+from gmtool.resources import SHARED_DIR
+
+
+@contextmanager
+def explained_worker_failures(run_dir: Path) -> Iterator[None]:
+    """Turn what torch raises when a DataLoader's process dies, or finds no shared memory, into `GmtoolError`.
+
+    torch raises it from a signal handler, at whatever the training process does then.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        remedy = _remedy(str(error))
+        if remedy is None:
+            raise
+        raise GmtoolError(
+            f"{remedy}; gmtool train --resume {run_dir} goes on from the last checkpoint, also with another "
+            "--set data.workers=N"
+        ) from error
+
+
+def _remedy(message: str) -> str | None:
+    """Return what happened and what to do, or None for another error."""
+    if "Bus error" in message or ("/torch_" in message and "No space left" in message):
+        free = f"{shutil.disk_usage(SHARED_DIR).free / 2**20:.0f} MiB free" if SHARED_DIR.is_dir() else "full"
+        return (
+            f"the processes that decode images ran out of shared memory ({SHARED_DIR}, {free}): make it larger "
+            "(docker run --shm-size=8g), or decode in the training process (--set data.workers=0)"
+        )
+    if "/torch_" in message and "Too many open files" in message:
+        return "the processes that decode images share too many open files: raise the limit (ulimit -n 65536)"
+    if message.startswith("DataLoader worker"):
+        return (
+            "a process that decodes images was killed or crashed, most often for lack of memory: take fewer "
+            "(--set data.workers=2), or decode in the training process (--set data.workers=0)"
+        )
+    return None

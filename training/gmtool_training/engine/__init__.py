@@ -1,0 +1,1 @@
+"""Optimiser, device, precision, gradient accumulation, average of the weights."""

@@ -1,0 +1,1 @@
+"""A training run: preparation, loop, validation, log, checkpoints, resume."""

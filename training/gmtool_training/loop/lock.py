@@ -1,0 +1,39 @@
+"""Lock on a run folder: one `gmtool train` at a time writes into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+
+from gmtool.errors import ConfigError
+
+LOCK_NAME = ".gmtool-train.lock"
+
+
+@contextmanager
+def locked(run_dir: Path, fabric: Fabric) -> Iterator[None]:
+    """Hold an existing run folder within the block; of several processes of a run, the first one holds it.
+
+    The lock is the operating system's: it ends with the process, however that ends.
+
+    Raises:
+        ConfigError: Another run holds the folder.
+    """
+    if not fabric.is_global_zero:
+        yield
+        return
+    lock = FileLock(run_dir / LOCK_NAME)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ConfigError(
+            f"{run_dir}: another gmtool train writes into this run folder: wait until it ends, or stop it"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,78 @@
+"""What stands before the first step: the machine, the data, the network with its optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from lightning_fabric import Fabric
+
+from gmtool.classes import ClassSet
+from gmtool.config import TrainConfig
+from gmtool.console import remark
+from gmtool.data.check import check_masks
+from gmtool.data.datasets import TrainingData, load_training_data
+from gmtool.errors import ConfigError
+from gmtool.nn.model import GuidedMixNet
+from gmtool.resources import processors
+from gmtool_training.engine.average import averaged_copy
+from gmtool_training.engine.machine import build_fabric, loss_scaler, share_batch_statistics
+from gmtool_training.engine.optim import build_optimizer
+from gmtool_training.loop.figures import Tally
+from gmtool_training.loop.resume import RunState
+from gmtool_training.method.batchnorm import freeze
+
+
+def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
+    """Return Fabric, and the configuration with what `auto` came to here."""
+    fabric, device, precision = build_fabric(config.run.device, config.run.precision)
+    parts = fabric.world_size * config.optim.accumulation
+    for name, batch in (("labeled", config.data.labeled_batch), ("unlabeled", config.data.unlabeled_batch)):
+        if batch % parts or batch < 2 * parts:
+            raise ConfigError(
+                f"data.{name}_batch={batch} is the images of a whole step: {fabric.world_size} processes times "
+                f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
+            )
+    workers = min(8, processors()) if config.data.workers is None else config.data.workers
+    torch.set_num_threads(min(torch.get_num_threads(), processors()))  # torch knows no container's quota
+    return fabric, replace(
+        config,
+        data=replace(config.data, workers=workers),
+        run=replace(config.run, device=device, precision=precision),
+    )
+
+
+def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> TrainingData:
+    """Find the images of a run and say how many there are; `check` looks into every mask first."""
+    data = load_training_data(config.data)
+    if config.method.name == "guidedmix" and not data.unlabeled.samples:
+        raise ConfigError(
+            f"no unlabeled images: all {len(data.labeled.samples)} of {data.labeled.name} are labeled; give a "
+            "shorter list with --labels, others with --unlabeled, or --set method.name=supervised"
+        )
+    if check:
+        for warning in check_masks(data, classes, config.data):
+            remark(f"warning: {warning.message}")
+    remark(
+        f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "
+        f"unlabeled, {len(data.val.samples)} validation ({data.val.name}), {len(classes)} classes, "
+        f"seed {config.run.seed}"
+    )
+    return data
+
+
+def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> RunState:
+    """Move the network to its device, and put everything beside it that a run changes."""
+    share_batch_statistics(fabric, network)
+    network.to(fabric.device)
+    if config.run.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if config.optim.freeze_encoder:
+        freeze(network.encoder)
+    return RunState(
+        network=network,
+        average=averaged_copy(network) if config.optim.ema_decay else None,
+        optimizer=build_optimizer(network, config.optim),
+        scaler=loss_scaler(fabric),
+        tally=Tally(fabric.device),
+    )

@@ -1,0 +1,80 @@
+"""How long a run trains, and what happens after which step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from gmtool.classes import ClassSet
+from gmtool.config import TrainConfig
+from gmtool_training.loop.progress import Progress
+from gmtool_training.method.losses import omega_at
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """How long to train, and how often to stop and look."""
+
+    iterations: int
+    unlabeled_from: int
+    """First step that gets unlabeled images; `iterations` for none."""
+    omega_at: Callable[[int], float]
+    """Weight of the unlabeled loss by step."""
+    seed: int
+    accumulation: int
+    """Parts in which a process computes its share of a batch."""
+    ignore_index: int
+    log_every: int
+    validations: int
+    save_every: int
+    patience: int | None
+    """Validations without a better score after which training ends; None: never."""
+    max_skipped: int
+    """Steps in a row whose gradient may be not finite."""
+    channels_last: bool
+
+    def is_saved(self, done: int) -> bool:
+        """Return whether the last checkpoint is saved after `done` steps, validation or not."""
+        return done % self.save_every == 0
+
+    def is_logged(self, done: int) -> bool:
+        """Return whether figures are recorded after `done` steps."""
+        return done % self.log_every == 0 or done == self.iterations
+
+    def is_validated(self, done: int) -> bool:
+        """Return whether validation follows `done` steps: evenly spaced, the last after the last step."""
+        number = done * self.validations // self.iterations
+        return number > (done - 1) * self.validations // self.iterations
+
+    def is_over(self, progress: Progress) -> bool:
+        """Return whether nothing is left to do."""
+        stale = self.patience is not None and progress.stale >= self.patience
+        return (progress.iteration >= self.iterations or stale) and progress.validated
+
+
+def build_plan(config: TrainConfig, classes: ClassSet) -> FitPlan:
+    """Return what the settings come to, in steps."""
+    iterations, method, run = config.optim.iterations, config.method, config.run
+    supervised = method.name == "supervised"
+    warmup = iterations if supervised else round(method.warmup_fraction * iterations)
+    return FitPlan(
+        iterations=iterations,
+        unlabeled_from=warmup,
+        omega_at=partial(
+            omega_at,
+            iterations=iterations,
+            warmup=warmup,
+            ramp_fraction=method.ramp_fraction,
+            omega_max=method.omega_max,
+        ),
+        seed=run.seed,
+        accumulation=config.optim.accumulation,
+        ignore_index=classes.ignore_index,
+        log_every=run.log_every,
+        validations=min(run.validations, iterations),
+        save_every=run.save_every,
+        patience=run.patience,
+        max_skipped=run.max_skipped,
+        channels_last=run.channels_last,
+    )

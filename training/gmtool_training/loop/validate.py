@@ -1,0 +1,63 @@
+"""Scoring the network on whole images while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from gmtool.classes import ClassSet
+from gmtool.config import DataConfig
+from gmtool.data.datasets import Split
+from gmtool.errors import DataError
+from gmtool.nn.model import Output, normalize
+from gmtool.report.metrics import Int64Array, confusion_matrix
+from gmtool_training.data.batches import whole_images
+from gmtool_training.data.readers import LabeledReader
+from gmtool_training.loop.validation_memory import REMEDY, is_out_of_memory
+
+
+@torch.no_grad()
+def validate(
+    fabric: Fabric,
+    network: nn.Module,
+    split: Split,
+    *,
+    classes: ClassSet,
+    config: DataConfig,
+    before_image: Callable[[], None],
+    read: LabeledReader | None = None,
+) -> Int64Array:
+    """Return the confusion matrix over a split: whole images at their own size, one scale, no flip.
+
+    Each process scores its share of the images, and their counts are added: no image counts twice.
+    `before_image` is called before each image and may raise. Images come from `read`, or from
+    their files. The network is left in the mode it was in.
+    """
+    was_training = network.training
+    network.eval()
+    matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    share = (fabric.global_rank, fabric.world_size)
+    for image, mask in whole_images(split.samples, classes, config, read=read, share=share):
+        before_image()
+        try:
+            with fabric.autocast():
+                output: Output = network(normalize(fabric.to_device(image)[None]))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = mask.shape
+            raise DataError(
+                f"a validation image of {width}x{height} does not fit into memory: {REMEDY}"
+            ) from error
+        prediction = output.logits[0].max(dim=0).indices.to(torch.uint8).cpu().numpy()
+        matrix += confusion_matrix(
+            mask.numpy(), prediction, num_classes=len(classes), ignore_index=classes.ignore_index
+        )
+    network.train(was_training)
+    counts = torch.from_numpy(matrix).to(fabric.device)
+    return cast(torch.Tensor, fabric.all_reduce(counts, reduce_op="sum")).cpu().numpy()

@@ -1,0 +1,57 @@
+"""Memory that validation needs for its largest image, compared with what is free before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+
+import torch
+
+from gmtool.config import ModelConfig, TrainConfig
+from gmtool.data.samples import Sample
+from gmtool.errors import DataError
+from gmtool.images import displayed_size, open_image
+from gmtool.resources import available_memory
+
+COPIES = 2
+"""Matrices of attention scores that exist at once: before and after the softmax."""
+REMEDY = (
+    "validation looks at whole images: scale the validation images down or cut them into tiles, or train without "
+    "attention (--set model.non_local_1=false) or at a coarser stride (--set model.output_stride=16: a sixteenth)"
+)
+
+
+def refuse_too_large_images(samples: Sequence[Sample], config: TrainConfig, device: torch.device) -> None:
+    """Raise `DataError` if the attention scores of the largest validation image do not fit into memory.
+
+    Only image headers are read. Other activations are much smaller and not counted.
+    """
+
+    def size_of(sample: Sample) -> tuple[int, int]:
+        return displayed_size(open_image(sample.image_path))
+
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(size_of, samples))
+    (height, width), largest = max(zip(sizes, samples, strict=True), key=lambda found: found[0][0] * found[0][1])
+    need = attention_bytes(height, width, config.model, half=config.run.precision != "32-true")
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    if need > free:
+        needed, left = (f"{count / 2**30:.3g} GiB" for count in (need, free))
+        raise DataError(
+            f"{largest.image_path} is {width}x{height}: attention over it needs {needed} of memory, "
+            f"{left} are free: {REMEDY}"
+        )
+
+
+def attention_bytes(height: int, width: int, model: ModelConfig, *, half: bool) -> int:
+    """Return what the scores between all positions of the features of one image take, in bytes; 0 without any."""
+    strides: list[int] = [model.output_stride] if model.non_local_1 else []
+    strides += [model.output_stride // 2] if model.non_local_2 else []
+    positions = max((ceil(height / stride) * ceil(width / stride) for stride in strides), default=0)
+    return COPIES * positions**2 * (2 if half else 4)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch means that memory ran out, on a GPU or on the processor."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,1 @@
+"""GuidedMix-Net: the training step, pairing, mixing, losses, pseudo masks."""

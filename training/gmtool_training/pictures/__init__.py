@@ -1,0 +1,1 @@
+"""Pictures of a training run: curves and sheets of images and masks."""

@@ -1,0 +1,167 @@
+"""Picture of what the recipe in hand does with one batch, by the functions that the step itself calls."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gmtool.classes import ClassSet
+from gmtool.config import MethodConfig
+from gmtool.images import UInt8Array
+from gmtool.masks.files import PNG_COMPRESSION
+from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD
+from gmtool.nn.model import Output, normalize
+from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
+from gmtool_training.method.batchnorm import frozen_statistics
+from gmtool_training.method.step import known_by_teacher, known_of
+from gmtool_training.method.unlabeled import Target, strong_target, weak_target, weighted_mask
+from gmtool_training.pictures.sheet import MaskTile, Tile, draw_sheet
+
+PICTURE_NAME = "pairs.png"
+MAX_ROWS = 4
+SEED = 0
+"""Of the picture's own draws: the same batch gives the same picture."""
+
+NOTE = "Paler: less certain, or counts less. The unlabeled loss pulls the prediction to the pseudo mask."
+
+
+def draw_pairs(
+    network: nn.Module,
+    average: nn.Module | None,
+    labeled: LabeledBatch,
+    unlabeled: UnlabeledBatch,
+    *,
+    method: MethodConfig,
+    classes: ClassSet,
+    lam: float,
+    class_weights: Tensor | None = None,
+) -> bytes:
+    """Return a PNG with a row for each of up to 4 unlabeled images.
+
+    A row shows what the method computes: labeled partner, its mask and the mixed image where it mixes; the strong
+    view where it has one; the pseudo mask, what counts of it where not all pixels count alike, and the prediction.
+    The networks are left as they were, and no global random state is drawn from.
+
+    Args:
+        network: On any device, in any mode.
+        average: The running mean of its weights; None if there is none.
+        labeled: One batch; it may lie on another device.
+        unlabeled: Another one.
+        method: Every switch, as in the step.
+        classes: Palette and names.
+        lam: Share of the labeled image in the mixed one, in [0, 0.5).
+        class_weights: (C,), those of `method.balance`.
+    """
+    device = next(network.parameters()).device
+    labeled = LabeledBatch(*(part.to(device) for part in labeled))
+    unlabeled = UnlabeledBatch(*(part.to(device) for part in unlabeled))
+    target, prediction = compute_target(
+        network, average, labeled, unlabeled, method=method, classes=classes, lam=lam
+    )
+    pseudo, weights = weighted_mask(target, method, class_weights)
+    # The share that ideal mixing leaves of the unlabeled image's certainty
+    scaled = method.renormalize or method.pseudo == "direct" or (method.decoupling == "soft" and method.normalize)
+    columns: dict[str, list[Tile]] = {}
+    if target.source.partners is not None:
+        partners = target.source.partners
+        columns["labeled partner"] = [_to_array(labeled.images[row].float().mean(dim=0)) for row in partners]
+        columns["its mask"] = [MaskTile(labeled.masks[row[0]].cpu().numpy()) for row in partners]
+    columns["unlabeled image"] = [_to_array(image) for image in unlabeled.images]
+    if target.source.mixed is not None:
+        columns[f"mixed, λ = {lam:.2f}"] = _to_pictures(target.source.mixed)
+    if method.view == "strong":
+        columns["strong view"] = _to_pictures(target.images)
+    columns[_title(method)] = [_likeliest(mask, full=1.0 if scaled else 1 - lam) for mask in pseudo]
+    if weights is not None:
+        share = (weights / weights.max().clamp(min=1e-6)).float().cpu().numpy()
+        labels = pseudo.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        columns["what counts"] = [MaskTile(*pair) for pair in zip(labels, share, strict=True)]
+    columns["prediction"] = [_likeliest(mask, full=1.0) for mask in prediction]
+    rows = list(zip(*(tiles[:MAX_ROWS] for tiles in columns.values()), strict=True))
+    buffer = io.BytesIO()
+    sheet = draw_sheet(tuple(columns), rows, classes=classes, note=NOTE)
+    sheet.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
+    return buffer.getvalue()
+
+
+@torch.no_grad()
+def compute_target(
+    network: nn.Module,
+    average: nn.Module | None,
+    labeled: LabeledBatch,
+    unlabeled: UnlabeledBatch,
+    *,
+    method: MethodConfig,
+    classes: ClassSet,
+    lam: float,
+) -> tuple[Target, Tensor]:
+    """Return the target of `guidedmix_step` for a batch, and the network's probabilities for it, (B, C, H, W).
+
+    The networks keep no trace of it. All draws are from a generator with a seed of its own.
+    """
+    teacher = network if method.teacher == "student" or average is None else average
+    random = np.random.default_rng(SEED)
+    x_l, x_u = normalize(labeled.images), normalize(unlabeled.images)
+    with _training_mode(network), frozen_statistics(network), frozen_statistics(teacher):
+        joint: Output | None = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
+        out_l: Output = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
+        known = known_by_teacher(teacher, network, known_of(x_l, out_l), method)
+        if method.view == "strong":
+            target = strong_target(
+                teacher,
+                unlabeled.images,
+                unlabeled.inside,
+                labeled,
+                known,
+                lam,
+                random,
+                method,
+                ignore_index=classes.ignore_index,
+            )
+            out_u: Output = network(target.images)
+        else:
+            out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
+            own = out_u if teacher is network else None
+            target = weak_target(teacher, own, x_u, unlabeled.inside, known, lam, random, method)
+    return target, torch.softmax(out_u.logits.float(), dim=1)
+
+
+def _title(method: MethodConfig) -> str:
+    """Return what the pseudo mask is, in words."""
+    masks = {"decoupled": "decoupled pseudo mask", "direct": "pseudo mask", "mean": "mean pseudo mask"}
+    of_view = ", pasted" if method.view == "strong" and (method.cutmix or method.paste) else ""
+    return masks[method.pseudo] + of_view
+
+
+@contextmanager
+def _training_mode(network: nn.Module) -> Iterator[None]:
+    """Put every module into training mode, and back into its own."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _likeliest(mask: Tensor, *, full: float) -> MaskTile:
+    """Return the class of the largest value of (C, H, W), and that value as a share of `full`."""
+    value, label = mask.float().cpu().max(dim=0)
+    return MaskTile(label.to(torch.uint8).numpy(), (value / full).clamp(0, 1).numpy())
+
+
+def _to_pictures(images: Tensor) -> list[Tile]:
+    """Return normalised images (B, 3, H, W) as they look."""
+    mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return [_to_array((image.float().cpu() * std + mean) * 255) for image in images]
+
+
+def _to_array(image: Tensor) -> UInt8Array:
+    """Return an image (3, H, W) of 0-255 as (H, W, 3) uint8."""
+    return image.float().cpu().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -1,0 +1,1 @@
+"""Settings of data set kinds and of recipes."""
