@@ -25,7 +25,7 @@ def main() -> None:
         classes=classes,
         precision="fp32",
         encoder=encoder,
-        output_stride=config.output_stride,
+        output_stride=network.output_stride,
         attention_stride=config.output_stride,
         outputs=("mask",),
         provenance=ModelProvenance("random", 0, None, "0" * 64, "0", "0", "0"),

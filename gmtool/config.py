@@ -12,6 +12,7 @@ from gmtool.errors import ConfigError, did_you_mean
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "toy")
 TIMM_PREFIX = "timm:"
+INPUT_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 LayoutName = Literal["voc", "cityscapes", "folder", "coco"]
 MaskValues = Literal["index", "raw", "color"]
 """What the pixels of a mask file are: class indices (trainIds), raw ids (labelIds), or the classes' colours."""
@@ -95,9 +96,9 @@ class ModelConfig:
     output_stride: Literal[8, 16, 32] | None = None
     """Input size over the size of the encoder's last features. By default 8, the paper's, of an encoder that can
     choose; else the encoder's own (32 of many pyramids, 14 or 16 of a plain vision transformer)."""
-    input_scale: Literal[0.25, 0.5, 1, 2, 4] = 1
-    """Factor by which the network scales images before the encoder: 2 for thin objects in small images, below 1
-    for large photos. Training, validation and the exported graph take images as they are."""
+    input_scale: float = 1.0
+    """Factor by which the network scales images before the encoder, one of `INPUT_SCALES`: 2 for thin objects in
+    small images, below 1 for large photos. Everything else takes images as they are."""
     decoder: Literal["guidedmix", "pyramid"] = "guidedmix"
     """`guidedmix` is the paper's: pyramid pooling and two MITrans modules. `pyramid` projects and sums all levels
     of the encoder; it takes plain vision transformers too."""
@@ -113,6 +114,9 @@ class ModelConfig:
         if self.encoder not in ENCODERS and not self.encoder.startswith(TIMM_PREFIX):
             known = did_you_mean(self.encoder, [*ENCODERS, "timm:NAME"])
             raise ConfigError(f"setting model.encoder: got {self.encoder!r}{known}")
+        if self.input_scale not in INPUT_SCALES:
+            expected = ", ".join(map(str, INPUT_SCALES))
+            raise ConfigError(f"setting model.input_scale: got {self.input_scale}; expected one of {expected}")
         if self.decoder == "guidedmix" and self.decoder_channels < 16:
             raise ConfigError(f"setting model.decoder_channels: got {self.decoder_channels}; expected at least 16")
 

@@ -52,9 +52,15 @@ class GuidedMixNet(nn.Module):
         self.image_classifier = nn.Linear(self.decoder.context_channels, num_foreground)
 
     @property
+    def classifier(self) -> nn.Conv2d:
+        """Return the pixel classifier, the last convolution."""
+        return self.decoder.classifier
+
+    @property
     def output_stride(self) -> int:
         """Size of the (scaled) image over the size of the encoder's last features."""
-        return self.encoder.strides[-1]
+        stride: int = self.encoder.strides[-1]
+        return stride
 
     @property
     def multiple(self) -> int:

@@ -52,13 +52,20 @@ class PyramidDecoder(nn.Module):
         self.project = nn.ModuleList(
             nn.Conv2d(width, out_channels, 1, bias=level == 0) for level, width in enumerate(widths)
         )
-        hidden = [nn.ReLU(), nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, 1)] if channels else []
-        self.classifier = nn.Sequential(*hidden)
+        self.hidden = nn.Sequential(nn.ReLU(), nn.Dropout2d(dropout)) if channels else nn.Sequential()
+        self.last = nn.Conv2d(channels, num_classes, 1) if channels else None
+
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """Return the last convolution: its outputs are scores, or are summed to scores."""
+        first = self.project[0]
+        assert isinstance(first, nn.Conv2d)
+        return first if self.last is None else self.last
 
     @property
     def stages(self) -> list[nn.Module]:
         """Parts that are called one after another."""
-        return [self.classifier]
+        return [*self.project, self.hidden]
 
     def levels(self, features: Features) -> list[Tensor]:
         """Return the inputs of the projections: the levels, none finer than the scores, and two means of the last.
@@ -86,4 +93,5 @@ class PyramidDecoder(nn.Module):
             if stride > self.stride:
                 level = F.interpolate(level, scale_factor=stride // self.stride, mode="bilinear")
             total = total + level
-        return Decoded(self.classifier(total), features[-1].mean(dim=(2, 3)))
+        scores = total if self.last is None else self.last(self.hidden(total))
+        return Decoded(scores, features[-1].mean(dim=(2, 3)))

@@ -21,6 +21,7 @@ from gmtool.artifact.spec import Precision
 from gmtool.errors import ParityError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
+from gmtool.nn.guidedmix_decoder import GuidedMixDecoder
 from gmtool.nn.mitrans import NonLocal
 from gmtool.nn.model import GuidedMixNet
 
@@ -150,7 +151,8 @@ def test_half_precision_is_refused_where_attention_scores_do_not_fit(
     """No layer returns them: they are a product in the middle of attention."""
     images: UInt8Array = compared["odd"].images
     large = copy.deepcopy(network)
-    attention = large.mitrans1.attention
+    assert isinstance(large.decoder, GuidedMixDecoder)
+    attention = large.decoder.mitrans1.attention
     assert isinstance(attention, NonLocal)
     seen: dict[nn.Module, torch.Tensor] = {}
     for conv in (attention.query, attention.key):

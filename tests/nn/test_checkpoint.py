@@ -80,7 +80,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     save(tmp_path, ["last"], 1)
     before = (tmp_path / "checkpoints/last.json").read_bytes()
     network = build_network(MODEL, CLASSES)
-    torch.nn.init.constant_(network.decoder.classifier.weight, float("inf"))
+    torch.nn.init.constant_(network.classifier.weight, float("inf"))
     with pytest.raises(CheckpointError, match=r"classifier\.weight .* not finite after 2 steps; .* lower"):
         save_checkpoint(tmp_path, ["last"], network, iteration=2, miou=None, model=MODEL, classes=CLASSES)
     assert (tmp_path / "checkpoints/last.json").read_bytes() == before

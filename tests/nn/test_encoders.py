@@ -5,7 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from encoder_contract import EncoderContract
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 
 from gmtool.config import ModelConfig
 from gmtool.errors import ConfigError
@@ -75,7 +75,9 @@ def test_a_vision_transformer_computes_as_timms_own() -> None:
     )
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = whole.forward_intermediates(encoder.scale * image + encoder.shift, intermediates_only=True)[-1]
+        expected = whole.forward_intermediates(  # type: ignore[operator]
+            encoder.scale * image + encoder.shift, intermediates_only=True
+        )[-1]
         torch.testing.assert_close(encoder(image)[-1], expected, atol=1e-3, rtol=1e-3)
 
 
@@ -95,9 +97,11 @@ def test_the_pyramid_decoder_is_a_classifier_of_all_levels_concatenated() -> Non
     decoder = PyramidDecoder((4, 8, 16, 16), (3, 4, 5, 6), channels=7, num_classes=3).eval()
     sizes = zip((3, 4, 5, 6), (16, 8, 4, 4), strict=True)
     features = [torch.randn(2, width, 2 * side, 3 * side) for width, side in sizes]
-    for norm in decoder.norms:
-        torch.nn.init.normal_(norm.running_mean)
-        torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    for name, value in decoder.named_buffers():
+        if name.endswith("running_mean"):
+            value.normal_()
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 2.0)
     size = features[1].shape[-2:]
     *maps, whole = decoder.levels(features)
     same = [F.interpolate(each, size=size, mode="bilinear") for each in maps] + [whole.expand(-1, -1, *size)]
@@ -105,9 +109,9 @@ def test_the_pyramid_decoder_is_a_classifier_of_all_levels_concatenated() -> Non
         torch.cat([getattr(norm, name) for norm in decoder.norms]) for name in ("running_mean", "running_var")
     )
     x = (torch.cat(same, dim=1) - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
-    weight = torch.cat([layer.weight for layer in decoder.project], dim=1)
-    hidden = F.conv2d(x, weight, decoder.project[0].bias).relu()
-    expected = F.conv2d(hidden, decoder.classifier[2].weight, decoder.classifier[2].bias)
+    weight = torch.cat([decoder.state_dict()[f"project.{level}.weight"] for level in range(6)], dim=1)
+    bias = decoder.state_dict()["project.0.bias"]
+    expected = decoder.classifier(F.conv2d(x, weight, bias).relu())
     with torch.no_grad():
         torch.testing.assert_close(decoder(features).scores, expected, rtol=1e-4, atol=1e-5)
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from gmtool.config import ModelConfig
+from gmtool.nn.guidedmix_decoder import GuidedMixDecoder
 from gmtool.nn.mitrans import NonLocal
 from gmtool.nn.model import GuidedMixNet, normalize
 
@@ -39,6 +40,7 @@ def test_logits_are_linear() -> None:
 @pytest.mark.parametrize(("first", "second"), [(True, False), (False, False), (True, True)])
 def test_non_local_blocks_stand_where_the_switches_say(first: bool, second: bool) -> None:
     model = network(non_local_1=first, non_local_2=second)
+    assert isinstance(model.decoder, GuidedMixDecoder)
     assert isinstance(model.decoder.mitrans1.attention, NonLocal) == first
     assert isinstance(model.decoder.mitrans2.attention, NonLocal) == second
 

@@ -103,8 +103,8 @@ def test_case_35_a_skipped_step_leaves_weights_and_momentum_alone(network: Guide
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
         if bad:
-            assert network.decoder.classifier.bias is not None
-            network.decoder.classifier.bias.grad = torch.full_like(network.decoder.classifier.bias, float("nan"))
+            assert network.classifier.bias is not None
+            network.classifier.bias.grad = torch.full_like(network.classifier.bias, float("nan"))
         grads = [p.grad for p in network.parameters() if p.grad is not None]
         optimizer.found_inf = tally.add(losses, grads, loss_scale=one)  # type: ignore[attr-defined]
         optimizer.step()
@@ -181,15 +181,15 @@ def test_case_35_a_batch_that_is_all_ignored_counts_for_nothing(network: GuidedM
 
 def test_the_average_is_the_one_of_the_formula(network: GuidedMixNet) -> None:
     average = averaged_copy(network)
-    expected = network.decoder.classifier.weight.detach().clone()
+    expected = network.classifier.weight.detach().clone()
     for step in range(5):
         with torch.no_grad():
-            network.decoder.classifier.weight += 0.1 * (step + 1)
+            network.classifier.weight += 0.1 * (step + 1)
             network.get_buffer("encoder.bn1.running_mean").add_(1)
         rate = min(0.3, (1 + step) / (10 + step))
-        expected = rate * expected + (1 - rate) * network.decoder.classifier.weight.detach()
+        expected = rate * expected + (1 - rate) * network.classifier.weight.detach()
         update_average(average, network, decay=0.3, step=step)
-    torch.testing.assert_close(average.decoder.classifier.weight, expected)
+    torch.testing.assert_close(average.classifier.weight, expected)
     name = "encoder.bn1.running_mean"
     assert torch.equal(average.get_buffer(name), network.get_buffer(name))
     assert not average.training
@@ -264,8 +264,8 @@ def test_the_average_is_what_is_saved_and_scored(toy_settings: Settings, tmp_pat
     from safetensors.torch import load_file
 
     trained = load_file(tmp_path / "averaged/checkpoints" / state)["network.decoder.classifier.weight"]
-    plain = load_network(tmp_path / "plain", "last")[0].decoder.classifier.weight
-    averaged = load_network(tmp_path / "averaged", "last")[0].decoder.classifier.weight
+    plain = load_network(tmp_path / "plain", "last")[0].classifier.weight
+    averaged = load_network(tmp_path / "averaged", "last")[0].classifier.weight
     assert torch.equal(trained, plain), "averaging does not touch training"
     assert not torch.equal(averaged, plain)
 

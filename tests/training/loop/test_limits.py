@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from gmtool.config import DataConfig, ModelConfig, TrainConfig
 from gmtool.data.datasets import load_training_data
 from gmtool.errors import DataError, GmtoolError
 from gmtool.nn.mitrans import NonLocal
+from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import available_memory
 from gmtool.settings import Settings, build_config, dump_config
 
@@ -167,16 +169,16 @@ def test_a_validation_image_that_does_not_fit_is_refused_before_the_first_step(
 
 
 def test_what_attention_needs_is_what_it_takes() -> None:
-    model = ModelConfig(encoder="toy")
+    def needed(**changes: Any) -> int:
+        model = ModelConfig(encoder="toy", decoder_channels=16, **changes)
+        attention = GuidedMixNet(model, num_classes=2, num_foreground=1).attention
+        return attention_bytes(160, 240, attention, half=False)
+
     scores = torch.zeros(1, 20 * 30, 20 * 30)
-    assert attention_bytes(160, 240, model, half=False) == 2 * scores.numel() * scores.element_size()
-    assert attention_bytes(160, 240, ModelConfig(encoder="toy", output_stride=16), half=False) * 16 == (
-        attention_bytes(160, 240, model, half=False)
-    )
-    assert attention_bytes(160, 240, ModelConfig(encoder="toy", non_local_1=False), half=False) == 0
-    assert attention_bytes(160, 240, ModelConfig(encoder="toy", non_local_2=True), half=False) > 15 * (
-        attention_bytes(160, 240, model, half=False)
-    )
+    assert needed() == 2 * scores.numel() * scores.element_size()
+    assert needed(output_stride=16) * 16 == needed()
+    assert needed(non_local_1=False) == 0
+    assert needed(non_local_2=True) > 15 * needed()
 
 
 def test_memory_that_runs_out_in_validation_is_one_line(

@@ -86,7 +86,9 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
-    refuse_too_large_images(data.val.samples, config, fabric.device)
+    refuse_too_large_images(
+        data.val.samples, network.attention, fabric.device, half=config.run.precision != "32-true"
+    )
     weights = labeled_class_weights(data.labeled.samples, classes, config)
     read = open_readers(data, classes, config.data)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,9 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
         with fabric.rank_zero_first():
             data = checked_data(config, classes, check=fabric.is_global_zero)
         network = build_network(config.model, classes)
-        refuse_too_large_images(data.val.samples, config, fabric.device)
+        refuse_too_large_images(
+            data.val.samples, network.attention, fabric.device, half=config.run.precision != "32-true"
+        )
         weights = labeled_class_weights(data.labeled.samples, classes, config)
         read = open_readers(data, classes, config.data)
         return _run(config, run_dir, fabric, network, data, classes, read, weights, resumed=True)

@@ -8,10 +8,10 @@ from math import ceil
 
 import torch
 
-from gmtool.config import ModelConfig, TrainConfig
 from gmtool.data.samples import Sample
 from gmtool.errors import DataError
 from gmtool.images import displayed_size, open_image
+from gmtool.nn.encoder import Attention
 from gmtool.resources import available_memory
 
 COPIES = 2
@@ -22,7 +22,9 @@ REMEDY = (
 )
 
 
-def refuse_too_large_images(samples: Sequence[Sample], config: TrainConfig, device: torch.device) -> None:
+def refuse_too_large_images(
+    samples: Sequence[Sample], attention: Attention | None, device: torch.device, *, half: bool
+) -> None:
     """Raise `DataError` if the attention scores of the largest validation image do not fit into memory.
 
     Only image headers are read. Other activations are much smaller and not counted.
@@ -34,7 +36,7 @@ def refuse_too_large_images(samples: Sequence[Sample], config: TrainConfig, devi
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(size_of, samples))
     (height, width), largest = max(zip(sizes, samples, strict=True), key=lambda found: found[0][0] * found[0][1])
-    need = attention_bytes(height, width, config.model, half=config.run.precision != "32-true")
+    need = attention_bytes(height, width, attention, half=half)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if need > free:
         needed, left = (f"{count / 2**30:.3g} GiB" for count in (need, free))
@@ -44,12 +46,12 @@ def refuse_too_large_images(samples: Sequence[Sample], config: TrainConfig, devi
         )
 
 
-def attention_bytes(height: int, width: int, model: ModelConfig, *, half: bool) -> int:
+def attention_bytes(height: int, width: int, attention: Attention | None, *, half: bool) -> int:
     """Return what the scores between all positions of the features of one image take, in bytes; 0 without any."""
-    strides: list[int] = [model.output_stride] if model.non_local_1 else []
-    strides += [model.output_stride // 2] if model.non_local_2 else []
-    positions = max((ceil(height / stride) * ceil(width / stride) for stride in strides), default=0)
-    return COPIES * positions**2 * (2 if half else 4)
+    if attention is None:
+        return 0
+    positions = ceil(height / attention.stride) * ceil(width / attention.stride)
+    return COPIES * attention.heads * positions**2 * (2 if half else 4)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

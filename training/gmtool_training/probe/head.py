@@ -15,6 +15,8 @@ from gmtool.nn.pyramid_decoder import PyramidDecoder
 STATISTICS_ROWS = 50_000
 """Rows from which mean and deviation of the features are computed, at most."""
 
+BATCH_NORM_EPS = 1e-5
+"""What torch adds to a variance."""
 MIN_STD = 5e-3
 """Features that hardly change are not blown up; its square is above what batch normalisation adds."""
 
@@ -52,7 +54,7 @@ class Head:
         """Return the mean over views of the class probabilities of (N, D) features: (N, K)."""
         total: Tensor | None = None
         for view in features:
-            logits = torch.cat([self.layers(self.scaling(rows)) for rows in view.split(8192)])
+            logits = torch.cat([self.layers(self.scaling(rows)) for rows in torch.split(view, 8192)])
             total = logits.softmax(dim=1) if total is None else total + logits.softmax(dim=1)
         assert total is not None
         return total / len(features)
@@ -112,7 +114,7 @@ def fit_linear(rows: Sequence[Rows], *, l2: float = 1e-3, iterations: int = 40, 
         return -(targets * log_probabilities).sum() + l2 / 2 * layer.weight.square().sum()
 
     with torch.no_grad():
-        optimizer.step(closure)  # type: ignore[arg-type, no-untyped-call]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return Head(scaling, nn.Sequential(layer).eval().requires_grad_(False))
 
 
@@ -201,17 +203,16 @@ def _batch(
 @torch.no_grad()
 def install(head: Head, decoder: PyramidDecoder) -> None:
     """Make a decoder compute what a head does. Its width is that of the head's hidden layer, or 0."""
-    first = head.layers[0]
+    weights = head.layers.state_dict()
+    values = dict(decoder.state_dict())
     start = 0
-    for level, (norm, project) in enumerate(zip(decoder.norms, decoder.project, strict=True)):
-        part = slice(start, start + project.in_channels)  # type: ignore[operator]
-        norm.running_mean.copy_(head.scaling.mean[part])  # type: ignore[union-attr, operator]
-        norm.running_var.copy_(head.scaling.std[part] ** 2 - norm.eps)  # type: ignore[union-attr, operator]
-        project.weight.copy_(first.weight[:, part, None, None])  # type: ignore[union-attr, operator, index]
-        if level == 0:
-            project.bias.copy_(first.bias)  # type: ignore[union-attr, operator]
-        start = part.stop
+    for level in range(len(decoder.project)):
+        stop = start + values[f"project.{level}.weight"].shape[1]
+        values[f"norms.{level}.running_mean"] = head.scaling.mean[start:stop]
+        values[f"norms.{level}.running_var"] = head.scaling.std[start:stop] ** 2 - BATCH_NORM_EPS
+        values[f"project.{level}.weight"] = weights["0.weight"][:, start:stop, None, None]
+        start = stop
+    values["project.0.bias"] = weights["0.bias"]
     if len(head.layers) > 1:
-        last, classifier = head.layers[-1], decoder.classifier[-1]
-        classifier.weight.copy_(last.weight[..., None, None])  # type: ignore[union-attr, operator, index]
-        classifier.bias.copy_(last.bias)  # type: ignore[union-attr, operator]
+        values["last.weight"], values["last.bias"] = weights["3.weight"][..., None, None], weights["3.bias"]
+    decoder.load_state_dict(values)

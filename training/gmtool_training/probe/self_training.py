@@ -132,7 +132,7 @@ def choose_threshold(measured: Reliability, *, least: float) -> float:
 
 def split_images(bank: Bank, *, share: float, random: np.random.Generator) -> tuple[Bank, Bank]:
     """Return two parts of a bank, whole images each: the rest, and `share` of the images, kept out."""
-    images = bank.images.unique()
+    images = torch.unique(bank.images)
     count = max(1, round(share * len(images)))
     held = images[torch.from_numpy(random.permutation(len(images))[:count].copy())]
     is_held = torch.isin(bank.images, held)

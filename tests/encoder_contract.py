@@ -2,7 +2,7 @@
 
 import onnxruntime
 import torch
-from gmtool_export.onnx import export_graph
+from gmtool_export.graph.onnx import export_graph
 
 from gmtool.config import ModelConfig
 from gmtool.nn.encoder import Encoder
