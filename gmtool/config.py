@@ -125,8 +125,8 @@ class ModelConfig:
 class MethodConfig:
     """What a training step computes. Equations are those of the GuidedMix-Net paper."""
 
-    name: Literal["guidedmix", "supervised"] = "guidedmix"
-    """`supervised` uses the labeled images alone."""
+    name: Literal["guidedmix", "supervised", "probe"] = "guidedmix"
+    """`supervised` uses the labeled images alone; `probe` fits a small classifier to a frozen encoder."""
     pairing: Literal["similar", "random"] = "similar"
     """Partner of an image: nearest by pooled encoder features (Eq. 3), or drawn at random."""
     partners: Annotated[int, Ge(1)] = 1
@@ -190,6 +190,34 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """The probe (`method.name=probe`): a small classifier of frozen features, and its self-training."""
+
+    input_scales: tuple[float, ...] = (1.0,)
+    """Candidates for `model.input_scale`; with several, labeled images kept out of the fit decide."""
+    scales: tuple[float, ...] = (0.7, 1.0, 1.4)
+    """Scales at which features are computed, beside `model.input_scale`; each is mirrored too."""
+    labeled_pixels: Annotated[int, Ge(1)] = 400
+    """Pixels of a labeled image, mean over the images; classes are drawn by their weights."""
+    unlabeled_pixels: Annotated[int, Ge(1)] = 200
+    """Pixels of an unlabeled image."""
+    head: Literal["auto", "linear", "hidden"] = "auto"
+    """Multinomial regression, one hidden layer of `model.decoder_channels`, or what kept-out labels prefer."""
+    steps: Annotated[int, Ge(1)] = 500
+    """Optimiser steps of one fit of the hidden layer."""
+    rounds: Annotated[int, Ge(0)] = 3
+    """Rounds of self-training on the unlabeled images; 0 for labels alone."""
+    threshold: Annotated[float, Ge(0), Lt(1)] = 0.6
+    """Pseudo labels of pixels that are less sure do not count."""
+    weight: Annotated[float, Gt(0), Lt(1)] = 0.5
+    """Share of the unlabeled pixels in the loss of a round."""
+    balance: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Weight of a pixel: (share of its class) ** -balance."""
+    minutes: Annotated[float, Gt(0)] | None = None
+    """Time that the whole may take, minutes; fewer unlabeled images and views are taken then. By default all."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Stochastic gradient descent with a polynomial schedule."""
 
@@ -249,5 +277,6 @@ class TrainConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)

@@ -36,6 +36,7 @@ from gmtool_training.loop.hooks import build_hooks
 from gmtool_training.loop.lock import locked
 from gmtool_training.loop.log import RunLog, SilentLog
 from gmtool_training.loop.prepare import build_state, checked_data, on_this_machine
+from gmtool_training.loop.probe import refuse_finished_probe, run_probe
 from gmtool_training.loop.progress import Progress
 from gmtool_training.loop.resume import refuse_other_computation, restore, saved_classes
 from gmtool_training.loop.schedule import FitPlan, build_plan
@@ -123,12 +124,18 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
         raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
     fabric, config = on_this_machine(load_run_config(run_dir, changes))
     with locked(run_dir, fabric):
-        classes = saved_classes(run_dir)
-        refuse_other_computation(run_dir, config)
+        if config.method.name == "probe":
+            refuse_finished_probe(run_dir)
+            classes = load_classes(config.data.classes)
+        else:
+            classes = saved_classes(run_dir)
+            refuse_other_computation(run_dir, config)
         refuse_missing_data(config.data, run_dir, remedy="give the folder where it is now with --data DIR")
         with fabric.rank_zero_first():
             data = checked_data(config, classes, check=fabric.is_global_zero)
         network = build_network(config.model, classes)
+        if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
+            remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
         refuse_too_large_images(
             data.val.samples, network.attention, fabric.device, half=config.run.precision != "32-true"
         )
@@ -149,6 +156,10 @@ def _run(
     *,
     resumed: bool,
 ) -> RunResult:
+    if config.method.name == "probe":
+        started = time.monotonic()
+        result = run_probe(config, run_dir, fabric, network, data, classes, read)
+        return _finished(run_dir, fabric, result, data, classes, config, time.monotonic() - started)
     plan = build_plan(config, classes)
     state = build_state(config, fabric, network)
     start = Progress()
@@ -216,6 +227,18 @@ def _run(
     seconds = time.monotonic() - started
     fabric.barrier()  # the first process has saved
     unreadable.remark_count()
+    return _finished(run_dir, fabric, result, data, classes, config, seconds)
+
+
+def _finished(
+    run_dir: Path,
+    fabric: Fabric,
+    result: FitResult,
+    data: TrainingData,
+    classes: ClassSet,
+    config: TrainConfig,
+    seconds: float,
+) -> RunResult:
     report = _report(run_dir, result, data, classes, config)
     if fabric.is_global_zero:
         save_report(report, run_dir)

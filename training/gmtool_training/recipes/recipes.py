@@ -10,6 +10,17 @@ from gmtool.settings import Settings
 RECIPES: Mapping[str, Settings] = {
     # Labeled images alone
     "supervised": {"method.name": "supervised"},
+    # A small classifier of a frozen encoder's features, and rounds of self-training
+    "probe": {
+        "method.name": "probe",
+        "model.encoder": "timm:tf_efficientnet_lite2",
+        "model.output_stride": 16,
+        "model.decoder": "pyramid",
+        "model.decoder_channels": 256,
+        "optim.freeze_encoder": True,
+        "probe.input_scales": (1.0, 2.0),
+        "run.precision": "32-true",
+    },
     # GuidedMix-Net to the letter; pairing, the bound of lambda and the image classifier are the kind's
     "paper": {
         "method.name": "guidedmix",

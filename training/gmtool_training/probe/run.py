@@ -1,0 +1,320 @@
+"""A run of the probe: input scale, features, classifier, self-training, each step judged by labels kept out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmtool.classes import ClassSet
+from gmtool.config import ProbeConfig, TrainConfig
+from gmtool.console import remark, track
+from gmtool.data.datasets import TrainingData
+from gmtool.errors import ConfigError, DataError, some_names
+from gmtool.nn.model import GuidedMixNet
+from gmtool.nn.pyramid_decoder import PyramidDecoder
+from gmtool.resources import available_memory
+from gmtool_training.data.cache import Readers
+from gmtool_training.probe.bank import Bank, BankBuilder, View, any_pixels, labeled_pixels, views_of
+from gmtool_training.probe.head import Head, HiddenOptions, Rows, fit_hidden, fit_linear, install
+from gmtool_training.probe.self_training import (
+    labeled_rows,
+    pixel_miou,
+    reliability,
+    self_train,
+    split_images,
+)
+
+KEPT_OUT = 1 / 3
+"""Share of the labeled images that choices are judged on; the last fit takes all."""
+SCALE_PIXELS = 200
+"""Pixels of a labeled image from which the input scale is chosen."""
+MAX_SHARE = 0.25
+"""Share of the memory that is free which the features of unlabeled images may take."""
+FIT_SHARE = 0.4
+"""Share of the time left that is kept for fitting once the features are computed."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """A fitted network and what was measured on the way."""
+
+    steps: int
+    """Optimiser steps of all fits of the final classifier."""
+    channels: int
+    """Width of the hidden layer; 0 if a linear classifier did better."""
+    helps: bool
+    """Whether self-training on the unlabeled images is in it."""
+
+
+class _Budget:
+    """Seconds that are left; endless without a limit."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def left_s(self) -> float:
+        return float("inf") if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+def check_probe(config: TrainConfig, processes: int) -> None:
+    """Refuse settings with which the probe cannot run.
+
+    Raises:
+        ConfigError: The decoder is not `pyramid`, or several processes were started.
+    """
+    if config.model.decoder != "pyramid":
+        raise ConfigError(
+            "method.name=probe fits the decoder pyramid: --set model.decoder=pyramid, or --recipe probe"
+        )
+    if processes > 1:
+        raise ConfigError("method.name=probe runs in one process: start it without torchrun")
+
+
+def fit_probe(
+    network: GuidedMixNet, config: TrainConfig, data: TrainingData, classes: ClassSet, read: Readers
+) -> ProbeResult:
+    """Fit the decoder of a network whose encoder stays as it is; the network ends in evaluation mode.
+
+    Args:
+        network: With pretrained encoder weights; its `input_scale` is already chosen.
+        config: The whole run.
+        data: Labeled and unlabeled samples.
+        classes: The classes.
+        read: Readers of their images and masks.
+    """
+    probe, random = config.probe, np.random.default_rng(config.run.seed)
+    budget = _Budget(probe.minutes)
+    network.eval()
+    views = views_of(probe.scales)
+    # Features of the labeled images, and the kind of classifier
+    started = time.monotonic()
+    labeled = labeled_bank(
+        network, data, classes, read, views, pixels=probe.labeled_pixels, balance=probe.balance, random=random
+    )
+    seconds = time.monotonic() - started
+    remark(f"features of {len(data.labeled.samples)} labeled images, {len(views)} views each: {seconds:.0f} s")
+    seconds_a_view = seconds / (len(data.labeled.samples) * len(views))
+    fit = _Fit(probe, config.model.decoder_channels, random)
+    fitted, kept_out = split_images(labeled, share=KEPT_OUT, random=random)
+    started = time.monotonic()
+    judged, hidden = _choose_head(fit, fitted, kept_out, len(classes), probe)
+    fit.hidden = hidden
+    fit_seconds = time.monotonic() - started
+    # Features of the unlabeled images, and whether they help
+    helps, rounds, unlabeled = False, 0, None
+    if probe.rounds and data.unlabeled.samples:
+        unlabeled = unlabeled_bank(
+            network,
+            data,
+            read,
+            views,
+            config=config,
+            seconds=(1 - FIT_SHARE) * (budget.left_s - fit_seconds),
+            seconds_a_view=seconds_a_view,
+            random=random,
+        )
+        options = {
+            "num_classes": len(classes),
+            "threshold": probe.threshold,
+            "balance": probe.balance,
+            "weight": probe.weight,
+        }
+        alone, trained = self_train(fit, fitted, unlabeled, rounds=1, start=judged, **options)  # type: ignore[arg-type]
+        before, after = (pixel_miou(head, kept_out, len(classes)) for head in (alone, trained))
+        helps = after >= before
+        _tell_verdict(before, after, judged, kept_out, probe.threshold)
+        rounds = probe.rounds if helps else 0
+    # The classifier of all labels
+    heads = [fit([labeled_rows(labeled, len(classes))], None)]
+    if helps and unlabeled is not None:
+        heads = self_train(fit, labeled, unlabeled, rounds=rounds, start=heads[0], **options)  # type: ignore[arg-type]
+    _install(heads[-1], network)
+    return ProbeResult(probe.steps * len(heads), config.model.decoder_channels if fit.hidden else 0, helps)
+
+
+class _Fit:
+    """Fits a classifier of the kind that was chosen."""
+
+    def __init__(self, probe: ProbeConfig, channels: int, random: np.random.Generator) -> None:
+        self._options = HiddenOptions(channels=channels, steps=probe.steps)
+        self._random = random
+        self.hidden = probe.head != "linear" and channels > 0
+
+    def __call__(self, rows: Sequence[Rows], start: Head | None) -> Head:
+        if self.hidden:
+            return fit_hidden(rows, options=self._options, random=self._random, start=start)
+        return fit_linear(rows, start=start)
+
+
+def _choose_head(
+    fit: _Fit, fitted: Bank, kept_out: Bank, num_classes: int, probe: ProbeConfig
+) -> tuple[Head, bool]:
+    """Return a head of the labels that are not kept out, and whether it has a hidden layer."""
+    rows = [labeled_rows(fitted, num_classes)]
+    if probe.head != "auto" or not fit.hidden:
+        return fit(rows, None), fit.hidden
+    hidden, linear = fit(rows, None), fit_linear(rows)
+    scores = [pixel_miou(head, kept_out, num_classes) for head in (hidden, linear)]
+    better = scores[0] >= scores[1]
+    remark(
+        f"classifier: {'hidden layer' if better else 'linear'}; on the labeled images kept out, hidden layer "
+        f"{100 * scores[0]:.1f} %, linear {100 * scores[1]:.1f} %"
+    )
+    return (hidden, True) if better else (linear, False)
+
+
+def _tell_verdict(before: float, after: float, head: Head, kept_out: Bank, threshold: float) -> None:
+    measured = reliability(head, kept_out)
+    place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
+    remark(
+        f"pseudo labels above {measured.thresholds[place]}: {100 * measured.kept[place]:.0f} % of the pixels, "
+        f"{100 * measured.right[place]:.0f} % of them right"
+    )
+    verdict = "they are used" if after >= before else "they are left out: labels alone"
+    remark(
+        f"unlabeled images: {100 * before:.1f} -> {100 * after:.1f} % on the labeled images kept out; {verdict}"
+    )
+
+
+def _install(head: Head, network: GuidedMixNet) -> None:
+    decoder = network.decoder
+    assert isinstance(decoder, PyramidDecoder)
+    if len(head.layers) == 1 and decoder.last is not None:  # fitted without the hidden layer that was planned
+        decoder = PyramidDecoder(
+            network.encoder.strides,
+            network.encoder.channels,
+            channels=0,
+            num_classes=head.layers[0].out_features,  # type: ignore[arg-type]
+        )
+        network.decoder = decoder.eval()
+    install(head, decoder)
+
+
+def class_pixel_weights(counts: Tensor, *, balance: float) -> Tensor:
+    """Return the weight of a pixel of each label, (256,): (share of its class) ** -balance; 0 where none occurs.
+
+    Args:
+        counts: (K,) labeled pixels of each class.
+        balance: See `ProbeConfig`.
+    """
+    share = counts.double() / counts.sum()
+    weights = torch.zeros(256, dtype=torch.float64)
+    weights[: len(counts)] = torch.where(share > 0, share.clamp(min=1e-5) ** -balance, torch.zeros(()).double())
+    return weights.float()
+
+
+def labeled_bank(
+    network: GuidedMixNet,
+    data: TrainingData,
+    classes: ClassSet,
+    read: Readers,
+    views: Sequence[View],
+    *,
+    pixels: int,
+    balance: float,
+    random: np.random.Generator,
+) -> Bank:
+    """Return features of pixels of all labeled images, drawn by the weights of their classes."""
+    indices = range(len(data.labeled.samples))
+    masks = [read.labeled(index)[1] for index in indices]
+    counts = sum(torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=256) for mask in masks)
+    assert isinstance(counts, Tensor)
+    weights = class_pixel_weights(counts[: len(classes)], balance=balance)
+    weights[classes.ignore_index] = 0
+    mean = float(np.mean([weights.numpy()[mask].sum() for mask in masks]))
+    builder = BankBuilder(network, views)
+    for index in track(indices, total=len(indices)):
+        image, mask = read.labeled(index)
+        builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
+    return builder.build()
+
+
+def unlabeled_bank(
+    network: GuidedMixNet,
+    data: TrainingData,
+    read: Readers,
+    views: Sequence[View],
+    *,
+    config: TrainConfig,
+    seconds: float,
+    seconds_a_view: float,
+    random: np.random.Generator,
+) -> Bank:
+    """Return features of pixels of unlabeled images: as many images and views as time and memory allow.
+
+    Images that cannot be read are left out and named.
+    """
+    count = len(data.unlabeled.samples)
+    # Mirrored originals first, then other scales, where there is time for all images twice
+    affordable = seconds / (count * seconds_a_view)
+    taken = list(views[: max(2, min(len(views), int(affordable)))])
+    images = min(count, max(1, int(seconds / (len(taken) * seconds_a_view)))) if affordable < len(taken) else count
+    features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
+    room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
+    pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
+    started = time.monotonic()
+    chosen = np.sort(random.permutation(count)[:images])
+    builder, unreadable = BankBuilder(network, taken), []
+    for index in track(chosen.tolist(), total=images):
+        try:
+            image = read.unlabeled(index)
+        except DataError:
+            unreadable.append(data.unlabeled.samples[index].id)
+            continue
+        size = (image.shape[0], image.shape[1])
+        builder.add(image, any_pixels(size, pixels, ignore_index=255, random=random))
+    if unreadable:
+        remark(
+            f"warning: {len(unreadable)} unlabeled images cannot be read and are left out: "
+            f"{some_names(unreadable)}"
+        )
+    bank = builder.build()
+    remark(
+        f"features of {images} of {count} unlabeled images, {len(taken)} views each: "
+        f"{time.monotonic() - started:.0f} s, {bank.bytes / 2**20:.0f} MiB"
+    )
+    return bank
+
+
+def choose_input_scale(
+    network: GuidedMixNet, config: TrainConfig, data: TrainingData, classes: ClassSet, read: Readers
+) -> float:
+    """Return the candidate of `probe.input_scales` with which a linear classifier does best on images kept out."""
+    candidates = config.probe.input_scales
+    if len(candidates) == 1:
+        return candidates[0]
+    scores = {}
+    before = network.input_scale
+    for candidate in candidates:
+        network.input_scale = candidate
+        random = np.random.default_rng(config.run.seed)  # the same pixels and the same images kept out
+        bank = labeled_bank(
+            network,
+            data,
+            classes,
+            read,
+            [View(1.0, False)],
+            pixels=SCALE_PIXELS,
+            balance=config.probe.balance,
+            random=random,
+        )
+        parts = split_images(bank, share=0.5, random=random)
+        scores[candidate] = float(
+            np.mean(
+                [
+                    pixel_miou(fit_linear([labeled_rows(one, len(classes))]), other, len(classes))
+                    for one, other in (parts, parts[::-1])
+                ]
+            )
+        )
+    network.input_scale = before
+    best = max(scores, key=lambda scale: scores[scale])
+    shown = ", ".join(f"{scale:g}: {100 * score:.1f} %" for scale, score in scores.items())
+    remark(f"input scale {best:g}: on labeled images kept out, {shown}")
+    return best
