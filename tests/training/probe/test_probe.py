@@ -1,0 +1,240 @@
+"""The probe: features of sampled pixels, its classifiers, self-training, and a run of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from gmtool_export.run import ExportOptions, export_run
+from gmtool_training.loop.run import resume, train
+from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labeled_pixels, views_of
+from gmtool_training.probe.head import HiddenOptions, Rows, fit_hidden, fit_linear, install
+from gmtool_training.probe.run import class_pixel_weights
+from gmtool_training.probe.self_training import (
+    labeled_rows,
+    pixel_miou,
+    pseudo_rows,
+    reliability,
+    self_train,
+    split_images,
+)
+
+from gmtool.config import ModelConfig
+from gmtool.errors import ConfigError
+from gmtool.nn.checkpoint import load_network
+from gmtool.nn.model import GuidedMixNet, normalize
+from gmtool.nn.pyramid_decoder import PyramidDecoder
+from gmtool.settings import Settings, build_config
+
+NUM_CLASSES = 3
+CHANGES: Settings = {
+    "method.name": "probe",
+    "model.decoder": "pyramid",
+    "model.decoder_channels": 16,
+    "model.output_stride": 16,
+    "probe.steps": 30,
+    "probe.rounds": 1,
+    "probe.labeled_pixels": 50,
+    "probe.unlabeled_pixels": 30,
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> GuidedMixNet:
+    torch.manual_seed(0)
+    model = ModelConfig(encoder="toy", decoder="pyramid", decoder_channels=8, output_stride=16)
+    return GuidedMixNet(model, num_classes=NUM_CLASSES, num_foreground=2).eval()
+
+
+def blobs(count: int, *, seed: int, spread: float = 1.0, known: bool = True) -> Bank:
+    """Pixels of three classes whose features lie around three points, in two views."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(NUM_CLASSES, (count,), generator=random)
+    middle = torch.eye(NUM_CLASSES, 5)[labels] * 3
+    views = tuple((middle + spread * torch.randn(count, 5, generator=random)).half() for _ in range(2))
+    shown = labels if known else torch.full_like(labels, 255)
+    return Bank(views, shown, torch.arange(count) // 10)
+
+
+def test_a_networks_scores_at_a_pixel_are_those_of_the_head(network: GuidedMixNet) -> None:
+    """In the middle of a cell of the scores, where nothing is interpolated but the levels."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    rows = torch.tensor([12, 28, 44])  # the middle of cells of stride 8 lies half a pixel on
+    columns = torch.tensor([20, 36, 60])
+    around = [
+        features_at(network, image, View(1.0, False), rows - down, columns - right)
+        for down in (0, 1)
+        for right in (0, 1)
+    ]
+    features = torch.stack(around).float().mean(dim=0)
+    head = fit_hidden(
+        [Rows((features.half(),), torch.eye(NUM_CLASSES))],
+        options=HiddenOptions(channels=8, steps=5, batch=8),
+        random=np.random.default_rng(0),
+    )
+    decoder = network.decoder
+    assert isinstance(decoder, PyramidDecoder)
+    install(head, decoder)
+    with torch.no_grad():
+        x = normalize(torch.from_numpy(image).permute(2, 0, 1)[None])
+        scores = decoder(network.encoder(x)).scores[0][:, rows // 8, columns // 8].T
+        expected = head.layers(head.scaling(features))
+    torch.testing.assert_close(scores, expected, rtol=0.02, atol=0.02)
+
+
+def test_a_mirrored_view_shows_the_same_pixels(network: GuidedMixNet) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    rows, columns = torch.tensor([3, 40]), torch.tensor([5, 50])
+    mirrored = features_at(network, np.ascontiguousarray(image[:, ::-1]), View(1.0, False), rows, 63 - columns)
+    torch.testing.assert_close(features_at(network, image, View(1.0, True), rows, columns), mirrored)
+
+
+def test_the_view_that_the_network_predicts_from_comes_first() -> None:
+    assert views_of((0.7, 1.0, 1.4))[:2] == (View(1.0, False), View(1.0, True))
+    assert len(views_of((0.7, 1.0, 1.4))) == 6
+
+
+def test_pixels_are_drawn_by_the_weights_of_their_classes() -> None:
+    mask = np.full((100, 100), 255, dtype=np.uint8)
+    mask[:10], mask[10:20, :10] = 0, 1  # ten times as many pixels of class 0
+    weights = class_pixel_weights(torch.tensor([1000, 100, 0]), balance=1.0)
+    mean = float(weights.numpy()[mask].sum())
+    drawn = labeled_pixels(mask, weights, 2000, mean_weight=mean, random=np.random.default_rng(0))
+    assert len(drawn.labels) == 2000
+    assert torch.equal(torch.from_numpy(mask)[drawn.rows, drawn.columns].long(), drawn.labels)
+    assert drawn.labels.bincount().tolist() == pytest.approx([1000, 1000], abs=120)
+
+
+def test_an_image_without_a_label_gives_no_pixel() -> None:
+    mask = np.full((8, 8), 255, dtype=np.uint8)
+    weights = class_pixel_weights(torch.tensor([5, 5]), balance=0.5)
+    assert len(labeled_pixels(mask, weights, 10, mean_weight=1.0, random=np.random.default_rng(0)).labels) == 0
+    assert len(any_pixels((8, 9), 7, ignore_index=255, random=np.random.default_rng(0)).labels) == 7
+
+
+def test_the_linear_head_is_the_minimum_that_scipy_finds() -> None:
+    bank = blobs(60, seed=0, spread=2.0)
+    rows = labeled_rows(Bank(bank.features[:1], bank.labels, bank.images), NUM_CLASSES)
+    head = fit_linear([rows], l2=0.1, iterations=200)
+    z, targets = head.scaling(bank.features[0]).double().numpy(), rows.targets.double().numpy()
+
+    def loss(flat: np.ndarray) -> float:
+        weight, bias = flat[:15].reshape(3, 5), flat[15:]
+        logits = z @ weight.T + bias
+        log_probabilities = logits - scipy.special.logsumexp(logits, axis=1, keepdims=True)
+        return float(-(targets * log_probabilities).sum() / targets.sum() + 0.05 * (weight**2).sum())
+
+    found = scipy.optimize.minimize(loss, np.zeros(18)).x
+    state = head.layers.state_dict()
+    ours = np.concatenate([state["0.weight"].double().numpy().ravel(), state["0.bias"].double().numpy()])
+    assert loss(ours) == pytest.approx(loss(found), rel=1e-5)
+    np.testing.assert_allclose(ours[:15], found[:15], atol=5e-3)
+
+
+def test_rows_without_a_target_do_not_count() -> None:
+    bank = blobs(60, seed=0)
+    rows = labeled_rows(bank, NUM_CLASSES)
+    wrong = Rows(tuple(-view for view in bank.features), torch.zeros_like(rows.targets))
+    for fit in (
+        lambda given: fit_linear(given),
+        lambda given: fit_hidden(
+            given, options=HiddenOptions(channels=8, steps=20, batch=16), random=np.random.default_rng(0)
+        ),
+    ):
+        alone, both = fit([rows]), fit([rows, wrong])
+        for one, other in zip(alone.layers.parameters(), both.layers.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_pseudo_labels_are_those_of_sure_pixels_and_rare_classes_weigh_more() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.95, 0.05], [0.2, 0.8], [0.45, 0.55]])
+    bank = Bank((torch.zeros(6, 4),), torch.full((6,), 255), torch.zeros(6))
+    rows = pseudo_rows(bank, probabilities, threshold=0.6, balance=0.5)
+    assert rows.targets.gt(0).tolist() == [[True, False]] * 4 + [[False, True], [False, False]]
+    assert float(rows.targets[4, 1] / rows.targets[0, 0]) == pytest.approx((4 / 1) ** 0.5)
+
+
+def test_self_training_moves_the_border_into_the_gap_between_clusters() -> None:
+    """A few labeled pixels at the inner edges of two clusters; unlabeled ones show where the clusters end."""
+    random = torch.Generator().manual_seed(0)
+    many = torch.cat([torch.randn(400, 1, generator=random) - 2.0, torch.randn(400, 1, generator=random) + 4.0])
+    truth = torch.arange(800) // 400
+    labeled = Bank(
+        (torch.tensor([[-4.5], [-4.0], [2.5], [2.6]]).half(),), torch.tensor([0, 0, 1, 1]), torch.arange(4)
+    )
+    unlabeled = Bank((many.half(),), torch.full((800,), 255), torch.arange(800))
+    test = Bank((many.half(),), truth, torch.arange(800))
+    heads = self_train(
+        lambda rows, start: fit_linear(rows, start=start),
+        labeled,
+        unlabeled,
+        num_classes=2,
+        rounds=3,
+        threshold=0.6,
+        balance=0.0,
+        weight=0.9,
+    )
+    scores = [pixel_miou(head, test, 2) for head in heads]
+    assert len(heads) == 4
+    assert scores[-1] > scores[0]
+
+
+def test_kept_out_images_are_whole_and_reliability_counts_them() -> None:
+    bank = blobs(200, seed=3)
+    rest, kept = split_images(bank, share=0.25, random=np.random.default_rng(0))
+    assert not set(rest.images.tolist()) & set(kept.images.tolist())
+    assert len(rest.labels) + len(kept.labels) == 200
+    assert len(kept.images.unique()) == 5
+    head = fit_linear([labeled_rows(rest, NUM_CLASSES)])
+    measured = reliability(head, kept)
+    confidence, predicted = head.probabilities(kept.features).max(dim=1)
+    sure = confidence >= measured.thresholds[1]
+    assert measured.kept[1] == pytest.approx(sure.float().mean().item())
+    assert measured.right[1] == pytest.approx((predicted == kept.labels)[sure].float().mean().item())
+
+
+def test_a_run_of_the_probe_exports_and_is_a_run_like_any_other(
+    toy_settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = build_config(toy_settings, CHANGES, {"probe.input_scales": (0.5, 1.0)})
+    result = train(config, tmp_path / "run")
+    err = capfd.readouterr().err
+    for line in ("input scale", "classifier: ", "unlabeled images: ", "features of 8 labeled images, 6 views"):
+        assert line in err
+    assert result.report.miou > 0
+    network, checkpoint = load_network(tmp_path / "run", "best")
+    assert checkpoint.miou == pytest.approx(result.report.miou)
+    exported = export_run(tmp_path / "run", options=ExportOptions(allow_few_classes=True))
+    assert min(row.agreement for row in exported.parity) >= 0.999
+    assert network.input_scale == checkpoint.model.input_scale
+    with pytest.raises(ConfigError, match="is finished: its method is the probe"):
+        resume(tmp_path / "run")
+
+
+def test_the_same_seed_gives_the_same_probe(toy_settings: Settings, tmp_path: Path) -> None:
+    states = []
+    for name in ("first", "second"):
+        train(build_config(toy_settings, CHANGES), tmp_path / name)
+        states.append(load_network(tmp_path / name, "last")[0].state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_an_interrupted_probe_starts_anew(
+    toy_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build_config(toy_settings, CHANGES)
+    train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("gmtool_training.loop.probe.fit_probe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run")
+    resume(tmp_path / "run")
+    whole, run = (load_network(tmp_path / name, "last")[0].state_dict() for name in ("whole", "run"))
+    assert whole.keys() == run.keys()
+
+
+def test_the_probe_needs_its_decoder(toy_settings: Settings, tmp_path: Path) -> None:
+    config = build_config(toy_settings, {"method.name": "probe"})
+    with pytest.raises(ConfigError, match="--set model.decoder=pyramid, or --recipe probe"):
+        train(config, tmp_path / "run")

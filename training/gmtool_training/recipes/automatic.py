@@ -1,0 +1,71 @@
+"""Settings chosen from the data: what `gmtool train DIR` takes where nothing else is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from gmtool.config import INPUT_SCALES, DataConfig
+from gmtool.data.datasets import load_training_data
+from gmtool.images import displayed_size, open_image
+from gmtool.settings import Settings
+from gmtool_training.recipes.recipes import recipe
+
+LOOKED_AT = 64
+"""Labeled images whose size is read."""
+SMALLEST_PX, LARGEST_PX = 250, 900
+"""Side of a square with as many pixels as an image has for the encoder, after `model.input_scale`: candidates lie
+in between. Smaller ones show too little, larger ones take too long on a processor."""
+DEFAULT_MINUTES = 30.0
+"""Time that a run takes at most if none is asked for; few labels need less."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Settings and why they were chosen."""
+
+    settings: Settings
+    reasons: tuple[str, ...]
+    """Lines for a person."""
+
+
+def choose_settings(data: DataConfig, *, minutes: float | None) -> Chosen:
+    """Choose encoder, recipe, input scales and time from the data.
+
+    Args:
+        data: Where the data is.
+        minutes: Time that training may take; None for `DEFAULT_MINUTES`.
+
+    Raises:
+        DataError: The data cannot be found.
+    """
+    found = load_training_data(data)
+    step = max(1, len(found.labeled.samples) // LOOKED_AT)
+    sizes = [displayed_size(open_image(sample.image_path)) for sample in found.labeled.samples[::step]]
+    height, width = (int(median(side)) for side in zip(*sizes, strict=True))
+    scales = input_scales(height, width)
+    allowed = DEFAULT_MINUTES if minutes is None else minutes
+    settings: Settings = {**recipe("probe"), "probe.input_scales": scales, "probe.minutes": allowed}
+    reasons = (
+        f"recipe probe: a small classifier of frozen features, for {len(found.labeled.samples)} labeled images",
+        f"encoder {settings['model.encoder']}, frozen: its ImageNet weights come with the installation",
+        f"input scale: {_listed(scales)} for images of about {width}x{height}"
+        + ("; labeled images kept out of the fit decide" if len(scales) > 1 else ""),
+        "class weights: (share of the labeled pixels) ** -0.5, so that rare classes count",
+        f"unlabeled images: {len(found.unlabeled.samples)}, used if labeled images kept out of the fit gain",
+        f"time: at most {allowed:g} minutes" + ("" if minutes is not None else "; --minutes N changes that"),
+    )
+    return Chosen(settings, reasons)
+
+
+def input_scales(height: int, width: int) -> tuple[float, ...]:
+    """Return the candidates for `model.input_scale` for images of a size, pixels; at least one."""
+    side = (height * width) ** 0.5
+    fitting = tuple(scale for scale in INPUT_SCALES if SMALLEST_PX <= scale * side <= LARGEST_PX)
+    middle = (SMALLEST_PX * LARGEST_PX) ** 0.5
+    return fitting or (min(INPUT_SCALES, key=lambda scale: max(scale * side / middle, middle / (scale * side))),)
+
+
+def _listed(scales: Sequence[float]) -> str:
+    return " or ".join(f"{scale:g}" for scale in scales)
