@@ -137,7 +137,7 @@ def test_rows_without_a_target_do_not_count() -> None:
     rows = labeled_rows(bank, NUM_CLASSES)
     wrong = Rows(tuple(-view for view in bank.features), torch.zeros_like(rows.targets))
     for fit in (
-        lambda given: fit_linear(given),
+        fit_linear,
         lambda given: fit_hidden(
             given, options=HiddenOptions(channels=8, steps=20, batch=16), random=np.random.default_rng(0)
         ),

@@ -48,7 +48,7 @@ def run_probe(
         ConfigError: The settings do not fit the probe.
     """
     check_probe(config, fabric.world_size)
-    network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scale = choose_input_scale(network, config, data, classes, read)
     if scale != config.model.input_scale:
         config = replace(config, model=replace(config.model, input_scale=scale))
@@ -56,7 +56,7 @@ def run_probe(
         encoder = network.encoder
         network = build_network(config.model, classes)
         network.encoder = encoder
-        network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     fitted = fit_probe(network, config, data, classes, read)
     remark(f"validating on {len(data.val.samples)} images")
     matrix = validate(

@@ -106,6 +106,7 @@ class BankBuilder:
     """
 
     def __init__(self, network: GuidedMixNet, views: Sequence[View]) -> None:
+        assert not network.training  # batch statistics of single images are not those of the encoder
         self._network, self._views = network, views
         self._features: list[list[Tensor]] = [[] for _ in views]
         self._labels: list[Tensor] = []
