@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,6 +32,8 @@ from gmtool_training.probe.self_training import (
 
 KEPT_OUT = 1 / 3
 """Share of the labeled images that choices are judged on; the last fit takes all."""
+FOLDS = 4
+"""Parts of the labeled images, each kept out once, when the input scale is chosen."""
 SCALE_PIXELS = 200
 """Pixels of a labeled image from which the input scale is chosen."""
 MAX_SHARE = 0.25
@@ -251,10 +254,10 @@ def unlabeled_bank(
     Images that cannot be read are left out and named.
     """
     count = len(data.unlabeled.samples)
-    # Mirrored originals first, then other scales, where there is time for all images twice
-    affordable = seconds / (count * seconds_a_view)
-    taken = list(views[: max(2, min(len(views), int(affordable)))])
-    images = min(count, max(1, int(seconds / (len(taken) * seconds_a_view)))) if affordable < len(taken) else count
+    # Every image twice, then other scales as far as the time goes; fewer images only if that is too much
+    passes = min(float(len(views)), seconds / (count * seconds_a_view))
+    taken = views[: max(2, int(passes))]
+    images = max(1, min(count, int(count * passes / len(taken))))
     features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
     room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
     pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
@@ -285,15 +288,18 @@ def unlabeled_bank(
 def choose_input_scale(
     network: GuidedMixNet, config: TrainConfig, data: TrainingData, classes: ClassSet, read: Readers
 ) -> float:
-    """Return the candidate of `probe.input_scales` with which a linear classifier does best on images kept out."""
-    candidates = config.probe.input_scales
+    """Return the candidate of `probe.input_scales` with which a linear classifier does best on images kept out.
+
+    A larger scale costs four times as much: it must be better than a smaller one by more than the standard error
+    of their difference over the parts that the labeled images are divided into.
+    """
+    candidates = sorted(config.probe.input_scales)
     if len(candidates) == 1:
         return candidates[0]
-    scores = {}
-    before = network.input_scale
+    before, scores = network.input_scale, {}
     for candidate in candidates:
         network.input_scale = candidate
-        random = np.random.default_rng(config.run.seed)  # the same pixels and the same images kept out
+        random = np.random.default_rng(config.run.seed)  # the same pixels and parts for all
         bank = labeled_bank(
             network,
             data,
@@ -304,17 +310,24 @@ def choose_input_scale(
             balance=config.probe.balance,
             random=random,
         )
-        parts = split_images(bank, share=0.5, random=random)
-        scores[candidate] = float(
-            np.mean(
-                [
-                    pixel_miou(fit_linear([labeled_rows(one, len(classes))]), other, len(classes))
-                    for one, other in (parts, parts[::-1])
-                ]
-            )
-        )
+        scores[candidate] = _cross_validated(bank, len(classes), random)
     network.input_scale = before
-    best = max(scores, key=lambda scale: scores[scale])
-    shown = ", ".join(f"{scale:g}: {100 * score:.1f} %" for scale, score in scores.items())
-    remark(f"input scale {best:g}: on labeled images kept out, {shown}")
+    best = candidates[0]
+    for candidate in candidates[1:]:
+        gain = scores[candidate] - scores[best]
+        if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5:
+            best = candidate
+    shown = ", ".join(f"{scale:g}: {100 * score.mean():.1f} %" for scale, score in scores.items())
+    remark(f"input scale {best:g}; on labeled images kept out, {shown}")
     return best
+
+
+def _cross_validated(bank: Bank, num_classes: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return the mean IoU of each part of the images, with a linear classifier fitted to the others: (FOLDS,)."""
+    order = random.permutation(int(bank.images.max()) + 1)
+    scores = []
+    for fold in range(FOLDS):
+        kept_out = torch.isin(bank.images, torch.from_numpy(order[fold::FOLDS].copy()))
+        head = fit_linear([labeled_rows(bank.rows(~kept_out), num_classes)])
+        scores.append(pixel_miou(head, bank.rows(kept_out), num_classes))
+    return np.array(scores)
