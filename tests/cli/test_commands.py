@@ -140,8 +140,8 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
         (["evaluate", "--sliding", "512x"], "--sliding 512x: expected HEIGHTxWIDTH"),
         (["evaluate", "--scales", "1,big"], "--scales 1,big: expected numbers"),
         (["evaluate", "--images", "x"], "--images is for --predictions"),
-        (["evaluate", "--report", "x"], "report x: cannot be read"),
-        (["evaluate", "--against", "x"], "report x: cannot be read"),
+        (["evaluate", "--report", "x"], "x: cannot be read"),
+        (["evaluate", "--against", "x"], "x: cannot be read"),
         (["evaluate", "--report", "x", "--flip"], "--flip scores anew, --report takes a saved score"),
     ],
 )
