@@ -115,8 +115,6 @@ class MethodConfig:
     """`supervised` uses the labeled images alone."""
     pairing: Literal["similar", "random"] = "similar"
     """Partner of an image: nearest by pooled encoder features (Eq. 3), or drawn at random."""
-    partners: Annotated[int, Ge(1)] = 1
-    """Labeled images that an unlabeled one is mixed with; they share lambda evenly."""
     lambda_bound: Annotated[float, Gt(0), Le(0.5)] = 0.5
     """The mixing coefficient is redrawn until below this."""
     decoupling: Literal["soft", "hard"] = "soft"
@@ -166,9 +164,6 @@ class MethodConfig:
     """Clip the pseudo mask at zero and let it sum to one."""
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Pixels whose pseudo mask has no class of at least this count for nothing in the unlabeled loss."""
-    entropy_share: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the pixels of a batch that count in the unlabeled loss: those whose pseudo mask has the lowest
-    entropy; 1 for all."""
     confidence_weighting: bool = False
     """Weight each pixel of the unlabeled loss by the largest value of its pseudo mask."""
     margin: bool = True

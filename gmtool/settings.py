@@ -153,11 +153,6 @@ def _check_combinations(config: TrainConfig) -> None:
             "method.unlabeled_loss=soft-cross-entropy has no lower bound where a decoupled mask is negative: "
             "take method.renormalize=true"
         )
-    if method.partners > config.data.labeled_batch // config.optim.accumulation:
-        raise ConfigError(
-            f"method.partners={method.partners}: a batch (or part of one) holds "
-            f"{config.data.labeled_batch // config.optim.accumulation} labeled images to mix with"
-        )
     if config.data.scale_min > config.data.scale_max:
         raise ConfigError(
             f"data.scale_min {config.data.scale_min} is above data.scale_max {config.data.scale_max}"

@@ -4,7 +4,7 @@
 
 A cell is one `gmtool train` in a folder of its own: OUT/SPLIT/VARIANT/seed-N. Started again, finished cells stay
 and begun ones are resumed. The budget is in forward passes of the labeled half of a batch (a supervised step costs
-3, the paper's 10: gmtool_training/cost.py): every variant gets the same compute, not the same number of steps.
+3, the paper's 10: benchmarks/ssl/step_cost.py): every variant gets the same compute, not the same number of steps.
 
 Variants are recipes, or tables of a TOML file given with --variants:
 
@@ -35,10 +35,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gmtool_training.cost import iterations_within, step_cost
-
 from gmtool.cli.configure import configure
 from gmtool.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.ssl.step_cost import iterations_within, step_cost
 
 ALL_LABELS = "all-labels"
 

@@ -113,26 +113,6 @@ def pseudo_cross_entropy(logits: Tensor, pseudo: Tensor, weights: Tensor | None,
     return each.mean() if weights is None else (weights * each).mean()
 
 
-def lowest_entropy(pseudo: Tensor, counted: Tensor | None, *, share: float) -> Tensor:
-    """Return which pixels of a batch have the lowest entropy: (B, H, W) bool.
-
-    Args:
-        pseudo: Pseudo masks (B, C, H, W); below zero they count as zero, and as if they summed to one.
-        counted: (B, H, W) bool, the pixels of which the share is taken; None for all.
-        share: How many of them are returned, in (0, 1]; more where several are tied.
-    """
-    positive = pseudo.clamp(min=0)
-    entropy = torch.special.entr(positive / positive.sum(dim=1, keepdim=True).clamp(min=1e-6)).sum(dim=1)
-    if counted is not None:
-        entropy = entropy.masked_fill(~counted, torch.inf)
-    # Where to cut is decided on the device
-    total = counted.sum() if counted is not None else torch.tensor(entropy.numel(), device=entropy.device)
-    last = ((share * total).ceil().long() - 1).clamp(min=0)
-    limit = entropy.flatten().sort().values.gather(0, last[None])
-    lowest: Tensor = (entropy <= limit) & entropy.isfinite()
-    return lowest
-
-
 def squared_difference(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the squared difference of two masks (B, C, H, W), mean over batch, classes and pixels.
 
