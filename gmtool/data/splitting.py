@@ -1,4 +1,4 @@
-"""Choosing which images get to be the labeled ones: seeded, every class where possible, whole groups."""
+"""Choice of labeled images: seeded, every class if possible, groups kept whole."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gmtool.errors import ConfigError
 
 @dataclass(frozen=True)
 class Candidate:
-    """A training image that may become a labeled one."""
+    """Training image with the classes in its mask."""
 
     sample: Sample
     classes: frozenset[int]
-    """Class indices that occur in its mask."""
+    """Class indices in its mask."""
 
 
 @dataclass(frozen=True)
 class LabeledChoice:
-    """A partition of the training images, each part in their order."""
+    """Partition of the training images into labeled and unlabeled, in their order."""
 
     labeled: tuple[Sample, ...]
     unlabeled: tuple[Sample, ...]
     missing: frozenset[int]
-    """Classes that occur in the training images, but in none of the labeled ones."""
+    """Classes of the training images that no labeled image has."""
 
 
 def choose_labeled(
@@ -37,15 +37,15 @@ def choose_labeled(
 ) -> LabeledChoice:
     """Choose `count` labeled images.
 
-    The rarest class not yet there is served first, by the first group in a seeded order that has it; then
-    the seeded order fills the rest. Groups stay whole, so there may be a few images fewer than `count`.
+    For each class, rarest first, take the first group with it in a seeded order, unless a chosen group has it;
+    then fill up in the seeded order. Groups stay whole, so fewer than `count` images may be chosen.
 
     Args:
-        candidates: The training images.
-        count: Wanted number of labeled images.
-        seed: Of the order.
+        candidates: Training images.
+        count: Number of labeled images.
+        seed: Seed of the order.
         group_pattern: Regular expression; images whose ids match with the same text (its first bracket, or
-            the whole match) are one group, such as the frames of a video. None: each image by itself.
+            the whole match) are one group, such as the frames of a video. None: each image is a group.
 
     Raises:
         ConfigError: `count` is not between 1 and one less than the images, the pattern is wrong or does not

@@ -15,6 +15,7 @@ from example_reports import ONE
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from gmtool.artifact.checkpoints import sealed
 from gmtool.artifact.describe import describe
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.artifact.spec import ArtifactSpec, ModelProvenance
@@ -132,7 +133,7 @@ def read_checkpoint(path: Path) -> None:
 
 def checkpoint_document() -> dict[str, Any]:
     model = asdict(ModelConfig(encoder="toy", encoder_weights="none", decoder_channels=16))
-    return {
+    value = {
         "format_version": 1,
         "weights": "w.safetensors",
         "sha256": "ab" * 32,
@@ -141,6 +142,8 @@ def checkpoint_document() -> dict[str, Any]:
         "model": model,
         "classes": CLASSES.to_dict(),
     }
+    document: dict[str, Any] = json.loads(sealed(value))
+    return document
 
 
 DOCUMENTS: dict[str, tuple[Callable[[], Any], Callable[[Path], object]]] = {

@@ -311,7 +311,7 @@ def test_any_text_as_compressed_rle_is_refused_or_read(root: Path) -> None:
 
 def test_a_list_that_names_masks_is_refused(root: Path, config: DataConfig) -> None:
     (root / "labeled.txt").write_text("train2017/000000000001.jpg masks/1.png\n")
-    with pytest.raises(DataError, match="names mask masks/1.png, but masks are taken from annotations"):
+    with pytest.raises(DataError, match="names mask masks/1.png, but the ground truth is COCO annotations"):
         load_training_data(replace(config, labeled=root / "labeled.txt"))
 
 

@@ -248,8 +248,8 @@ def test_boxes_show_the_next_image() -> None:
 @pytest.mark.parametrize(
     ("assignments", "expected"),
     [
-        ({"method.teacher": "average"}, "needs an average"),
-        ({"method.view": "strong", "method.batch_norm": "joint"}, "has a forward of its own"),
+        ({"method.teacher": "average"}, "needs an average of the weights"),
+        ({"method.view": "strong", "method.batch_norm": "joint"}, "needs a separate forward pass"),
         ({"method.view": "strong", "method.detach": "none"}, "learns from a constant"),
         ({"method.pseudo": "direct"}, "compare a prediction with itself"),
         ({"method.unlabeled_loss": "soft-cross-entropy"}, "take method.renormalize=true"),
