@@ -69,9 +69,7 @@ def describe(path: Path) -> Description:
 def _describe_onnx(path: Path) -> Description:
     size = path.stat().st_size
     if size >= MAX_ONNX_BYTES:
-        raise ArtifactError(
-            f"{path} has {size / 2**30:.1f} GiB, more than an ONNX file can have; expected {KNOWN}"
-        )
+        raise ArtifactError(f"{path} has {size / 2**30:.1f} GiB, too large for an ONNX file; expected {KNOWN}")
     spec = read_sealed_spec(path.read_bytes(), where=path)
     sha256 = sha256_of_file(path)
     facts = {

@@ -100,9 +100,9 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
 class CollectorHeldOff(ContextDecorator):
     """Pause Python's garbage collector during calls into TensorRT, also from several threads.
 
-    TensorRT calls its Python logger while it holds an internal lock. A collection at that moment may free a builder
-    or engine in a reference cycle, whose destructor waits for the same lock: a deadlock. Tracebacks are often part
-    of a cycle, so `@collector_held_off` also clears the frames of exceptions that leave the function.
+    TensorRT calls its Python logger while it holds an internal lock. A collection at that moment may free a
+    builder or engine in a reference cycle, whose destructor waits for the same lock: a deadlock. Tracebacks are
+    often part of a cycle, so `@collector_held_off` also clears the frames of exceptions that leave the function.
     """
 
     def __init__(self) -> None:

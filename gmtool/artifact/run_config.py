@@ -54,8 +54,6 @@ def _moved_paths(data: DataConfig, root: Path) -> Settings:
 
 def _named_paths(data: DataConfig) -> dict[str, Path]:
     """Return the files in settings of `data`, by setting."""
-    classes = (
-        Path(data.classes) if data.classes.endswith(".json") else None
-    )  # else the name of a built-in class set
+    classes = Path(data.classes) if data.classes.endswith(".json") else None  # else a built-in name
     paths = {"labeled": data.labeled, "unlabeled": data.unlabeled, "val": data.val, "classes": classes}
     return {name: path for name, path in paths.items() if path is not None}

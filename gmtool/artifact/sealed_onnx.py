@@ -48,7 +48,7 @@ def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
     """Check a model file like `read_sealed_spec`; return its spec and the SHA-256 of the whole file.
 
     Raises:
-        ArtifactError: Not written by gmtool, damaged, changed, written by a newer gmtool, or with external weights.
+        ArtifactError: Not written by gmtool, damaged, changed, of a newer gmtool, or with external weights.
     """
     sha256, spec = _find_value(content, SHA256_KEY), _find_value(content, SPEC_KEY)
     if sha256 is None or spec is None:

@@ -180,8 +180,8 @@ def read_plan(path: Path, *, trust: bool = False) -> LoadedPlan:
 
     Args:
         path: Path of the `.plan` file.
-        trust: Accept a plan without matching sidecar (`--trust`). Its model spec then comes from its sidecar, which
-            may describe another plan of the same model, or from the ONNX model of the same name.
+        trust: Accept a plan without matching sidecar (`--trust`). Its model spec then comes from its sidecar,
+            which may describe another plan of the same model, or from the ONNX model of the same name.
 
     Raises:
         ArtifactError: Plan or sidecar missing, or the hashes differ.
@@ -208,8 +208,8 @@ def read_plan(path: Path, *, trust: bool = False) -> LoadedPlan:
 def write_plan(plan: Plan, path: Path) -> None:
     """Write a plan and its sidecar atomically.
 
-    When the plan is on the disk, the sidecar is renamed first: after a crash between the two there may be a sidecar
-    without plan, but never a plan without sidecar.
+    When the plan is on the disk, the sidecar is renamed first: after a crash between the two there may be a
+    sidecar without plan, but never a plan without sidecar.
     """
     with open_atomically(path) as file:
         file.write(plan.content)

@@ -113,9 +113,7 @@ def check_pair(images: Template, masks: Template) -> None:
     if masks.fields - images.fields:
         raise ConfigError(f"{masks.setting}={masks.text} has {{part}}, but {images.setting}={images.text} has not")
     if masks.text == images.text:
-        raise ConfigError(
-            f"{images.setting} and {masks.setting} are both {images.text}: which files are the masks?"
-        )
+        raise ConfigError(f"{images.setting} and {masks.setting} are both {images.text}; expected different paths")
 
 
 def match_images(root: Path, images: Template, masks: Template) -> dict[Path, ImageName]:
@@ -141,6 +139,6 @@ def match_images(root: Path, images: Template, masks: Template) -> dict[Path, Im
         found = {path: name for path, name in found.items() if path not in mask_paths}
     for path, name in found.items():
         if str(name) in by_name:
-            raise DataError(f"{by_name[str(name)]} and {path} differ in their suffix alone: which is {name}?")
+            raise DataError(f"{by_name[str(name)]} and {path} differ only in their suffix: keep one")
         by_name[str(name)] = path
     return found

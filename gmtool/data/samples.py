@@ -82,7 +82,7 @@ def mask_file(path: Path) -> Path:
     # A case-insensitive file system lists one file under three names
     found = list({other.stat().st_ino: other for other in reversed(others)}.values())
     if len(found) > 1:
-        raise DataError(f"{found[0]} and {found[1]} differ in their suffix alone: which is the mask?")
+        raise DataError(f"{found[0]} and {found[1]} differ only in their suffix: keep one as the mask")
     return found[0] if found else path
 
 
@@ -108,7 +108,7 @@ def index_images(folder: Path) -> dict[str, Path]:
     for relative in files_below(folder, IMAGE_SUFFIXES):
         path, name = folder / relative, PurePath(relative).with_suffix("").as_posix()
         if name in images:
-            raise DataError(f"{images[name]} and {path} differ in their suffix alone: which is {name}?")
+            raise DataError(f"{images[name]} and {path} differ only in their suffix: keep one")
         images[name] = path
     return images
 

@@ -175,7 +175,7 @@ def test_a_real_sigterm_saves_and_exits_with_143(
     run_dir = tmp_path / "run"
     code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])
     assert code == 143, err
-    assert "gmtool train --resume goes on" in err
+    assert "continue with gmtool train --resume" in err
     assert json.loads((run_dir / "checkpoints/last.json").read_text())["iteration"] == 1
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["gmtool"])
