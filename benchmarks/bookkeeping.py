@@ -1,4 +1,4 @@
-"""What a training step spends beside forward, backward and the optimiser: checks, averages, figures, logging.
+"""Time of a training step outside of forward, backward and optimiser: checks, averages, figures, logging.
 
     uv run python benchmarks/bookkeeping.py [--crop 161] [--batch 4] [--threads 2] [--steps 20]
 
@@ -92,7 +92,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     optimizer = build_optimizer(network, config)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
     sums = StepSums(fabric.device)
-    # Everything that a step does and that is not the method, the optimiser or the data
+    # All work of a step except method, optimiser and data
     sums.add = watch.timed("check and sums", sums.add)  # type: ignore[method-assign]
     fit.split_batch = watch.timed("parts of the batch", accumulate.split_batch)  # type: ignore[attr-defined]
     fit._gradients = watch.timed("list of gradients", fit._gradients)

@@ -26,8 +26,10 @@ def test_every_core_module_is_in_the_contract() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     core = set(contracts[0]["layers"][-1].replace(" ", "").split(":"))
     modules = {f"gmtool.{path.stem}" for path in (ROOT / "gmtool").glob("*.py") if path.stem[0] != "_"}
+    modules -= {"gmtool.api"}
+    rooms = {f"gmtool.{path.parent.name}" for path in (ROOT / "gmtool").glob("*/__init__.py")}
     assert core == modules
-    assert set(contracts[2]["source_modules"]) == modules
+    assert set(contracts[2]["source_modules"]) == modules | rooms - {"gmtool.cli", "gmtool.nn"}
 
 
 MAX_MODULES, MAX_LINES, MAX_FUNCTION_LINES = 16, 350, 60

@@ -32,7 +32,7 @@ def step_cost(method: MethodConfig, data: DataConfig) -> float:
 
 
 def iterations_within(budget: float, method: MethodConfig, data: DataConfig) -> int:
-    """Return how many steps fit into a budget of forward passes, warm-up included; at least one."""
+    """Return the number of steps within a budget of forward passes, with warm-up; at least 1."""
     warmup = 1.0 if method.name == "supervised" else method.warmup_fraction
     mean = warmup * FORWARD_AND_BACKWARD + (1 - warmup) * step_cost(method, data)
     return max(1, int(budget / mean))

@@ -165,6 +165,7 @@ def _open_voc(config: DataConfig) -> Layout:
 
 
 def _open_folder(config: DataConfig) -> Layout:
+    # Images that match the template
     images, masks = Template(config.images, "data.images"), Template(config.masks, "data.masks")
     check_pair(images, masks)
     root, image_dir = config.root, config.root / images.folder
@@ -172,6 +173,7 @@ def _open_folder(config: DataConfig) -> Layout:
         raise _wrong_layout(root, "folder", str(images.folder))
     names = match_images(root, images, masks)
     entries = [SplitEntry(str(name), None, None) for name in names.values()]
+    # Parts: folders below the images, or matches of {part}
     if "part" not in images.fields:
         hints = {part: f"images in {images.folder / part}" for part in PARTS}
         parts = _parts_below(image_dir, entries)
@@ -201,6 +203,7 @@ def _open_folder(config: DataConfig) -> Layout:
 
 
 def _open_cityscapes(config: DataConfig) -> Layout:
+    # Folders and kind of the masks
     image_dir, mask_dir = config.root / "leftImg8bit", config.root / "gtFine"
     if not image_dir.is_dir():
         raise _wrong_layout(config.root, "cityscapes", "leftImg8bit")
@@ -235,11 +238,13 @@ def _open_cityscapes(config: DataConfig) -> Layout:
 
 
 def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
+    # Annotation file and image folder of each part
     places = {
         "train": (config.root / config.train_annotations, config.train_images),
         "val": (config.root / config.val_annotations, config.val_images),
     }
     hints: dict[Part, str] = {"train": config.train_annotations, "val": config.val_annotations}
+    # Images that the annotation files list
     ids: dict[Path, str] = {}
     by_name: dict[str, Path] = {}
     source: dict[Path, tuple[CocoFile, CocoImage]] = {}

@@ -53,6 +53,7 @@ def choose_labeled(
     """
     if not 1 <= count < len(candidates):
         raise ConfigError(f"{count} labeled images of {len(candidates)}: expected 1 to {len(candidates) - 1}")
+    # Groups in a seeded order
     groups = _groups(candidates, group_pattern)
     order = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
     chosen: list[list[Candidate]] = []
@@ -66,6 +67,7 @@ def choose_labeled(
         size += len(group)
         return True
 
+    # One group for each class, then the rest
     for label in _rarest_first(candidates):
         if label not in _classes_of(chosen):
             any(take(group) for group in order if label in _classes_of([group]))
@@ -73,6 +75,7 @@ def choose_labeled(
         take(group)
     if not chosen:
         raise ConfigError(f"the smallest group has more than {count} images: raise --count")
+    # Split in the order of the candidates
     labeled = {candidate.sample.id for group in chosen for candidate in group}
     return LabeledChoice(
         labeled=tuple(candidate.sample for candidate in candidates if candidate.sample.id in labeled),

@@ -105,6 +105,7 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
     """
     with needs_extra("serve", "reading COCO annotations"):
         from pycocotools import mask as coco_mask
+    # Run lengths of each object
     size = (mask.height, mask.width)
     painted = []
     outline_px = 0.0
@@ -124,6 +125,7 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
             painted.append(
                 (-int(coco_mask.area(run_lengths)), annotation_id, classes.names.index(name), run_lengths)
             )
+    # Paint, largest first
     nothing = classes.ignore_index if classes.background is None else classes.background
     labels = np.full(size, nothing, dtype=np.uint8)
     for _, _, index, run_lengths in sorted(painted, key=lambda item: item[:2]):

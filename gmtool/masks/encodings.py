@@ -54,6 +54,7 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
     Raises:
         DataError: Several encodings are possible, or none.
     """
+    # Read some files
     step = -(-len(paths) // MAX_FILES)
     chosen = paths[::step]
     files = [file for path in chosen if (file := _read_file(path)) is not None]
@@ -64,6 +65,7 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
         )
     if any(file.is_color for file in files):
         return _recognize_colors(files, classes, where=where, option=option)
+    # Class sets whose raw ids are the indices
     labels = frozenset().union(*(file.labels for file in files))
     as_index = {*range(len(classes)), classes.ignore_index}
     as_raw = set(classes.raw_ids)
@@ -76,6 +78,7 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
                 )
             return Recognized("color", "palettes of the classes' colours, in an order of their own")
         return Recognized("index", "one channel of labels")
+    # Evidence for raw ids and for indices
     is_raw = bool((labels - as_index) & as_raw) or shown_as == "raw"
     is_index = classes.ignore_index in labels - as_raw or shown_as == "index"
     if is_raw == is_index:

@@ -86,6 +86,7 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
         return _open_coco(path, classes)
     if not path.is_dir():
         raise DataError(f"masks {path}: no such folder, nor a .json file of COCO results")
+    # Files of the folder
     left_out = LeftOut()
     found = [path / name for name in below(path, suffixes=(*MASK_SUFFIXES, ".npz", ".json"), left_out=left_out)]
     if left_out.hidden:
@@ -94,6 +95,7 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
     archives = [file for file in found if file.suffix.lower() == ".npz"]
     if images and archives:
         raise DataError(f"{path} has {_type_of(images[0])} and npz files in it: give a folder of one of them")
+    # npz files, or one COCO results file
     if archives:
         return _folder_source(path, archives, "npz with class indices", partial(read_npz, classes=classes))
     if not images:
@@ -101,6 +103,7 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
         if len(inside) == 1:
             return _open_coco(inside[0], classes)
         raise DataError(_no_masks(path))
+    # Image files and their encoding
     images, known = _choose_kind(images, values)
     if known is None:
         known = recognize_values(images, classes, where=path, option=option)

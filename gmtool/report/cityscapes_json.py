@@ -30,8 +30,7 @@ def official_dict(report: IoUReport) -> dict[str, Any]:
 
     Instance scores are null, since they need instanceIds. Labels that are not evaluated have null scores and
     priors, since class indices do not distinguish them; their pixels count in the priors of the others, as in the
-    script.
-    Pixels predicted without a class count as label 0, "unlabeled".
+    script. Pixels predicted without a class count as label 0, "unlabeled".
 
     Raises:
         ConfigError: Other classes than the 19 of Cityscapes, or ignored pixels not counted.
@@ -39,11 +38,13 @@ def official_dict(report: IoUReport) -> dict[str, Any]:
     classes = load_classes("cityscapes")
     if report.classes.names != classes.names or report.ignored_pixels is None:
         raise ConfigError("--official-json needs the 19 classes of Cityscapes")
+    # Confusion matrix by raw id
     ids = list(classes.raw_ids)
     matrix = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
     matrix[np.ix_(ids, ids)] = report.confusion[:, : len(ids)]
     matrix[ids, 0] += report.no_class
     all_pixels = int(matrix.sum()) + report.ignored_pixels
+    # Scores of classes and categories
     scores = dict(zip(ids, iou_per_class(report.confusion).tolist(), strict=True))
     class_scores = {name: _null_if_nan(scores.get(place, np.nan)) for place, (name, _) in enumerate(LABELS)}
     category_scores = {category: _category_iou(matrix, category, ids) for _, category in LABELS}

@@ -97,6 +97,7 @@ def compare(report: IoUReport, others: Sequence[IoUReport]) -> Comparison:
     for each in others:
         if each.classes.names != report.classes.names:
             raise DataError(f"{each.provenance.model} was scored on other classes than {report.provenance.model}")
+    # Images that all results have
     places = [{image_key(name): place for place, name in enumerate(scores.ids)} for scores in images]
     shared = [key for key in places[0] if all(key in each for each in places[1:])]
     if not shared:
@@ -105,6 +106,7 @@ def compare(report: IoUReport, others: Sequence[IoUReport]) -> Comparison:
         _aligned(scores, [each[key] for key in shared], shared)
         for scores, each in zip(images, places, strict=True)
     ]
+    # The same ground truth, then scores
     for other, scores in zip(others, aligned[1:], strict=True):
         _refuse_other_truth(aligned[0], scores, other)
     results = [
@@ -135,11 +137,12 @@ def comparison_markdown(comparison: Comparison) -> str:
     first = comparison.results[0]
     first_name, *_ = names = [markdown_text(result.name) for result in comparison.results]
     lines = [
+        # Scores and differences
         f"# {first_name} against {', '.join(names[1:])}",
         "",
-        f"{len(comparison.ids)} images that all of them scored; the same images drawn for all in each resample.",
+        f"{len(comparison.ids)} common images; each resample draws the same images for all results.",
         "",
-        "| result | mIoU % | 95 % interval | difference of the first to it, points | 95 % interval | |",
+        "| result | mIoU % | 95 % interval | first minus this one, points | 95 % interval | |",
         "|---|---:|---:|---:|---:|---|",
         f"| {first_name} | {percent(first.miou)} | {interval_text(first.interval)} | | | |",
         *(
@@ -150,6 +153,7 @@ def comparison_markdown(comparison: Comparison) -> str:
             )
         ),
         "",
+        # Classes
         f"| class | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
         *(

@@ -30,6 +30,7 @@ def build_fabric(device: DeviceName, precision: PrecisionName) -> tuple[Fabric, 
         BackendError: Device unavailable.
         ConfigError: The device does not support the precision.
     """
+    # Device and precision
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError("--device cuda: torch finds no CUDA device: use --device cpu or auto")
     if device == "mps" and not torch.backends.mps.is_available():
@@ -41,6 +42,7 @@ def build_fabric(device: DeviceName, precision: PrecisionName) -> tuple[Fabric, 
             "run.precision=16-mixed needs a loss scaler, missing in torch on Apple GPUs: use 32-true"
         )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # repeats the remark below
+    # Processes of torchrun
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(

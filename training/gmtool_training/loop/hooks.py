@@ -52,14 +52,14 @@ def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: S
         if state.average is not None:
             update_average(state.average, state.network, decay=config.optim.ema_decay, step=iteration)
 
-    drawn = time.monotonic()
+    drawn = time.monotonic()  # of the last pictures
 
     def after_validation(progress: TrainingProgress) -> None:
         nonlocal drawn
         due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
         if schedule.is_over(progress) or run.fabric.broadcast(due):  # the first process decides for all
             _draw(run, state)
-            drawn = time.monotonic()
+            drawn = time.monotonic()  # of the last pictures
 
     return Hooks(
         validate=partial(

@@ -57,6 +57,7 @@ def draw_pairs(
         lam: Share of the labeled image in the mixed one, in [0, 0.5).
         class_weights: (C,), those of `method.balance`.
     """
+    # Targets and prediction
     device = next(network.parameters()).device
     labeled = LabeledBatch(*(part.to(device) for part in labeled))
     unlabeled = UnlabeledBatch(*(part.to(device) for part in unlabeled))
@@ -66,6 +67,7 @@ def draw_pairs(
     pseudo, weights = weighted_mask(target, method, class_weights)
     # Ideal mixing leaves 1 - λ of the unlabeled image's probabilities
     scaled = method.renormalize or method.pseudo == "direct" or (method.decoupling == "soft" and method.normalize)
+    # Columns
     columns: dict[str, list[Tile]] = {}
     if target.source.partners is not None:
         partners = target.source.partners
@@ -82,6 +84,7 @@ def draw_pairs(
         labels = pseudo.argmax(dim=1).to(torch.uint8).cpu().numpy()
         columns["what counts"] = [MaskTile(*pair) for pair in zip(labels, share, strict=True)]
     columns["prediction"] = [_likeliest(mask, full=1.0) for mask in prediction]
+    # Sheet
     rows = list(zip(*(tiles[:MAX_ROWS] for tiles in columns.values()), strict=True))
     buffer = io.BytesIO()
     sheet = draw_sheet(tuple(columns), rows, classes=classes, note=NOTE)

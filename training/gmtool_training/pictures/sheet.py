@@ -57,6 +57,7 @@ def draw_sheet(
         classes: Palette and names.
         note: One line at the bottom.
     """
+    # Sizes
     colors = color_table(classes)
     height, width = _to_size(rows[0][0])
     legend = _legend_lines(rows, classes, room=len(titles) * (width + GAP_PX) - GAP_PX)
@@ -65,6 +66,7 @@ def draw_sheet(
     size = (GAP_PX + len(titles) * (width + GAP_PX), below + (len(legend) + 1) * LINE_PX + GAP_PX)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
+    # Titles and tiles
     for column, title in enumerate(titles):
         left = GAP_PX + column * (width + GAP_PX)
         draw.text((left + width / 2, GAP_PX + LINE_PX / 2), title, fill=INK, font=_font(), anchor="mm")
@@ -76,6 +78,7 @@ def draw_sheet(
             above = top + row * (height + GAP_PX)
             canvas.paste(picture, (left, above))
             draw.rectangle((left - 1, above - 1, left + width, above + height), outline=FRAME)
+    # Legend and note
     for number, line in enumerate(legend):
         y = below + number * LINE_PX
         for left, label, name in line:
