@@ -92,8 +92,10 @@ def docstrings() -> Iterator[tuple[str, str]]:
     """Yield (place, docstring) of all modules and classes."""
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]:
-            yield f"{path.relative_to(ROOT)}:{getattr(node, 'name', '')}", ast.get_docstring(node) or ""
+        yield str(path.relative_to(ROOT)), ast.get_docstring(tree) or ""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                yield f"{path.relative_to(ROOT)}:{node.name}", ast.get_docstring(node) or ""
 
 
 def test_docstrings_of_modules_and_classes_begin_with_a_noun_or_verb() -> None:
