@@ -149,7 +149,7 @@ def test_case_49_a_changed_description_is_found_by_its_seal(tmp_path: Path, chan
     save(tmp_path, ["last"], 1)
     description = tmp_path / "checkpoints" / "last.json"
     description.write_text(json.dumps(json.loads(description.read_text()) | change))
-    with pytest.raises(CheckpointError, match=r"last\.json: damaged: its content is not what its desc[^\n]*$"):
+    with pytest.raises(CheckpointError, match=r"last\.json: damaged: its content does not match its desc[^\n]*$"):
         load_network(tmp_path, "last")
 
 
@@ -168,7 +168,7 @@ def test_case_49_weights_that_do_not_lie_beside_their_description_are_refused(tm
     save(tmp_path, ["last"], 1)
     description = tmp_path / "checkpoints" / "last.json"
     description.write_text(sealed(read_sealed(description) | {"weights": place}))
-    with pytest.raises(CheckpointError, match=r"which does not lie beside it[^\n]*$"):
+    with pytest.raises(CheckpointError, match=r"which is not in the same folder[^\n]*$"):
         load_network(tmp_path, "last")
 
 

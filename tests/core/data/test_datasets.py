@@ -77,7 +77,7 @@ def test_unlabeled_images_may_lie_in_any_folder(voc: Path, tmp_path: Path) -> No
     data = load_training_data(DataConfig(voc, labeled=voc / "labeled.txt", unlabeled=tmp_path / "camera"))
     assert [sample.id for sample in data.unlabeled.samples] == ["deep/y", "x"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no image in it"):
+    with pytest.raises(DataError, match="no images; expected"):
         load_training_data(DataConfig(voc, labeled=voc / "labeled.txt", unlabeled=tmp_path / "empty"))
 
 

@@ -110,7 +110,7 @@ def test_case_25_what_cannot_be_scored_is_listed_and_left_out_of_the_mean(tmp_pa
     assert "has label 9" in failed["label of the truth"]
     assert "has label 7" in failed["label of the prediction"]
     assert failed["other size"] == "mask of 3x1 pixels, but its ground truth has 4x1"
-    assert "no prediction: no mask of it in" in failed["no prediction"]
+    assert "no prediction: no mask in" in failed["no prediction"]
     assert "damaged" in failed["damaged truth"]
 
 
