@@ -1,4 +1,4 @@
-"""Whether an ONNX model refers to other files, told from its bytes: a tensor may keep its values elsewhere.
+"""Read protobuf's wire format: refuse ONNX models that keep tensors in other files.
 
 Protobuf's wire format (https://protobuf.dev/programming-guides/encoding) and ONNX's field numbers
 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Tensors are found wherever a model can have them, without
@@ -44,17 +44,17 @@ def refers_to_other_files(model: bytes) -> bool:
 
 
 def _fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int | slice]]:
-    """Yield number and value of each field of a message; a value of known length as where it lies."""
+    """Yield number and value of each field of a message; a value of known length as its slice of `content`."""
     position = start
     while position < stop:
-        key, position = _varint(content, position, stop)
+        key, position = read_varint(content, position, stop)
         number, kind = key >> 3, key & 7
         if kind == 0:
-            value, position = _varint(content, position, stop)
+            value, position = read_varint(content, position, stop)
             yield number, value
             continue
         if kind == 2:
-            length, position = _varint(content, position, stop)
+            length, position = read_varint(content, position, stop)
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
@@ -65,8 +65,12 @@ def _fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int | 
         position += length
 
 
-def _varint(content: bytes, position: int, stop: int) -> tuple[int, int]:
-    """Return a number of seven bits a byte, lowest first, and where it ends."""
+def read_varint(content: bytes, position: int, stop: int) -> tuple[int, int]:
+    """Return a varint (seven bits a byte, lowest first) and the position behind it.
+
+    Raises:
+        ValueError: Cut off at `stop`, or longer than ten bytes.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if position >= stop:

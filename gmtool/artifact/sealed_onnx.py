@@ -1,4 +1,4 @@
-"""Where an ONNX file keeps its spec and its own hash, and how both are read without any ONNX library.
+"""Spec and SHA-256 inside an ONNX file, read without an ONNX library.
 
 Both lie in the model's metadata, which protobuf writes as key and value one after the other. So the file is
 checked before a runtime parses it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from gmtool.artifact.onnx_wire import refers_to_other_files
+from gmtool.artifact.onnx_wire import read_varint, refers_to_other_files
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.errors import ArtifactError
 
@@ -86,17 +86,13 @@ def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
 
 
 def _find_value(content: bytes, key: str) -> slice | None:
-    """Return where a metadata entry has its value: field 1 is the key, field 2 the value, each with its length."""
+    """Return the slice of a metadata entry's value: field 1 is the key, field 2 the value, each with its length."""
     marker = b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12"
     position = content.rfind(marker)
     if position < 0:
         return None
-    position += len(marker)
-    length = shift = 0
-    while position < len(content) and shift < 64:  # a protobuf varint: seven bits a byte, lowest first
-        byte = content[position]
-        length |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return slice(position, position + length) if position + length <= len(content) else None
-    return None
+    try:
+        length, position = read_varint(content, position + len(marker), len(content))
+    except ValueError:
+        return None
+    return slice(position, position + length) if position + length <= len(content) else None

@@ -1,4 +1,4 @@
-"""Which shapes a model is built for: batches of images of one size, and the ranges that a plan takes."""
+"""Batch shapes, TensorRT optimisation profiles, and image sizes as typed (`HxW`)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class BatchShape:
         """Read `BxHxW`.
 
         Args:
-            text: What was typed.
+            text: Text as typed.
             where: The option, for the message.
 
         Raises:
             ConfigError: Not three whole numbers above zero.
         """
-        parts = text.lower().replace("×", "x").split("x")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            raise ConfigError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
-        return cls(*map(int, parts))
+        sides = _sides(text)
+        if sides is None or len(sides) != 3:
+            raise ConfigError(f"{where} {text}: expected BATCHxHEIGHTxWIDTH, such as 1x512x1024")
+        return cls(*sides)
 
     @property
     def pixels(self) -> int:
@@ -40,13 +40,13 @@ class BatchShape:
         return self.batch * self.height * self.width
 
     def covers(self, other: BatchShape) -> bool:
-        """Return whether no side of `other` is larger."""
+        """Return whether each side of `other` is at most this one's."""
         return other.batch <= self.batch and other.height <= self.height and other.width <= self.width
 
 
 @dataclass(frozen=True)
 class ShapeProfile:
-    """An optimisation profile: the shapes that a plan takes, and the one that it is fastest at."""
+    """Optimisation profile of a TensorRT plan: smallest, fastest and largest batch."""
 
     min: BatchShape
     opt: BatchShape
@@ -60,7 +60,7 @@ class ShapeProfile:
         return f"min {self.min}, opt {self.opt}, max {self.max}"
 
     def misfit(self, shape: BatchShape) -> str | None:
-        """Return which sides of `shape` are outside, and of what; None if it is inside."""
+        """Return the sides of `shape` outside their ranges, as text; None if it is inside."""
         outside = [
             f"{name} {got} is outside {low}..{high}"
             for name, got, low, high in (
@@ -73,17 +73,28 @@ class ShapeProfile:
         return ", ".join(outside) or None
 
 
-def parse_size(text: str, *, where: str) -> tuple[int, int]:
-    """Read `HxW`, the height and width of images.
+def parse_size(text: str, *, where: str, square: bool = False) -> tuple[int, int]:
+    """Return height and width, pixels, from `HxW`.
 
     Args:
-        text: What was typed.
+        text: Text as typed.
         where: The option, for the message.
+        square: Accept a single number for both sides.
 
     Raises:
         ConfigError: Not two whole numbers above zero.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"{where} {text}: expected height x width, for example 512x1024")
-    return int(parts[0]), int(parts[1])
+    sides = _sides(text)
+    if sides is not None and square and len(sides) == 1:
+        sides = sides * 2
+    if sides is None or len(sides) != 2:
+        raise ConfigError(f"{where} {text}: expected HEIGHTxWIDTH in pixels, such as 512x1024")
+    return sides[0], sides[1]
+
+
+def _sides(text: str) -> list[int] | None:
+    """Return the whole numbers above zero between `x` or `×`, or None."""
+    parts = text.lower().replace("×", "x").split("x")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        return None
+    return [int(part) for part in parts]
