@@ -86,7 +86,7 @@ def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
 
 
 def _find_value(content: bytes, key: str) -> slice | None:
-    """Return the slice of a metadata entry's value: field 1 is the key, field 2 the value, each with its length."""
+    """Return the slice of a metadata value: field 1 is the key, field 2 the value, each after its length."""
     marker = b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12"
     position = content.rfind(marker)
     if position < 0:

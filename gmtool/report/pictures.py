@@ -12,6 +12,7 @@ from PIL import Image
 
 from gmtool.classes import ClassSet
 from gmtool.images import UInt8Array
+from gmtool.masks.files import color_table
 from gmtool.report.metrics import Float64Array
 
 MAX_SIDE_PX = 380
@@ -91,9 +92,7 @@ def _shrink(labels: UInt8Array, height: int, width: int) -> UInt8Array:
 
 
 def _colors(labels: UInt8Array, classes: ClassSet) -> UInt8Array:
-    table = np.full((256, 3), IGNORED, dtype=np.uint8)
-    table[: len(classes)] = classes.palette
-    colors: UInt8Array = table[labels]
+    colors: UInt8Array = color_table(classes, ignored=IGNORED)[labels]
     return colors
 
 

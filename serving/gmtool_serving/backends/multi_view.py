@@ -13,6 +13,7 @@ from gmtool.errors import BackendError, ConfigError
 from gmtool.images import UInt8Array
 from gmtool.report.report import Protocol
 from gmtool_serving.backends.base import Backend, refuse_unknown_labels
+from gmtool_serving.backends.tiles import window_starts
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -103,12 +104,6 @@ def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> U
     best: UInt8Array = total.argmax(axis=0).astype(np.uint8)
     refuse_unknown_labels(best, len(backend.spec.classes))
     return best
-
-
-def window_starts(length: int, window: int, step: int) -> list[int]:
-    """Return where windows begin along one axis: evenly, the last one moved back to the end of the image."""
-    last = max(0, length - window)
-    return [*range(0, last, step), last]
 
 
 def _logits(backend: Backend, image: UInt8Array, averaging: Averaging) -> Float32Array:

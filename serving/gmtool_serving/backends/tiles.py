@@ -1,4 +1,4 @@
-"""Images that a model cannot take whole: logits of overlapping tiles, blended where they meet."""
+"""Tiled inference of large images: logits of overlapping tiles, blended."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def predict_tiled(backend: Backend, image: UInt8Array, tiling: Tiling, *, batch:
     """
     height, width = image.shape[:2]
     tile_height, tile_width = min(tiling.height, height), min(tiling.width, width)
-    tops = _starts(height, tile_height, tiling.overlap)
-    lefts = _starts(width, tile_width, tiling.overlap)
+    tops = window_starts(height, tile_height, tile_height - tiling.overlap, evenly=True)
+    lefts = window_starts(width, tile_width, tile_width - tiling.overlap, evenly=True)
     weight = np.outer(_ramp(tile_height), _ramp(tile_width))
     mask: UInt8Array = np.empty((1, height, width), dtype=np.uint8)
     confidence: UInt8Array = np.empty((1, height, width), dtype=np.uint8)
@@ -105,12 +105,20 @@ def _logits_of(
         yield from zip(some, logits, strict=True)
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return where tiles start that cover a length, evenly spread; neighbours share `overlap` or more."""
-    if length <= tile:
-        return [0]
-    count = -(-(length - overlap) // (tile - overlap))
-    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+def window_starts(length: int, window: int, step: int, *, evenly: bool = False) -> list[int]:
+    """Return the first pixels of windows that cover one axis.
+
+    Args:
+        length: Pixels of the axis.
+        window: Pixels of a window.
+        step: Pixels from one window to the next; the last window is moved back to the image's edge.
+        evenly: Spread the same number of windows evenly instead; neighbours are at most `step` apart.
+    """
+    last = max(0, length - window)
+    starts = [*range(0, last, max(1, step)), last]
+    if not evenly:
+        return starts
+    return [round(index * last / max(1, len(starts) - 1)) for index in range(len(starts))]
 
 
 def _ramp(length: int) -> FloatArray:

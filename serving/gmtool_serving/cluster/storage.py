@@ -64,6 +64,25 @@ def write_file(uri: str, content: bytes) -> None:
         file.write(content)
 
 
+class StoredMasks:
+    """Output folder in an object store, as `write_outputs` writes to it.
+
+    Args:
+        uri: The folder.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def locate(self, path: str) -> str:
+        """Return the file's URI."""
+        return join(self._uri, path)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, whole or not at all; see `write_file`."""
+        write_file(self.locate(path), content)
+
+
 def delete_file(uri: str) -> None:
     """Delete a file; one that is not there is no error.
 

@@ -22,11 +22,11 @@ from gmtool.resources import temporary_dir
 from gmtool_serving.backends.base import Backend, DeviceName
 from gmtool_serving.backends.opening import open_backend
 from gmtool_serving.cluster.rows import Row, array_of, rows_of, to_table
-from gmtool_serving.cluster.storage import is_uri, join, read_file, write_file
+from gmtool_serving.cluster.storage import StoredMasks, is_uri, join, read_file
 from gmtool_serving.inputs.decode import Failure, decode
-from gmtool_serving.outputs.formats import FormatName, MaskItem, encode, format_dirs, needs_pixels
+from gmtool_serving.outputs.formats import MaskItem, needs_pixels
 from gmtool_serving.outputs.manifest import Record
-from gmtool_serving.outputs.write import MaskFolders, OutputFile, write_outputs
+from gmtool_serving.outputs.write import MaskFolders, MaskStore, OutputFile, write_outputs
 from gmtool_serving.pipeline.batching import Grouper, padded_size
 from gmtool_serving.pipeline.compute import predict_batch
 
@@ -237,13 +237,13 @@ def _predict_group(
 def write_rows(table: pa.Table, job: Job) -> Iterator[pa.Table]:
     """Encode and write the files of a table of masks; what was written is written again in a repetition."""
     rows = rows_of(table)
-    folders = MaskFolders(Path(job.out), format_dirs(Path(job.out), job.options.formats))
+    store: MaskStore = StoredMasks(job.out) if is_uri(job.out) else MaskFolders(Path(job.out))
     with ThreadPoolExecutor(WRITES) as pool:
-        done = pool.map(lambda place: _write_one(table, rows[place], place, job, folders), range(len(rows)))
+        done = pool.map(lambda place: _write_one(table, rows[place], place, job, store), range(len(rows)))
         yield to_table(list(done))
 
 
-def _write_one(table: pa.Table, row: Row, place: int, job: Job, folders: MaskFolders) -> Row:
+def _write_one(table: pa.Table, row: Row, place: int, job: Job, store: MaskStore) -> Row:
     if row.is_settled:
         return row
     size = _size(row)
@@ -257,25 +257,9 @@ def _write_one(table: pa.Table, row: Row, place: int, job: Job, folders: MaskFol
         row.coco_id,
     )
     started = time.perf_counter()
-    written = _put_outputs(item, job) if is_uri(job.out) else write_outputs(item, job.classes, folders)
+    written = write_outputs(item, job.classes, job.options.formats, store)
     row = replace(row, seconds={**row.seconds, "encode": time.perf_counter() - started})
     return row.failed(written) if isinstance(written, Failure) else replace(row, outputs=written)
-
-
-def _put_outputs(item: MaskItem, job: Job) -> tuple[OutputFile, ...] | Failure:
-    """Do in an object store what `write_outputs` does in a folder."""
-    written = []
-    folders: dict[FormatName, Path] = format_dirs(Path(), job.options.formats)
-    for name, folder in folders.items():
-        for relative, content in encode(name, item, job.classes):
-            path = (folder / relative).as_posix()
-            uri = join(job.out, path)
-            try:
-                write_file(uri, content)
-            except OSError as error:
-                return Failure("cannot_write", f"{uri}: cannot be written: {error.strerror or error}")
-            written.append(OutputFile(path, len(content), hashlib.sha256(content).hexdigest()))
-    return tuple(written)
 
 
 def _size(row: Row) -> tuple[int, int]:

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmtool.errors import BackendError, BackendMemoryError
-from gmtool.images import UInt8Array
+from gmtool.images import MEAN_COLOR, UInt8Array
 from gmtool_serving.backends.base import Backend, refuse_unknown_labels
 from gmtool_serving.backends.tiles import Tiling, predict_tiled
 from gmtool_serving.inputs.decode import Failure
 from gmtool_serving.pipeline.batching import padded_size
-
-PADDING = np.array([124, 116, 104], dtype=np.uint8)
-"""ImageNet's mean colour: what the network itself pads with, to the nearest level."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def _stack(images: Sequence[UInt8Array], pad_px: int) -> UInt8Array:
         return images[0][None] if len(images) == 1 else np.stack(images)
     height, width = padded_size(images[0].shape[0], images[0].shape[1], pad_px)
     batch: UInt8Array = np.empty((len(images), height, width, 3), dtype=np.uint8)
-    batch[:] = PADDING
+    batch[:] = MEAN_COLOR  # the network itself pads with it, to the nearest level
     for index, image in enumerate(images):
         batch[index, : image.shape[0], : image.shape[1]] = image
     return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -99,7 +99,7 @@ class Pipeline:
         batch: Images that are computed at once, of one size.
         compute: What changes masks.
         out: The output folder.
-        folders: Folder of each format.
+        formats: Formats to write.
         writers: Threads that encode and write. Most of their time they wait for the disk.
         find_done: Returns the record of an input that needs nothing, or None.
     """
@@ -112,14 +112,15 @@ class Pipeline:
         batch: int,
         compute: ComputeOptions,
         out: Path,
-        folders: Mapping[FormatName, Path],
+        formats: Sequence[FormatName],
         writers: int,
         find_done: Callable[[InputImage], Record | None],
     ) -> None:
         self.clocks = Clocks(decoders.clock, Clock(), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
-        self._folders, self._writers, self._find_done = MaskFolders(out, folders), writers, find_done
-        self._keep_pixels = any(map(needs_pixels, folders))
+        self._formats, self._store = formats, MaskFolders(out)
+        self._writers, self._find_done = writers, find_done
+        self._keep_pixels = any(map(needs_pixels, formats))
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
         self._labeled: Channel[Labeled] = Channel(2 * writers + batch, MAX_BYTES)
         self._outcomes: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
@@ -252,7 +253,7 @@ class Pipeline:
             image, labels = given.image, given.labels
             item = MaskItem(image.output, labels.mask, labels.confidence, given.pixels, image.coco_id)
             with self.clocks.encode.running():
-                written = write_outputs(item, classes, self._folders)
+                written = write_outputs(item, classes, self._formats, self._store)
             if isinstance(written, Failure):
                 outcome = Outcome(image, sha256=given.sha256, failure=written)
             else:

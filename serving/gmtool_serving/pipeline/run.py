@@ -190,7 +190,7 @@ class PredictionRun:
             batch=self.options.batch or backend.preferred_batch,
             compute=self.options.compute,
             out=folder.out,
-            folders=self.folders,
+            formats=self.options.formats,
             writers=WRITERS,
             find_done=lambda image: folder.find_done(image, conditions),
         )
@@ -205,7 +205,7 @@ class PredictionRun:
         """
         from gmtool_serving.outputs.whole_run_files import RESULT_NAMES, finish
 
-        outputs, folders = [image.output for image in images], MaskFolders(self.folder.out, self.folders)
+        outputs, folders = [image.output for image in images], MaskFolders(self.folder.out)
         for name, folder in self.folders.items():
             if name not in RESULT_NAMES:
                 continue
