@@ -26,7 +26,7 @@ from gmtool_export.proof.gate import Tolerance, judge
 from gmtool_export.proof.half import Headroom
 from gmtool_export.proof.images import Evidence
 from gmtool_export.proof.miou_drop import score
-from gmtool_export.proof.parity import Example, Runner, compare, examples_inside, onnx_runner
+from gmtool_export.proof.parity import ReferenceBatch, Runner, compare, onnx_runner, reference_batches_inside
 from gmtool_export.record import ArtifactRecord, Proof, onnx_name, outputs_mark
 from gmtool_export.tensorrt.build import BuildOptions, build_plan
 
@@ -123,7 +123,7 @@ def _prove_graph(graph: Graph, content: bytes, spec: ArtifactSpec, proving: Prov
 
         with_logits = both
     runtime = f"onnxruntime {ort.__version__} CPUExecutionProvider"
-    return _prove("the ONNX model", runtime, spec, proving, with_logits, runner, proving.evidence.examples)
+    return _prove("the ONNX model", runtime, spec, proving, with_logits, runner, proving.evidence.batches)
 
 
 def _prove_plan(
@@ -140,7 +140,7 @@ def _prove_plan(
         except (ArtifactError, BackendError, MissingExtraError) as error:
             remark(f"the plan itself is not compared, only the graph that it was built from: {_tail(error, path)}")
             return None
-        inside = examples_inside(proving.network, proving.evidence.images, options.profiles[0])
+        inside = reference_batches_inside(proving.network, proving.evidence.images, options.profiles[0])
         return _prove("the TensorRT plan", runtime, spec, proving, runner, runner, inside)
 
 
@@ -151,7 +151,7 @@ def _prove(
     proving: Proving,
     with_logits: Runner,
     runner: Runner,
-    compared: dict[str, Example],
+    compared: dict[str, ReferenceBatch],
 ) -> Proof:
     remark(f"comparing: {runtime}")
     rows = compare(with_logits, compared)

@@ -144,7 +144,7 @@ def _graphs(
     """Return the graph of the ONNX file, the graph of the plan, or both in this order: in int8 they differ."""
     headroom = None
     if options.precision == "fp16" and evidence is not None:
-        headroom = half_headroom(network, evidence.examples["batch of 3"].images)
+        headroom = half_headroom(network, evidence.batches["batch of 3"].images)
     remark("exporting: torch.onnx")
     model = export_graph(network, half=options.precision == "fp16")
     if calibration is None:

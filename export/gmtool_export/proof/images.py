@@ -18,7 +18,7 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool_export.int8.calibration import images_of_folder, spread
 from gmtool_export.proof.gate import refuse_weak_evidence
 from gmtool_export.proof.miou_drop import ScoredImages, classes_predicted
-from gmtool_export.proof.parity import Example, examples
+from gmtool_export.proof.parity import ReferenceBatch, reference_batches
 
 COMPARED_IMAGES = 6
 """Images that the batches of every shape are made of."""
@@ -33,7 +33,7 @@ class Evidence:
 
     images: tuple[UInt8Array, ...]
     """Real images at their own size."""
-    examples: dict[str, Example]
+    batches: dict[str, ReferenceBatch]
     """The same in batches of several shapes, with PyTorch's logits."""
     classes_predicted: int
     """Classes that PyTorch gives a share of their pixels to."""
@@ -77,14 +77,14 @@ def gather_evidence(
     else:
         samples = split.samples
     images = tuple(sample.read_image() for sample in spread(samples, COMPARED_IMAGES))
-    compared = examples(network, images)
+    compared = reference_batches(network, images)
     labels = np.concatenate([example.logits.argmax(axis=1).ravel() for example in compared.values()])
     predicted = classes_predicted(np.bincount(labels, minlength=num_classes))
     if not allow_few_classes:
         refuse_weak_evidence(predicted, num_classes)
     return Evidence(
         images=images,
-        examples=compared,
+        batches=compared,
         classes_predicted=predicted,
         scored=None if split is None else _scored(split, config, num_scored),
         not_scored=problem,

@@ -82,7 +82,7 @@ def onnx_runner(model: bytes, outputs: Sequence[str], *, threads: int = 0) -> Ru
 
 
 @dataclass(frozen=True)
-class Example:
+class ReferenceBatch:
     """Images of one size, and what PyTorch makes of them."""
 
     images: UInt8Array
@@ -91,25 +91,25 @@ class Example:
     """PyTorch's, (N, C, H, W)."""
 
 
-def examples(network: GuidedMixNet, images: Sequence[UInt8Array]) -> dict[str, Example]:
+def reference_batches(network: GuidedMixNet, images: Sequence[UInt8Array]) -> dict[str, ReferenceBatch]:
     """Return real images as the batches of `SHAPES`, and the first at its own size if it is not too large."""
     batches = {name: _batch(images, shape) for name, shape in SHAPES.items()}
     if images[0].size <= 3 * MAX_OWN_PIXELS:
         batches["own size"] = images[0][None]
-    return {name: Example(batch, reference_logits(network, batch)) for name, batch in batches.items()}
+    return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}
 
 
-def examples_inside(
+def reference_batches_inside(
     network: GuidedMixNet, images: Sequence[UInt8Array], profile: ShapeProfile
-) -> dict[str, Example]:
+) -> dict[str, ReferenceBatch]:
     """Return real images at shapes that a plan takes: its smallest, best, largest, and `SHAPES` between."""
     shapes = {"smallest": profile.min, "best": profile.opt, "largest": profile.max}
     shapes |= {name: shape for name, shape in SHAPES.items() if profile.misfit(shape) is None}
     batches = {name: _batch(images, shape) for name, shape in shapes.items()}
-    return {name: Example(batch, reference_logits(network, batch)) for name, batch in batches.items()}
+    return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}
 
 
-def compare(runner: Runner, given: Mapping[str, Example]) -> tuple[ParityRow, ...]:
+def compare(runner: Runner, given: Mapping[str, ReferenceBatch]) -> tuple[ParityRow, ...]:
     """Compare a model with PyTorch; one row an example.
 
     Raises:
@@ -118,7 +118,7 @@ def compare(runner: Runner, given: Mapping[str, Example]) -> tuple[ParityRow, ..
     return tuple(_compare(name, example, runner) for name, example in given.items())
 
 
-def _compare(name: str, example: Example, runner: Runner) -> ParityRow:
+def _compare(name: str, example: ReferenceBatch, runner: Runner) -> ParityRow:
     expected = example.logits
     labels = expected.argmax(axis=1)
     given = runner(example.images)

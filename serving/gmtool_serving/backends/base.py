@@ -13,7 +13,7 @@ from gmtool.artifact.spec import ArtifactSpec
 from gmtool.errors import NonFiniteError, UnknownLabelError
 from gmtool.images import UInt8Array
 
-DeviceName = Literal["auto", "cpu", "cuda"]
+InferenceDevice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)

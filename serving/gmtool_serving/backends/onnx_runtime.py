@@ -14,7 +14,7 @@ from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
-from gmtool_serving.backends.base import DeviceName, Prediction, to_prediction
+from gmtool_serving.backends.base import InferenceDevice, Prediction, to_prediction
 from gmtool_serving.backends.model_file import read_model_file
 
 GPU_BATCH = 8
@@ -56,7 +56,7 @@ class OrtBackend:
         BackendError: CUDA was asked for and is unavailable.
     """
 
-    def __init__(self, path: Path, *, device: DeviceName = "auto", threads: int = 0) -> None:
+    def __init__(self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0) -> None:
         file = read_model_file(path)
         self.spec, self.model, self.model_sha256 = file.spec, str(path), file.sha256
         options = ort.SessionOptions()
@@ -108,7 +108,7 @@ class OrtBackend:
         values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
 
-    def _check_provider(self, provider: str, device: DeviceName) -> None:
+    def _check_provider(self, provider: str, device: InferenceDevice) -> None:
         actual = self._session.get_providers()[0]
         if actual == provider:
             return
@@ -139,7 +139,7 @@ class OrtBackend:
         self._held_bytes = needed
 
 
-def _wants_cuda(device: DeviceName) -> bool:
+def _wants_cuda(device: InferenceDevice) -> bool:
     if device == "cpu":
         return False
     if "CUDAExecutionProvider" not in ort.get_available_providers() or not _has_cuda_driver():

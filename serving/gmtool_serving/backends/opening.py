@@ -6,13 +6,13 @@ from pathlib import Path
 
 from gmtool.artifact.tensorrt_plan import PLAN_SUFFIX
 from gmtool.errors import needs_extra
-from gmtool_serving.backends.base import Backend, DeviceName
+from gmtool_serving.backends.base import Backend, InferenceDevice
 
 
 def open_backend(
     path: Path,
     *,
-    device: DeviceName = "auto",
+    device: InferenceDevice = "auto",
     threads: int = 0,
     trust: bool = False,
 ) -> Backend:

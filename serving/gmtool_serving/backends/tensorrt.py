@@ -19,7 +19,7 @@ from gmtool.artifact.tensorrt_plan import (
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, needs_extra
 from gmtool.images import UInt8Array
-from gmtool_serving.backends.base import DeviceName, Prediction, to_prediction
+from gmtool_serving.backends.base import InferenceDevice, Prediction, to_prediction
 
 
 class TrtBackend:
@@ -40,7 +40,7 @@ class TrtBackend:
     """
 
     @collector_held_off
-    def __init__(self, path: Path, *, device: DeviceName = "auto", trust: bool = False) -> None:
+    def __init__(self, path: Path, *, device: InferenceDevice = "auto", trust: bool = False) -> None:
         if device == "cpu":
             raise BackendError(f"--device cpu: {path} is a TensorRT plan, for an NVIDIA GPU: take the ONNX model")
         plan = read_plan(path, trust=trust)

@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from gmtool_serving.backends.base import DeviceName
+from gmtool_serving.backends.base import InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 
 STATUS = Path("/proc/self/status")
@@ -20,7 +20,7 @@ STATUS = Path("/proc/self/status")
 
 
 def measure_peak(
-    model: Path, shape: tuple[int, ...], *, device: DeviceName, threads: int, trust: bool
+    model: Path, shape: tuple[int, ...], *, device: InferenceDevice, threads: int, trust: bool
 ) -> int | None:
     """Return the bytes that loading a model and one batch of `shape` (N, H, W, 3) take at most.
 
@@ -35,7 +35,7 @@ def measure_peak(
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def main(model: Path, shape: tuple[int, int, int], device: DeviceName, threads: int, *, trust: bool) -> None:
+def main(model: Path, shape: tuple[int, int, int], device: InferenceDevice, threads: int, *, trust: bool) -> None:
     """Print the peak in bytes."""
     if model.suffix == ".onnx":
         import gmtool_serving.backends.onnx_runtime  # noqa: F401  its memory is the runtime's, not the model's
@@ -56,7 +56,7 @@ if __name__ == "__main__":
     main(
         Path(path),
         (int(count), int(height), int(width)),
-        cast(DeviceName, device_name),
+        cast(InferenceDevice, device_name),
         int(thread_count),
         trust=trusted == "1",
     )

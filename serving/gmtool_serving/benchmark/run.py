@@ -13,7 +13,7 @@ import numpy as np
 from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array
 from gmtool.report.metrics import Int64Array, confusion_matrix, mean_iou
-from gmtool_serving.backends.base import Backend, DeviceName
+from gmtool_serving.backends.base import Backend, InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 from gmtool_serving.benchmark.images import ImageBatch
 from gmtool_serving.benchmark.memory import measure_peak
@@ -21,7 +21,7 @@ from gmtool_serving.benchmark.memory import measure_peak
 LOADS = 3
 """How often each model is loaded; the median counts."""
 
-Progress = Callable[[Iterable[int]], Iterator[int]]
+RoundProgress = Callable[[Iterable[int]], Iterator[int]]
 """Passes the numbers of the rounds on and shows how far it is."""
 
 
@@ -29,7 +29,7 @@ Progress = Callable[[Iterable[int]], Iterator[int]]
 class BenchmarkSettings:
     """How models are run."""
 
-    device: DeviceName
+    device: InferenceDevice
     threads: int
     """Threads of the processor; 0 for one a core."""
     rounds: int
@@ -88,7 +88,7 @@ class _Contestant:
 
 
 def run_benchmark(
-    models: Sequence[Path], batches: Sequence[ImageBatch], settings: BenchmarkSettings, *, progress: Progress
+    models: Sequence[Path], batches: Sequence[ImageBatch], settings: BenchmarkSettings, *, progress: RoundProgress
 ) -> list[BenchmarkRow]:
     """Measure models on the same batches. What one is timed on, the next is timed on right after it.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gmtool.errors import BackendError, ConfigError, needs_extra
 from gmtool.resources import processors
-from gmtool_serving.backends.base import DeviceName
+from gmtool_serving.backends.base import InferenceDevice
 
 try:
     import fcntl
@@ -119,7 +119,7 @@ def check_address(address: str) -> None:
         )
 
 
-def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
+def connect(address: str, wanted: Wanted, *, device: InferenceDevice) -> Cluster:
     """Start Ray on this machine (`local`) or join a cluster (`auto`: the one that runs here or RAY_ADDRESS names).
 
     A Ray that this process is connected to already is taken as it is, and left connected.
@@ -258,7 +258,7 @@ def _resources() -> dict[str, float]:
     return found
 
 
-def _start(folder: Path, wanted: Wanted, device: DeviceName) -> None:
+def _start(folder: Path, wanted: Wanted, device: InferenceDevice) -> None:
     import ray
 
     cores = processors()
@@ -280,7 +280,7 @@ def _start(folder: Path, wanted: Wanted, device: DeviceName) -> None:
 def _share(
     resources: dict[str, float],
     wanted: Wanted,
-    device: DeviceName,
+    device: InferenceDevice,
     *,
     version: str,
     folder: Path | None = None,

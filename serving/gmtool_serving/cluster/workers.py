@@ -19,7 +19,7 @@ from gmtool.classes import ClassSet
 from gmtool.errors import GmtoolError
 from gmtool.images import read_regular_file
 from gmtool.resources import temporary_dir
-from gmtool_serving.backends.base import Backend, DeviceName
+from gmtool_serving.backends.base import Backend, InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 from gmtool_serving.cluster.rows import Row, array_of, rows_of, to_table
 from gmtool_serving.cluster.storage import StoredMasks, is_uri, join, read_file
@@ -57,7 +57,7 @@ class Job:
     """A file in an output folder that is a path: who does not see it would write masks that nobody finds."""
     model: str
     """The model's name, for messages and for its suffix."""
-    device: DeviceName
+    device: InferenceDevice
     threads: int
     """Of one predicting worker."""
     gmtool_version: str = __version__

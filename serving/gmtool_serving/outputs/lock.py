@@ -1,4 +1,8 @@
-"""OS lock on an output folder or a shard of it."""
+"""OS lock on an output folder or a shard of it.
+
+Not the library `filelock`: it accepts a hard link or a pipe in place of the lock, keeps no readable holder (on Windows
+it locks the first byte), and knows nothing of shards.
+"""
 
 from __future__ import annotations
 

@@ -54,13 +54,12 @@ class PredictOptions:
 
     def conditions(self, model_sha256: str) -> Conditions:
         """Return what masks depend on beside their images."""
-        bits = {} if self.decode.bits == 16 else {"bits": self.decode.bits}  # as records of before have it
-        how = {"exif": self.decode.exif, **bits, **asdict(self.compute)}
-        return Conditions(model_sha256, self.formats, how)
+        options = {"exif": self.decode.exif, "bits": self.decode.bits, **asdict(self.compute)}
+        return Conditions(model_sha256, self.formats, options)
 
 
 @dataclass
-class Tally:
+class PredictionTally:
     """How far a run is."""
 
     inputs: int
@@ -136,7 +135,7 @@ class PredictionRun:
         self.options = options
         shard = options.shard
         self.images = images if shard is None else [image for image in images if shard.holds(image)]
-        self.tally = Tally(len(self.images))
+        self.tally = PredictionTally(len(self.images))
         self.interrupted = False
         self.pipeline: Stages | None = None
         self.folders = format_dirs(out, options.formats)

@@ -25,7 +25,7 @@ from gmtool.report.metrics import confusion_matrix
 from gmtool.report.pictures import Example
 from gmtool.report.report import IoUReport, Protocol, Provenance
 
-Progress = Callable[[Iterable[str]], Iterator[str]]
+ScoreProgress = Callable[[Iterable[str]], Iterator[str]]
 """Passes ids on and shows how far it is."""
 
 WORKERS = 2
@@ -65,7 +65,7 @@ class _Loaded:
     error: str = ""
 
 
-def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoUReport:
+def score(task: Task, *, progress: ScoreProgress, with_boundary: bool = False) -> IoUReport:
     """Compare every prediction with its ground truth. Images that fail are listed and in no figure.
 
     An image whose ground truth ignores all of it is left out and listed too.
@@ -146,7 +146,7 @@ def _example(task: Task, kind: str, place: int, images: ImageScores) -> Example:
     return Example(image_id, kind, float(images.miou[place]), picture, truth, task.predict(source))
 
 
-def _load_ahead(task: Task, progress: Progress) -> Iterator[_Loaded]:
+def _load_ahead(task: Task, progress: ScoreProgress) -> Iterator[_Loaded]:
     """Load in threads (decoding releases the interpreter lock), in order, with at most `AHEAD` waiting."""
 
     def load(image_id: str) -> _Loaded:

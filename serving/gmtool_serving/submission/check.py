@@ -30,7 +30,7 @@ from gmtool_serving.submission.names import (
 
 Size = tuple[int, int]
 """(height, width)."""
-Progress = Callable[[Sequence[SubmittedFile]], Iterable[SubmittedFile]]
+CheckProgress = Callable[[Sequence[SubmittedFile]], Iterable[SubmittedFile]]
 
 LARGEST_LABEL: dict[Benchmark, int] = {"voc": 20, "cityscapes": 33}
 MODES: dict[Benchmark, tuple[str, ...]] = {"voc": ("P", "L", "1"), "cityscapes": ("P", "L")}
@@ -79,7 +79,7 @@ def check_submission(
     *,
     images: Path | None = None,
     list_path: Path | None = None,
-    progress: Progress = iter,
+    progress: CheckProgress = iter,
 ) -> SubmissionReport:
     """Check masks by the rules of VOCevalseg.m or of cityscapesScripts' evalPixelLevelSemanticLabeling.
 
@@ -122,16 +122,16 @@ def check_submission(
     )
 
 
-Finding = tuple[ProblemKind, str]
+MaskProblem = tuple[ProblemKind, str]
 
 
 def _decoded(
-    benchmark: Benchmark, matched: Sequence[Match], known: Mapping[str, Path], progress: Progress
-) -> Iterator[tuple[str, list[Finding], set[int]]]:
+    benchmark: Benchmark, matched: Sequence[Match], known: Mapping[str, Path], progress: CheckProgress
+) -> Iterator[tuple[str, list[MaskProblem], set[int]]]:
     """Return for each mask its name, what is wrong with it, and its labels."""
     ids = {id(file): name for file, name in matched}
 
-    def look(file: SubmittedFile, content: bytes | Exception) -> tuple[str, list[Finding], set[int]]:
+    def look(file: SubmittedFile, content: bytes | Exception) -> tuple[str, list[MaskProblem], set[int]]:
         if isinstance(content, Exception):
             return str(file.name), [("unreadable", f"cannot be read: {content}")], set()
         image = known.get(ids[id(file)])
@@ -152,7 +152,7 @@ def _content(file: SubmittedFile) -> bytes | Exception:
         return error
 
 
-def _look_at(benchmark: Benchmark, content: bytes, expected: Size | None) -> tuple[list[Finding], set[int]]:
+def _look_at(benchmark: Benchmark, content: bytes, expected: Size | None) -> tuple[list[MaskProblem], set[int]]:
     """Return what is wrong with one mask, and its labels."""
     try:
         image = Image.open(io.BytesIO(content), formats=("PNG",))
