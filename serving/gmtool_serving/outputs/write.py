@@ -28,7 +28,7 @@ class OutputFile:
     sha256: str
 
     def is_whole(self, out: Path) -> bool:
-        """Return whether the file is still what was written."""
+        """Return whether the file still has its size and hash."""
         try:
             with os.fdopen(open_unlinked(out / self.path), "rb") as file:
                 is_as_long = os.fstat(file.fileno()).st_size == self.bytes
@@ -72,17 +72,17 @@ class MaskFolders:
         """Write a file, whole or not at all, and make its folder.
 
         Raises:
-            OSError: It cannot be written, or its folder is a link; see `make`.
+            OSError: It cannot be written, or its folder is a link: see `make`.
         """
         target = self.out / path
         self.make(target.parent)
         write_atomically(target, content)
 
     def make(self, folder: Path) -> None:
-        """Make a folder, and those it lies in.
+        """Create a folder and its parents inside the output folder.
 
         Raises:
-            OSError: It cannot be made, or a part of its path below the output folder is a link: a mask would be
+            OSError: It cannot be created, or a part of its path below the output folder is a link: a mask would be
                 written elsewhere.
         """
         if folder in self._checked:

@@ -194,7 +194,7 @@ def test_case_26_a_folder_has_one_run_or_shards_of_one_division(tmp_path: Path) 
     first.release()
     shards = [FolderLock(tmp_path, "1-of-2"), FolderLock(tmp_path, "2-of-2")]
     for shard in ("", "1-of-2", "1-of-4"):
-        with pytest.raises(DataError, match="wait, or end that"):
+        with pytest.raises(DataError, match="wait, or stop that run"):
             FolderLock(tmp_path, shard)
     for lock in shards:
         lock.release()
