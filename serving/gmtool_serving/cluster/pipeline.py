@@ -112,37 +112,8 @@ class RayPipeline:
             self._pass(images, range(len(images)), model, seen, block=BLOCK)
             lost = [index for index in range(len(images)) if index not in seen]
             if lost and not self._stopped:
-                # A dying worker loses the other images of its block too: repeated alone, only the failing one is
-                lost self._pass(images, lost, model, seen, block=1)
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
-                
+                # A dying worker loses its whole block: repeated one by one, only the failing image is lost
+                self._pass(images, lost, model, seen, block=1)
             self._arrived.put(None)
         except BaseException as error:
             self._arrived.put(None if self._stopped else error)

@@ -41,18 +41,14 @@ class FolderLock:
         try:
             self._descriptor = _take(self.path)
             if self._descriptor is None:
-                raise DataError(
-                    f"output folder {folder}: {_holder(self.path)} writes into it: wait, or stop that run"
-                )
+                raise _held(folder, self.path)
             division = shard.partition("-of-")[2]
             # Own lock first, then the others: of two runs that start at once, at least one sees the other
             for other in sorted(folder.glob(f"{PREFIX}*.lock")):
                 same = bool(shard) and other.name.removesuffix(".lock").endswith(f"-of-{division}")
                 if other != self.path and not same and not _is_free(other):
                     self.release()
-                    raise DataError(
-                        f"output folder {folder}: {_holder(other)} writes into it: wait, or stop that run"
-                    )
+                    raise _held(folder, other)
         except OSError as error:
             self.release()
             raise DataError(f"output folder {folder}: cannot be written: {error.strerror}") from error
@@ -112,7 +108,7 @@ def holder_of(content: bytes) -> str:
     return f"another gmtool predict (process {holder.process} on {holder.host})"
 
 
-def _is_held(folder: Path, lock: Path) -> DataError:
+def _held(folder: Path, lock: Path) -> DataError:
     return DataError(f"output folder {folder}: {_holder(lock)} writes into it: wait, or stop that run")
 
 
