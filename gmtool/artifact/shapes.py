@@ -23,16 +23,16 @@ class BatchShape:
         """Read `BxHxW`.
 
         Args:
-            text: Text as typed.
+            text: What was typed.
             where: The option, for the message.
 
         Raises:
             ConfigError: Not three whole numbers above zero.
         """
-        sides = _sides(text)
-        if sides is None or len(sides) != 3:
-            raise ConfigError(f"{where} {text}: expected BATCHxHEIGHTxWIDTH, such as 1x512x1024")
-        return cls(*sides)
+        parts = text.lower().replace("×", "x").split("x")
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+            raise ConfigError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
+        return cls(*map(int, parts))
 
     @property
     def pixels(self) -> int:
@@ -73,28 +73,17 @@ class ShapeProfile:
         return ", ".join(outside) or None
 
 
-def parse_size(text: str, *, where: str, square: bool = False) -> tuple[int, int]:
-    """Return height and width, pixels, from `HxW`.
+def parse_size(text: str, *, where: str) -> tuple[int, int]:
+    """Read `HxW`, the height and width of images.
 
     Args:
-        text: Text as typed.
+        text: What was typed.
         where: The option, for the message.
-        square: Accept a single number for both sides.
 
     Raises:
         ConfigError: Not two whole numbers above zero.
     """
-    sides = _sides(text)
-    if sides is not None and square and len(sides) == 1:
-        sides = sides * 2
-    if sides is None or len(sides) != 2:
-        raise ConfigError(f"{where} {text}: expected HEIGHTxWIDTH in pixels, such as 512x1024")
-    return sides[0], sides[1]
-
-
-def _sides(text: str) -> list[int] | None:
-    """Return the whole numbers above zero between `x` or `×`, or None."""
-    parts = text.lower().replace("×", "x").split("x")
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        return None
-    return [int(part) for part in parts]
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"{where} {text}: expected height x width, for example 512x1024")
+    return int(parts[0]), int(parts[1])

@@ -206,7 +206,7 @@ REFUSALS = {
     "images": (["--images", "nowhere"], "--images nowhere: no such folder"),
     "calibration": (["--precision", "int8", "--calibration", "nowhere"], "--calibration nowhere: no such folder"),
     "strict": (["--max-miou-drop", "-1"], "0.00 points below PyTorch; expected at most -1.0"),
-    "shape": (["--trt", "--min-shape", "1x32"], "--min-shape 1x32: expected BATCHxHEIGHTxWIDTH"),
+    "shape": (["--trt", "--min-shape", "1x32"], "--min-shape 1x32: expected batch x height x width"),
     "order": (
         ["--trt", "--min-shape", "1x99x99", "--opt-shape", "1x32x32", "--max-shape", "1x99x99"],
         "expected min <= opt <= max",

@@ -45,7 +45,7 @@ class Averaging:
 
     @property
     def is_needed(self) -> bool:
-        """Whether anything but one pass over the whole image is needed."""
+        """True unless one pass over the whole image is enough."""
         return self.window is not None or self.scales != (1.0,) or self.flip
 
     @property

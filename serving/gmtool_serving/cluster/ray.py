@@ -80,7 +80,7 @@ class Cluster:
     folder: Path | None = None
     """Temporary folder of a local Ray."""
     is_ours: bool = True
-    """Whether `close` disconnects."""
+    """True if this object opened the connection, and `close` ends it."""
     claim: int | None = None
     """Descriptor of the lock in `folder`."""
 

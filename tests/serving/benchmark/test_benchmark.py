@@ -216,7 +216,7 @@ def test_folders_of_images_and_masks_go_together_by_name(
         (["--images", tmp_path / "nowhere"], "no such folder"),
         (["--images", truth / "a", "--ground-truth", images], "no mask for any image"),
         (["--ground-truth", truth], "give both, or neither"),
-        (["--images", images, "--size", "512"], "expected HEIGHTxWIDTH in pixels"),
+        (["--images", images, "--size", "512"], "expected height x width"),
     ):
         code, _, err = cli(["benchmark", toy_model, *arguments, "--device", "cpu"])
         assert (code, expected in err) == (1, True), err
