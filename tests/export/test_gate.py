@@ -52,7 +52,11 @@ def test_what_agrees_passes() -> None:
             r"expected 99.50% \(--min-agreement\): nothing was written",
         ),
         ((replace(ROW, max_difference=0.1), None), "fp32", "differ from PyTorch's by 0.1 at 1x97x133"),
-        ((replace(ROW, unexplained=7), None), "int8", "gives 7 pixels at .* differ by more than the rounding errors"),
+        (
+            (replace(ROW, unexplained=7), None),
+            "int8",
+            "gives 7 pixels at .* differ by more than the rounding errors",
+        ),
         ((ROW, replace(SCORE, miou=0.745)), "fp16", r"74.50 % mIoU on 10 images of val, 0.50 points below"),
         ((ROW, replace(SCORE, miou=0.739)), "int8", r"expected at most 1.0 \(--max-miou-drop\), worst image a"),
     ],

@@ -226,7 +226,9 @@ def test_a_plan_of_rtx_runs_on_both_systems_and_not_on_data_centre_gpus(capabili
 def test_a_shape_is_read_as_it_is_typed() -> None:
     assert BatchShape.parse("4x512X1024", where="--max-shape") == BatchShape(4, 512, 1024)
     for text in ("512x1024", "1x0x5", "1x2x3x4", "ax2x3", "-1x2x3", "1x²x3", ""):
-        with pytest.raises(ConfigError, match="--max-shape .*expected batch x height x width, for example 1x512x1024"):
+        with pytest.raises(
+            ConfigError, match="--max-shape .*expected batch x height x width, for example 1x512x1024"
+        ):
             BatchShape.parse(text, where="--max-shape")
 
 
