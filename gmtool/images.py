@@ -23,6 +23,12 @@ from PIL import (
 from gmtool.errors import DataError, ImageError
 from gmtool.file_kinds import name_kind
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""RGB values in [0, 1] that encoders were trained with."""
+MEAN_COLOR = (124, 116, 104)
+"""ImageNet's mean as an 8-bit colour: padding of this colour is about zero after normalisation."""
+
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
 """Pixels of the largest image; larger ones are refused before decoding (a small file can claim gigabytes)."""

@@ -86,9 +86,8 @@ def _find_value(content: bytes, key: str) -> slice | None:
     position = content.rfind(marker)
     if position < 0:
         return None
-    position += len(marker)
     try:
-        length, position = read_varint(content, position, len(content))
+        length, position = read_varint(content, position + len(marker), len(content))
     except ValueError:
         return None
     return slice(position, position + length) if position + length <= len(content) else None

@@ -40,7 +40,7 @@ class BatchShape:
         return self.batch * self.height * self.width
 
     def covers(self, other: BatchShape) -> bool:
-        """Return whether no side of `other` is larger."""
+        """Return whether each side of `other` is at most this one's."""
         return other.batch <= self.batch and other.height <= self.height and other.width <= self.width
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmtool.config import TIMM_PREFIX, ModelConfig
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from gmtool.images import IMAGENET_MEAN, IMAGENET_STD
+from gmtool.nn.encoder import Encoder
 from gmtool.nn.mitrans import MITrans, NonLocal
 from gmtool.nn.psp import PyramidPooling
 from gmtool.nn.timm_encoder import TimmEncoder

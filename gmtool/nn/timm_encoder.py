@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gmtool.config import TIMM_PREFIX
 from gmtool.errors import CheckpointError, ConfigError, needs_extra
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Features
+from gmtool.images import IMAGENET_MEAN, IMAGENET_STD
+from gmtool.nn.encoder import Features
 
 
 class TimmEncoder(nn.Module):

@@ -132,7 +132,7 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
         (["export", "nowhere"], "nowhere does not exist"),
         (["predict", "nowhere.jpg", "--out", "masks"], "nowhere.jpg: no such file or folder"),
         (["predict", "{data}/JPEGImages", "--out", "masks"], "no exported model below runs/"),
-        (["predict", "{data}/JPEGImages", "--out", "{data}/classes.json"], "cannot be made"),
+        (["predict", "{data}/JPEGImages", "--out", "{data}/classes.json"], "cannot be created"),
         (["predict", "{data}/JPEGImages", "--out", "masks", "--model", "{data}/toy.json"], "is not a model"),
         (["evaluate", "--predictions", "x"], "--ground-truth DIR"),
         (["evaluate", "--predictions", "x", "--model", "y"], "take one of them"),

@@ -148,9 +148,9 @@ def test_one_plan_is_built_for_the_gpus_that_were_asked_for(spec: ArtifactSpec) 
     [
         ({"compute_capabilities": ("8.6", "9.0")}, r"9.0: TensorRT-RTX .* builds for 7.5, 8.0, .* take TensorRT"),
         ({"compute_capabilities": ("86",)}, "--compute-capability 86: "),
-        ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX has no such thing"),
-        ({"version_compatible": True}, "--version-compatible: TensorRT-RTX has no such thing"),
-        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT-RTX has no such thing"),
+        ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX has no such option"),
+        ({"version_compatible": True}, "--version-compatible: TensorRT-RTX has no such option"),
+        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT-RTX has no such option"),
         ({"workspace_bytes": 0}, "workspace of 0 bytes"),
         ({"profiles": ()}, "needs at least one range of shapes"),
     ],

@@ -59,7 +59,7 @@ def test_a_machine_without_a_gpu_is_told_so_in_one_line(plan_path: Path) -> None
 
 
 def test_a_plan_is_not_for_the_processor(plan_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"--device cpu: .*\.plan is a TensorRT plan.*take the ONNX model"):
+    with pytest.raises(BackendError, match=r"--device cpu: .*\.plan is a TensorRT plan.*use the ONNX model"):
         open_backend(plan_path, device="cpu")
 
 

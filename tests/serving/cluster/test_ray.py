@@ -231,7 +231,7 @@ def test_an_interrupted_run_closes_its_manifest(
         (["images", "--ray", "local", "--out", "http://b/m"], "expected a local path or s3://"),
         (["s3://b/images", "--out", "m"], "buckets are read with --ray"),
         (["s3://b/film.mp4", "--ray", "local", "--out", "m"], "a video is decoded from its beginning"),
-        (["s3://b/i", "images", "--ray", "local", "--out", "m"], "input images: not a URI, as other inputs are"),
+        (["s3://b/i", "images", "--ray", "local", "--out", "m"], "input images: not a URI, unlike other inputs"),
         (["images", "--ray", "local", "--out", "m", "--model", "m.plan"], "--ray sends .onnx files"),
     ],
 )

@@ -198,7 +198,7 @@ def test_overlay_blends_leaves_background_and_has_a_legend() -> None:
     [
         (("voc-submission",), CITYSCAPES, "21 classes of PASCAL VOC"),
         (("color", "cityscapes"), VOC, "class background has raw id 0"),
-        (("npz",), VOC, "holds the confidence, but the model gives mask alone"),
+        (("npz",), VOC, "stores confidence, but the model.s only output is mask"),
     ],
 )
 def test_formats_that_a_model_cannot_give_are_refused(

@@ -137,7 +137,7 @@ def test_nothing_scored_is_an_error(tmp_path: Path, toy_data: Path) -> None:
     (tmp_path / "other").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "other/x.png")
     classes = load_classes(str(toy_data / "classes.json"))
-    for predictions, expected in ((tmp_path / "other", "not one of 24"), (tmp_path / "x", "no such folder")):
+    for predictions, expected in ((tmp_path / "other", "none of 24"), (tmp_path / "x", "no such folder")):
         with pytest.raises(DataError, match=expected):
             score_folders(predictions, toy_data / "SegmentationClass", classes=classes)
 

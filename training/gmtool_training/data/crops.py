@@ -10,12 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.images import UInt8Array
+from gmtool.images import MEAN_COLOR, UInt8Array
 
 cv2.setNumThreads(0)  # the loader's processes are parallel already; a thread pool does not survive their fork
-
-MEAN_COLOR = (124, 116, 104)
-"""ImageNet's mean: pixels outside of the image are 0 after normalisation."""
 
 
 @dataclass(frozen=True)

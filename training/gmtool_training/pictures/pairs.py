@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
-from gmtool.images import UInt8Array
+from gmtool.images import IMAGENET_MEAN, IMAGENET_STD, UInt8Array
 from gmtool.masks.files import PNG_COMPRESSION
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
