@@ -1,4 +1,4 @@
-"""Versions that were tested together (`tool.uv.constraint-dependencies`) against the bounds of the dependencies."""
+"""Bounds of the dependencies against the versions tested together (`tool.uv.constraint-dependencies`)."""
 
 import tomllib
 from collections.abc import Iterable
