@@ -42,12 +42,12 @@ class BackendContract:
         self, backend: Backend, shape: tuple[int, int, int]
     ) -> None:
         prediction, classes = backend.predict(random_images(*shape)), len(backend.spec.classes)
-        assert (prediction.mask.shape, prediction.mask.dtype) == (shape, np.uint8)
+        assert prediction.mask.shape == shape and prediction.mask.dtype == np.uint8
         assert prediction.mask.max() < classes
         assert (prediction.logits is not None) == ("logits" in backend.spec.outputs)
         assert (prediction.confidence is not None) == bool({"confidence", "logits"} & set(backend.spec.outputs))
         if prediction.confidence is not None:
-            assert (prediction.confidence.shape, prediction.confidence.dtype) == (shape, np.uint8)
+            assert prediction.confidence.shape == shape and prediction.confidence.dtype == np.uint8
         if prediction.logits is not None:
             count, height, width = shape
             assert prediction.logits.shape == (count, classes, height, width)

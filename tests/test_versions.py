@@ -37,7 +37,7 @@ def disagreements(document: dict[str, Any]) -> list[str]:
 
 def versions(constraints: Iterable[str]) -> dict[str, str]:
     """Return the version of each package; every constraint is NAME==VERSION."""
-    found = {}
+    found: dict[str, str] = {}
     for constraint in map(Requirement, constraints):
         (pin,) = constraint.specifier
         assert pin.operator == "==" and "*" not in pin.version and constraint.url is None, constraint
