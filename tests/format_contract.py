@@ -50,10 +50,14 @@ class FormatContract:
     def test_the_mask_is_read_back_by_another_reader(self, tmp_path: Path, height: int, width: int) -> None:
         item = make_item(len(self.classes))
         assert item.confidence is not None and item.pixels is not None
-        arrays = [array[:height, :width] for array in (item.mask, item.confidence, item.pixels)]
-        (file,) = written if isinstance(written := self.write(tmp_path, MaskItem(STEM, *arrays)), tuple) else ()
+        mask, confidence, pixels = (array[:height, :width] for array in (item.mask, item.confidence, item.pixels))
+        (file,) = (
+            written
+            if isinstance(written := self.write(tmp_path, MaskItem(STEM, mask, confidence, pixels)), tuple)
+            else ()
+        )
         assert file.path == self.path and file.is_whole(tmp_path)
-        found, mask = self.read(tmp_path, (height, width)), arrays[0]
+        found = self.read(tmp_path, (height, width))
         assert found.shape == mask.shape
         assert (found == np.where(mask == 255, self.ignored, mask)).mean() >= self.equal
 

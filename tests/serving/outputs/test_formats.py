@@ -132,7 +132,8 @@ class TestOverlay(FormatContract):
         pixels = pixels[scale // 2 :: scale, scale // 2 :: scale][: shape[0], : shape[1]]
         blended = np.array([(100, 100, 100), (177, 50, 50), (50, 50, 177), (162, 162, 146)])
         nearest = np.abs(pixels[:, :, None].astype(int) - blended).sum(axis=3).argmin(axis=2)
-        return np.array([0, 1, 2, 255], np.uint8)[nearest]
+        labels: UInt8Array = np.array([0, 1, 2, 255], np.uint8)[nearest]
+        return labels
 
 
 class TestCoco(FormatContract):
