@@ -37,7 +37,6 @@ class FormatContract:
     ignored: ClassVar[int] = 255
     """What an ignored pixel is read back as."""
     equal: ClassVar[float] = 1.0
-    """Share of pixels that are read back as they were."""
 
     def read(self, out: Path, shape: tuple[int, ...]) -> UInt8Array:
         """Return class indices (H, W) from the folder of the format, with another reader than gmtool's."""
