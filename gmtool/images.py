@@ -28,6 +28,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """RGB values in [0, 1] that encoders were trained with."""
 MEAN_COLOR = (124, 116, 104)
 """ImageNet's mean as an 8-bit colour: padding of this colour is about zero after normalisation."""
+# Pillow warns of sizes, which `max_pixels` decides, and of damaged EXIF data of good images. Set once for the
+# process: `warnings.catch_warnings` in one thread puts back the filters of the others.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
@@ -120,16 +123,14 @@ def decode_image(
     # Pillow keeps only the upper byte of 16-bit colour
     is_deep_color = is_16_bit(image) and not image.mode.startswith("I;16")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # damaged EXIF data of a good image
-            if exif:
-                ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I;16"):
-                pixels, largest = _scale_grey(np.asarray(image), bits, path)
-            else:
-                pixels = _to_rgb(image, path)
-                largest = 256 * int(pixels.max()) if is_deep_color else 0
-            return DecodedImage(pixels, several, _why_dark(largest, bits, is_color=is_deep_color))
+        if exif:
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16"):
+            pixels, largest = _scale_grey(np.asarray(image), bits, path)
+        else:
+            pixels = _to_rgb(image, path)
+            largest = 256 * int(pixels.max()) if is_deep_color else 0
+        return DecodedImage(pixels, several, _why_dark(largest, bits, is_color=is_deep_color))
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen types for damaged files
@@ -196,9 +197,7 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # else Pillow's own limit applies
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # size is checked below, damage while decoding
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
         kind = name_kind(content)
         what = f": it is {kind}" if kind else ""

@@ -2,6 +2,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -248,3 +250,31 @@ def test_16_bit_images_of_fewer_bits_are_said_and_scaled_on_request(tmp_path: Pa
     assert colors.dark is not None and "16-bit colours" in colors.dark and "convert it to 8 bits" in colors.dark
     Image.fromarray(picture()[:, :, 0].astype(np.uint16) * 257).save(path)
     assert decode_image(path.read_bytes(), path).notes == ()
+
+
+def test_pillows_warnings_are_not_printed_whatever_the_threads_do() -> None:
+    """The first of two threads is done while the second one opens a large image."""
+    script = """
+import io, sys, threading
+from pathlib import Path
+from PIL import Image
+from gmtool import images
+content = io.BytesIO()
+Image.new("RGB", (12, 12)).save(content, "PNG")
+Image.MAX_IMAGE_PIXELS = 100
+second_opens, first_is_done, open_now = threading.Event(), threading.Event(), Image.open
+def open_in_turn(*arguments, **options):
+    if threading.current_thread().name == "second":
+        second_opens.set()
+        first_is_done.wait(20)
+    else:
+        second_opens.wait(20)
+    return open_now(*arguments, **options)
+Image.open = open_in_turn
+def decode():
+    print(images.decode_image(content.getvalue(), Path("x.png"), max_pixels=200).pixels.shape)
+first, second = threading.Thread(target=decode), threading.Thread(target=decode, name="second")
+first.start(); second.start(); first.join(); first_is_done.set(); second.join()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("(12, 12, 3)\n" * 2, "")

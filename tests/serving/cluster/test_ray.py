@@ -47,7 +47,9 @@ def store() -> Iterator[str]:
             "AWS_EC2_METADATA_DISABLED": "true",
         }.items():
             patch.setenv(name, value)
-        S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir("bucket")
+        # The server loads its parts at the first request, which takes longer than Arrow's 3 s on a busy machine
+        store = S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True, request_timeout=60)
+        store.create_dir("bucket")
         yield "s3://bucket"
     server.stop()
 
@@ -362,7 +364,7 @@ def test_the_folder_of_a_killed_run_is_removed_at_the_next_start(
         raise ConnectionError("not started in this test")
 
     claim = (
-        "import os, pathlib, sys; from gmtool_serving import ray_cluster; "
+        "import os, pathlib, sys; from gmtool_serving.cluster import ray as ray_cluster; "
         "folder = pathlib.Path(sys.argv[1]); folder.mkdir(); ray_cluster._claim(folder); "
         "(folder / 'session').mkdir(); os.kill(os.getpid(), 9)"
     )
