@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from gmtool_serving.inputs.decode import Failure
-from gmtool_serving.outputs.formats import FormatName, MaskItem, encode, format_dirs, paths
+from gmtool_serving.outputs.formats import FormatName, MaskItem, encode, paths
 from gmtool_serving.outputs.write import MaskFolders, OutputFile, write_outputs
 
 from gmtool.classes import ClassSet, load_classes
@@ -43,7 +43,7 @@ class FormatContract:
         raise NotImplementedError
 
     def write(self, out: Path, item: MaskItem) -> tuple[OutputFile, ...] | Failure:
-        return write_outputs(item, self.classes, MaskFolders(out, format_dirs(out, [self.name])))
+        return write_outputs(item, self.classes, [self.name], MaskFolders(out))
 
     @pytest.mark.parametrize(("height", "width"), [(45, 61), (1, 1), (1, 61), (45, 2)])
     def test_the_mask_is_read_back_by_another_reader(self, tmp_path: Path, height: int, width: int) -> None:

@@ -69,7 +69,6 @@ def encode_mask(mask: UInt8Array, classes: ClassSet) -> bytes:
     return buffer.getvalue()
 
 
-@lru_cache(maxsize=8)
 def write_mask(path: Path, mask: UInt8Array, classes: ClassSet) -> None:
     """Write a label map (H, W) as a palette PNG, atomically."""
     write_atomically(path, encode_mask(mask, classes))

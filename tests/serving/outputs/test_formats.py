@@ -10,7 +10,6 @@ from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.outputs.formats import (
     CITYSCAPES_LABELS,
     FORMAT_NAMES,
-    VOID_COLOR,
     FormatName,
     MaskItem,
     check_formats,
@@ -31,7 +30,7 @@ from gmtool.classes import ClassSet, load_classes
 from gmtool.config import MaskValues
 from gmtool.errors import ConfigError, DataError
 from gmtool.images import UInt8Array
-from gmtool.masks.files import read_mask
+from gmtool.masks.files import VOID_COLOR, read_mask
 
 VOC, CITYSCAPES = load_classes("voc"), load_classes("cityscapes")
 
