@@ -142,7 +142,7 @@ def test_case_28_killed_at_a_random_step(
     config = replace(short_config, data=replace(short_config.data, workers=workers))
     script = (
         "import sys, time; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from gmtool.settings import load_config; from gmtool_training import run, fit\n"
+        "from gmtool.settings import load_config; from gmtool_training.loop import fit, run\n"
         "real = fit.RunLog.step\n"
         "fit.RunLog.step = lambda self, iteration: (real(self, iteration), time.sleep(0.2))\n"
         "run.train(load_config(Path(sys.argv[1])), Path(sys.argv[2]))\n"
