@@ -101,7 +101,7 @@ def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
 def method_of(name: str, **changes: object) -> MethodConfig:
     """The method of a recipe, changed."""
     values = {key.removeprefix("method."): value for key, value in RECIPES[name].items() if "method." in key}
-    return MethodConfig(**values | changes)  # type: ignore[arg-type]
+    return MethodConfig(**values | changes)
 
 
 @pytest.mark.parametrize("name", RECIPES)

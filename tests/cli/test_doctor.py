@@ -166,7 +166,7 @@ SICK: dict[str, tuple[Facts, str, str, str, str]] = {
         "--force-reinstall",
     ),
     "TensorRT is a stub": (
-        replace(WELL, tensorrt={"tensorrt": changed(None or WELL.driver, error="tensorrt is a stub here")}),
+        replace(WELL, tensorrt={"tensorrt": changed(None or WELL.driver, error="tensorrt is a placeholder")}),
         "TensorRT",
         "problem",
         "stub",

@@ -81,7 +81,7 @@ def test_predictions_of_cityscapes_are_matched_by_city_sequence_and_frame(tmp_pa
     for image in (f"town/{name}_leftImg8bit", f"town/{name}_gtFine_labelIds", name):
         assert predictions.read(predictions.find(image)).tolist() == [[0, 13]]
     Image.fromarray(ids).save(flat / f"{name}_other.png")
-    with pytest.raises(DataError, match="two masks of it"):
+    with pytest.raises(DataError, match="has two masks"):
         open_masks(flat, classes, "raw", option="--prediction-values").find(name)
 
 

@@ -132,5 +132,5 @@ def test_results_that_do_not_belong_together_are_refused() -> None:
 
 
 def test_official_keys_are_for_cityscapes_alone() -> None:
-    with pytest.raises(ConfigError, match="the classes must be Cityscapes' 19"):
+    with pytest.raises(ConfigError, match="needs the 19 classes of Cityscapes"):
         official_dict(ONE)

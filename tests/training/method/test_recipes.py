@@ -250,7 +250,7 @@ def test_boxes_show_the_next_image() -> None:
     [
         ({"method.teacher": "average"}, "needs an average of the weights"),
         ({"method.view": "strong", "method.batch_norm": "joint"}, "needs a separate forward pass"),
-        ({"method.view": "strong", "method.detach": "none"}, "learns from a constant"),
+        ({"method.view": "strong", "method.detach": "none"}, "and a detached pseudo mask"),
         ({"method.pseudo": "direct"}, "compare a prediction with itself"),
         ({"method.unlabeled_loss": "soft-cross-entropy"}, "take method.renormalize=true"),
     ],
