@@ -113,7 +113,9 @@ def _stored(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
         if _WILDCARD.search(uri):
             yield from _matching(uri, left_out)
         elif uri.lower().endswith(VIDEO_SUFFIXES):
-            raise ConfigError(f"input {uri}: a video is decoded on one machine: predict it without --ray")
+            raise ConfigError(
+                f"input {uri}: a video is decoded from its beginning on one machine: predict without --ray"
+            )
         elif uri.lower().endswith(IMAGE_SUFFIXES) and is_file(uri):
             yield uri, PurePosixPath(uri.rpartition("/")[2])
         else:
