@@ -27,6 +27,12 @@ class ConfigError(GmtoolError):
     """A setting that does not exist, has a wrong value or contradicts another."""
 
 
+class UsageError(ConfigError):
+    """An option or argument with a bad value, or two that contradict each other."""
+
+    exit_code = 2
+
+
 class DataError(GmtoolError):
     """An image, a mask, a list or a data set folder that cannot be used."""
 

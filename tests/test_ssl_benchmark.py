@@ -9,9 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gmtool_training.recipes.configure import configure
 from scipy.stats import ttest_rel
-
-from gmtool.cli.configure import configure
 
 PROGRAM = Path(__file__).parent.parent / "benchmarks" / "ssl" / "compare.py"
 
@@ -86,6 +85,6 @@ def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
         asked = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         flags = {"data.root": tmp_path}
         plain = configure("voc", flags, recipe_name=table["recipe"])
-        changed = configure("voc", flags, recipe_name=table["recipe"], assignments=asked)
+        changed = configure("voc", flags, recipe_name=table["recipe"], settings=asked)
         assert changed != plain, variant
         assert step_cost(changed.method, changed.data) <= 13, variant

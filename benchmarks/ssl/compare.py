@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from gmtool_training.cost import iterations_within, step_cost
+from gmtool_training.recipes.configure import configure
 
-from gmtool.cli.configure import configure
 from gmtool.settings import Settings
 
 ALL_LABELS = "all-labels"
@@ -142,7 +142,7 @@ def iterations_of(cell: Cell, arguments: argparse.Namespace) -> tuple[int, float
     """Return how many steps the budget buys a variant, and what one costs."""
     flags = {"data.root": arguments.data, "data.labeled": cell.labels}
     config = configure(
-        arguments.kind, flags, recipe_name=cell.variant.recipe, assignments=assignments_of(cell, arguments)
+        arguments.kind, flags, recipe_name=cell.variant.recipe, settings=assignments_of(cell, arguments)
     )
     method, data = config.method, config.data
     return iterations_within(arguments.budget, method, data), step_cost(method, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmtool.errors import ConfigError
+from gmtool.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class BatchShape:
             where: The option, for the message.
 
         Raises:
-            ConfigError: Not three whole numbers above zero.
+            UsageError: Not three whole numbers above zero.
         """
         parts = text.lower().replace("×", "x").split("x")
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            raise ConfigError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
+            raise UsageError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
         return cls(*map(int, parts))
 
     @property
@@ -54,7 +54,7 @@ class ShapeProfile:
 
     def __post_init__(self) -> None:
         if not (self.max.covers(self.opt) and self.opt.covers(self.min)):
-            raise ConfigError(f"shapes {self}: expected min <= opt <= max in batch, height and width")
+            raise UsageError(f"shapes {self}: expected min <= opt <= max in batch, height and width")
 
     def __str__(self) -> str:
         return f"min {self.min}, opt {self.opt}, max {self.max}"
@@ -73,17 +73,19 @@ class ShapeProfile:
         return ", ".join(outside) or None
 
 
-def parse_size(text: str, *, where: str) -> tuple[int, int]:
-    """Read `HxW`, the height and width of images.
+def parse_size(size: str | tuple[int, int], *, where: str) -> tuple[int, int]:
+    """Return height and width from `HxW`, from `N` for a square, or from two numbers.
 
     Args:
-        text: What was typed.
+        size: What was given.
         where: The option, for the message.
 
     Raises:
-        ConfigError: Not two whole numbers above zero.
+        UsageError: Not whole numbers above zero.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"{where} {text}: expected height x width, for example 512x1024")
-    return int(parts[0]), int(parts[1])
+    if isinstance(size, tuple):
+        size = "x".join(map(str, size))
+    parts = size.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"{where} {size}: expected HEIGHTxWIDTH in pixels, such as 512x1024")
+    return int(parts[0]), int(parts[-1])

@@ -24,7 +24,6 @@ from gmtool_serving.cluster.stored_images import collect_stored_images
 from gmtool_serving.outputs.manifest import Record
 from PIL import Image
 
-from gmtool.cli.lone import completed
 from gmtool.errors import BackendError, DataError
 
 
@@ -261,13 +260,6 @@ def test_a_missing_extra_is_one_line(
     code, _, err = cli(["predict", images, "--out", tmp_path / "m", "--model", toy_model, "--ray", "local"])
     assert code == 1
     assert err == 'error: predicting on Ray needs ray, which is not installed: pip install "gmtool[ray]"\n'
-
-
-def test_ray_alone_means_auto() -> None:
-    assert completed(["a", "--ray", "--out", "b"]) == ["a", "--ray=auto", "--out", "b"]
-    assert completed(["a", "--ray"]) == ["a", "--ray=auto"]
-    assert completed(["--ray", "local", "a", "--", "--ray"]) == ["--ray", "local", "a", "--", "--ray"]
-    assert completed(["--ray", "-"]) == ["--ray", "-"]
 
 
 def test_case_26_a_bucket_has_one_writer(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
