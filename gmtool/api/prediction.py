@@ -94,8 +94,7 @@ def predict(
         max_pixels: Larger images fail. [200 000 000]
         root: Folder of relative paths in lists and COCO files.
         stride: Take every n-th frame of a video.
-        workers: Decoding processes; 0 decodes in threads. A script that leaves it out needs the usual
-            `if __name__ == "__main__":`.
+        workers: Decoding processes; 0 decodes in threads. [one a core, at most 8; 0 for up to 4 images]
         device: See `load`.
         threads: See `load`.
         trust: See `load`.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Literal
 
 import typer
 
 from gmtool.config import MaskValues
+
+WIDTH = 76
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")]
@@ -40,9 +43,20 @@ MaskEncoding = Annotated[
 
 
 def groups(options: Mapping[str, str]) -> str:
-    """Return an epilog of the help that lists options by subject, one subject a line.
+    """Return an epilog of the help that lists options by subject, at most `WIDTH` characters a line.
 
-    Panels would need rich, which takes longer to load than the rest of the help.
+    Panels would need rich, which takes longer to load than everything else of a help.
     """
-    width = max(map(len, options)) + 2
-    return "\b\nOptions by subject:\n" + "\n".join(f"  {name:<{width}}{text}" for name, text in options.items())
+    indent = max(map(len, options)) + 4
+    lines = [
+        line
+        for name, text in options.items()
+        for line in wrap(
+            text,
+            WIDTH,
+            initial_indent=f"  {name}".ljust(indent),
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+        )
+    ]
+    return "\n".join(("\b", "Options by subject:", *lines))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmtool.errors import ArtifactError, ConfigError, UsageError
+from gmtool.errors import ArtifactError, UsageError
 from gmtool.resources import temporary_dir
 from gmtool_serving.backends.base import Backend, DeviceName
 from gmtool_serving.backends.opening import open_backend
@@ -59,26 +59,26 @@ def check_places(formats: Sequence[FormatName], out: str, *, scored: bool) -> No
     """Refuse what cannot be done where masks go to a bucket.
 
     Raises:
-        ConfigError: Files of the whole run, or scores, which need the masks here.
+        UsageError: Files of the whole run, or scores, which need the masks here.
     """
     if not is_uri(out):
         return
     check_uri(out)
     for name in formats:
         if name in RESULT_NAMES:
-            raise ConfigError(
+            raise UsageError(
                 f"--format {name} ends in one file of all masks ({RESULT_NAMES[name]}), which is made on this "
                 "machine: take an --out that is a folder"
             )
     if scored:
-        raise ConfigError("--ground-truth scores masks in a folder: copy them from the bucket for gmtool evaluate")
+        raise UsageError("--ground-truth scores masks in a folder: copy them from the bucket for gmtool evaluate")
 
 
 def collect_for_ray(inputs: Sequence[str], out: str, *, root: str | None) -> Sequence[InputImage]:
     """Return the images that paths or URIs name.
 
     Raises:
-        ConfigError: Both kinds at once, or a video.
+        UsageError: Both kinds at once, or a video.
         DataError: See `collect_images` and `collect_stored_images`.
     """
     if any(map(is_uri, inputs)) or (root is not None and is_uri(root)):
@@ -88,7 +88,7 @@ def collect_for_ray(inputs: Sequence[str], out: str, *, root: str | None) -> Seq
     images = collect_images(inputs, Path(out), root=None if root is None else Path(root))
     for image in images:
         if image.frame is not None:
-            raise ConfigError(
+            raise UsageError(
                 f"input {image.path}: a video is decoded from its beginning on one machine: predict without --ray"
             )
     return images
@@ -186,7 +186,7 @@ def _make_stages(
 def _read_model(model: str) -> bytes:
     """Return the bytes of a model's file, which are sent to the workers."""
     if Path(model).suffix.lower() != ".onnx":
-        raise ConfigError(
+        raise UsageError(
             f"--model {model}: --ray sends .onnx files to its workers; a plan belongs to the GPU it was built for"
         )
     try:

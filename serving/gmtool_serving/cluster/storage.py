@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from gmtool.errors import ConfigError, DataError, needs_extra
+from gmtool.errors import DataError, UsageError, needs_extra
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -120,7 +120,7 @@ def check_uri(uri: str) -> None:
     """Refuse what is no object store, before anything is started.
 
     Raises:
-        ConfigError: The scheme is unknown, or there is no bucket in it.
+        UsageError: The scheme is unknown, or there is no bucket in it.
         MissingExtraError: pyarrow is not installed.
     """
     match = _URI.fullmatch(uri)
@@ -128,7 +128,7 @@ def check_uri(uri: str) -> None:
     scheme, bucket, _ = match.groups()
     if scheme.lower() not in SCHEMES or not bucket:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ConfigError(f"{uri}: expected a local path or {known} with a bucket")
+        raise UsageError(f"{uri}: expected a local path or {known} with a bucket")
     _locate(uri)
 
 

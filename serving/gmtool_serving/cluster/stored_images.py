@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gmtool.console import remark
-from gmtool.errors import ConfigError, DataError, some_names
+from gmtool.errors import DataError, UsageError, some_names
 from gmtool.file_kinds import IMAGE_SUFFIXES
 from gmtool.folders import LeftOut, is_hidden
 from gmtool.masks.coco_annotations import ImageId
@@ -49,7 +49,7 @@ def collect_stored_images(inputs: Sequence[str], out: str, *, root: str | None =
 
     Raises:
         DataError: There is no image, or two masks would have one name.
-        ConfigError: Something is neither a URI nor, with `root`, a list; or is a video.
+        UsageError: Something is neither a URI nor, with `root`, a list; or is a video.
     """
     folders = [text for text in inputs if is_uri(text) and not _WILDCARD.search(text)]
     found: dict[str, tuple[PurePosixPath, ImageId | None]] = {}
@@ -88,7 +88,7 @@ def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[st
         for uri, relative in _stored(text, left_out):
             yield uri, relative, None
     elif root is None:
-        raise ConfigError(
+        raise UsageError(
             f"input {text}: not a URI, as other inputs are; for a list of images take --root with one"
         )
     elif text == "-" or text.startswith("@"):
@@ -98,7 +98,7 @@ def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[st
         for name, coco_id in read_coco_names(Path(text)):
             yield *_below(name, root), coco_id
     else:
-        raise ConfigError(f"input {text}: with a URI as --root, expected URIs, @FILE, - or COCO .json")
+        raise UsageError(f"input {text}: with a URI as --root, expected URIs, @FILE, - or COCO .json")
 
 
 def _below(name: str, root: str) -> tuple[str, PurePosixPath]:
@@ -115,7 +115,7 @@ def _stored(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
         if _WILDCARD.search(uri):
             yield from _matching(uri, left_out)
         elif uri.lower().endswith(VIDEO_SUFFIXES):
-            raise ConfigError(
+            raise UsageError(
                 f"input {uri}: a video is decoded from its beginning on one machine: predict without --ray"
             )
         elif uri.lower().endswith(IMAGE_SUFFIXES) and is_file(uri):

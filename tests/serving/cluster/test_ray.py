@@ -223,7 +223,7 @@ def test_an_interrupted_run_closes_its_manifest(
     [
         (["images", "--ray", "images", "--out", "m"], "--ray images: expected auto, local or HOST:PORT"),
         (["images", "--ray", "ray://head:10001", "--out", "m"], "start the run on a machine of the cluster"),
-        (["images", "--ray-actors", "2", "--out", "m"], "--ray-actors is of --ray"),
+        (["images", "--ray-actors", "2", "--out", "m"], "--ray-actors needs --ray"),
         (["images", "--ray", "local", "--shard", "1/2", "--out", "m"], "--shard means nothing with --ray"),
         (["images", "--ray", "local", "--workers", "2", "--out", "m"], "--workers means nothing with --ray"),
         (["images", "--ray", "local", "--out", "s3://b/m", "--format", "coco"], "take an --out that is a folder"),
@@ -247,7 +247,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     (tmp_path / "images").symlink_to(toy_data / "JPEGImages")
     write_file("s3://bucket/b/i/x.png", b"")
     code, out, err = cli(["predict", *[word.replace("s3://b/", "s3://bucket/b/") for word in arguments]])
-    assert code == 1
+    assert code == 2
     assert message in err and err.count("\n") == 1 and not out
     assert not (tmp_path / "m").exists()
 
