@@ -135,8 +135,8 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
         (["predict", "{data}/JPEGImages", "--out", "{data}/classes.json"], "cannot be made"),
         (["predict", "{data}/JPEGImages", "--out", "masks", "--model", "{data}/toy.json"], "is not a model"),
         (["evaluate", "--model", "nowhere.onnx"], "no such file"),
-        (["evaluate", "--report", "x"], "report x: cannot be read"),
-        (["evaluate", "--against", "x"], "report x: cannot be read"),
+        (["evaluate", "--report", "x"], "x: cannot be read"),
+        (["evaluate", "--against", "x"], "x: cannot be read"),
     ],
 )
 def test_a_mistake_elsewhere_is_one_line(
