@@ -27,6 +27,12 @@ class ConfigError(GmtoolError):
     """Setting that is unknown, has a wrong value or contradicts another."""
 
 
+class UsageError(ConfigError):
+    """An option or argument with a bad value, or two that contradict each other."""
+
+    exit_code = 2
+
+
 class DataError(GmtoolError):
     """Unusable image, mask, list or data set folder."""
 

@@ -116,15 +116,36 @@ def decode_image(
         ImageError: Not one of `FORMATS`, truncated, damaged, too large, of a mode without a defined mapping to 8
             bits (float, 32-bit integer), or 16-bit with values above 2 ** bits - 1.
     """
-    image = _open(content, path, max_pixels)
+    return _convert(_open(content, path, max_pixels), path, exif=exif, bits=bits, in_place=True)
+
+
+def convert_image(
+    image: Image.Image, name: Path, *, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """Return the pixels of a PIL image as those of a file, and leave it as it is; see `decode_image`.
+
+    Raises:
+        ImageError: Truncated, damaged, too large, or of a mode that has no agreed mapping to 8 bits.
+    """
+    if not 0 < image.width * image.height <= max_pixels:
+        raise ImageError(
+            "too_large" if image.width * image.height else "unsupported",
+            f"{name}: {image.width}x{image.height} pixels; 1 to {max_pixels} are taken",
+        )
+    return _convert(image, name, exif=exif, bits=bits, in_place=False)
+
+
+def _convert(image: Image.Image, path: Path, *, exif: bool, bits: int, in_place: bool) -> DecodedImage:
     several = image.format != "MPO" and bool(
         getattr(image, "is_animated", False)
     )  # MPO frames are previews of phones
     # Pillow keeps only the upper byte of 16-bit colour
     is_deep_color = is_16_bit(image) and not image.mode.startswith("I;16")
     try:
-        if exif:
+        if exif and in_place:
             ImageOps.exif_transpose(image, in_place=True)
+        elif exif:
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
             pixels, largest = _scale_grey(np.asarray(image), bits, path)
         else:

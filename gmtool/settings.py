@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from gmtool.config import TrainConfig
-from gmtool.errors import ConfigError, did_you_mean
+from gmtool.errors import ConfigError, UsageError, did_you_mean
 from gmtool.json_toml import parse_toml, read_toml, shown
 
 Settings = Mapping[str, Any]
@@ -46,15 +46,21 @@ def parse_assignments(assignments: Sequence[str]) -> Settings:
     """Parse `--set` arguments such as `optim.lr=1e-3`; values are TOML or plain text.
 
     Raises:
-        ConfigError: An argument without `=`, or a number beyond 64 bits.
+        ConfigError: A number beyond 64 bits.
+        UsageError: An argument without `=`.
     """
     settings = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment}: expected name=value, for example optim.lr=1e-3")
+            raise UsageError(f"--set {assignment}: expected name=value, for example optim.lr=1e-3")
         settings[name.strip()] = _toml_value(value.strip(), where=f"--set {name.strip()}")
     return settings
+
+
+def as_settings(given: Settings | Sequence[str]) -> Settings:
+    """Return settings by dotted name; assignments are read as `--set` reads them."""
+    return given if isinstance(given, Mapping) else parse_assignments(given)
 
 
 def load_toml(path: Path) -> Settings:

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -20,16 +21,25 @@ def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0, capsys.readouterr().out
 
 
-def test_every_core_module_is_in_the_contract() -> None:
-    import tomllib
-
+def test_every_package_and_module_is_in_a_contract() -> None:
+    """A room that no contract names could import anything."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    core = set(contracts[0]["layers"][-1].replace(" ", "").split(":"))
-    modules = {f"gmtool.{path.stem}" for path in (ROOT / "gmtool").glob("*.py") if path.stem[0] != "_"}
-    modules -= {"gmtool.api"}
-    rooms = {f"gmtool.{path.parent.name}" for path in (ROOT / "gmtool").glob("*/__init__.py")}
-    assert core == modules
-    assert set(contracts[2]["source_modules"]) == modules | rooms - {"gmtool.cli", "gmtool.nn"}
+    layers = {name for layer in contracts[0]["layers"] for name in re.split(r"[|:\s]+", layer)}
+    core = ROOT / "gmtool"
+    found = [*core.glob("[a-z]*.py"), *(path.parent for path in core.glob("*/__init__.py"))]
+    rooms = {f"gmtool.{path.stem}" for path in found}
+    parts = {"gmtool_training", "gmtool_export", "gmtool_serving"}
+    assert layers == rooms | parts
+    above = {"gmtool.cli", "gmtool.api", "gmtool.doctor", "gmtool.nn"}
+    assert set(contracts[2]["source_modules"]) == rooms - above
+
+
+def test_nothing_below_knows_the_api_or_the_command_line() -> None:
+    above = ("gmtool/cli/", "gmtool/api/", "gmtool/__init__.py", "gmtool/__main__.py")
+    below = [path for path in SOURCES if not path.relative_to(ROOT).as_posix().startswith(above)]
+    assert len(below) > 100
+    found = [path for path in below if re.search(r"gmtool\.(cli|api)\b", path.read_text(encoding="utf-8"))]
+    assert not found
 
 
 MAX_MODULES, MAX_LINES, MAX_FUNCTION_LINES = 16, 350, 60
@@ -250,3 +260,22 @@ def test_no_benchmark_hides_a_module_of_python() -> None:
     programs = list(folder.rglob("*.py"))
     assert len(programs) >= 5
     assert not {path.stem for path in programs} & sys.stdlib_module_names
+
+
+def test_importing_gmtool_is_fast_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, time; started = time.process_time(); import gmtool; took = time.process_time() - started; "
+        "heavy = ('numpy', 'PIL', 'torch', 'onnxruntime', 'rich', 'pydantic', 'typer', 'gmtool.api'); "
+        "print([name for name in heavy if name in sys.modules], took < 0.05)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True"]
+
+
+def test_every_public_name_of_gmtool_is_found() -> None:
+    import gmtool
+
+    assert set(gmtool.__all__) == {*gmtool._MODULES, "__version__"}
+    assert all(getattr(gmtool, name).__doc__ for name in gmtool._MODULES)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        gmtool.trian  # type: ignore[attr-defined]  # noqa: B018

@@ -14,11 +14,11 @@ import torch
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.method.step import StepInput, guidedmix_step, supervised_step
+from gmtool_training.recipes.configure import configure
 from gmtool_training.recipes.recipes import RECIPES
 from scipy.stats import ttest_rel
 
 from gmtool.classes import load_classes
-from gmtool.cli.configure import configure
 from gmtool.config import DataConfig, MethodConfig, ModelConfig
 from gmtool.nn.checkpoint import build_network
 
@@ -93,7 +93,7 @@ def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
         asked = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         flags = {"data.root": tmp_path}
         plain = configure("voc", flags, recipe_name=table["recipe"])
-        changed = configure("voc", flags, recipe_name=table["recipe"], assignments=asked)
+        changed = configure("voc", flags, recipe_name=table["recipe"], settings=asked)
         assert changed != plain, variant
         assert ssl.step_cost(changed.method, changed.data) <= 13, variant
 

@@ -35,7 +35,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gmtool.cli.configure import configure
+from gmtool_training.recipes.configure import configure
+
 from gmtool.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -143,7 +144,7 @@ def iterations_of(cell: Cell, arguments: argparse.Namespace) -> tuple[int, float
     """Return the number of steps within the budget, and the cost of a step."""
     flags = {"data.root": arguments.data, "data.labeled": cell.labels}
     config = configure(
-        arguments.kind, flags, recipe_name=cell.variant.recipe, assignments=assignments_of(cell, arguments)
+        arguments.kind, flags, recipe_name=cell.variant.recipe, settings=assignments_of(cell, arguments)
     )
     method, data = config.method, config.data
     return iterations_within(arguments.budget, method, data), step_cost(method, data)

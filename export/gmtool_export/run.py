@@ -83,6 +83,10 @@ class ExportResult:
         """The first file."""
         return self.paths[0]
 
+    def __fspath__(self) -> str:
+        """Return the first file: the result is taken wherever a model's path is."""
+        return str(self.path)
+
     @property
     def spec(self) -> ArtifactSpec:
         """Spec of the first file."""

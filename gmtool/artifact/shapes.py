@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmtool.errors import ConfigError
+from gmtool.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class BatchShape:
             where: Name of the option, for the message.
 
         Raises:
-            ConfigError: Not three whole numbers above zero.
+            UsageError: Not three whole numbers above zero.
         """
         batch, height, width = _parse_sides(
             text, 3, where=where, expected="batch x height x width, for example 1x512x1024"
@@ -54,7 +54,7 @@ class ShapeProfile:
 
     def __post_init__(self) -> None:
         if not (self.max.covers(self.opt) and self.opt.covers(self.min)):
-            raise ConfigError(f"shapes {self}: expected min <= opt <= max in batch, height and width")
+            raise UsageError(f"shapes {self}: expected min <= opt <= max in batch, height and width")
 
     def __str__(self) -> str:
         return f"min {self.min}, opt {self.opt}, max {self.max}"
@@ -73,22 +73,25 @@ class ShapeProfile:
         return ", ".join(outside) or None
 
 
-def parse_size(text: str, *, where: str) -> tuple[int, int]:
-    """Parse `HxW`, the height and width of images.
+def parse_size(size: str | tuple[int, int], *, where: str) -> tuple[int, int]:
+    """Return height and width from `HxW`, from `N` for a square, or from two numbers.
 
     Args:
-        text: Text such as `512x1024`.
+        size: Text such as `512x1024`, or height and width.
         where: Name of the option, for the message.
 
     Raises:
-        ConfigError: Not two whole numbers above zero.
+        UsageError: Not whole numbers above zero.
     """
-    height, width = _parse_sides(text, 2, where=where, expected="height x width, for example 512x1024")
+    if isinstance(size, tuple):
+        size = "x".join(map(str, size))
+    both = size if "x" in size.lower() else f"{size}x{size}"
+    height, width = _parse_sides(both, 2, where=where, expected="HEIGHTxWIDTH in pixels, such as 512x1024")
     return height, width
 
 
 def _parse_sides(text: str, count: int, *, where: str, expected: str) -> list[int]:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != count or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"{where} {text}: expected {expected}")
+        raise UsageError(f"{where} {text}: expected {expected}")
     return [int(part) for part in parts]

@@ -55,11 +55,11 @@ def test_a_batch_and_shards_give_the_same_masks(
     ("arguments", "code", "expected"),
     [
         (["--format", "vok"], 2, "unknown format vok; did you mean voc?"),
-        (["--shard", "5/4"], 1, "--shard 5/4: expected NUMBER/COUNT"),
-        (["--tile", "big"], 1, "--tile big: expected HEIGHTxWIDTH"),
-        (["--overlap", "8"], 1, "give --tile HEIGHTxWIDTH"),
+        (["--shard", "5/4"], 2, "--shard 5/4: expected NUMBER/COUNT"),
+        (["--tile", "big"], 2, "--tile big: expected HEIGHTxWIDTH"),
+        (["--overlap", "8"], 2, "--overlap needs --tile HEIGHTxWIDTH"),
         (["--tile", "32x32"], 1, "gives mask alone: export it with gmtool export --output logits"),
-        (["--ground-truth", "x", "--format", "color"], 1, "add --format voc or --format trainids"),
+        (["--ground-truth", "x", "--format", "color"], 2, "add --format voc or --format trainids"),
         (["--format", "npz"], 1, "stores confidence"),
     ],
 )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gmtool.errors import BackendError, ConfigError
+from gmtool.artifact.shapes import parse_size
+from gmtool.errors import BackendError, ConfigError, UsageError
 from gmtool.images import UInt8Array
 from gmtool.report.report import Protocol
 from gmtool_serving.backends.base import Backend, refuse_unknown_labels
@@ -33,15 +34,15 @@ class Averaging:
 
     def __post_init__(self) -> None:
         if self.stride is not None and self.window is None:
-            raise ConfigError("--stride needs --sliding HxW")
+            raise UsageError("--stride needs --sliding HxW")
         if self.window is not None and min(self.window) < 1:
-            raise ConfigError(f"--sliding {self.window[0]}x{self.window[1]}: expected at least one pixel")
+            raise UsageError(f"--sliding {self.window[0]}x{self.window[1]}: expected at least one pixel")
         if self.window is not None and not all(
             1 <= step <= length for step, length in zip(self.steps, self.window, strict=True)
         ):
-            raise ConfigError("--stride: expected 1 to the window's own size, else pixels would be left out")
+            raise UsageError("--stride: expected 1 to the window's own size, else pixels would be left out")
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
-            raise ConfigError(f"--scales {list(self.scales)}: expected scales from 0.1 to 10")
+            raise UsageError(f"--scales {list(self.scales)}: expected scales from 0.1 to 10")
 
     @property
     def is_needed(self) -> bool:
@@ -61,6 +62,27 @@ class Averaging:
         (height, width), (down, across) = self.window, self.steps
         resolution = f"windows of {height}x{width}, stride {down}x{across}, logits averaged"
         return Protocol(resolution=resolution, scales=self.scales, flip=self.flip)
+
+
+def parse_averaging(
+    sliding: str | tuple[int, int] | None,
+    stride: str | tuple[int, int] | None,
+    scales: str | Sequence[float],
+    *,
+    flip: bool,
+) -> Averaging:
+    """Return averaging from sizes such as "512x1024" or (512, 1024), and scales such as "0.5,1.0" or (0.5, 1.0).
+
+    Raises:
+        UsageError: Not a size or a number, or values that leave pixels out.
+    """
+    try:
+        numbers = tuple(float(scale) for scale in (scales.split(",") if isinstance(scales, str) else scales))
+    except ValueError as error:
+        raise UsageError(f"--scales {scales}: expected numbers with commas, such as 0.5,1.0,1.5") from error
+    window = None if sliding is None else parse_size(sliding, where="--sliding")
+    steps = None if stride is None else parse_size(stride, where="--stride")
+    return Averaging(window, steps, numbers, flip)
 
 
 def check_averaging(backend: Backend, averaging: Averaging) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.errors import ConfigError
+from gmtool.artifact.shapes import parse_size
+from gmtool.errors import ConfigError, UsageError
 from gmtool.images import UInt8Array
 from gmtool_serving.backends.base import Backend, Prediction, to_prediction
 
@@ -28,7 +29,7 @@ class Tiling:
     def __post_init__(self) -> None:
         """Check sizes and overlap."""
         if min(self.height, self.width) < 1 or not 0 <= self.overlap < min(self.height, self.width):
-            raise ConfigError(
+            raise UsageError(
                 f"--tile {self.height}x{self.width} --overlap {self.overlap}: expected HEIGHTxWIDTH in pixels and "
                 "an overlap below both"
             )
@@ -36,6 +37,20 @@ class Tiling:
     def applies_to(self, height: int, width: int) -> bool:
         """Return whether an image of this size is cut into tiles."""
         return height > self.height or width > self.width
+
+
+def parse_tiling(tile: str | tuple[int, int] | None, overlap: int | None) -> Tiling | None:
+    """Return tiles of a size, "512x512" or (512, 512), that overlap by a quarter unless told; None for None.
+
+    Raises:
+        UsageError: Not a size, an overlap that is not below it, or an overlap without a size.
+    """
+    if tile is None:
+        if overlap is not None:
+            raise UsageError("--overlap needs --tile HEIGHTxWIDTH")
+        return None
+    size = parse_size(tile, where="--tile")
+    return Tiling(*size, overlap=min(size) // 4 if overlap is None else overlap)
 
 
 def require_logits(backend: Backend) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmtool.errors import BackendError, ConfigError, needs_extra
+from gmtool.errors import BackendError, UsageError, needs_extra
 from gmtool.resources import processors
 from gmtool_serving.backends.base import InferenceDevice
 
@@ -106,17 +106,15 @@ def check_address(address: str) -> None:
     """Check the address of a cluster.
 
     Raises:
-        ConfigError: Not `auto`, `local` or HOST:PORT.
+        UsageError: Not `auto`, `local` or HOST:PORT.
     """
     if address.startswith("ray://"):
-        raise ConfigError(
+        raise UsageError(
             f"--ray {address}: Ray's client protocol does not carry data pipelines: start the run on a machine of "
             "the cluster (ray job submit does that)"
         )
     if not _ADDRESS.fullmatch(address):
-        raise ConfigError(
-            f"--ray {address}: expected auto, local or HOST:PORT; for auto, put --ray last or use --ray=auto"
-        )
+        raise UsageError(f"--ray {address}: expected auto, local or HOST:PORT")
 
 
 def connect(address: str, wanted: Wanted, *, device: InferenceDevice) -> Cluster:

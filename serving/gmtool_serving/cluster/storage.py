@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from gmtool.errors import ConfigError, DataError, needs_extra
+from gmtool.errors import DataError, UsageError, needs_extra
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -139,7 +139,7 @@ def check_uri(uri: str) -> None:
     """Check the URI of an object store.
 
     Raises:
-        ConfigError: Unknown scheme, or no bucket.
+        UsageError: Unknown scheme, or no bucket.
         MissingExtraError: pyarrow is not installed.
     """
     match = _URI.fullmatch(uri)
@@ -147,7 +147,7 @@ def check_uri(uri: str) -> None:
     scheme, bucket, _ = match.groups()
     if scheme.lower() not in SCHEMES or not bucket:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ConfigError(f"{uri}: expected a local path or {known} with a bucket")
+        raise UsageError(f"{uri}: expected a local path or {known} with a bucket")
     _locate(uri)
 
 

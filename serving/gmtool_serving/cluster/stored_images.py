@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gmtool.console import remark
-from gmtool.errors import ConfigError, DataError, some_names
+from gmtool.errors import DataError, UsageError, some_names
 from gmtool.file_kinds import IMAGE_SUFFIXES
 from gmtool.folders import LeftOut, is_hidden
 from gmtool.masks.coco_annotations import ImageId
@@ -49,7 +49,7 @@ def collect_stored_images(inputs: Sequence[str], out: str, *, root: str | None =
 
     Raises:
         DataError: There is no image, or two masks would have the same name.
-        ConfigError: An input is neither a URI nor, with `root`, a list; or it is a video.
+        UsageError: An input is neither a URI nor, with `root`, a list; or it is a video.
     """
     folders = [text for text in inputs if is_uri(text) and not _WILDCARD.search(text)]
     found: dict[str, tuple[PurePosixPath, ImageId | None]] = {}
@@ -88,7 +88,7 @@ def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[st
         for uri, relative in _stored(text, left_out):
             yield uri, relative, None
     elif root is None:
-        raise ConfigError(f"input {text}: not a URI, unlike other inputs; a list of URIs needs --root URI")
+        raise UsageError(f"input {text}: not a URI, unlike other inputs; a list of URIs needs --root URI")
     elif text == "-" or text.startswith("@"):
         for name in read_list(None if text == "-" else Path(text[1:])):
             yield *_below(name, root), None
@@ -96,7 +96,7 @@ def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[st
         for name, coco_id in read_coco_names(Path(text)):
             yield *_below(name, root), coco_id
     else:
-        raise ConfigError(f"input {text}: with a URI as --root, expected URIs, @FILE, - or COCO .json")
+        raise UsageError(f"input {text}: with a URI as --root, expected URIs, @FILE, - or COCO .json")
 
 
 def _below(name: str, root: str) -> tuple[str, PurePosixPath]:
@@ -113,7 +113,7 @@ def _stored(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
         if _WILDCARD.search(uri):
             yield from _matching(uri, left_out)
         elif uri.lower().endswith(VIDEO_SUFFIXES):
-            raise ConfigError(
+            raise UsageError(
                 f"input {uri}: a video is decoded from its beginning on one machine: predict without --ray"
             )
         elif uri.lower().endswith(IMAGE_SUFFIXES) and is_file(uri):

@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-from gmtool.errors import ConfigError
+from gmtool.errors import UsageError
 from gmtool_serving.inputs.collect import InputImage
 
 
@@ -23,12 +23,12 @@ class Shard:
         """Parse `NUMBER/COUNT`, such as `2/4`.
 
         Raises:
-            ConfigError: Not such a pair, or NUMBER is outside 1 to COUNT.
+            UsageError: Not such a pair, or NUMBER is outside 1 to COUNT.
         """
         first, slash, second = text.partition("/")
         if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
             return cls(int(first), int(second))
-        raise ConfigError(f"--shard {text}: expected NUMBER/COUNT, from 1/COUNT to COUNT/COUNT")
+        raise UsageError(f"--shard {text}: expected NUMBER/COUNT, from 1/COUNT to COUNT/COUNT")
 
     def __str__(self) -> str:
         """Return the shard as in file names: `2-of-4`."""

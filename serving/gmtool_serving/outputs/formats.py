@@ -159,17 +159,17 @@ def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
         labels = _labels_on_disk(classes.raw_ids if raw else range(len(classes)), ignored=0 if raw else 255)
         return _png(Image.fromarray(mask).point(labels))
     if name == "color":
-        return _png(paint(mask, _colors(classes)))
+        return _png(paint(mask, colors_of(classes)))
     if name == "coco":
         return encode_entries(mask, image_id_of(item.output, item.coco_id), classes)
     if name == "overlay":
         assert item.pixels is not None  # see needs_pixels
-        return draw_overlay(item.pixels, mask, classes, _colors(classes))
+        return draw_overlay(item.pixels, mask, classes, colors_of(classes))
     assert item.confidence is not None  # see needs_confidence
     return _npz({"mask": mask, "confidence": item.confidence})
 
 
-def _colors(classes: ClassSet) -> UInt8Array:
+def colors_of(classes: ClassSet) -> UInt8Array:
     """Return the colour of each label, (256, 3) uint8; ignored pixels have the classes' own colour, or VOC's."""
     return color_table(classes, ignored=classes.ignore_colors[0] if classes.ignore_colors else VOID_COLOR)
 

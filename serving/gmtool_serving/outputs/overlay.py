@@ -21,7 +21,14 @@ PIXELS_PER_FONT_PX = 55
 
 
 def draw_overlay(pixels: UInt8Array, mask: UInt8Array, classes: ClassSet, colors: UInt8Array) -> bytes:
-    """Return a JPEG of the image blended with the colours of its classes, above a legend with their shares.
+    """Return `overlay_image` as a JPEG."""
+    buffer = io.BytesIO()
+    overlay_image(pixels, mask, classes, colors).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def overlay_image(pixels: UInt8Array, mask: UInt8Array, classes: ClassSet, colors: UInt8Array) -> Image.Image:
+    """Return the image blended with the colours of its classes; below it, the classes and their shares.
 
     Background pixels are not tinted. Images narrower than 120 pixels are enlarged by a whole factor.
 
@@ -47,9 +54,7 @@ def draw_overlay(pixels: UInt8Array, mask: UInt8Array, classes: ClassSet, colors
     canvas = Image.new("RGB", (legend.width, image.height + legend.height), "white")
     canvas.paste(image, (0, 0))
     canvas.paste(legend, (0, image.height))
-    buffer = io.BytesIO()
-    canvas.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
-    return buffer.getvalue()
+    return canvas
 
 
 def paint(mask: UInt8Array, colors: UInt8Array) -> Image.Image:

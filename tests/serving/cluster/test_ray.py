@@ -24,7 +24,6 @@ from gmtool_serving.cluster.stored_images import collect_stored_images
 from gmtool_serving.outputs.manifest import Record
 from PIL import Image
 
-from gmtool.cli.lone import completed
 from gmtool.errors import BackendError, DataError
 
 
@@ -226,7 +225,7 @@ def test_an_interrupted_run_closes_its_manifest(
     [
         (["images", "--ray", "images", "--out", "m"], "--ray images: expected auto, local or HOST:PORT"),
         (["images", "--ray", "ray://head:10001", "--out", "m"], "start the run on a machine of the cluster"),
-        (["images", "--ray-actors", "2", "--out", "m"], "--ray-actors is of --ray"),
+        (["images", "--ray-actors", "2", "--out", "m"], "--ray-actors needs --ray"),
         (["images", "--ray", "local", "--shard", "1/2", "--out", "m"], "--shard means nothing with --ray"),
         (["images", "--ray", "local", "--workers", "2", "--out", "m"], "--workers means nothing with --ray"),
         (["images", "--ray", "local", "--out", "s3://b/m", "--format", "coco"], "take an --out that is a folder"),
@@ -250,7 +249,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     (tmp_path / "images").symlink_to(toy_data / "JPEGImages")
     write_file("s3://bucket/b/i/x.png", b"")
     code, out, err = cli(["predict", *[word.replace("s3://b/", "s3://bucket/b/") for word in arguments]])
-    assert code == 1
+    assert code == 2
     assert message in err and err.count("\n") == 1 and not out
     assert not (tmp_path / "m").exists()
 
@@ -263,13 +262,6 @@ def test_a_missing_extra_is_one_line(
     code, _, err = cli(["predict", images, "--out", tmp_path / "m", "--model", toy_model, "--ray", "local"])
     assert code == 1
     assert err == 'error: predicting on Ray needs ray, which is not installed: pip install "gmtool[ray]"\n'
-
-
-def test_ray_alone_means_auto() -> None:
-    assert completed(["a", "--ray", "--out", "b"]) == ["a", "--ray=auto", "--out", "b"]
-    assert completed(["a", "--ray"]) == ["a", "--ray=auto"]
-    assert completed(["--ray", "local", "a", "--", "--ray"]) == ["--ray", "local", "a", "--", "--ray"]
-    assert completed(["--ray", "-"]) == ["--ray", "-"]
 
 
 def test_case_26_a_bucket_has_one_writer(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gmtool.classes import load_classes
+from gmtool.config import DataConfig
 from gmtool.console import remark
 from gmtool.errors import DataError, needs_extra
 from gmtool.files import TEMPORARY_SUFFIX, write_atomically
@@ -22,6 +23,13 @@ MASK_DIR = "SegmentationClassAug"
 """Folder of the masks that `download_sbd` builds."""
 TRAIN_LIST = "ImageSets/Segmentation/trainaug.txt"
 VOC_DIR = "VOCdevkit/VOC2012"
+
+
+def download_data(config: DataConfig) -> None:
+    """Fetch PASCAL VOC into the data's folder if it is missing; SBD too if its masks are asked for."""
+    voc = download_voc(config.root)
+    if config.mask_dir == MASK_DIR:
+        download_sbd(config.root, voc)
 
 
 def download_voc(root: Path) -> Path:

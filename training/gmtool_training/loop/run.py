@@ -61,6 +61,10 @@ class RunResult:
         """Best validation mIoU in [0, 1]; None if no pixel was scored."""
         return self.report.best.miou if self.report.best else None
 
+    def __fspath__(self) -> str:
+        """Return the run folder: the result is taken wherever its path is."""
+        return str(self.run_dir)
+
 
 def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = lambda: None) -> RunResult:
     """Train, and write settings, checkpoints, metrics and a report to `run_dir`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gmtool.errors import ConfigError, did_you_mean
+from gmtool.errors import UsageError, did_you_mean
 from gmtool.settings import Settings
 
 PRESETS: Mapping[str, Settings] = {
@@ -68,8 +68,8 @@ def preset(kind: str) -> Settings:
     """Return the settings for a data set kind.
 
     Raises:
-        ConfigError: Unknown kind.
+        UsageError: Unknown kind.
     """
     if kind not in PRESETS:
-        raise ConfigError(f"unknown data set kind {kind}{did_you_mean(kind, PRESETS)}")
+        raise UsageError(f"unknown data set kind {kind}{did_you_mean(kind, PRESETS)}")
     return PRESETS[kind]

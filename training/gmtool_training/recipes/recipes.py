@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gmtool.errors import ConfigError, did_you_mean
+from gmtool.errors import UsageError, did_you_mean
 from gmtool.settings import Settings
 
 RECIPES: Mapping[str, Settings] = {
@@ -63,8 +63,8 @@ def recipe(name: str) -> Settings:
     """Return the settings of a recipe.
 
     Raises:
-        ConfigError: Unknown recipe.
+        UsageError: Unknown recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(f"unknown recipe {name}{did_you_mean(name, RECIPES)}")
+        raise UsageError(f"unknown recipe {name}{did_you_mean(name, RECIPES)}")
     return RECIPES[name]
