@@ -1,4 +1,4 @@
-"""What a training step spends beside forward, backward and the optimiser: checks, averages, figures, logging.
+"""Time of a training step outside of forward, backward and optimiser: checks, averages, figures, logging.
 
     uv run python benchmarks/bookkeeping.py [--crop 161] [--batch 4] [--threads 2] [--steps 20]
 
@@ -27,11 +27,11 @@ from gmtool_training.engine import accumulate
 from gmtool_training.engine.average import averaged_copy, update_average
 from gmtool_training.engine.optim import build_optimizer, set_learning_rates
 from gmtool_training.loop import fit
-from gmtool_training.loop.figures import Tally
+from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.fit import Hooks
 from gmtool_training.loop.log import RunLog
-from gmtool_training.loop.progress import Progress
-from gmtool_training.loop.schedule import FitPlan
+from gmtool_training.loop.progress import TrainingProgress
+from gmtool_training.loop.schedule import FitSchedule
 from gmtool_training.loop.sigterm import StopRequest
 from gmtool_training.method.step import guidedmix_step
 from lightning_fabric import Fabric
@@ -91,9 +91,9 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     config = OptimConfig(iterations=arguments.steps)
     optimizer = build_optimizer(network, config)
     wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
-    tally = Tally(fabric.device)
-    # Everything that a step does and that is not the method, the optimiser or the data
-    tally.add = watch.timed("check and sums", tally.add)  # type: ignore[method-assign]
+    sums = StepSums(fabric.device)
+    # All work of a step except method, optimiser and data
+    sums.add = watch.timed("check and sums", sums.add)  # type: ignore[method-assign]
     fit.split_batch = watch.timed("parts of the batch", accumulate.split_batch)  # type: ignore[attr-defined]
     fit._gradients = watch.timed("list of gradients", fit._gradients)
     figures: Any = fit._DelayedFigures
@@ -102,7 +102,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     size = (arguments.batch, 3, arguments.crop, arguments.crop)
     images = torch.randint(0, 256, size, dtype=torch.uint8)
     masks = torch.randint(0, len(CLASSES), (size[0], *size[2:]), dtype=torch.uint8)
-    plan = FitPlan(
+    schedule = FitSchedule(
         iterations=arguments.steps,
         unlabeled_from=0,
         omega_at=lambda _: 3.0,
@@ -125,9 +125,9 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
             wrapped_optimizer,
             set_rates,
             partial(guidedmix_step, method=MethodConfig(), classes=CLASSES),
-            plan=plan,
-            start=Progress(),
-            tally=tally,
+            schedule=schedule,
+            start=TrainingProgress(),
+            sums=sums,
             labeled=labeled,
             unlabeled=repeat(UnlabeledBatch(images, torch.ones_like(masks, dtype=torch.bool))),
             hooks=Hooks(

@@ -1,4 +1,4 @@
-"""What exporting gives and costs: speed of each precision beside eager PyTorch, time and memory of an export.
+"""Speed of each exported precision against eager PyTorch; time and memory of an export.
 
     uv run python benchmarks/export.py RUN [--height 240] [--width 320] [--threads 2]
     uv run python benchmarks/export.py --cost resnet50
@@ -42,7 +42,7 @@ BASE = "PyTorch, eager"
 
 
 def make_forwards(run: Path, threads: int) -> dict[str, Callable[[UInt8Array], object]]:
-    """Return what computes masks of images (N, H, W, 3), by name."""
+    """Return functions by name that compute masks of images (N, H, W, 3)."""
     network, _ = load_network(run, "best")
 
     def eager(images: UInt8Array) -> object:
@@ -101,7 +101,7 @@ def measure_cost(encoder: str) -> None:
 
 
 def export_once(encoder: str) -> None:
-    """Export a network of random weights, and print what this process took for it."""
+    """Export a network with random weights; print time and memory."""
     started = time.perf_counter()
     network = build_network(ModelConfig(encoder=encoder), load_classes("voc")).eval()
     content = keep_outputs(export_graph(network), ["mask"]).SerializeToString()
@@ -116,7 +116,7 @@ def export_once(encoder: str) -> None:
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Run the measurements of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--height", type=int, default=240)

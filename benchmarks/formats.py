@@ -1,4 +1,4 @@
-"""What each output format costs, as a ratio to saving the mask with Pillow alone; and collecting many images.
+"""Time of each output format as a ratio to saving the mask with Pillow; time of collecting many images.
 
     python benchmarks/formats.py [--height 1024] [--width 2048] [--repeats 15] [--images 100000]
 

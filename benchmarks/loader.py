@@ -1,4 +1,4 @@
-"""What the labeled loader costs beside decoding: images/s of both, in processes of their own, in one run.
+"""Images/s of the labeled loader against decoding alone, in separate processes, in one run.
 
     uv run python benchmarks/loader.py [--workers 0] [--data DIR | --width 500 --height 375]
 

@@ -1,4 +1,4 @@
-"""How much of a model's own speed `gmtool predict` keeps, how soon the first mask is there, and what it takes.
+"""Speed of `gmtool predict` against the model alone, time to the first mask, and memory.
 
     uv run python benchmarks/predict.py [throughput|overlap|first|memory]... [--encoder resnet18]
 
@@ -78,7 +78,7 @@ def export(encoder: str, path: Path) -> Path:
 
 
 def rate(count: int, act: Callable[[], object]) -> float:
-    """Return how many of `count` things a call does in a second."""
+    """Return the rate of a call that processes `count` items, per second."""
     started = time.perf_counter()
     act()
     return count / (time.perf_counter() - started)
@@ -236,7 +236,7 @@ def memory(root: Path) -> None:
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the measurements of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", default=["throughput", "overlap", "first", "memory"])
     parser.add_argument("--encoder", default="resnet18")

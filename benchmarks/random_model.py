@@ -1,6 +1,6 @@
 """Export a network with random weights: `uv run python benchmarks/random_model.py resnet18 model.onnx`.
 
-Speed does not depend on weights. A program of its own, since torch stays in the memory of whoever imports it.
+Speed does not depend on weights. A separate program, since an import of torch stays in memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a person waits before the first letter: `gmtool --help` against an empty Python, in one run.
+"""Start-up time: `gmtool --help` against an empty Python, in one run.
 
 uv run python benchmarks/startup.py
 """

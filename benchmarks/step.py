@@ -1,4 +1,4 @@
-"""What a GuidedMix-Net step costs: time against the supervised step, peak memory against a naive implementation.
+"""Cost of a GuidedMix-Net step: time against the supervised step, peak memory against a naive implementation.
 
     uv run python benchmarks/step.py [--crop 161] [--batch 4] [--threads 2]
 
@@ -70,14 +70,14 @@ def seconds(step: Callable[[], None]) -> float:
 
 
 def peak_mib(mode: str, arguments: argparse.Namespace) -> float:
-    """Return by how many MiB one step raises a fresh process."""
+    """Return the memory that one step adds to a fresh process, in MiB."""
     flags = ["--crop", str(arguments.crop), "--batch", str(arguments.batch), "--threads", str(arguments.threads)]
     command = [sys.executable, __file__, "--peak-of", mode, *flags]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def print_peak(arguments: argparse.Namespace) -> None:
-    """Print the peak of this process during one step, less what it held before, in MiB."""
+    """Print the peak memory of this process during one step minus that before, in MiB."""
     step = make_step(arguments.peak_of, arguments.batch, arguments.crop)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is held now
     before = peak_kib()

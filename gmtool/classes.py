@@ -1,4 +1,4 @@
-"""The classes of a data set: names, colours, ids on disk, and which label is ignored."""
+"""Classes of a data set: names, colours, ids on disk, ignored label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gmtool.json_toml import read_json, shown, typed
 Color = tuple[int, int, int]
 
 MAX_RAW_ID = 65_535
-"""What a 16-bit mask can hold."""
+"""Largest label of a 16-bit mask."""
 
 BUILT_IN = ("voc", "cityscapes", "context")
 BUILT_IN_DIR = Path(__file__).parent / "class_sets"
@@ -20,20 +20,20 @@ BUILT_IN_DIR = Path(__file__).parent / "class_sets"
 
 @dataclass(frozen=True)
 class ClassSet:
-    """Everything that gives a label its meaning. It travels from data set to checkpoint to exported model."""
+    """Classes of a data set, stored in checkpoints and exported models too."""
 
     names: tuple[str, ...]
-    """Class names; the position is the class index that the network predicts."""
+    """Class names by class index."""
     palette: tuple[Color, ...]
-    """One RGB colour a class, 0-255."""
+    """RGB colour of each class, 0-255."""
     raw_ids: tuple[int, ...]
-    """The id of each class in mask files that hold raw ids (Cityscapes `labelIds`); else 0, 1, 2, ..."""
+    """Id of each class in masks of raw ids (Cityscapes `labelIds`), 0 to 65 535; default: the class indices."""
     ignore_index: int = 255
-    """Label of the pixels that neither the loss nor the score looks at."""
+    """Label of pixels that count in no loss and no score."""
     background: int | None = None
-    """Index of the class that stands for "none of the others", or None."""
+    """Index of the background class, or None."""
     ignore_colors: tuple[Color, ...] = ()
-    """Colours that stand for `ignore_index` in colour-coded masks."""
+    """Colours of ignored pixels in colour-coded masks."""
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -51,9 +51,9 @@ class ClassSet:
             raise DataError(f"class set: a raw id is a whole number from 0 to {MAX_RAW_ID}")
         if not count <= self.ignore_index <= 255:
             raise DataError(
-                f"class set: ignore_index {self.ignore_index} must lie from {count} to 255; if masks have 0 where "
-                f'nothing is labeled, leave that out of "names": "raw_ids": {list(range(1, count + 1))}, and read '
-                "them with --set data.mask_values=raw"
+                f"class set: ignore_index {self.ignore_index} must be from {count} to 255; if masks have 0 for "
+                f'unlabeled pixels, leave that name out, give "raw_ids": {list(range(1, count + 1))}, and read '
+                "masks with --set data.mask_values=raw"
             )
         if self.background is not None and not 0 <= self.background < count:
             raise DataError(f"class set: background {self.background} is not a class index")
@@ -67,7 +67,7 @@ class ClassSet:
         return tuple(index for index in range(len(self)) if index != self.background)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form, as `classes.json` has it."""
+        """Return the JSON form of `classes.json`."""
         return {
             "names": list(self.names),
             "palette": [list(color) for color in self.palette],
@@ -85,7 +85,7 @@ class ClassSet:
             value: A mapping with `names`; optional `palette` (default: VOC's colours), `raw_ids`,
                 `ignore_index`, `background` (a class name; default: the class named "background") and
                 `ignore_colors` (default: none).
-            where: The file it came from, for messages.
+            where: Name of the file, for messages.
 
         Raises:
             DataError: The mapping is not a class set.
@@ -114,7 +114,7 @@ class ClassSet:
 
 @dataclass(frozen=True)
 class _ClassesFile:
-    """The keys of a `classes.json`."""
+    """Keys of a `classes.json`."""
 
     names: tuple[str, ...]
     palette: tuple[Color, ...] | None = None
@@ -127,8 +127,8 @@ class _ClassesFile:
 def load_classes(name_or_path: str) -> ClassSet:
     """Return a built-in class set (`voc`, `cityscapes`, `context`) or the one in a file.
 
-    A file is a `classes.json`, or COCO annotations: then the classes are the background and the categories in
-    the order of their ids, which are the raw ids.
+    The file is a `classes.json` or COCO annotations. The classes of annotations are the background and the
+    categories, sorted by id; the raw ids are the category ids.
 
     Raises:
         DataError: The name is not built in and no such file exists, or the file is not a class set.
@@ -148,7 +148,7 @@ def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
     """Return the categories of a COCO annotation file, name by id, in the order of the ids.
 
     Raises:
-        DataError: There is no list of them, one has no id or name, or an id or a name occurs twice.
+        DataError: `categories` is missing, a category has no id or name, or an id or name occurs twice.
     """
     listed = value.get("categories")
     if not isinstance(listed, list):
@@ -166,7 +166,7 @@ def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
 
 
 def _classes_of_categories(categories: dict[int, str], *, where: str) -> ClassSet:
-    """Return the background and the categories; one that is itself named "background" is the background."""
+    """Return background and categories; a category named "background" is the background."""
     things = {raw_id: name for raw_id, name in categories.items() if name != "background"}
     own = [raw_id for raw_id in categories if raw_id not in things]
     unused = own[0] if own else next(raw_id for raw_id in range(len(things) + 1) if raw_id not in things)
@@ -175,7 +175,7 @@ def _classes_of_categories(categories: dict[int, str], *, where: str) -> ClassSe
 
 
 def voc_palette(count: int) -> tuple[Color, ...]:
-    """Return the first `count` colours of PASCAL VOC's map: the bits of the index, spread over R, G and B."""
+    """Return the first `count` colours of the PASCAL VOC colour map: index bits spread over R, G, B."""
     colors = []
     for index in range(count):
         red = green = blue = 0

@@ -1,4 +1,4 @@
-"""Everything a training run depends on, as nested frozen dataclasses. `settings.py` fills and writes it."""
+"""Configuration of a training run as nested frozen dataclasses; `settings.py` reads and writes it."""
 
 from __future__ import annotations
 
@@ -15,78 +15,78 @@ TIMM_PREFIX = "timm:"
 INPUT_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 LayoutName = Literal["voc", "cityscapes", "folder", "coco"]
 MaskValues = Literal["index", "raw", "color"]
-"""What the pixels of a mask file are: class indices (trainIds), raw ids (labelIds), or the classes' colours."""
+"""Encoding of mask files: class indices (trainIds), raw ids (labelIds), or colours of the classes."""
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images are, and how a batch is drawn from them."""
+    """Data set, augmentation and batches."""
 
     root: Path
     """Folder of the data set."""
     layout: LayoutName = "voc"
-    """How images and masks lie in it: `voc`, `cityscapes`, `folder` or `coco`."""
+    """Folder structure: `voc`, `cityscapes`, `folder` or `coco`."""
     classes: str = "voc"
-    """`voc`, `cityscapes`, `context`, a `classes.json` file, or the COCO annotations that list the categories."""
+    """Class set: `voc`, `cityscapes`, `context`, a `classes.json` file, or a COCO annotation file."""
     labeled: Path | None = None
-    """Split list of the labeled images; without it the layout's whole training set is labeled."""
+    """Split list of the labeled images; default: the whole training set of the layout."""
     unlabeled: Path | None = None
-    """Split list of the unlabeled images, or a plain folder of them; without it the rest of the training set."""
+    """Split list or folder of the unlabeled images; default: the training images that are not labeled."""
     val: Path | None = None
-    """Split list of the validation images; without it the layout's own validation set."""
+    """Split list of the validation images; default: the validation set of the layout."""
     mask_dir: str = "SegmentationClass"
     """Folder of the masks in layout `voc`."""
     train_list: str = "ImageSets/Segmentation/train.txt"
-    """The training set's own list in layout `voc`, such as SBD's `ImageSets/Segmentation/trainaug.txt`."""
+    """List of the training set in layout `voc`, such as SBD's `ImageSets/Segmentation/trainaug.txt`."""
     val_list: str = "ImageSets/Segmentation/val.txt"
-    """The validation set's own list in layout `voc`."""
+    """List of the validation set in layout `voc`."""
     mask_values: MaskValues = "index"
-    """Whether mask files hold class indices (trainIds), the class set's raw ids (labelIds, grey levels), or its
-    colours. In layout `cityscapes` it also decides which of the two files is read."""
+    """Encoding of mask files: `index` (class indices, trainIds), `raw` (raw ids of the class set, labelIds) or
+    `color` (colours of the class set). In layout `cityscapes` it selects labelTrainIds or labelIds files."""
     images: str = "images/{id}.*"
-    """Where the images of layout `folder` are: `{id}` is an image's name and may contain slashes, `{part}` a
-    folder named train or val (also training, valid, validation), `.*` at the end any image suffix."""
+    """Path template of the images in layout `folder`: `{id}` is the name of an image and may contain slashes,
+    `{part}` a folder named train or val (also training, valid, validation), `.*` any image suffix."""
     masks: str = "masks/{id}.png"
-    """Where the mask of such an image is, with the same `{id}` and `{part}`."""
+    """Path template of the masks in layout `folder`, with the same `{id}` and `{part}`."""
     train_annotations: str = "annotations/instances_train2017.json"
     """Annotations of the training images in layout `coco`."""
     val_annotations: str = "annotations/instances_val2017.json"
     """Annotations of the validation images in layout `coco`."""
     train_images: str = "train2017"
-    """Folder of the training images in layout `coco`; also looked for below `images/`."""
+    """Folder of the training images in layout `coco`, in the root or in `images/`."""
     val_images: str = "val2017"
-    """Folder of the validation images in layout `coco`; also looked for below `images/`."""
+    """Folder of the validation images in layout `coco`, in the root or in `images/`."""
     exif: Literal["apply", "ignore"] = "apply"
-    """Turn images as their EXIF orientation says, or leave them as they are stored: whichever way the masks are.
-    `gmtool predict --exif` is the same for a trained model."""
+    """Apply or ignore the EXIF orientation of images, to match the masks. For a trained model: `gmtool predict
+    --exif`."""
     bits: Annotated[int, Ge(8), Le(16)] = 16
-    """Bits that the values of 16-bit grey images use, such as 12: 2 ** bits - 1 becomes white. `gmtool predict
-    --bits` is the same for a trained model."""
+    """Used bits of 16-bit grey images, such as 12: 2 ** bits - 1 becomes white. For a trained model: `gmtool
+    predict --bits`."""
     crop_px: Annotated[int, Ge(8)] = 321
-    """Height and width of a training crop, pixels."""
+    """Height and width of a training crop, in pixels."""
     scale_min: Annotated[float, Gt(0)] = 0.5
-    """Smallest random scale."""
+    """Smallest random scale factor."""
     scale_max: Annotated[float, Gt(0)] = 2.0
-    """Largest random scale."""
+    """Largest random scale factor."""
     rotation_deg: Annotated[float, Ge(0), Le(180)] = 10.0
-    """Largest random rotation to either side, degrees."""
+    """Largest random rotation to either side, in degrees."""
     flip: bool = True
-    """Mirror half of the crops, left to right."""
+    """Flip half of the crops horizontally."""
     labeled_batch: Annotated[int, Ge(2)] = 6
-    """Labeled images a step; at least 2, since batch statistics of one pooled value do not exist."""
+    """Labeled images a step; at least 2, since batch normalisation of one pooled value is not defined."""
     unlabeled_batch: Annotated[int, Ge(2)] = 6
     """Unlabeled images a step."""
     workers: Annotated[int, Ge(0)] | None = None
-    """Processes that decode and augment; 0 does it in the training process; by default one a core, at most 8."""
+    """Worker processes that decode and augment; 0: the training process; default: one a core, at most 8."""
     cache: Literal["none", "ram"] = "none"
-    """`ram` decodes every image and mask once, before training, into memory that all processes share."""
+    """`ram`: decode all images and masks before training into memory shared by all processes."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network (METHOD: encoder, pyramid pooling, two MITrans modules, image classifier)."""
+    """Network: encoder, pyramid pooling, two MITrans modules, image classifier (docs/method.md, section 1)."""
 
     encoder: str = "resnet50"
     """A ResNet of torchvision, `toy` (four narrow stages for tests and the demo), or `timm:NAME`: any network of
@@ -106,9 +106,9 @@ class ModelConfig:
     """Decoder `guidedmix`: channels after pyramid pooling, at least 16; upsampling stages have a quarter and an
     eighth of them. Decoder `pyramid`: width of the hidden layer; 0 for a linear classifier."""
     non_local_1: bool = True
-    """Non-local block in the first MITrans module (off: the paper's "without MITrans")."""
+    """Non-local block in MITrans 1; false: the paper's "without MITrans"."""
     non_local_2: bool = False
-    """Non-local block in the second MITrans module, at twice the resolution: four times the positions."""
+    """Non-local block in MITrans 2, with four times the positions of MITrans 1."""
 
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS and not self.encoder.startswith(TIMM_PREFIX):
@@ -123,70 +123,63 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """What a training step computes. Equations are those of the GuidedMix-Net paper."""
+    """Training step: GuidedMix-Net and its variants (equation numbers: the paper; docs/method.md, section 2)."""
 
     name: Literal["guidedmix", "supervised", "probe"] = "guidedmix"
     """`supervised` uses the labeled images alone; `probe` fits a small classifier to a frozen encoder."""
     pairing: Literal["similar", "random"] = "similar"
-    """Partner of an image: nearest by pooled encoder features (Eq. 3), or drawn at random."""
-    partners: Annotated[int, Ge(1)] = 1
-    """Labeled images that an unlabeled one is mixed with; they share lambda evenly."""
+    """Labeled partner of an image: nearest by pooled encoder features (Eq. 3), or random."""
     lambda_bound: Annotated[float, Gt(0), Le(0.5)] = 0.5
-    """The mixing coefficient is redrawn until below this."""
+    """Upper bound of the mixing coefficient, exclusive."""
     decoupling: Literal["soft", "hard"] = "soft"
-    """Subtract the labeled prediction times lambda (Eq. 8), or whole (Eq. 7)."""
+    """Subtract lambda times the labeled prediction (`soft`, Eq. 8), or the labeled prediction (`hard`, Eq. 7)."""
     normalize: bool = False
-    """Divide the softly decoupled mask by 1 - lambda, so that it sums to one again."""
+    """Divide the soft pseudo mask by 1 - lambda, so that it sums to 1."""
     detach: Literal["pseudo", "direct", "none"] = "pseudo"
-    """Which side of the unlabeled loss (Eq. 10) is a constant: the decoupled pseudo mask, the direct
-    prediction, or neither."""
+    """Side of the unlabeled loss (Eq. 10) without gradient: pseudo mask, direct prediction, or none."""
     classification: bool = True
-    """Loss of the image classifier on the labeled images."""
+    """Use the image classification loss L_cla on labeled images."""
     labeled_decoupling: bool = True
-    """Loss of mixed labeled pairs (Eq. 12)."""
+    """Use the loss L_dec of mixed labeled pairs (Eq. 12)."""
     hardest: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the labeled pixels, those with the largest cross-entropy, that count (OHEM); 1 for all."""
+    """Online hard example mining: share of the labeled pixels, those of the largest cross-entropy, that count."""
     balance: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Weight of a pixel in L_ce and L_usup: (share of its class in the labeled pixels) ** -balance, 1 in the
-    mean. 0: all pixels count alike; 1: all classes do."""
+    """Exponent of the class weights in L_ce and L_usup: (share of the class in the labeled pixels) ** -balance,
+    scaled to mean 1 over pixels. 0: all pixels weigh the same; 1: all classes do."""
     omega_max: Annotated[float, Ge(0)] = 30.0
-    """Final weight of the unlabeled loss, for means over batch, classes and pixels."""
+    """Final weight omega of the unlabeled loss, a mean over batch, classes and pixels."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.05
-    """Share of the iterations that use labeled images alone."""
+    """Share of the iterations in warm-up, which uses labeled images only."""
     ramp_fraction: Annotated[float, Ge(0), Le(1)] = 0.1
-    """Share of the iterations after warm-up over which the weight rises to `omega_max`."""
+    """Share of the iterations after warm-up in which omega rises to `omega_max`."""
     batch_norm: Literal["separate", "joint"] = "separate"
-    """Labeled and unlabeled images in forwards of their own, or in one with shared batch statistics."""
+    """`separate`: one forward pass for labeled and one for unlabeled images; `joint`: one pass for both."""
     mixed_statistics: bool = False
-    """Whether mixed and strongly changed images update the running statistics of batch normalisation."""
+    """Update the running statistics of batch normalisation with mixed and strong images too."""
     pseudo: Literal["decoupled", "direct", "mean"] = "decoupled"
-    """What the pseudo mask of an unlabeled image is: decoupled from a mixed one, the prediction for itself, or the
-    mean of the two: sure only where both say the same."""
+    """Pseudo mask of an unlabeled image: decoupled from a mixed image (paper), the direct prediction, or the mean
+    of both."""
     teacher: Literal["student", "average"] = "student"
-    """Which weights predict pseudo masks: those in training, or their running mean (`optim.ema_decay`)."""
+    """Weights that predict pseudo masks: those in training, or their moving average (`optim.ema_decay`)."""
     view: Literal["weak", "strong"] = "weak"
-    """What the network is trained on: the unlabeled image as it is, or with other colours, blurred, and with a
-    box of another one."""
+    """Training view of unlabeled images: unchanged, or with colour jitter, blur and boxes of other images."""
     colors: Annotated[float, Ge(0), Le(1)] = 1.0
-    """In the strong view, share of the images whose colours change (a frozen encoder never learns them)."""
+    """Share of the images with colour jitter and blur in the strong view."""
     cutmix: Annotated[float, Ge(0), Le(1)] = 0.5
-    """In the strong view, share of the images that get a box of another one."""
+    """Share of the images with a box of another unlabeled image in the strong view (CutMix)."""
     paste: Annotated[float, Ge(0), Le(1)] = 0.0
-    """In the strong view, share of the images that get a box of a labeled one, with its true mask."""
+    """Share of the images with a box of a labeled image and its true mask in the strong view."""
     unlabeled_loss: Literal["squared", "cross-entropy", "soft-cross-entropy"] = "squared"
-    """Squared difference of probabilities (Eq. 10), cross-entropy with the likeliest class, or with the whole
-    pseudo mask, in which a rare class keeps the share that it has where another one is likelier."""
+    """Squared difference of probabilities (Eq. 10), cross-entropy with the likeliest class (hard labels), or with
+    the probabilities of the pseudo mask (soft labels)."""
     renormalize: bool = False
-    """Clip the pseudo mask at zero and let it sum to one."""
+    """Clip the pseudo mask at 0 and scale it to sum 1."""
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Pixels whose pseudo mask has no class of at least this count for nothing in the unlabeled loss."""
-    entropy_share: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the pixels of a batch that count in the unlabeled loss: those whose pseudo mask has the lowest
-    entropy; 1 for all."""
+    """Threshold: pixels whose largest pseudo-mask value is below it have weight 0 in the unlabeled loss."""
     confidence_weighting: bool = False
     """Weight each pixel of the unlabeled loss by the largest value of its pseudo mask."""
     margin: bool = True
-    """Whether pixels of unlabeled crops that lie outside of the image count."""
+    """Count pixels of unlabeled crops outside of the image."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +198,11 @@ class ProbeConfig:
     """Multinomial regression, one hidden layer of `model.decoder_channels`, or what kept-out labels prefer."""
     steps: Annotated[int, Ge(1)] = 500
     """Optimiser steps of one fit of the hidden layer."""
-    rounds: Annotated[int, Ge(0)] = 3
+    rounds: Annotated[int, Ge(0)] = 2
     """Rounds of self-training on the unlabeled images; 0 for labels alone."""
-    threshold: Annotated[float, Ge(0), Lt(1)] = 0.6
-    """Pseudo labels of pixels that are less sure do not count."""
+    threshold: Annotated[float, Ge(0), Lt(1)] | None = None
+    """Pseudo labels of less confident pixels do not count. By default the lowest of 0.6, 0.7, 0.8, 0.9 and 0.95
+    above which 9 in 10 pseudo labels are right, measured on labeled images kept out of the fit."""
     weight: Annotated[float, Gt(0), Lt(1)] = 0.5
     """Share of the unlabeled pixels in the loss of a round."""
     balance: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -224,55 +218,55 @@ class OptimConfig:
     iterations: Annotated[int, Ge(1)] = 40_000
     """Optimiser steps."""
     lr: Annotated[float, Gt(0)] = 1e-3
-    """Learning rate of the encoder at the start."""
+    """Initial learning rate of the encoder."""
     head_lr_multiplier: Annotated[float, Gt(0)] = 10.0
-    """Learning rate of everything but the encoder, as a multiple of `lr`."""
+    """Learning rate of all other layers, as a multiple of `lr`."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     poly_power: Annotated[float, Gt(0)] = 0.9
     """lr(i) = lr (1 - i / iterations) ** poly_power."""
     freeze_encoder: bool = False
-    """Whether the encoder stays as it was loaded, its batch statistics included, and the rest alone learns."""
+    """Keep the encoder's weights and batch statistics fixed."""
     accumulation: Annotated[int, Ge(1)] = 1
-    """Parts in which a step's batch is computed, one after another: the batch stays what `data` says, the memory
-    is that of a part. Batch statistics and pairs are those of a part."""
+    """Gradient accumulation: parts of a batch, computed one after another to save memory. Batch statistics and
+    pairs are taken within a part."""
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Decay of a running mean of the weights that is validated, saved and exported in their place; 0 for none."""
+    """Decay of the exponential moving average of the weights, which is validated, saved and exported; 0: off."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The machine, the seed, and how often a run looks at itself."""
+    """Device, precision, seed, and intervals of logging, validation and saving."""
 
     seed: Annotated[int, Ge(0)] = 0
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
-    """Lightning Fabric's name; `auto` takes bf16-mixed where the device computes it natively."""
+    """Precision as named by Lightning Fabric; `auto`: bf16-mixed if the device supports it natively."""
     log_every: Annotated[int, Ge(1)] = 10
     """Optimiser steps between two log events."""
     validations: Annotated[int, Ge(1)] = 10
-    """Validations in a run, evenly spaced; the last follows the last step."""
+    """Number of validations, evenly spaced; the last one follows the last step."""
     save_every: Annotated[int, Ge(1)] = 500
-    """Optimiser steps between two saves of the last checkpoint; every validation saves too."""
+    """Optimiser steps between two saves of the last checkpoint; it is also saved after each validation."""
     save_state: bool = True
-    """Whether checkpoints hold what `--resume` needs (momentum and more); without it they are half as large."""
+    """Save the training state for `--resume` (momentum and more), which doubles the size of a checkpoint."""
     keep_last: Annotated[int, Ge(2)] = 2
-    """Checkpoints that are kept, the newest ones, beside the best."""
+    """Number of newest checkpoints to keep, besides the best."""
     patience: Annotated[int, Ge(1)] | None = None
-    """Validations without a better score after which the run ends; by default it never ends early."""
+    """Early stopping: validations without a better score after which the run ends; default: off."""
     max_skipped: Annotated[int, Ge(0)] = 10
-    """Steps in a row that may be skipped because their gradient is not finite; one more ends the run."""
+    """Consecutive steps that may be skipped for non-finite gradients; one more ends the run."""
     channels_last: bool = False
-    """Whether images and weights lie in memory channel by channel for each pixel, as tensor cores read them."""
+    """Use the channels-last memory format, which tensor cores read faster."""
     compile: bool = False
-    """Whether torch.compile translates the network; the first steps then take minutes."""
+    """Use torch.compile; the first steps then take minutes."""
     activation_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass instead of kept: less memory, more time."""
+    """Recompute activations in the backward pass instead of storing them: less memory, more time."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `config.toml` in the run folder holds it before the first step."""
+    """Settings of a run, saved as `config.toml` in the run folder before the first step."""
 
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,4 +1,4 @@
-"""What goes to which stream: results on stdout, progress and remarks on stderr."""
+"""Output of commands: results on stdout, progress and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def stdout() -> Console:
 
 
 def remark(line: str) -> None:
-    """Tell the user one line, on stderr; what is no plain text in it is escaped."""
+    """Print one line on stderr; control characters are escaped."""
     if speaks():
         _print(printable(line), stderr, sys.stderr)
 
 
 def result(text: str) -> None:
-    """Print a result of one or several lines, on stdout; what is no plain text in them is escaped."""
+    """Print one or several lines on stdout; control characters are escaped."""
     if speaks():
         _print(printable_lines(text), stdout, sys.stdout)
 
 
 def cell(text: str) -> Text:
-    """Return text for a cell of a table; brackets in it are no markup."""
+    """Return the text of a table cell, without markup."""
     from rich.text import Text
 
     return Text(printable(text))
 
 
 def _print(text: str, console: Callable[[], Console], stream: TextIO) -> None:
-    # rich is needed where it draws; loading it for a plain line would double the time of a small command
+    # Loading rich for a plain line would double the time of a small command
     if "rich.console" in sys.modules:
         console().print(text, markup=False, emoji=False)
     else:
@@ -61,12 +61,12 @@ def _print(text: str, console: Callable[[], Console], stream: TextIO) -> None:
 
 
 def speaks() -> bool:
-    """Return whether this process talks to the user: of several that `torchrun` started, the first does."""
+    """Return whether this process prints: under `torchrun` only the first one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def track(items: Iterable[T], *, total: int) -> Iterator[T]:
-    """Pass items on; on a terminal, show on stderr how far it is, how fast, and how long it will take."""
+    """Yield items; on a terminal, show a progress bar with speed and remaining time on stderr."""
     if not (stderr().is_terminal and speaks()):
         yield from items
         return

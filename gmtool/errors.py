@@ -1,4 +1,4 @@
-"""Errors that a user can cause: one line that says where, what was got, what was expected, what to do."""
+"""Errors that a user can cause: messages of one line with place, value, expectation and remedy."""
 
 from __future__ import annotations
 
@@ -16,93 +16,99 @@ ImageErrorCode = Literal[
 
 
 class GmtoolError(Exception):
-    """An expected failure. The command line prints its message as one line and exits with `exit_code`."""
+    """Expected failure; the command line prints its message as one line and exits with `exit_code`."""
 
     exit_code = 1
     code = "failed"
-    """What programs that read a manifest tell apart, whatever the message says."""
+    """Kind of failure in manifests, independent of the message."""
 
 
 class ConfigError(GmtoolError):
-    """A setting that does not exist, has a wrong value or contradicts another."""
+    """Setting that is unknown, has a wrong value or contradicts another."""
+
+
+class UsageError(ConfigError):
+    """An option or argument with a bad value, or two that contradict each other."""
+
+    exit_code = 2
 
 
 class DataError(GmtoolError):
-    """An image, a mask, a list or a data set folder that cannot be used."""
+    """Unusable image, mask, list or data set folder."""
 
 
 class ImageError(DataError):
-    """An image file that cannot be used; `code` says which kind of trouble it is."""
+    """Unusable image file; `code` is the kind of failure."""
 
     def __init__(self, code: ImageErrorCode, message: str) -> None:
         super().__init__(message)
         self.code: ImageErrorCode = code
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[ImageErrorCode, str]]:
-        """Let it pass from one process to another: else it would be made again from its message alone."""
+        """Support pickling: the default would pass only the message to the constructor."""
         return type(self), (self.code, str(self))
 
 
 class ColorMaskError(DataError):
-    """A colour-coded mask where one channel of labels was expected."""
+    """Colour-coded mask instead of one channel of labels."""
 
 
 class RawIdError(DataError):
-    """A mask of raw ids where class indices were expected."""
+    """Mask of raw ids instead of class indices."""
 
 
 class LabelError(DataError):
-    """A mask with a label, a colour or a category that is none of the classes."""
+    """Mask with a label, colour or category outside the classes."""
 
 
 class MaskSizeError(DataError):
-    """A mask that is not as large as its image."""
+    """Mask and image of different sizes."""
 
 
 class CheckpointError(GmtoolError):
-    """Weights that are missing, damaged or made for another network."""
+    """Missing or damaged weights, or weights of another network."""
 
 
 class ArtifactError(GmtoolError):
-    """An exported model that is damaged, foreign or not what it says it is."""
+    """Exported model that is damaged, changed, or not made by gmtool."""
 
 
 class ParityError(GmtoolError):
-    """An exported model that does not give the masks of the network it came from."""
+    """Exported model whose masks differ from those of its network."""
 
 
 class BackendError(GmtoolError):
-    """A runtime that is not there, or did not give what was asked of it."""
+    """Runtime that is unavailable or failed."""
 
     code = "backend_failed"
 
 
 class BackendMemoryError(BackendError):
-    """A runtime that ran out of memory; fewer images at once may fit."""
+    """Runtime out of memory; a smaller batch may fit."""
 
     code = "out_of_memory"
 
 
 class NonFiniteError(BackendError):
-    """Scores that are NaN or infinite: any mask of them would be made up."""
+    """NaN or infinite scores, from which no mask can be made."""
 
     code = "non_finite"
 
 
 class UnknownLabelError(BackendError):
-    """A mask with a label that none of the model's classes has."""
+    """Predicted mask with a label outside the model's classes."""
 
     code = "unknown_label"
 
 
 class ImageTooLargeError(BackendError):
-    """An image that no batch is small enough for."""
+    """Image too large even for a batch of one."""
 
     code = "too_large"
 
 
 class MissingExtraError(GmtoolError):
-    """A command whose optional packages are not installed."""
+    """Optional packages of a command are not installed."""
 
 
 class TemporaryFolderError(GmtoolError):
@@ -110,7 +116,7 @@ class TemporaryFolderError(GmtoolError):
 
 
 class TerminatedError(GmtoolError):
-    """The process was asked to end (SIGTERM) and has saved what it had."""
+    """SIGTERM received; the state is saved."""
 
     exit_code = 143
 
@@ -130,24 +136,24 @@ def some_names(names: Sequence[str], limit: int = 3) -> str:
 
 
 class MessageKinds:
-    """Messages by the thousand as one line a kind: the first of each, how many there are, three names.
+    """Summary of many messages: one line a kind with the first message, the count and three names.
 
-    Messages are of one kind if they differ only in the name of their file and in numbers.
+    Messages of one kind differ only in file name and numbers.
     """
 
     MAX_KINDS = 20
-    """Messages of further kinds are counted alone."""
+    """Number of kinds with a line; messages of further kinds are only counted."""
 
     def __init__(self, messages: Iterable[tuple[str, str]] = ()) -> None:
         self._kinds: dict[str, tuple[str, list[str]]] = {}
         self._counts: Counter[str] = Counter()
         self.left_out = 0
-        """Messages of further kinds."""
+        """Number of messages of further kinds."""
         for name, message in messages:
             self.add(name, message)
 
     def add(self, name: str, message: str) -> None:
-        """Note a message about the image or file of this name."""
+        """Add a message about the image or file `name`."""
         kind = _without_name(message, name)
         if kind not in self._kinds and len(self._kinds) == self.MAX_KINDS:
             self.left_out += 1
@@ -159,11 +165,11 @@ class MessageKinds:
 
     @property
     def is_cut(self) -> bool:
-        """Return whether a name is in none of the lines."""
+        """Return whether some names are missing in the lines."""
         return self.left_out > 0 or any(count > 3 for count in self._counts.values())
 
     def lines(self) -> list[str]:
-        """Return a line for each kind, and one for what was left out."""
+        """Return one line a kind, and one with the number of other messages."""
         lines = []
         for kind, (message, names) in self._kinds.items():
             count = self._counts[kind]
@@ -173,7 +179,7 @@ class MessageKinds:
 
 
 def _without_name(message: str, name: str) -> str:
-    """Return a message without the paths that end in a name, whatever their suffix, and without numbers."""
+    """Return a message without paths that end in `name` (with any suffix) and without numbers."""
     stem = PurePath(name).stem
     if stem:
         message = re.sub(rf"(?<!\S)(\S*/)?{re.escape(stem)}(?=[.:_\s]|$)[^\s:]*", "", message)
@@ -182,11 +188,11 @@ def _without_name(message: str, name: str) -> str:
 
 @contextmanager
 def needs_extra(extra: str, doing: str) -> Iterator[None]:
-    """Turn a failed import into the line that says what to install.
+    """Turn a failed import into an error that names the extra to install.
 
     Args:
-        extra: Name of the extra that brings the packages.
-        doing: What the user was about to do, for example "exporting".
+        extra: Extra that installs the packages.
+        doing: The task, for example "exporting".
     """
     try:
         yield

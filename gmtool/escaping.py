@@ -1,4 +1,4 @@
-"""Escape names from outside for a terminal, Markdown and spreadsheets; Jinja2 escapes HTML (`report_html`)."""
+"""Escape external names for a terminal, Markdown and spreadsheets; Jinja2 escapes HTML (`report/html.py`)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 import unicodedata
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Signs that begin a formula, and their wide forms, which some spreadsheets take for the same."""
+"""Characters that begin a formula, with their full-width forms."""
 
 
 def printable(text: str) -> str:
-    r"""Return text of one line that a terminal shows as it is, as `repr` does: `\x1b`, `\n`, `\u202e`.
+    r"""Return a line with control characters escaped as by `repr`: `\x1b`, `\n`, `\u202e`.
 
-    A file may be called anything: an escape sequence would colour, move or delete what stands on the terminal, and
-    a newline would forge a second message. Bytes that are not UTF-8 become `\xff`.
+    In a file name, an escape sequence would change the terminal, and a newline would forge a second message.
+    Bytes that are not UTF-8 become `\xff`.
     """
     if text.isprintable():
         return text
@@ -21,30 +21,30 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return text of several lines in which all but the line ends is as `printable` has it."""
+    """Return text of several lines, each escaped by `printable`."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def markdown_text(text: str) -> str:
-    """Return text that Markdown shows as it is, in a table too: no markup, HTML, link or other column."""
+    """Return text escaped for Markdown and its tables: no markup, HTML, link or column."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~#])", r"\\\1", text)
-    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside a word it is no markup: img_0001
-    return re.sub(r"^(\d*)([-+.)])(?=\s)", r"\1\\\2", text)  # the beginning of a list
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # not markup inside a word: img_0001
+    return re.sub(r"^(\d*)([-+.)])(?=\s)", r"\1\\\2", text)  # start of a list item
 
 
 def csv_text(text: str) -> str:
-    """Return text that a spreadsheet takes for text: what would begin a formula gets an apostrophe before it."""
+    """Return text escaped for spreadsheets: an apostrophe before a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(FORMULA_SIGNS) else text
 
 
 def _is_shown(char: str) -> bool:
-    return char.isprintable() or unicodedata.category(char) == "Zs"  # spaces: macOS and Japanese names have them
+    return char.isprintable() or unicodedata.category(char) == "Zs"  # spaces of macOS and Japanese names
 
 
 def _escaped(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python keeps it in file names
+    if 0xDC80 <= code <= 0xDCFF:  # surrogate of a byte that is not UTF-8 in a file name
         return f"\\x{code - 0xDC00:02x}"
     return repr(char)[1:-1]

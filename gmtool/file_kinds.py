@@ -1,4 +1,4 @@
-"""Suffixes of images and masks, and names of files that gmtool does not decode, told by their first bytes."""
+"""Suffixes of images and masks; file types that gmtool does not decode, recognised by their first bytes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import io
 from PIL import TiffImagePlugin
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-"""What a file name must end with (in any case) to be taken for an image."""
+"""Suffixes of image files, in any case."""
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
-"""The same for a mask: JPEG and lossy WebP change labels."""
+"""Suffixes of mask files, in any case; not JPEG or WebP, whose compression changes labels."""
 
 CONVERT = "convert it to JPEG or PNG"
 
@@ -25,7 +25,7 @@ ISO_BRANDS = {
     b"avis": "an AVIF image",
     b"crx ": "a RAW photo",
 }
-"""Brands of the ISO base media format, at byte 8 of a file; all others are videos."""
+"""Image brands of the ISO base media format, at byte 8 of a file; other brands are videos."""
 IMAGES = {
     b"\0\0\0\x0cjP  ": "a JPEG 2000 image",
     b"\xff\x4f\xff\x51": "a JPEG 2000 image",
@@ -58,7 +58,7 @@ FLOAT = 3
 
 
 def name_kind(content: bytes) -> str | None:
-    """Return what a file is and what to do, such as "a HEIC photo: convert it to JPEG or PNG"; None if unknown."""
+    """Return file type and remedy, such as "a HEIC photo: convert it to JPEG or PNG"; None if unknown."""
     if not content:
         return "an empty file"
     image = next((kind for mark, kind in IMAGES.items() if content.startswith(mark)), None)
@@ -77,7 +77,7 @@ def name_kind(content: bytes) -> str | None:
 
 
 def _name_tiff(content: bytes) -> str:
-    """Return how a TIFF is stored that Pillow does not read: most are of science."""
+    """Return the storage of a TIFF that Pillow does not read, mostly scientific ones."""
     try:
         is_big = content[2:4] in (b"+\0", b"\0+")
         tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if is_big else 8])

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, open files without following links, and hash files."""
+"""Atomic writing, opening without following links, and hashing of files."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".gmtool-tmp"
 OLD_S = 600.0
-"""Temporary files of this age are leftovers, whoever made them."""
+"""Age in seconds from which any temporary file is a leftover."""
 
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that appears under `path` whole, or not at all.
+    """Open a binary file that replaces `path` atomically when the block ends.
 
-    Temporary file in the same folder, write, flush, fsync, `os.replace`, fsync of the folder. The mode of
-    a file that is replaced is kept; a link is replaced, not followed. An exception inside the block leaves the
-    old file as it was.
+    Temporary file in the same folder, write, flush, fsync, `os.replace`, fsync of the folder. The mode of an
+    existing file is kept; a link is replaced, not followed. After an exception the old file remains.
     """
     temporary = temporary_path(path.parent)
     mode = _mode_of(path)
     try:
-        with temporary.open("xb") as file:  # x: a file or a link that lies under this name is not opened
+        with temporary.open("xb") as file:  # x: fail if a file or link with this name exists
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +47,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content` (text as UTF-8) under `path`, whole or not at all."""
+    """Write `content` (text as UTF-8) to `path` atomically."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -56,23 +55,22 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def temporary_path(folder: Path) -> Path:
     """Return an unused hidden name: `.HOST-PROCESS-RANDOM.gmtool-tmp`.
 
-    It is short whatever the target is called (a name has at most 255 bytes), and no other process, of this
-    machine or of another one on a shared volume, takes or guesses the same.
+    It is short, since a name has at most 255 bytes, and unique over the processes and machines of a shared volume.
     """
     return folder / f".{_host()}-{os.getpid()}-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
 def sweep_leftovers(folder: Path) -> list[Path]:
-    """Delete temporary files and folders that killed processes left in `folder`; return what was deleted.
+    """Delete temporary files and folders of killed processes in `folder`; return their paths.
 
-    Files of a living process of this machine, and those of other machines, are deleted once they are `OLD_S` old.
+    Files of live processes and of other machines are deleted from the age `OLD_S`.
     """
     leftovers = []
     with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL in the name
         for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
             with contextlib.suppress(FileNotFoundError):
                 status, has_ended = path.lstat(), _maker_has_ended(path)
-                if stat.S_ISDIR(status.st_mode):  # its time says nothing of what is being written in it
+                if stat.S_ISDIR(status.st_mode):  # its time does not show writes to files in it
                     if has_ended:
                         shutil.rmtree(path)
                         leftovers.append(path)
@@ -83,18 +81,18 @@ def sweep_leftovers(folder: Path) -> list[Path]:
 
 
 def open_unlinked(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Return a descriptor of the regular file that lies under this very name.
+    """Return a descriptor of a regular file, without following a link.
 
-    For files with known names in folders that others can write to: a link planted there would lead the write to
-    a file elsewhere, and a pipe or a device would never end.
+    For known file names in folders that others can write to: a link there would redirect the write to another
+    file, and a pipe or device would block.
 
     Args:
         path: The file.
-        flags: As `os.open` takes them.
+        flags: Flags of `os.open`.
 
     Raises:
-        OSError: It cannot be opened; it is a link, or no regular file; it is to be written and has a second name
-            (a hard link). `strerror` says what to do.
+        OSError: The file cannot be opened, is a link or not a regular file, or is opened for writing and has a
+            hard link. `strerror` has the remedy.
     """
     follow_nothing = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -113,13 +111,13 @@ def open_unlinked(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_lines(lines: list[str]) -> str:
-    """Return the SHA-256 of a list of strings, one a line, as 64 hexadecimal digits."""
+    """Return the SHA-256 of strings, one a line, 64 hexadecimal digits."""
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -128,7 +126,7 @@ def _refused(path: Path, why: str) -> OSError:
 
 
 def _mode_of(path: Path) -> int | None:
-    """Return the permissions of a regular file; None if there is none."""
+    """Return the mode of a regular file; None if it does not exist."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -138,31 +136,33 @@ def _mode_of(path: Path) -> int | None:
 
 @cache
 def _host() -> str:
-    """Return 12 digits for the machine or container: process numbers are unique in it, until it is restarted."""
+    """Return 12 digits for the machine or container since its start, in which process ids are unique."""
     marks = [platform.node()]
-    with contextlib.suppress(OSError):  # Linux alone has these
+    with contextlib.suppress(OSError):  # Linux only
         marks.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
         marks.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("\n".join(marks).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _maker_has_ended(temporary: Path) -> bool:
-    """Return whether the process that made a temporary file was one of this machine and is gone."""
+    """Return whether a temporary file belongs to a process of this machine that has ended."""
     host, _, rest = temporary.name.removeprefix(".").partition("-")
     process = rest.partition("-")[0]
-    if host != _host() or not process.isdecimal() or sys.platform == "win32":  # there os.kill(_, 0) ends it
+    if (
+        host != _host() or not process.isdecimal() or sys.platform == "win32"
+    ):  # on Windows os.kill(_, 0) ends the process
         return False
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return True
-    except (OSError, OverflowError):  # OSError: it lives and is another user's
+    except (OSError, OverflowError):  # OSError: a live process of another user
         return False
     return False
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # a folder cannot be opened for syncing elsewhere
+    if os.name != "posix":  # only POSIX can open a folder for fsync
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Files below a folder: links followed, hidden files left out and counted."""
+"""Find files below a folder: follow links, skip and count hidden files."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ FOREIGN_SUFFIXES = {
     "OpenEXR": (".exr",),
     "DICOM": (".dcm",),
 }
-"""Names of images that gmtool does not decode. A search counts them, so that nobody misses them unnoticed."""
+"""Kind by suffix of images that gmtool does not decode; a search counts and reports them."""
 _FOREIGN = {suffix: kind for kind, suffixes in FOREIGN_SUFFIXES.items() for suffix in suffixes}
 
 
 @dataclass
 class LeftOut:
-    """What a search of a folder left out."""
+    """Files that a search of a folder skipped."""
 
     hidden: list[str] = field(default_factory=list)
-    """Hidden folders, and hidden files of the suffixes that were looked for."""
+    """Hidden folders, and hidden files with the searched suffixes."""
     foreign: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Images that gmtool does not decode, by kind: "HEIC"."""
+    """Images that gmtool does not decode, by kind such as "HEIC"."""
 
     def add_foreign(self, path: str) -> None:
-        """Count a file if its name is that of an image that gmtool does not decode."""
+        """Count a file whose suffix is that of an image that gmtool does not decode."""
         kind = _FOREIGN.get(os.path.splitext(path)[1].lower())  # noqa: PTH122
         if kind is not None:
             self.foreign[kind].append(path)
 
     def __str__(self) -> str:
-        """Return it in one line, "" for nothing."""
+        """Return a summary of one line; empty if nothing was skipped."""
         parts = [f"{len(names)} {kind} ({some_names(names)})" for kind, names in sorted(self.foreign.items())]
         if parts:
             parts[-1] += ": convert them to JPEG or PNG"
@@ -52,26 +52,25 @@ class LeftOut:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is left out: `.x`, macOS's `._x` and `__MACOSX`, `.ipynb_checkpoints`."""
+    """Return whether a file or folder is hidden: `.x`, `._x` and `__MACOSX` of macOS, `.ipynb_checkpoints`."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def below(
     folder: Path, *, suffixes: tuple[str, ...], excluded: Path | None = None, left_out: LeftOut | None = None
 ) -> Iterator[str]:
-    """Return the files in a folder and below it whose name ends in one of `suffixes`, in any case.
+    """Return the files in a folder and below it with one of `suffixes`, in any case.
 
-    Links are followed, but not a link to a folder that it lies in.
+    Links are followed, except a link to a folder above it.
 
     Args:
-        folder: Where to look. It may be hidden itself.
-        suffixes: In lower case, with their dot.
-        excluded: A folder, resolved, that is left out wherever it is met below `folder`.
-        left_out: Filled with what is left out.
+        folder: Folder to search; its own name may be hidden.
+        suffixes: Suffixes in lower case, with their dot.
+        excluded: Resolved folder to skip below `folder`.
+        left_out: Receives the skipped files.
 
     Returns:
-        Paths relative to the folder, sorted part by part; text, because a hundred thousand of them are ten times
-        faster than `Path`.
+        Paths relative to the folder, sorted part by part, as text, which is ten times faster than `Path`.
 
     Raises:
         DataError: A folder cannot be read.
@@ -112,5 +111,5 @@ def _walk(
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself: reading it says so
+    except OSError:  # a link to itself: the error is raised when it is read
         return False

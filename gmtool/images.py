@@ -1,4 +1,4 @@
-"""Decoding an image file from anywhere into 8-bit RGB as a person sees it, or saying why not."""
+"""Decode image files into 8-bit RGB, as displayed; refuse damaged, oversized and unsupported files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import (
     Image,
     ImageOps,
-    TiffImagePlugin,  # noqa: F401  registers its format; Pillow's own lazy way is not safe in threads
+    TiffImagePlugin,  # noqa: F401  registers its format; Pillow's lazy import is not thread-safe
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
@@ -23,39 +23,48 @@ from PIL import (
 from gmtool.errors import DataError, ImageError
 from gmtool.file_kinds import name_kind
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""RGB values in [0, 1] that encoders were trained with."""
+MEAN_COLOR = (124, 116, 104)
+"""ImageNet's mean as an 8-bit colour: padding of this colour is about zero after normalisation."""
+# Pillow warns of sizes, which `max_pixels` decides, and of damaged EXIF data of good images. Set once for the
+# process: `warnings.catch_warnings` in one thread puts back the filters of the others.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
-"""Larger images are refused before they are decoded (a small file can claim to hold gigabytes)."""
+"""Pixels of the largest image; larger ones are refused before decoding (a small file can claim gigabytes)."""
 MAX_BYTES_PER_PIXEL = 8
-"""Files may have so many bytes for each of `max_pixels`: four channels of 16 bits, not compressed. Larger ones are
-refused before they are read (a sparse file can claim to hold terabytes)."""
+"""Largest file in bytes for each of `max_pixels`: four channels of 16 bits, uncompressed. Larger files are refused
+before reading (a sparse file can claim terabytes)."""
 MIN_MAX_BYTES = 64 << 20
-"""Files up to this size are read in any case: they may hold metadata or further pages."""
+"""Files up to this size are always read, since they may hold metadata or further pages."""
 MAX_SCANS = 20
-"""A progressive JPEG takes the time of an image for each of its scans, of which encoders write up to 18. This many
-are taken of the largest image, more of smaller ones."""
+"""Largest number of scans of a progressive JPEG of `MAX_PIXELS`; smaller images may have more. Each scan costs the
+time of a whole image; encoders write up to 18."""
 
 DARK_BITS = 14
-"""16-bit images whose values need no more bits than this are likely of a camera of fewer than 16 bits."""
+"""16-bit images whose values use at most this many bits likely come from a camera with fewer than 16 bits."""
 
 PNG_END = b"IEND\xaeB`\x82"
 JPEG_SCAN, JPEG_END = b"\xda", b"\xd9"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
-"""Without the markers that no length follows, but for the end."""
+"""JPEG markers that are followed by a length, and the end marker."""
 TRUNCATED_WORDS = ("truncated", "unrecognized data stream", "unexpected end", "not enough")
-"""How Pillow's plugins say that a file ends too early."""
+"""Texts of Pillow's errors for truncated files."""
 
 UInt8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the images of a data set are read: `data.exif` and `data.bits`."""
+    """EXIF and bit-depth handling of a data set's images (`data.exif`, `data.bits`)."""
 
     exif: bool = True
-    """Turn them as their EXIF orientation says."""
+    """Apply the EXIF orientation."""
     bits: int = 16
-    """Bits that the values of 16-bit grey images use."""
+    """Used bits of 16-bit grey images, 8 to 16."""
 
 
 AS_DISPLAYED = Reading()
@@ -63,27 +72,27 @@ AS_DISPLAYED = Reading()
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image, and what a user may want to know of how it was read."""
+    """Decoded image with notes about its decoding."""
 
     pixels: UInt8Array
     """RGB, (H, W, 3)."""
     several_frames: bool = False
-    """An animation or a file of several pages, of which this is the first."""
+    """Whether the file has several frames or pages; this is the first."""
     dark: str | None = None
-    """Why a 16-bit image became dark, if its values end early, and what to do."""
+    """Reason and remedy if a 16-bit image became dark, since it uses fewer bits; else None."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what a person may want to know, one line each."""
+        """Return notes for the user, one line each."""
         frames = ("the first of several frames was taken",) if self.several_frames else ()
         return (*frames, self.dark) if self.dark else frames
 
 
 def read_image(path: Path, *, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS) -> UInt8Array:
-    """Return the image as the person who took it sees it: RGB, uint8, (H, W, 3).
+    """Return an image as displayed: RGB, uint8, (H, W, 3).
 
     Raises:
-        ImageError: Not a regular file, or see `decode_image`.
+        ImageError: Not a regular file, or refused by `decode_image`.
     """
     content = read_regular_file(path, max_bytes=max_file_bytes(max_pixels))
     return decode_image(content, path, exif=exif, bits=bits, max_pixels=max_pixels).pixels
@@ -94,34 +103,55 @@ def decode_image(
 ) -> DecodedImage:
     """Decode the content of an image file.
 
-    16-bit grey is scaled to 8 bits; an alpha channel is dropped; of several frames the first is taken.
+    16-bit grey is scaled to 8 bits, an alpha channel is dropped, and the first of several frames is used.
 
     Args:
-        content: The file.
-        path: Its name, for messages.
-        exif: Turn it as its EXIF orientation says; if not, it stays as it is stored.
-        bits: Bits that the values of 16-bit grey images use, 8 to 16: 2 ** bits - 1 becomes 255.
-        max_pixels: Larger ones are refused before they are decoded.
+        content: Content of the file.
+        path: Name of the file, for messages.
+        exif: Apply the EXIF orientation; False: keep the stored orientation.
+        bits: Used bits of 16-bit grey images, 8 to 16: 2 ** bits - 1 becomes 255.
+        max_pixels: Larger images are refused before decoding.
 
     Raises:
-        ImageError: Not one of `FORMATS`, truncated, damaged, too large, of a mode (float, 32-bit integer)
-            that has no agreed mapping to 8 bits, or 16-bit with values of more than `bits` bits.
+        ImageError: Not one of `FORMATS`, truncated, damaged, too large, of a mode without a defined mapping to 8
+            bits (float, 32-bit integer), or 16-bit with values above 2 ** bits - 1.
     """
-    image = _open(content, path, max_pixels)
-    several = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # phones store previews in MPO
-    # Pillow keeps the upper byte of 16-bit colour alone
+    return _convert(_open(content, path, max_pixels), path, exif=exif, bits=bits, in_place=True)
+
+
+def convert_image(
+    image: Image.Image, name: Path, *, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """Return the pixels of a PIL image as those of a file, and leave it as it is; see `decode_image`.
+
+    Raises:
+        ImageError: Truncated, damaged, too large, or of a mode that has no agreed mapping to 8 bits.
+    """
+    if not 0 < image.width * image.height <= max_pixels:
+        raise ImageError(
+            "too_large" if image.width * image.height else "unsupported",
+            f"{name}: {image.width}x{image.height} pixels; 1 to {max_pixels} are taken",
+        )
+    return _convert(image, name, exif=exif, bits=bits, in_place=False)
+
+
+def _convert(image: Image.Image, path: Path, *, exif: bool, bits: int, in_place: bool) -> DecodedImage:
+    several = image.format != "MPO" and bool(
+        getattr(image, "is_animated", False)
+    )  # MPO frames are previews of phones
+    # Pillow keeps only the upper byte of 16-bit colour
     is_deep_color = is_16_bit(image) and not image.mode.startswith("I;16")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # broken EXIF of a good image
-            if exif:
-                ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I;16"):
-                pixels, largest = _scale_grey(np.asarray(image), bits, path)
-            else:
-                pixels = _to_rgb(image, path)
-                largest = 256 * int(pixels.max()) if is_deep_color else 0
-            return DecodedImage(pixels, several, _why_dark(largest, bits, is_color=is_deep_color))
+        if exif and in_place:
+            ImageOps.exif_transpose(image, in_place=True)
+        elif exif:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            pixels, largest = _scale_grey(np.asarray(image), bits, path)
+        else:
+            pixels = _to_rgb(image, path)
+            largest = 256 * int(pixels.max()) if is_deep_color else 0
+        return DecodedImage(pixels, several, _why_dark(largest, bits, is_color=is_deep_color))
     except DataError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen types for damaged files
@@ -129,7 +159,7 @@ def decode_image(
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image file without decoding its pixels; its size (as stored) and format are known after.
+    """Open an image file without decoding its pixels; size (as stored) and format are known.
 
     Raises:
         ImageError: Not a regular file, not one of `FORMATS`, or larger than `MAX_PIXELS`.
@@ -144,7 +174,7 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation of an opened image, 1 to 8; 1, as it is stored, where there is none."""
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 without EXIF."""
     orientation: object = image.getexif().get(0x0112)
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
@@ -155,18 +185,18 @@ def is_16_bit(image: Image.Image) -> bool:
 
 
 def max_file_bytes(max_pixels: int) -> int:
-    """Return how large a file of an image of up to `max_pixels` may be."""
+    """Return the largest size in bytes of a file with an image of `max_pixels`."""
     return max(MAX_BYTES_PER_PIXEL * max_pixels, MIN_MAX_BYTES)
 
 
 def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS) -> bytes:
-    """Return a file's content; never waits for what is no file.
+    """Return the content of a regular file; pipes and devices are refused without blocking.
 
     Raises:
-        ImageError: It cannot be read, is larger than `max_bytes`, or is a pipe, a folder, a device.
+        ImageError: The file cannot be read, is larger than `max_bytes`, or is not a regular file.
     """
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer. O_BINARY: Windows alone has it
+        # O_NONBLOCK: do not wait for the writer of a named pipe. O_BINARY: Windows only
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
@@ -176,9 +206,7 @@ def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_
         raise ImageError("not_a_file", f"{path}: not a regular file")
     if status.st_size > max_bytes:
         os.close(descriptor)
-        raise ImageError(
-            "too_large", f"{path}: the file has {status.st_size} bytes; at most {max_bytes} are read of an image"
-        )
+        raise ImageError("too_large", f"{path}: the file has {status.st_size} bytes; expected at most {max_bytes}")
     with os.fdopen(descriptor, "rb") as file:
         try:
             return file.read()
@@ -188,11 +216,9 @@ def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_
 
 def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow would refuse what is asked for
+        Image.MAX_IMAGE_PIXELS = max_pixels  # else Pillow's own limit applies
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # max_pixels decides what is too large; damage is found in decoding
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
         kind = name_kind(content)
         what = f": it is {kind}" if kind else ""
@@ -202,11 +228,11 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
     except Exception as error:
         raise _damaged(path, error) from error
     if image.format == "PNG" and PNG_END not in content:
-        # Pillow may not need the last bytes
-        raise ImageError("truncated", f"{path}: damaged image: it ends too early")
+        # Pillow may not read the last bytes
+        raise ImageError("truncated", f"{path}: damaged image: truncated")
     if image.width * image.height > max_pixels:
         raise ImageError(
-            "too_large", f"{path}: {image.width}x{image.height} pixels; at most {max_pixels} are taken"
+            "too_large", f"{path}: {image.width}x{image.height} pixels; expected at most {max_pixels}"
         )
     if image.format in ("JPEG", "MPO"):
         _refuse_scans(content, image, path, max_pixels)
@@ -214,20 +240,20 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
 
 
 def _refuse_scans(content: bytes, image: Image.Image, path: Path, max_pixels: int) -> None:
-    """Refuse a JPEG with so many scans that decoding it would take minutes."""
+    """Refuse a JPEG with so many scans that decoding would take minutes."""
     scans, most = count_scans(content), MAX_SCANS * max_pixels // (image.width * image.height)
     if scans > most:
         raise ImageError(
             "too_large",
-            f"{path}: a JPEG of {scans} scans; at most {most} are taken of {image.width}x{image.height} pixels: "
+            f"{path}: a JPEG of {scans} scans; expected at most {most} for {image.width}x{image.height} pixels: "
             "save it again",
         )
 
 
 def count_scans(jpeg: bytes) -> int:
-    """Return how many scans a JPEG has up to its end. Those of thumbnails in its metadata do not count."""
+    """Return the number of scans of a JPEG, without those of thumbnails in its metadata."""
     scans, position = 0, 2
-    # Between the segments lies compressed data, in which 0xFF is followed by a zero or a restart marker
+    # In compressed data between segments, 0xFF is followed by zero or a restart marker
     while (marker := _JPEG_MARKER.search(jpeg, position)) is not None and marker[1] != JPEG_END:
         scans += marker[1] == JPEG_SCAN
         position = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
@@ -238,15 +264,13 @@ def _scale_grey(grey: npt.NDArray[np.integer], bits: int, path: Path) -> tuple[U
     """Return 16-bit grey as RGB of 8 bits, and its largest value."""
     largest, white = int(grey.max()), 2**bits - 1
     if largest > white:
-        raise ImageError(
-            "unsupported", f"{path}: has value {largest}, but {bits} bits were asked for: up to {white}"
-        )
+        raise ImageError("unsupported", f"{path}: has value {largest}; expected at most {white} ({bits} bits)")
     scaled = ((grey.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
     return np.repeat(scaled[:, :, None], 3, axis=2), largest
 
 
 def _why_dark(largest: int, bits: int, *, is_color: bool) -> str | None:
-    """Return what is to be said of a 16-bit image whose values end so early that it becomes dark."""
+    """Return reason and remedy for a 16-bit image that becomes dark; None if it does not."""
     needed = max(8, largest.bit_length() + largest.bit_length() % 2)  # cameras have 8, 10, 12 or 14
     if not largest or needed > DARK_BITS or needed >= bits:
         return None
@@ -260,11 +284,11 @@ def _why_dark(largest: int, bits: int, *, is_color: bool) -> str | None:
 def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
     if image.mode in ("I", "F"):
         raise ImageError(
-            "unsupported", f"{path}: pixels of mode {image.mode} (32-bit) have no agreed 8-bit mapping"
+            "unsupported", f"{path}: pixels of mode {image.mode} (32-bit) have no defined 8-bit mapping"
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    # Each step copies the whole image: none that is not needed
+    # Each conversion copies the whole image
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 

@@ -1,8 +1,7 @@
-"""Read and check JSON and TOML that came from outside: specs, classes, annotations, reports, settings.
+"""Read and check external JSON and TOML: specs, classes, annotations, reports, settings.
 
-Whatever such a file holds, the result is a checked value or one `GmtoolError`: files that are no regular files,
-that need more memory than there is, that are nested too deeply, or hold numbers beyond 64 bits, NaN or infinity
-are refused here, and `typed` lets no value pass for one of another type.
+The result is a checked value or one `GmtoolError`. Refused: files that are not regular, need more memory than is
+available, are nested too deeply, or hold numbers beyond 64 bits, NaN or infinity. `typed` checks types strictly.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from gmtool.errors import DataError, GmtoolError, did_you_mean
 from gmtool.resources import available_memory
 
 MAX_DEPTH = 64
-"""Levels of lists and objects in each other; gmtool's own files have 6."""
+"""Largest nesting depth of lists and objects; gmtool's own files have 6."""
 MAX_NUMBER = 2**63 - 1
-"""Larger numbers, and smaller ones than its negative, are refused: numpy and C libraries do not hold them."""
+"""Largest absolute value of a number, which numpy and C libraries still hold."""
 MAX_TOML_BYTES = 1 << 20
-"""A `config.toml` has 4 kB; Python's reader of TOML takes seconds for a megabyte."""
+"""Largest TOML file in bytes: a `config.toml` has 4 kB, and Python's parser takes seconds for a megabyte."""
 CHECKED_BYTES = 1 << 24
-"""From this size on it is checked whether the values of a file fit into memory."""
+"""File size in bytes from which the memory of its values is checked."""
 
 T = TypeVar("T")
 
@@ -40,7 +39,7 @@ _shorten.maxlevel = 2
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error message shows it: on one line, at most about 60 characters a part."""
+    """Return a value as text for an error message: one line, at most about 60 characters a part."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else _shorten.repr(value)
 
 
@@ -53,7 +52,7 @@ def read_json(
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
     parse_float: Callable[[str], Any] | None = None,
 ) -> Any:
-    """Return the value in a JSON file: UTF-8, with or without a byte order mark, or UTF-16. See `parse_json`."""
+    """Return the value of a JSON file in UTF-8 (with or without byte order mark) or UTF-16; see `parse_json`."""
     content = _read_regular_file(path, error=error, what=what)
     return parse_json(
         content,
@@ -79,18 +78,17 @@ def parse_json(
     """Return the value of a JSON text.
 
     Args:
-        content: The text.
-        where: The file it came from, for messages.
-        error: The error to raise.
-        what: What it should be, for messages.
-        any_number: Take NaN, infinity and whole numbers beyond 64 bits, for who checks each number that it uses:
-            of a million annotations, one may have no area.
-        object_hook: As `json.loads` takes it.
-        parse_float: The same.
+        content: JSON text.
+        where: Name of the file, for messages.
+        error: Type of the error to raise.
+        what: Expected content, for messages.
+        any_number: Accept NaN, infinity and whole numbers beyond 64 bits; the caller checks the numbers it uses.
+        object_hook: Argument of `json.loads`.
+        parse_float: Argument of `json.loads`.
 
     Raises:
         GmtoolError: Not JSON, nested deeper than `MAX_DEPTH`, with a number beyond `MAX_NUMBER`, NaN or infinity,
-            or with more values than fit into memory.
+            or values that do not fit into memory.
     """
     if len(content) >= CHECKED_BYTES:
         _refuse_too_many_values(content, where=where, error=error)
@@ -116,26 +114,26 @@ def parse_toml(text: str, *, where: str, error: type[GmtoolError] = DataError) -
     """Return the tables of a TOML text.
 
     Raises:
-        GmtoolError: Not TOML, or what `parse_json` refuses.
+        GmtoolError: Not TOML, or refused by `parse_json`.
     """
     tables: dict[str, Any] = _parse(lambda: tomllib.loads(text), where, error, "not TOML")
     return tables
 
 
 def typed(kind: type[T], value: Any, *, where: str, error: type[GmtoolError] = DataError) -> T:
-    """Return a JSON value as `kind`: a dataclass, or what a field of one may be.
+    """Return a JSON value as `kind`, a dataclass or a type of its fields.
 
-    Nothing passes for something else: not `true` or `"1"` for 1, not 1.0 for a whole number. Lists become tuples
-    where tuples are wanted. Keys that the dataclass has not are refused.
+    Types are strict: `true`, `"1"` and 1.0 are not the whole number 1. Lists become tuples if `kind` says so.
+    Unknown keys are refused.
 
     Args:
         kind: A dataclass, `int`, `float`, `str`, `bool`, `Literal`, `tuple`, `dict`, or a union of them and None.
-        value: As `parse_json` returns it; instances of dataclasses in it are taken as they are.
-        where: The file it came from, for messages.
-        error: The error to raise.
+        value: Value from `parse_json`; dataclass instances in it are accepted unchanged.
+        where: Name of the file, for messages.
+        error: Type of the error to raise.
 
     Raises:
-        GmtoolError: A value of another type, an unknown or a missing key, or what the dataclass itself refuses.
+        GmtoolError: Wrong type, unknown or missing key, or a value that the dataclass refuses.
     """
     try:
         result: T = _typed(kind, value, "")
@@ -148,7 +146,7 @@ def format_version(value: Any, *, newest: int, where: str, what: str, error: typ
     """Return the `format_version` of a JSON object.
 
     Raises:
-        GmtoolError: It is no object, has none, or one above `newest`: a newer gmtool wrote it.
+        GmtoolError: Not an object, without `format_version`, or above `newest` (written by a newer gmtool).
     """
     version = value.get("format_version") if isinstance(value, dict) else None
     if type(version) is not int:
@@ -158,11 +156,10 @@ def format_version(value: Any, *, newest: int, where: str, what: str, error: typ
     return version
 
 
-# pydantic is not taken for this: it needs 0.3 s, which is more than all else before a prediction; its JSON parser
-# refuses names with bytes that are not UTF-8, which gmtool writes as lone surrogates; and its strict mode for
-# values that were parsed already refuses a list for a tuple and an object for a dataclass.
+# Not pydantic: its import takes 0.3 s, its JSON parser refuses lone surrogates (names that are not UTF-8), and its
+# strict mode for parsed values refuses a list for a tuple and an object for a dataclass.
 class _MismatchError(Exception):
-    """A value of another type than was wanted."""
+    """Value of another type than expected."""
 
 
 def _typed(kind: Any, value: Any, name: str) -> Any:
@@ -221,7 +218,7 @@ def _as_dataclass(kind: Any, value: dict[str, Any], name: str) -> Any:
 
 
 def _named(kind: Any) -> str:
-    """Return what a type is called in messages."""
+    """Return the name of a type in messages."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
@@ -233,9 +230,9 @@ def _below(name: str, key: str) -> str:
 
 
 def _read_regular_file(path: Path, *, error: type[GmtoolError], what: str, max_bytes: int = sys.maxsize) -> bytes:
-    """Return a file's content; never waits for what is no file, and never reads more than memory takes."""
+    """Return the content of a regular file; pipes are refused without blocking, and files larger than memory."""
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer. O_BINARY: Windows alone has it
+        # O_NONBLOCK: do not wait for the writer of a named pipe. O_BINARY: Windows only
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
@@ -258,9 +255,9 @@ def _parse(
     except RecursionError as problem:
         raise error(f"{where}: lists or objects nested deeper than {MAX_DEPTH} levels") from problem
     except MemoryError as problem:
-        raise error(f"{where}: needs more memory than there is") from problem
+        raise error(f"{where}: does not fit into memory") from problem
     except ValueError as problem:
-        if "limit" in str(problem) and "digits" in str(problem):  # Python's own refusal names its internals
+        if "limit" in str(problem) and "digits" in str(problem):  # Python's own message names its internals
             raise error(f"{where}: a number of thousands of digits; expected at most 19") from problem
         raise error(f"{where}: {not_this}: {str(problem).splitlines()[0]}") from problem
     found = _find_problem(value, any_number=any_number)
@@ -270,13 +267,13 @@ def _parse(
 
 
 def _find_problem(value: Any, *, any_number: bool) -> str | None:
-    """Return what is wrong with a parsed value, level by level: its depth, or a number in it."""
+    """Return the problem of a parsed value, its depth or a number in it; None if it has none."""
     level: list[Any] = [[value]]
     for _ in range(MAX_DEPTH + 1):
         deeper: list[Any] = []
         for container in level:
             items = container.values() if isinstance(container, dict) else container
-            kinds = set(map(type, items))  # at the speed of C: annotations hold millions of numbers
+            kinds = set(map(type, items))  # fast in C: annotations hold millions of numbers
             if not kinds.isdisjoint((list, dict, tuple)):
                 deeper.extend(item for item in items if isinstance(item, (list, dict, tuple)))
             if not any_number and not kinds.isdisjoint((int, float)):
@@ -292,7 +289,7 @@ def _find_problem(value: Any, *, any_number: bool) -> str | None:
 def _all_fit(numbers: Iterable[int | float]) -> bool:
     try:
         finite = all(map(math.isfinite, numbers))
-    except OverflowError:  # a whole number that is larger than any float
+    except OverflowError:  # a whole number larger than any float
         return False
     return finite and min(numbers) >= -MAX_NUMBER and max(numbers) <= MAX_NUMBER
 
@@ -306,13 +303,13 @@ def _bad_number(container: Any) -> str:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number that JSON has")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refuse_too_many_values(content: bytes | str, *, where: str, error: type[GmtoolError]) -> None:
-    """Refuse a text whose values do not fit into memory: a list of empty lists takes 22 times its text."""
+    """Refuse a text whose values do not fit into memory: a list of empty lists takes 22 times its size."""
     text = len(content) * (1 if content.isascii() else 4)
-    # What CPython 3.11 takes at most for an item with its place in a list, and for the rest of its object
+    # Largest size in CPython 3.11 of an item with its place in a list, and of the rest of its object
     item, texts, list_, object_ = 40, 16, 64, 200
     sizes = {",": item, '"': texts, "[": list_, "{": object_}
     if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""How much memory, processor, disk and open files this machine, or its container, lets a process have."""
+"""Memory, processors, disk and open files available to this process, within its container."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from pathlib import Path
 from gmtool.errors import TemporaryFolderError
 
 SHARED_DIR = Path("/dev/shm")
-"""Where Linux keeps the memory that processes share; it may be smaller than the machine's."""
+"""Shared memory of Linux, which may be smaller than the memory of the machine."""
 MEMINFO = Path("/proc/meminfo")
 CGROUP_DIR = Path("/sys/fs/cgroup")
-"""Limits of a container on Linux: those of cgroup 2, and a folder for each controller of cgroup 1."""
+"""Control groups of Linux: files of cgroup 2, and one folder a controller of cgroup 1."""
 OWN_CGROUPS = Path("/proc/self/cgroup")
-"""Which control groups this process is in."""
+"""Control groups of this process."""
 MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
-"""Limit and use, in cgroup 2 and 1."""
+"""Names of the files with limit and use, in cgroup 2 and 1."""
 UNLIMITED_BYTES = 2**60
-"""cgroup 1 tells a number this large for no limit."""
+"""Limit from which cgroup 1 means no limit."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What there is. None: not told on this system."""
+    """Resources of this process; None: unknown on this system."""
 
     memory_bytes: int | None
     available_bytes: int | None
-    """What can be taken before the machine swaps or its container is stopped."""
+    """Bytes that can be allocated before the machine swaps or the container is stopped."""
     container_bytes: int | None
-    """The container's limit; None if there is none."""
+    """Memory limit of the container; None: no limit."""
     cores: int
-    """Processor threads that this process may run on."""
+    """Logical processors that this process may use."""
     container_cores: float | None
-    """The container's share of processor time, in cores; None if it is not limited."""
+    """Processor quota of the container, in cores; None: no limit."""
     shared_bytes: int | None
     """Size of `/dev/shm`."""
     shared_free_bytes: int | None
     disk_free_bytes: int
-    """Of the disk of `folder`."""
+    """Free bytes on the disk of `folder`."""
     folder: Path
     writable: bool
-    """Whether files can be made in `folder`."""
+    """Whether `folder` is writable."""
     open_files: int | None
-    """Limit of this process."""
+    """Limit of open files of this process; -1: no limit."""
 
 
 def read_resources(folder: Path) -> Resources:
-    """Return what this machine has; the disk is that of an existing `folder`."""
+    """Return the resources of this process, with the disk of an existing `folder`."""
     shared = shutil.disk_usage(SHARED_DIR) if SHARED_DIR.is_dir() else None
     available = available_memory()
     return Resources(
@@ -71,12 +71,12 @@ def read_resources(folder: Path) -> Resources:
 
 
 def available_memory() -> int:
-    """Return how many bytes can be taken before the machine swaps or its container or process is stopped."""
+    """Return the bytes that can be allocated before the machine swaps or the container or process is stopped."""
     physical = physical_memory()
     if physical is None:
         return sys.maxsize
     available = physical
-    if MEMINFO.is_file():  # Linux: what its file cache would give back counts as available
+    if MEMINFO.is_file():  # Linux: reclaimable file cache counts as available
         available = _fields(MEMINFO)["MemAvailable:"] * 1024
     for limit, used, file_cache in _memory_limits():
         available = min(available, limit - used + file_cache)
@@ -84,29 +84,29 @@ def available_memory() -> int:
 
 
 def container_memory() -> int | None:
-    """Return the limit that this process's container has, in bytes; None if there is none."""
+    """Return the memory limit of the container in bytes; None: no limit."""
     return min((limit for limit, _, _ in _memory_limits()), default=None)
 
 
 def processors() -> int:
-    """Return the smaller of the cores that this process may run on and the processor time of its container."""
+    """Return the number of processors: the smaller of the allowed cores and the quota of the container."""
     quota = _container_cores()
     return _allowed_cores() if quota is None else max(1, min(_allowed_cores(), int(quota)))
 
 
 def runtime_threads(asked: int) -> int:
-    """Return how many threads a runtime is told to take, 0 for its own choice.
+    """Return the number of threads to set in a runtime; 0: its default.
 
-    A runtime by itself takes one for each core of the machine, which is right only if this process may use all.
+    The default is one thread a core of the machine, which is wrong if this process may not use all cores.
 
     Args:
-        asked: What a person asked for; 0 for nothing.
+        asked: Number of threads set by the user; 0: not set.
     """
     return asked or (processors() if processors() < (os.cpu_count() or 1) else 0)
 
 
 def physical_memory() -> int | None:
-    """Return the machine's memory in bytes; None where the system does not tell."""
+    """Return the memory of the machine in bytes; None if unknown."""
     if not hasattr(os, "sysconf"):  # Windows
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -114,7 +114,7 @@ def physical_memory() -> int | None:
 
 @contextmanager
 def temporary_dir() -> Iterator[Path]:
-    """Make a folder for the time of the block.
+    """Create a temporary folder for the block.
 
     Raises:
         TemporaryFolderError: No folder for temporary files can be written.
@@ -134,7 +134,7 @@ def _allowed_cores() -> int:
 
 
 def _container_cores() -> float | None:
-    """Return the smallest share of processor time of this process's control groups, in cores."""
+    """Return the smallest processor quota of this process's control groups, in cores."""
     shares = []
     for folder in _own_cgroups("cpu"):
         if (folder / "cpu.max").is_file():
@@ -150,22 +150,22 @@ def _container_cores() -> float | None:
 
 
 def _memory_limits() -> Iterator[tuple[int, int, int]]:
-    """Yield limit, use, and file cache that would be given back, in bytes, of each control group with a limit."""
+    """Yield limit, use and reclaimable file cache, in bytes, of each control group with a limit."""
     for folder in _own_cgroups("memory"):
         for limit_name, used_name in MEMORY_FILES:
             limit = folder / limit_name
             if not limit.is_file() or (text := limit.read_text().strip()) == "max" or int(text) >= UNLIMITED_BYTES:
                 continue
-            # In cgroup 1, `inactive_file` alone leaves out the groups below
+            # In cgroup 1, `inactive_file` excludes the groups below
             fields = _fields(folder / "memory.stat")
             file_cache = fields.get("total_inactive_file", fields.get("inactive_file", 0))
             yield int(text), int((folder / used_name).read_text()), file_cache
 
 
 def _own_cgroups(controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's control groups, from its own up to the root: the limits of all hold.
+    """Yield the folders of this process's control groups, from its own up to the root; all limits apply.
 
-    A container sees its own group as the root, but with cgroup 1 is told the path that its host sees.
+    In a container its own group is the root, but cgroup 1 reports the path on the host.
     """
     lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.is_file() else []
     for line in lines:
@@ -180,7 +180,7 @@ def _own_cgroups(controller: str) -> Iterator[Path]:
 
 def _address_space() -> int:
     """Return the limit of this process's address space (`ulimit -v`)."""
-    import resource  # not on Windows, which has no physical memory to tell either
+    import resource  # not on Windows
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
@@ -195,6 +195,6 @@ def _open_files() -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the numbers of a file with a name and a number a line."""
+    """Read a file with one name and number a line."""
     lines = [line.split() for line in path.read_text().splitlines()]
     return {line[0]: int(line[1]) for line in lines if len(line) > 1}

@@ -1,4 +1,4 @@
-"""From a preset, a TOML file, `--set` and flags to one checked `TrainConfig`, and back to TOML."""
+"""Merge presets, TOML files, `--set` and options into one checked `TrainConfig`; write it as TOML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from gmtool.config import TrainConfig
-from gmtool.errors import ConfigError, did_you_mean
+from gmtool.errors import ConfigError, UsageError, did_you_mean
 from gmtool.json_toml import parse_toml, read_toml, shown
 
 Settings = Mapping[str, Any]
@@ -21,10 +21,10 @@ Settings = Mapping[str, Any]
 
 
 def build_config(*layers: Settings) -> TrainConfig:
-    """Return the configuration that results from layers of settings, the later ones over the earlier.
+    """Return the configuration of several layers of settings; later layers override earlier ones.
 
     Raises:
-        ConfigError: A name does not exist, a value has the wrong type or range, or two contradict.
+        ConfigError: Unknown name, wrong type or range of a value, or contradicting settings.
     """
     tree: dict[str, Any] = {}
     for layer in layers:
@@ -43,18 +43,24 @@ def build_config(*layers: Settings) -> TrainConfig:
 
 
 def parse_assignments(assignments: Sequence[str]) -> Settings:
-    """Read `--set` arguments such as `optim.lr=1e-3`; values are TOML, or else plain text.
+    """Parse `--set` arguments such as `optim.lr=1e-3`; values are TOML or plain text.
 
     Raises:
-        ConfigError: An argument has no `=`, or a number that no setting takes.
+        ConfigError: A number beyond 64 bits.
+        UsageError: An argument without `=`.
     """
     settings = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment}: expected name=value, for example optim.lr=1e-3")
+            raise UsageError(f"--set {assignment}: expected name=value, for example optim.lr=1e-3")
         settings[name.strip()] = _toml_value(value.strip(), where=f"--set {name.strip()}")
     return settings
+
+
+def as_settings(given: Settings | Sequence[str]) -> Settings:
+    """Return settings by dotted name; assignments are read as `--set` reads them."""
+    return given if isinstance(given, Mapping) else parse_assignments(given)
 
 
 def load_toml(path: Path) -> Settings:
@@ -66,7 +72,7 @@ def load_toml(path: Path) -> Settings:
     settings = {}
     for section, table in read_toml(path, error=ConfigError).items():
         if not isinstance(table, dict):
-            raise ConfigError(f"configuration {path}: {section} must stand in a table, such as [optim]")
+            raise ConfigError(f"configuration {path}: {section} must be in a table, such as [optim]")
         settings.update({f"{section}.{key}": value for key, value in table.items()})
     return settings
 
@@ -77,7 +83,7 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """Return the configuration as TOML; settings that are None are left out."""
+    """Return the configuration as TOML, without settings that are None."""
     tree = {
         section: {
             key: str(value) if isinstance(value, Path) else value
@@ -106,7 +112,7 @@ def _known_name(name: str) -> tuple[str, str]:
 
 
 def _refuse_no_number(name: str, value: Any) -> None:
-    """Raise `ConfigError` for what pydantic takes as a number: true is 1 for it, and infinity is above 0."""
+    """Raise `ConfigError` for `true` and infinity, which pydantic accepts as numbers."""
     section, _, key = name.partition(".")
     is_flag = get_type_hints(get_type_hints(TrainConfig)[section])[key] is bool
     if (isinstance(value, bool) and not is_flag) or (isinstance(value, float) and not math.isfinite(value)):
@@ -119,7 +125,7 @@ def _toml_value(text: str, *, where: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     except (RecursionError, ValueError):
-        pass  # what `parse_toml` refuses
+        pass  # parse_toml raises the error
     return parse_toml(f"value = {text}", where=where, error=ConfigError)["value"]
 
 
@@ -137,10 +143,10 @@ def _check_combinations(config: TrainConfig) -> None:
         )
     method = config.method
     if method.teacher == "average" and not config.optim.ema_decay:
-        raise ConfigError("method.teacher=average needs an average: --set optim.ema_decay=0.996")
+        raise ConfigError("method.teacher=average needs an average of the weights: --set optim.ema_decay=0.996")
     if method.view == "strong" and (method.batch_norm == "joint" or method.detach != "pseudo"):
         raise ConfigError(
-            "method.view=strong has a forward of its own and learns from a constant: "
+            "method.view=strong needs a separate forward pass and a detached pseudo mask: "
             "method.batch_norm=separate, method.detach=pseudo"
         )
     if method.pseudo == "direct" and (method.view == "weak" and method.teacher == "student"):
@@ -150,13 +156,8 @@ def _check_combinations(config: TrainConfig) -> None:
         )
     if method.unlabeled_loss == "soft-cross-entropy" and method.pseudo != "direct" and not method.renormalize:
         raise ConfigError(
-            "method.unlabeled_loss=soft-cross-entropy has no lower bound where a decoupled mask is negative: "
+            "method.unlabeled_loss=soft-cross-entropy has no lower bound for negative values of a decoupled mask: "
             "take method.renormalize=true"
-        )
-    if method.partners > config.data.labeled_batch // config.optim.accumulation:
-        raise ConfigError(
-            f"method.partners={method.partners}: a batch (or part of one) holds "
-            f"{config.data.labeled_batch // config.optim.accumulation} labeled images to mix with"
         )
     if config.data.scale_min > config.data.scale_max:
         raise ConfigError(

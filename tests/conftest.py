@@ -20,6 +20,7 @@ from gmtool.data.toy import ToyConfig, generate_toy
 from gmtool.settings import Settings, build_config
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("backend_contract", "format_contract", "layout_contract")
 
 TOY = ToyConfig(labeled=8, unlabeled=12, val=4, height_px=48, width_px=64, seed=3)
 

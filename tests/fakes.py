@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from gmtool_serving.backends.base import Prediction
+from gmtool_serving.backends.base import Prediction, to_prediction
 
 from gmtool.artifact.spec import ArtifactSpec, ModelProvenance, OutputName
 from gmtool.classes import ClassSet
@@ -45,10 +45,13 @@ class FakeBackend:
         self._seconds, self._check = seconds, check
 
     def predict(self, images: UInt8Array) -> Prediction:
-        """Return masks, and the same as logits, after the wait and the check of the test."""
+        """Return the outputs of the spec after the wait and the check of the test."""
         self.batches.append(images.shape)
         time.sleep(self._seconds)
         self._check(images)
         mask = (images[..., 0] // 85).clip(0, 2)
-        logits = -np.abs(images[..., 0][:, None].astype(np.float32) / 85 - np.arange(3)[:, None, None] - 0.497)
-        return Prediction(mask, None, logits if "logits" in self.spec.outputs else None)
+        logits = -np.abs(
+            images[..., 0][:, None].astype(np.float32) / 85 - np.arange(3, dtype=np.float32)[:, None, None] - 0.497
+        )
+        outputs = {"mask": mask, "confidence": images[..., 0], "logits": logits}
+        return to_prediction({name: outputs[name] for name in self.spec.outputs})

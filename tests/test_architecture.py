@@ -1,8 +1,12 @@
-"""Who may import whom, and what may never be in the source."""
+"""Imports between packages, shape of folders and files, and what the source never contains."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,14 +21,119 @@ def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0, capsys.readouterr().out
 
 
-def test_every_core_module_is_in_the_contract() -> None:
-    import tomllib
-
+def test_every_package_and_module_is_in_a_contract() -> None:
+    """A room that no contract names could import anything."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    core = set(contracts[0]["layers"][-1].replace(" ", "").split(":"))
-    modules = {f"gmtool.{path.stem}" for path in (ROOT / "gmtool").glob("*.py") if path.stem[0] != "_"}
-    assert core == modules
-    assert set(contracts[2]["source_modules"]) == modules
+    layers = {name for layer in contracts[0]["layers"] for name in re.split(r"[|:\s]+", layer)}
+    core = ROOT / "gmtool"
+    found = [*core.glob("[a-z]*.py"), *(path.parent for path in core.glob("*/__init__.py"))]
+    rooms = {f"gmtool.{path.stem}" for path in found}
+    parts = {"gmtool_training", "gmtool_export", "gmtool_serving"}
+    assert layers == rooms | parts
+    above = {"gmtool.cli", "gmtool.api", "gmtool.doctor", "gmtool.nn"}
+    assert set(contracts[2]["source_modules"]) == rooms - above
+
+
+def test_nothing_below_knows_the_api_or_the_command_line() -> None:
+    above = ("gmtool/cli/", "gmtool/api/", "gmtool/__init__.py", "gmtool/__main__.py")
+    below = [path for path in SOURCES if not path.relative_to(ROOT).as_posix().startswith(above)]
+    assert len(below) > 100
+    found = [path for path in below if re.search(r"gmtool\.(cli|api)\b", path.read_text(encoding="utf-8"))]
+    assert not found
+
+
+MAX_MODULES, MAX_LINES, MAX_FUNCTION_LINES = 16, 350, 60
+"""Modules of a folder, lines of a file, lines of nearly all functions without their docstring."""
+
+
+def test_no_folder_has_more_than_16_modules() -> None:
+    folders: dict[str, int] = {}
+    for path in SOURCES:
+        if path.name != "__init__.py":
+            folder = path.parent.relative_to(ROOT).as_posix()
+            folders[folder] = folders.get(folder, 0) + 1
+    assert not {folder: count for folder, count in folders.items() if count > MAX_MODULES}
+
+
+def imports() -> dict[str, set[str]]:
+    """Return the modules that each module imports, also those in functions."""
+    modules = {module_name(path): path for path in SOURCES}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[name] |= full & set(modules) or {node.module}
+        graph[name] &= set(modules) - {name}
+    return graph
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "gmtool" else parts[1:]).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """Return the folder of a module; modules beside the rooms of a package are rooms of their own."""
+    parts = module.split(".")
+    is_package = (ROOT / "gmtool" / parts[-1]).is_dir()
+    return ".".join(parts[:2]) if len(parts) > 2 or is_package else module
+
+
+@pytest.mark.parametrize("of", ["modules", "rooms"])
+def test_no_import_circles(of: str) -> None:
+    graph = imports()
+    if of == "rooms":
+        rooms: dict[str, set[str]] = {}
+        for module, targets in graph.items():
+            room = room_of(module)
+            rooms.setdefault(room, set()).update({room_of(target) for target in targets} - {room})
+        graph = rooms
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import circle: {' -> '.join(error.args[1])}")
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Yield (place, docstring) of all modules and classes."""
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        yield str(path.relative_to(ROOT)), ast.get_docstring(tree) or ""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                yield f"{path.relative_to(ROOT)}:{node.name}", ast.get_docstring(node) or ""
+
+
+def test_docstrings_of_modules_and_classes_begin_with_a_noun_or_verb() -> None:
+    riddles = re.compile(r"(What|Which|Where)\b")
+    assert not [place for place, text in docstrings() if riddles.match(text)]
+
+
+def test_no_file_is_longer_than_350_lines() -> None:
+    lengths = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in SOURCES}
+    assert not {path: lines for path, lines in lengths.items() if lines > MAX_LINES}
+
+
+def test_fewer_than_1_in_100_functions_are_longer_than_60_lines() -> None:
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": code_lines(node)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    long = {place: lines for place, lines in lengths.items() if lines > MAX_FUNCTION_LINES}
+    assert len(long) < 0.01 * len(lengths), long
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function without its docstring."""
+    has_docstring = ast.get_docstring(function) is not None
+    docstring = function.body[0].end_lineno - function.body[0].lineno + 1 if has_docstring else 0  # type: ignore[operator]
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
 
 
 PICKLING = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -151,3 +260,22 @@ def test_no_benchmark_hides_a_module_of_python() -> None:
     programs = list(folder.rglob("*.py"))
     assert len(programs) >= 5
     assert not {path.stem for path in programs} & sys.stdlib_module_names
+
+
+def test_importing_gmtool_is_fast_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, time; started = time.process_time(); import gmtool; took = time.process_time() - started; "
+        "heavy = ('numpy', 'PIL', 'torch', 'onnxruntime', 'rich', 'pydantic', 'typer', 'gmtool.api'); "
+        "print([name for name in heavy if name in sys.modules], took < 0.05)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "True"]
+
+
+def test_every_public_name_of_gmtool_is_found() -> None:
+    import gmtool
+
+    assert set(gmtool.__all__) == {*gmtool._MODULES, "__version__"}
+    assert all(getattr(gmtool, name).__doc__ for name in gmtool._MODULES)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        gmtool.trian  # type: ignore[attr-defined]  # noqa: B018

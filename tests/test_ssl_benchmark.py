@@ -1,4 +1,4 @@
-"""The comparison of recipes: its statistics, and that it finishes what it began."""
+"""Comparison of recipes: statistics, cost of a step, resumed matrix."""
 
 import json
 import runpy
@@ -8,10 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from gmtool_training.data.batches import LabeledBatch
+from gmtool_training.engine.average import averaged_copy
+from gmtool_training.method.step import StepInput, guidedmix_step, supervised_step
+from gmtool_training.recipes.configure import configure
+from gmtool_training.recipes.recipes import RECIPES
 from scipy.stats import ttest_rel
 
-from gmtool.cli.configure import configure
+from gmtool.classes import load_classes
+from gmtool.config import DataConfig, MethodConfig, ModelConfig
+from gmtool.nn.checkpoint import build_network
 
 PROGRAM = Path(__file__).parent.parent / "benchmarks" / "ssl" / "compare.py"
 
@@ -77,8 +86,6 @@ def test_a_matrix_is_trained_once_and_reported(
 def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
     ssl: Any, tmp_path: Path, name: str
 ) -> None:
-    from gmtool_training.cost import step_cost
-
     tables = tomllib.loads((PROGRAM.parent / name).read_text())
     assert len(tables) >= 8
     for variant, table in tables.items():
@@ -86,6 +93,48 @@ def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
         asked = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         flags = {"data.root": tmp_path}
         plain = configure("voc", flags, recipe_name=table["recipe"])
-        changed = configure("voc", flags, recipe_name=table["recipe"], assignments=asked)
+        changed = configure("voc", flags, recipe_name=table["recipe"], settings=asked)
         assert changed != plain, variant
-        assert step_cost(changed.method, changed.data) <= 13, variant
+        assert ssl.step_cost(changed.method, changed.data) <= 13, variant
+
+
+def method_of(name: str, **changes: object) -> MethodConfig:
+    """The method of a recipe, changed."""
+    values = {key.removeprefix("method."): value for key, value in RECIPES[name].items() if "method." in key}
+    return MethodConfig(**values | changes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("changes", [{}, {"pairing": "random"}, {"pairing": "random", "pseudo": "mean"}], ids=str)
+@pytest.mark.parametrize("images", [4, 2])
+def test_the_cost_is_that_of_the_forwards_of_a_step(
+    ssl: Any, name: str, changes: dict[str, object], images: int
+) -> None:
+    method, classes = method_of(name, **changes), load_classes("voc")
+    network = build_network(ModelConfig(encoder="toy", decoder_channels=16), classes)
+    teacher, cost = averaged_copy(network), 0.0
+
+    def count(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        nonlocal cost
+        cost += (3 if torch.is_grad_enabled() else 1) * len(arguments[0]) / 4
+
+    for each in (network, teacher):
+        each.register_forward_pre_hook(count)
+    pixels = torch.randint(0, 256, (4 + images, 3, 24, 24), dtype=torch.uint8)
+    masks = torch.randint(0, 21, (4, 24, 24), dtype=torch.uint8)
+    inputs = StepInput(LabeledBatch(pixels[:4], masks), pixels[4:], 2.0, np.random.default_rng(0))
+    if method.name == "supervised":
+        supervised_step(network, inputs, torch.Tensor.backward, method=method, classes=classes)
+    else:
+        guidedmix_step(network, inputs, torch.Tensor.backward, method=method, classes=classes, average=teacher)
+    data = DataConfig(Path(), labeled_batch=4, unlabeled_batch=images)
+    assert ssl.step_cost(method, data) == cost <= 13
+
+
+def test_a_budget_is_spent_and_not_overdrawn(ssl: Any) -> None:
+    data = DataConfig(Path(), labeled_batch=8, unlabeled_batch=8)
+    assert ssl.iterations_within(3000, method_of("supervised"), data) == 1000
+    assert ssl.step_cost(method_of("paper"), data) == 10
+    steps = ssl.iterations_within(3000, method_of("paper"), data)
+    spent = 0.05 * steps * 3 + 0.95 * steps * 10
+    assert 3000 - 10 < spent <= 3000

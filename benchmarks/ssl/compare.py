@@ -1,10 +1,10 @@
-"""Recipes side by side on one data set: paired by split and seed, within one budget of compute, resumable.
+"""Compare recipes on one data set: paired by split and seed, within one budget of compute, resumable.
 
     uv run python benchmarks/ssl/compare.py voc --data DIR --labels LIST --out runs/ssl --budget 3000 --seeds 0 1 2
 
 A cell is one `gmtool train` in a folder of its own: OUT/SPLIT/VARIANT/seed-N. Started again, finished cells stay
 and begun ones are resumed. The budget is in forward passes of the labeled half of a batch (a supervised step costs
-3, the paper's 10: gmtool_training/cost.py): every variant gets the same compute, not the same number of steps.
+3, the paper's 10: benchmarks/ssl/step_cost.py): every variant gets the same compute, not the same number of steps.
 
 Variants are recipes, or tables of a TOML file given with --variants:
 
@@ -15,7 +15,7 @@ Variants are recipes, or tables of a TOML file given with --variants:
 Written: OUT/ssl.md, ssl.json, ssl.png: last-checkpoint mIoU (best beside it), mean, standard deviation, seconds of
 training (validations and pauses included: compare them only on a machine that did nothing else), the paired
 difference to --against with its 95 % interval (Student's t), and how much of the gap to training with all labels
-it closes (with --all-labels, which trains that, supervised, too).
+it closes (with --all-labels, which also trains supervised with all labels).
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gmtool_training.cost import iterations_within, step_cost
+from gmtool_training.recipes.configure import configure
 
-from gmtool.cli.configure import configure
 from gmtool.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.ssl.step_cost import iterations_within, step_cost
 
 ALL_LABELS = "all-labels"
 
@@ -68,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Score:
-    """What a finished cell gave. mIoU in per cent."""
+    """Scores of a finished cell; mIoU in per cent."""
 
     variant: str
     split: str
@@ -83,7 +85,7 @@ class Score:
 
 
 def main() -> None:
-    """Run what is missing, then report."""
+    """Train unfinished cells, then report."""
     arguments = parse_arguments()
     cells = all_cells(arguments)
     missing = [cell for cell in cells if not (cell.folder(arguments.out) / "report.json").exists()]
@@ -139,10 +141,10 @@ def all_cells(arguments: argparse.Namespace) -> list[Cell]:
 
 
 def iterations_of(cell: Cell, arguments: argparse.Namespace) -> tuple[int, float]:
-    """Return how many steps the budget buys a variant, and what one costs."""
+    """Return the number of steps within the budget, and the cost of a step."""
     flags = {"data.root": arguments.data, "data.labeled": cell.labels}
     config = configure(
-        arguments.kind, flags, recipe_name=cell.variant.recipe, assignments=assignments_of(cell, arguments)
+        arguments.kind, flags, recipe_name=cell.variant.recipe, settings=assignments_of(cell, arguments)
     )
     method, data = config.method, config.data
     return iterations_within(arguments.budget, method, data), step_cost(method, data)
@@ -154,7 +156,7 @@ def assignments_of(cell: Cell, arguments: argparse.Namespace) -> list[str]:
 
 
 def run(cell: Cell, arguments: argparse.Namespace) -> str | None:
-    """Train a cell, or go on with it; return what went wrong."""
+    """Train or resume a cell; return the error, or None."""
     folder = cell.folder(arguments.out)
     command = [sys.executable, "-m", "gmtool", "train"]
     if (folder / "checkpoints" / "last.json").exists():
@@ -198,7 +200,7 @@ def read_score(cell: Cell, arguments: argparse.Namespace) -> Score:
 
 
 def last_seconds(metrics: Path) -> float:
-    """Return the time at which the last event of a run was logged."""
+    """Return the time of a run's last log event, in seconds."""
     return float(json.loads(metrics.read_text().splitlines()[-1])["seconds"])
 
 

@@ -1,4 +1,4 @@
-"""From a graph to a file that is proven: an ONNX model, or a TensorRT plan."""
+"""Make an ONNX model or a TensorRT plan from a graph, and prove it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from gmtool_export.proof.gate import Tolerance, judge
 from gmtool_export.proof.half import Headroom
 from gmtool_export.proof.images import Evidence
 from gmtool_export.proof.miou_drop import score
-from gmtool_export.proof.parity import Example, Runner, compare, examples_inside, onnx_runner
+from gmtool_export.proof.parity import ReferenceBatch, Runner, compare, onnx_runner, reference_batches_inside
 from gmtool_export.record import ArtifactRecord, Proof, onnx_name, outputs_mark
 from gmtool_export.tensorrt.build import BuildOptions, build_plan
 
 PlanRunner = Callable[[Path], tuple[str, Runner]]
-"""Opens a plan file on this machine's GPU; returns what runs it, in words, and the runner."""
+"""Opens a plan file on this machine's GPU; returns the name of the runtime and the runner."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A deployment graph with all outputs, and what is known about its making."""
+    """Deployment graph with all outputs, and the measurements of its making."""
 
     model: onnx.ModelProto
     quantization: Quantization | None = None
@@ -45,7 +45,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Proving:
-    """What a model is compared with, and what it must reach."""
+    """Network, images and bounds for the proof of a model."""
 
     network: GuidedMixNet
     evidence: Evidence
@@ -54,18 +54,24 @@ class Proving:
 
 @dataclass(frozen=True)
 class Made:
-    """A model that may be written."""
+    """Proven model with its record, ready to be written."""
 
     record: ArtifactRecord
     write: Callable[[Path], None]
 
 
 def make_onnx(graph: Graph, spec: ArtifactSpec, proving: Proving | None, *, checkpoint: str) -> Made:
-    """Return an ONNX file that passed.
+    """Return a proven ONNX model.
+
+    Args:
+        graph: Deployment graph with all outputs.
+        spec: Spec of the file.
+        proving: Network, images and bounds; None skips the proof.
+        checkpoint: Name of the checkpoint, for the record.
 
     Raises:
-        ParityError: It did not.
-        ArtifactError: The graph is not of the precision that was asked for.
+        ParityError: The model failed the proof.
+        ArtifactError: The graph's precision is not that of `spec`.
     """
     content = _sealed(graph, spec)
     proofs = () if proving is None else (_prove_graph(graph, content, spec, proving),)
@@ -84,10 +90,18 @@ def make_plan(
     *,
     checkpoint: str,
 ) -> Made:
-    """Return a TensorRT plan whose graph passed in ONNX Runtime, and which passed itself where it can run.
+    """Return a TensorRT plan; its graph is proven in ONNX Runtime, the plan itself if it can run here.
+
+    Args:
+        graph: Deployment graph with all outputs.
+        spec: Spec of the plan.
+        options: Build options.
+        run_plan: Opens the plan on this machine's GPU; None skips its own proof.
+        proving: Network, images and bounds; None skips all proofs.
+        checkpoint: Name of the checkpoint, for the record.
 
     Raises:
-        ParityError: One of them did not.
+        ParityError: Graph or plan failed the proof.
         GmtoolError: TensorRT refuses the graph.
     """
     content = _sealed(graph, spec)
@@ -107,12 +121,12 @@ def make_plan(
 def _sealed(graph: Graph, spec: ArtifactSpec) -> bytes:
     built = precision_of(graph.model)
     if built != spec.precision:
-        raise ArtifactError(f"the graph came out in {built}, and {spec.precision} was asked for: this is a bug")
+        raise ArtifactError(f"the graph has precision {built}, expected {spec.precision}: this is a bug")
     return finish(graph.model, spec)
 
 
 def _prove_graph(graph: Graph, content: bytes, spec: ArtifactSpec, proving: Proving) -> Proof:
-    """Prove the bytes of an ONNX file in ONNX Runtime, with the logits of the graph that it was cut from."""
+    """Prove an ONNX file in ONNX Runtime, with the logits of the graph that it was cut from."""
     runner = onnx_runner(content, spec.outputs)
     with_logits = runner
     if "logits" not in spec.outputs:
@@ -123,13 +137,13 @@ def _prove_graph(graph: Graph, content: bytes, spec: ArtifactSpec, proving: Prov
 
         with_logits = both
     runtime = f"onnxruntime {ort.__version__} CPUExecutionProvider"
-    return _prove("the ONNX model", runtime, spec, proving, with_logits, runner, proving.evidence.examples)
+    return _prove("the ONNX model", runtime, spec, proving, with_logits, runner, proving.evidence.batches)
 
 
 def _prove_plan(
     plan: Plan, spec: ArtifactSpec, options: BuildOptions, run_plan: PlanRunner | None, proving: Proving
 ) -> Proof | None:
-    """Prove a plan on the GPU; None where it cannot run."""
+    """Prove a plan on the GPU; return None if it cannot run here."""
     if run_plan is None:
         return None
     with temporary_dir() as folder:
@@ -138,9 +152,9 @@ def _prove_plan(
         try:
             runtime, runner = run_plan(path)
         except (ArtifactError, BackendError, MissingExtraError) as error:
-            remark(f"the plan itself is not compared, only the graph that it was built from: {_tail(error, path)}")
+            remark(f"the plan itself is not compared, only its graph: {_tail(error, path)}")
             return None
-        inside = examples_inside(proving.network, proving.evidence.images, options.profiles[0])
+        inside = reference_batches_inside(proving.network, proving.evidence.images, options.profiles[0])
         return _prove("the TensorRT plan", runtime, spec, proving, runner, runner, inside)
 
 
@@ -151,11 +165,11 @@ def _prove(
     proving: Proving,
     with_logits: Runner,
     runner: Runner,
-    compared: dict[str, Example],
+    compared: dict[str, ReferenceBatch],
 ) -> Proof:
     remark(f"comparing: {runtime}")
     rows = compare(with_logits, compared)
-    judge(what, spec.precision, rows, None, proving.tolerance)  # before the long part
+    judge(what, spec.precision, rows, None, proving.tolerance)  # before the slow scoring
     evidence = proving.evidence
     scored = None
     if evidence.scored is not None:
@@ -183,5 +197,5 @@ def _record(
 
 
 def _tail(error: GmtoolError, path: Path) -> str:
-    """Return a message without the name of the temporary file."""
+    """Return an error's message without the name of the temporary file."""
     return str(error).replace(str(path), "it")

@@ -1,4 +1,4 @@
-"""What is kept about every exported model of a folder: `export.json` for programs, `export.md` for people."""
+"""Records of a folder's exported models: `export.json` and `export.md`."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ JSON_NAME, MARKDOWN_NAME = "export.json", "export.md"
 
 @dataclass(frozen=True)
 class Proof:
-    """What a model was compared with, and how it fared."""
+    """Comparison of an exported model with PyTorch."""
 
     runtime: str
-    """What ran it, for example "onnxruntime 1.31.1 CPUExecutionProvider"."""
+    """Runtime of the exported model, such as "onnxruntime 1.31.1 CPUExecutionProvider"."""
     tolerance: Tolerance
     rows: tuple[ParityRow, ...]
     score: ScoreProof | None
     not_scored: str | None
-    """Why there is no score."""
+    """Reason why there is no score."""
     classes_predicted: int
-    """Classes that PyTorch gives a share of the compared pixels to."""
+    """Classes that PyTorch predicts on a minimum share of the compared pixels."""
 
 
 @dataclass(frozen=True)
 class ArtifactRecord:
-    """All that is known about one exported file."""
+    """Record of an exported file."""
 
     file: str
     sha256: str
     bytes: int
     checkpoint: str
     precision: Precision
-    """As the file's graph has it."""
+    """Precision of the file's graph."""
     seconds: float
-    """What the export took."""
+    """Duration of the export."""
     spec: ArtifactSpec
     proofs: tuple[Proof, ...]
-    """In ONNX Runtime; of a plan also in TensorRT where it could run. Empty with --no-parity."""
+    """Proofs in ONNX Runtime and, for a plan that can run here, in TensorRT. Empty with --no-parity."""
     quantization: Quantization | None = None
     headroom: Headroom | None = None
-    """Largest magnitude, for fp16."""
+    """Largest magnitude, for fp16 only."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -67,7 +67,7 @@ class ArtifactRecord:
 
 
 def onnx_name(precision: Precision, outputs: tuple[OutputName, ...], *, symmetric: bool) -> str:
-    """Return the file name of an ONNX model: `model_fp16.onnx`, or `model_int8_symmetric_logits.onnx`."""
+    """Return the file name of an ONNX model, such as `model_fp16.onnx` or `model_int8_symmetric_logits.onnx`."""
     parts = ["model", precision]
     if precision == "int8" and symmetric:
         parts.append("symmetric")
@@ -75,14 +75,14 @@ def onnx_name(precision: Precision, outputs: tuple[OutputName, ...], *, symmetri
 
 
 def outputs_mark(outputs: tuple[OutputName, ...]) -> tuple[OutputName, ...]:
-    """Return what a file name says about outputs: nothing about the mask."""
+    """Return the outputs that a file name lists: all but the mask."""
     return tuple(name for name in outputs if name != "mask")
 
 
 def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
-    """Add records, by file name, to those of the other files of a folder, and write both forms.
+    """Merge records, by file name, into a folder's `export.json` and `export.md`.
 
-    Records of files that are no longer there are dropped, and so is an `export.json` that cannot be read.
+    Records of missing files are dropped, and so is an unreadable `export.json`.
     """
     old = {name: value for name, value in _read(folder).items() if (folder / name).is_file()}
     merged = old | {name: record.to_dict() for name, record in records.items()}
@@ -98,7 +98,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
         records: dict[str, dict[str, Any]] = (
             dict(value["artifacts"]) if value["format_version"] == FORMAT_VERSION else {}
         )
-        _markdown(records)  # a record that cannot be shown is damaged
+        _markdown(records)  # fails for a damaged record
         return records
     except (DataError, LookupError, TypeError, ValueError, AttributeError):
         return {}
@@ -166,6 +166,7 @@ def _quantization_lines(made: dict[str, Any]) -> list[str]:
 
 
 def _proof_lines(proof: dict[str, Any]) -> list[str]:
+    # Runtime, bounds and score
     tolerance, score = proof["tolerance"], proof["score"]
     lines = [
         f"- run by {proof['runtime']}; required: agreement {percent(tolerance['min_agreement'])} %, drop at most "
@@ -179,6 +180,7 @@ def _proof_lines(proof: dict[str, Any]) -> list[str]:
             f"{percent(score['agreement'])} % of the pixels agree; worst image {score['worst']['id']}: "
             f"{percent(score['worst']['agreement'])} %"
         )
+    # Table of shapes
     lines += [
         "",
         "| shape | batch x height x width | agreement % | largest difference of logits | largest logit "

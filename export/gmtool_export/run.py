@@ -1,4 +1,4 @@
-"""Exporting a run: load a checkpoint, make the models that were asked for, and keep those that are proven."""
+"""Export a run: load a checkpoint, make and prove the models, write them."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ from gmtool_export.tensorrt.build import BuildOptions, check_options
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is made of a checkpoint, and how it is proven."""
+    """Options of an export: files, precision, proof."""
 
     precision: Precision = "fp32"
     outputs: tuple[OutputName, ...] = ("mask",)
     onnx: bool = True
-    """Whether to write an ONNX file."""
+    """Write an ONNX file."""
     plan: BuildOptions | None = None
-    """How to build a TensorRT plan; None builds none."""
+    """Build options of a TensorRT plan; None builds none."""
     run_plan: PlanRunner | None = None
-    """What runs a plan on this machine's GPU, to prove it there."""
+    """Opens a plan on this machine's GPU, to prove it there; None skips that."""
     symmetric: bool = False
-    """int8 in the ONNX file as TensorRT needs it, too."""
+    """int8: symmetric activations, as TensorRT needs them, in the ONNX file too."""
     calibration_dir: Path | None = None
-    """Images for int8's ranges; by default training images of the run."""
+    """Calibration images for int8; by default training images of the run."""
     parity: bool = True
-    """Whether the model is compared with PyTorch before it is written."""
+    """Compare the model with PyTorch before it is written."""
     image_dir: Path | None = None
     """Images to compare on; by default validation images of the run."""
     num_scored: int | None = None
     """Validation images to score on; 0 for all, None for `SCORED_IMAGES` of the precision."""
     min_agreement: float | None = None
-    """In [0, 1]; by default that of the precision."""
+    """Smallest share of pixels with PyTorch's label, in [0, 1]; by default that of the precision."""
     max_miou_drop: float | None = None
-    """Points; by default that of the precision."""
+    """Largest loss of mIoU, points; by default that of the precision."""
     allow_few_classes: bool = False
-    """Accept a network that predicts hardly any class."""
+    """Accept a network that predicts fewer than `MIN_CLASSES` classes."""
 
     @property
     def tolerance(self) -> Tolerance:
-        """What the comparison must reach."""
+        """Bounds of the comparison."""
         usual = TOLERANCES[self.precision]
         return Tolerance(
             usual.min_agreement if self.min_agreement is None else self.min_agreement,
@@ -71,7 +71,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and the proof."""
+    """Written files and their records."""
 
     paths: tuple[Path, ...]
     records: tuple[ArtifactRecord, ...]
@@ -82,36 +82,42 @@ class ExportResult:
         """The first file."""
         return self.paths[0]
 
+    def __fspath__(self) -> str:
+        """Return the first file: the result is taken wherever a model's path is."""
+        return str(self.path)
+
     @property
     def spec(self) -> ArtifactSpec:
-        """What the first file says about itself."""
+        """Spec of the first file."""
         return self.records[0].spec
 
     @property
     def parity(self) -> tuple[ParityRow, ...]:
-        """How the first file compares with PyTorch; empty if it was not compared."""
+        """Comparison of the first file with PyTorch, a row a shape; empty if it was not compared."""
         proofs = self.records[0].proofs
         return proofs[0].rows if proofs else ()
 
 
 def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | None = None) -> ExportResult:
-    """Write models into a run's folder `export`, and add to `export.json` and `export.md` there.
+    """Export models into a run's folder `export`, with records in `export.json` and `export.md`.
 
     Args:
-        run_dir: A trained run.
-        name: Which of its checkpoints.
-        options: What to make.
+        run_dir: Run folder.
+        name: Checkpoint, such as `best` or `last`.
+        options: Export options.
 
     Raises:
-        GmtoolError: No such run, damaged weights, no images, a graph that TensorRT refuses, or a model that is not
-            what its network is; nothing was written under a final name.
+        GmtoolError: No such run, damaged weights, no images, a graph that TensorRT refuses, or a model that fails
+            its proof; no file is written.
     """
+    # Check options before anything slow
     options = options or ExportOptions()
     if not run_dir.is_dir():
         raise CheckpointError(f"run folder {run_dir} does not exist")
     started = time.monotonic()
     if options.plan is not None:
         check_options(options.plan)
+    # Load the network, and run PyTorch on the images of the proof
     network, checkpoint = load_network(run_dir, name)
     config = load_config(run_dir / CONFIG_NAME)
     evidence = None
@@ -125,9 +131,11 @@ def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | No
             num_classes=len(checkpoint.classes),
             allow_few_classes=options.allow_few_classes,
         )
+    # Make the graphs
     calibration = calibration_images(options.calibration_dir, config.data) if options.precision == "int8" else None
     graphs = _graphs(network, options, calibration, evidence)
     spec = _spec(run_dir, network, checkpoint, options)
+    # Make and prove the files, then write them
     proving = None if evidence is None else Proving(network, evidence, options.tolerance)
     made: list[Made] = []
     if options.onnx:
@@ -140,10 +148,10 @@ def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | No
 def _graphs(
     network: GuidedMixNet, options: ExportOptions, calibration: Calibration | None, evidence: Evidence | None
 ) -> list[Graph]:
-    """Return the graph of the ONNX file, the graph of the plan, or both in this order: in int8 they differ."""
+    """Return the graphs of the ONNX file and of the plan, in this order; one unless they differ (int8)."""
     headroom = None
     if options.precision == "fp16" and evidence is not None:
-        headroom = half_headroom(network, evidence.examples["batch of 3"].images)
+        headroom = half_headroom(network, evidence.batches["batch of 3"].images)
     remark("exporting: torch.onnx")
     model = export_graph(network, half=options.precision == "fp16")
     if calibration is None:
@@ -153,7 +161,7 @@ def _graphs(
     remark("quantizing: which layers keep their accuracy")
     wanted = [options.symmetric] if options.onnx else []
     if options.plan is not None and True not in wanted:
-        wanted.append(True)  # TensorRT takes nothing else
+        wanted.append(True)  # TensorRT needs symmetric activations
     return [Graph(*quantize(model, calibrated, symmetric=symmetric)) for symmetric in wanted]
 
 

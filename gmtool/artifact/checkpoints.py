@@ -1,7 +1,4 @@
-"""Description of a checkpoint: the small JSON that names its weights, by hash, and carries its own hash.
-
-No torch needed.
-"""
+"""Description of a checkpoint: JSON with the hash of its weights, and its own hash. Needs no torch."""
 
 from __future__ import annotations
 
@@ -23,40 +20,40 @@ from gmtool.json_toml import read_json
 
 FORMAT_VERSION = 1
 SEAL = "description_sha256"
-"""Key of the hash of everything else in the JSON."""
+"""Key of the hash of the rest of the JSON."""
 
 CheckpointName = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known about saved weights."""
+    """Description of saved weights."""
 
     weights: str
-    """File name beside the JSON."""
+    """File name of the weights, in the folder of the JSON."""
     sha256: str
-    """Hash of that file."""
+    """SHA-256 of the weights file."""
     iteration: Annotated[int, Ge(0)]
-    """Optimiser steps behind the weights."""
+    """Optimiser steps done."""
     miou: float | None
-    """Validation mIoU in [0, 1]; None when no pixel was scored."""
+    """Validation mIoU in [0, 1]; None if no pixel was scored."""
     model: ModelConfig
     classes: ClassSet
     labeled_sha256: str | None = None
-    """Hash of the ids of the labeled images, in order."""
+    """SHA-256 of the ids of the labeled images, in order."""
     state: str | None = None
-    """File name of what training needs to go on, beside the JSON; None where nothing can go on from it."""
+    """File name of the training state, in the folder of the JSON; None: training cannot be resumed from it."""
     state_sha256: str | None = None
-    """Hash of that file."""
+    """SHA-256 of the state file."""
     training: dict[str, Any] | None = None
-    """What training needs to go on and is not a tensor."""
+    """Training state that is not a tensor."""
 
 
 def read_checkpoint(run_dir: Path, name: str) -> Checkpoint:
-    """Return what a run's checkpoint says about itself.
+    """Return the description of a run's checkpoint.
 
     Raises:
-        CheckpointError: There is no such checkpoint, its JSON is damaged, or a newer gmtool wrote it.
+        CheckpointError: Checkpoint missing, JSON damaged, or written by another version of gmtool.
     """
     path = run_dir / CHECKPOINT_DIR / f"{name}.json"
     if not path.is_file():
@@ -65,10 +62,10 @@ def read_checkpoint(run_dir: Path, name: str) -> Checkpoint:
 
 
 def read_checkpoint_file(path: Path) -> Checkpoint:
-    """Return what the JSON of a checkpoint says.
+    """Return the description in the JSON of a checkpoint.
 
     Raises:
-        CheckpointError: It is damaged or was changed, or a newer gmtool wrote it.
+        CheckpointError: JSON damaged, changed, or written by another version of gmtool.
     """
     try:
         value = read_sealed(path)
@@ -80,7 +77,7 @@ def read_checkpoint_file(path: Path) -> Checkpoint:
 
 
 def sealed(value: dict[str, Any]) -> str:
-    """Return the JSON text of a description, with the hash of the rest in it."""
+    """Return the JSON text of a description, with the hash of its content."""
     return json.dumps(value | {SEAL: _seal_of(value)}, indent=1) + "\n"
 
 
@@ -88,8 +85,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """Return the values of a description, without their hash.
 
     Raises:
-        CheckpointError: It is no description, was changed since it was written, or a newer gmtool wrote it.
-        DataError: It cannot be read.
+        CheckpointError: Not a description, changed since it was written, or by another version of gmtool.
+        DataError: The file cannot be read.
     """
     value: Any = read_json(path)
     if not isinstance(value, dict) or "format_version" not in value:
@@ -97,30 +94,30 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if value["format_version"] != FORMAT_VERSION:
         raise CheckpointError(f"{path}: written by another version of gmtool; expected {FORMAT_VERSION}")
     if value.pop(SEAL, None) != _seal_of(value):
-        raise CheckpointError(f"{path}: damaged: its content is not what its {SEAL} says")
+        raise CheckpointError(f"{path}: damaged: its content does not match its {SEAL}")
     return value
 
 
 def _seal_of(value: dict[str, Any]) -> str:
-    # Through JSON, which turns the keys of a table into text
+    # Through JSON, which converts keys to text
     text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def checked_file(description: Path, file: str, sha256: str) -> Path:
-    """Return the path of a file that a checkpoint's JSON names.
+    """Return the checked path of a file that a checkpoint's JSON names.
 
     Args:
-        description: The JSON.
-        file: Name of the file beside it.
-        sha256: What the JSON says its hash is.
+        description: Path of the JSON.
+        file: Name of the file, in the same folder.
+        sha256: Hash of the file according to the JSON.
 
     Raises:
-        CheckpointError: It is missing, another file, or does not lie beside the JSON.
+        CheckpointError: The file is missing, has another hash, or is not in the folder of the JSON.
     """
     path = description.parent / file
     if path.parent != description.parent or not path.name:
-        raise CheckpointError(f"{description}: names {file}, which does not lie beside it")
+        raise CheckpointError(f"{description}: names {file}, which is not in the same folder")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, but {description.name} names it")
     if sha256_of_file(path) != sha256:

@@ -1,7 +1,4 @@
-"""What a file that gmtool wrote says about itself, read without torch, without a runtime and without a GPU.
-
-What a file vouches for by a hash is checked first, so that nothing of a damaged one is shown as true.
-"""
+"""Describe files of gmtool (`gmtool info`) without torch, a runtime or a GPU; hashes are checked first."""
 
 from __future__ import annotations
 
@@ -32,29 +29,29 @@ TITLES: dict[Kind, str] = {
     "classes": "classes",
 }
 MAX_ONNX_BYTES = 2**31
-"""What protobuf takes as one message."""
+"""Largest protobuf message."""
 MAX_JSON_BYTES = 2**28
 KNOWN = "an ONNX model, a .plan, a run folder, a checkpoint, a report.json, an export.json or a classes.json"
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is known about a file."""
+    """Facts about a file, as text and as JSON."""
 
     kind: Kind
     path: Path
     facts: Mapping[str, str]
-    """In words, by name, in the order to show them."""
+    """Facts as text by name, in display order."""
     classes: ClassSet | None
     value: dict[str, Any]
-    """The same for programs, in full."""
+    """All facts as JSON values."""
 
 
 def describe(path: Path) -> Description:
-    """Return what a file says about itself; what it is, its content tells.
+    """Return the description of a file; its kind is recognised by its content.
 
     Raises:
-        GmtoolError: No such file, none that gmtool writes, damaged, or changed after it was written.
+        GmtoolError: File missing, not written by gmtool, damaged, or changed.
     """
     if path.is_dir():
         return _describe_run(path)
@@ -72,7 +69,7 @@ def describe(path: Path) -> Description:
 def _describe_onnx(path: Path) -> Description:
     size = path.stat().st_size
     if size >= MAX_ONNX_BYTES:
-        raise ArtifactError(f"{path} is {size / 2**30:.1f} GiB: no ONNX model in one file is; expected {KNOWN}")
+        raise ArtifactError(f"{path} has {size / 2**30:.1f} GiB, too large for an ONNX file; expected {KNOWN}")
     spec = read_sealed_spec(path.read_bytes(), where=path)
     sha256 = sha256_of_file(path)
     facts = {
@@ -85,7 +82,7 @@ def _describe_onnx(path: Path) -> Description:
 
 def _describe_plan(path: Path) -> Description:
     plan = read_plan(path)
-    assert plan.spec is not None  # only a trusted plan has none
+    assert plan.spec is not None  # only plans opened with trust have none
     size = len(plan.content)
     facts = {
         "file": f"{_size(size)}, sha256 {_short(plan.sha256)}",
@@ -187,11 +184,11 @@ def _describe_checkpoint(path: Path) -> Description:
 
 
 def _describe_weights(path: Path) -> Description:
-    """Describe the checkpoint that names these weights."""
+    """Describe the checkpoint of a weights file."""
     for beside in sorted(path.parent.glob("*.json")):
         if path.name in (read_checkpoint_file(beside).weights, read_checkpoint_file(beside).state):
             return _describe_checkpoint(beside)
-    raise ArtifactError(f"{path}: no checkpoint beside it names it: only its JSON says what weights are")
+    raise ArtifactError(f"{path}: no checkpoint JSON in its folder names it")
 
 
 def _network_facts(checkpoint: Checkpoint) -> dict[str, str]:
@@ -208,7 +205,7 @@ def _score(checkpoint: Checkpoint) -> str:
 
 
 def _checkpoint_value(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return a checkpoint as JSON has it, but for what training alone reads."""
+    """Return a checkpoint as JSON values, without the training state."""
     value = asdict(checkpoint) | {"classes": checkpoint.classes.to_dict()}
     del value["training"]
     return value
@@ -226,7 +223,7 @@ def _describe_json(path: Path) -> Description:
     try:
         if {"confusion_matrix", "provenance"} <= keys:
             return _describe_report(path, value)
-        if keys & {"artifacts", "parity"}:
+        if "artifacts" in keys:
             return _describe_exports(path, value)
         if "names" in keys:
             classes = ClassSet.from_dict(value, where=str(path))
@@ -253,26 +250,25 @@ def _describe_report(path: Path, value: dict[str, Any]) -> Description:
 
 
 def _describe_exports(path: Path, value: dict[str, Any]) -> Description:
-    """Describe `export.json`: of one model, as gmtool wrote it up to 0.1, or of all models of its folder."""
-    records = value["artifacts"] if "artifacts" in value else {value["file"]: value}
+    """Describe the `export.json` of a folder of exported models."""
     facts = {}
-    for name, record in records.items():
+    for name, record in value["artifacts"].items():
         model = path.with_name(name)
         if not model.is_file():
-            state = "no longer there"
+            state = "missing"
         else:
-            state = "unchanged" if sha256_of_file(model) == record["sha256"] else "CHANGED since"
+            state = "unchanged" if sha256_of_file(model) == record["sha256"] else "changed"
         facts[name] = f"{record['spec']['precision']}, {_size(record['bytes'])}, {state}"
     return Description("export", path, facts, None, value)
 
 
 def _percent(ratio: float | None) -> str:
-    """Return a ratio as per cent. Not by `gmtool.report`: importing numpy would take longer than all else here."""
+    """Return a ratio as per cent; without `gmtool.report`, which imports numpy."""
     return "-" if ratio is None else f"{100 * _number(ratio):.2f}"
 
 
 def _short(sha256: str | None) -> str:
-    """Return the beginning of a hash; `Description.value` has all of it."""
+    """Return the first 12 digits of a hash; `Description.value` has all."""
     return "not known" if sha256 is None else f"{sha256[:12]}..."
 
 

@@ -1,4 +1,4 @@
-"""What of NVIDIA's is there to build or run a plan: the GPU, and TensorRT in either flavour."""
+"""Detect the GPU and load TensorRT or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gmtool.errors import BackendError, MissingExtraError, needs_extra
 
 EXTRAS: dict[Flavour, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 OLDEST: dict[Flavour, str] = {"tensorrt": "10.12", "tensorrt_rtx": "1.2"}
-"""Releases that build strongly typed networks as this program does."""
+"""Oldest supported release of each flavour."""
 
 
 def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:
-    """Return the GPU that CUDA would use.
+    """Return the first GPU of CUDA.
 
     Args:
-        flavour: Whose extra brings cuda-bindings, for the message.
+        flavour: Its extra, which installs cuda-bindings, is named in the error.
 
     Raises:
         MissingExtraError: cuda-bindings is not installed.
@@ -35,7 +35,7 @@ def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:
 
     (driver,) = cuda_result(runtime.cudaDriverGetVersion())
     if driver == 0:
-        raise BackendError("there is no NVIDIA driver on this machine, and TensorRT runs on an NVIDIA GPU")
+        raise BackendError("no NVIDIA driver on this machine; TensorRT needs an NVIDIA GPU")
     (device,) = cuda_result(runtime.cudaGetDevice())
     (properties,) = cuda_result(runtime.cudaGetDeviceProperties(device))
     return Gpu(
@@ -46,7 +46,7 @@ def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:
 
 
 def cuda_result(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what a call of cuda-bindings gave besides its status.
+    """Return the results of a cuda-bindings call without its status.
 
     Raises:
         BackendError: The status is not success.
@@ -70,8 +70,8 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
     """Import TensorRT.
 
     Raises:
-        MissingExtraError: It is not installed.
-        BackendError: It is installed without its libraries, or is too old.
+        MissingExtraError: TensorRT is not installed.
+        BackendError: Its libraries are missing, or it is too old.
     """
     title, extra = FLAVOUR_TITLES[flavour], EXTRAS[flavour]
     try:
@@ -80,14 +80,14 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
         raise MissingExtraError(
             f'this needs {title} ({error.name}), which is not installed: pip install "gmtool[{extra}]"'
         ) from error
-    except (ImportError, OSError) as error:  # OSError: the libraries' own loader
+    except (ImportError, OSError) as error:  # OSError: from loading the libraries
         raise BackendError(
             f"{flavour} is installed without its libraries ({error}): they come from NVIDIA's own package index; "
             f'on a machine that reaches it, pip install --force-reinstall "gmtool[{extra}]"'
         ) from error
     if not hasattr(module, "Builder"):
         raise BackendError(
-            f'{flavour} is a stub here, without TensorRT in it: pip install --force-reinstall "gmtool[{extra}]"'
+            f'{flavour} is a placeholder package without TensorRT: pip install --force-reinstall "gmtool[{extra}]"'
         )
     if release(module.__version__) < release(OLDEST[flavour]):
         raise BackendError(
@@ -98,12 +98,11 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
 
 
 class CollectorHeldOff(ContextDecorator):
-    """Holds Python's garbage collector off during calls into TensorRT. Threads may be in there at the same time.
+    """Pause Python's garbage collector during calls into TensorRT, also from several threads.
 
-    TensorRT calls its logger, which is Python, while it holds a lock of its own. A collection at that moment can
-    free a builder or an engine that waits in a reference cycle, whose destructor waits for that lock for ever.
-    A traceback is often part of a cycle: around a function, `@collector_held_off` also empties the frames of an
-    exception that leaves it, so that TensorRT's objects are released there and then.
+    TensorRT calls its Python logger while it holds an internal lock. A collection at that moment may free a
+    builder or engine in a reference cycle, whose destructor waits for the same lock: a deadlock. Tracebacks are
+    often part of a cycle, so `@collector_held_off` also clears the frames of exceptions that leave the function.
     """
 
     def __init__(self) -> None:
@@ -133,9 +132,9 @@ collector_held_off = CollectorHeldOff()
 
 
 class TensorRTLog:
-    """What TensorRT says, kept for messages.
+    """Logger of TensorRT that keeps the first error for messages.
 
-    TensorRT keeps the first logger that it was given for the life of the process: there is one a flavour.
+    TensorRT keeps its first logger for the whole process, so there is one a flavour.
     """
 
     def __init__(self, trt: ModuleType) -> None:
@@ -149,13 +148,13 @@ class TensorRTLog:
                 log._take(severity <= trt.ILogger.ERROR, severity.name, message)
 
         self.logger: Any = Logger()
-        """What TensorRT's classes take."""
+        """Logger object for TensorRT's classes."""
         self.verbose = False
-        """Pass everything on to the user, on stderr."""
+        """Whether all messages are printed on stderr."""
         self._errors: list[str] = []
 
     def start(self, *, verbose: bool = False) -> None:
-        """Forget earlier errors: what follows belongs to something new."""
+        """Discard earlier errors before a new task."""
         self._errors.clear()
         self.verbose = verbose
 
@@ -185,7 +184,7 @@ def this_platform() -> str:
 
 
 def this_host(flavour: Flavour) -> Host:
-    """Return what a plan of a flavour would run on here.
+    """Return TensorRT version, platform and GPU of this machine.
 
     Raises:
         MissingExtraError: TensorRT or cuda-bindings is not installed.

@@ -1,8 +1,7 @@
-"""Whether an ONNX model refers to other files, told from its bytes: a tensor may keep its values elsewhere.
+"""Find external tensor data in the bytes of an ONNX model, before an ONNX library parses it.
 
-Protobuf's wire format (https://protobuf.dev/programming-guides/encoding) and ONNX's field numbers
-(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Tensors are found wherever a model can have them, without
-an ONNX library, so that a file can be refused before one touches it.
+Protobuf's wire format: https://protobuf.dev/programming-guides/encoding; ONNX's field numbers:
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ CHILDREN: dict[str, dict[int, str]] = {
     "attribute": {5: TENSOR, 6: "graph", 10: TENSOR, 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: TENSOR, 2: TENSOR},
 }
-"""Messages inside messages, by field number, on the way to tensors."""
+"""Nested messages that may contain tensors, by message and field number."""
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
 MAX_DEPTH = 100
 
 
 def refers_to_other_files(model: bytes) -> bool:
-    """Return whether a tensor of a serialised ONNX model has its values in another file.
+    """Return whether a tensor of a serialised ONNX model has its data in another file.
 
     Raises:
-        ValueError: Not a serialised message.
+        ValueError: Not a serialised protobuf message.
     """
     waiting: list[tuple[str, int, int, int]] = [("model", 0, len(model), 0)]
     while waiting:
@@ -44,17 +43,17 @@ def refers_to_other_files(model: bytes) -> bool:
 
 
 def _fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int | slice]]:
-    """Yield number and value of each field of a message; a value of known length as where it lies."""
+    """Yield number and value of each field of a message; values of known length as slices of `content`."""
     position = start
     while position < stop:
-        key, position = _varint(content, position, stop)
+        key, position = read_varint(content, position, stop)
         number, kind = key >> 3, key & 7
         if kind == 0:
-            value, position = _varint(content, position, stop)
+            value, position = read_varint(content, position, stop)
             yield number, value
             continue
         if kind == 2:
-            length, position = _varint(content, position, stop)
+            length, position = read_varint(content, position, stop)
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
@@ -65,8 +64,12 @@ def _fields(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int | 
         position += length
 
 
-def _varint(content: bytes, position: int, stop: int) -> tuple[int, int]:
-    """Return a number of seven bits a byte, lowest first, and where it ends."""
+def read_varint(content: bytes, position: int, stop: int) -> tuple[int, int]:
+    """Return a protobuf varint and the position after it.
+
+    Raises:
+        ValueError: The varint is cut off or has more than ten bytes.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if position >= stop:

@@ -1,4 +1,4 @@
-"""Settings of a run folder: saved with absolute paths, read again, with another place of the data on request."""
+"""Save and load the `config.toml` of a run folder, also for a data set that has moved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gmtool.settings import Settings, build_config, dump_config, load_toml
 
 
 def save_run_config(run_dir: Path, config: TrainConfig) -> None:
-    """Write `config.toml`. Paths become absolute, so that they hold in another working folder too."""
+    """Write `config.toml` with absolute paths."""
     absolute: dict[str, Any] = {name: path.absolute() for name, path in _named_paths(config.data).items()}
     if "classes" in absolute:
         absolute["classes"] = str(absolute["classes"])
@@ -25,10 +25,10 @@ def save_run_config(run_dir: Path, config: TrainConfig) -> None:
 def load_run_config(run_dir: Path, changes: Settings | None = None) -> TrainConfig:
     """Read `config.toml`, with changes by dotted name.
 
-    Where `data.root` changes, lists and classes that lie below the saved folder are taken from the new one.
+    If `data.root` changes, lists and classes below the saved root are looked for below the new one.
 
     Raises:
-        ConfigError: It is missing or damaged, or a change is no setting or has a wrong value.
+        ConfigError: File missing or damaged, or a change with an unknown name or wrong value.
     """
     saved, changes = load_toml(run_dir / CONFIG_NAME), changes or {}
     moved: Settings = {}
@@ -38,13 +38,13 @@ def load_run_config(run_dir: Path, changes: Settings | None = None) -> TrainConf
 
 
 def refuse_missing_data(config: DataConfig, run_dir: Path, *, remedy: str) -> None:
-    """Raise `DataError` if the data set of a run is not where its settings say; `remedy` ends the message."""
+    """Raise `DataError` if the data set folder of a run does not exist; `remedy` ends the message."""
     if not config.root.is_dir():
         raise DataError(f"{run_dir / CONFIG_NAME}: data.root is {config.root}, which does not exist: {remedy}")
 
 
 def _moved_paths(data: DataConfig, root: Path) -> Settings:
-    """Return the paths of `data` that lie below its root, as they lie below another root."""
+    """Return the settings whose paths are below the root of `data`, moved to another root."""
     return {
         f"data.{name}": str(root / path.relative_to(data.root))
         for name, path in _named_paths(data).items()
@@ -53,7 +53,7 @@ def _moved_paths(data: DataConfig, root: Path) -> Settings:
 
 
 def _named_paths(data: DataConfig) -> dict[str, Path]:
-    """Return the files that settings of `data` name, by setting."""
-    classes = Path(data.classes) if data.classes.endswith(".json") else None  # else the name of known classes
+    """Return the files in settings of `data`, by setting."""
+    classes = Path(data.classes) if data.classes.endswith(".json") else None  # else a built-in name
     paths = {"labeled": data.labeled, "unlabeled": data.unlabeled, "val": data.val, "classes": classes}
     return {name: path for name, path in paths.items() if path is not None}

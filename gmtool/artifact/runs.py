@@ -1,4 +1,4 @@
-"""Where runs and exported models are kept, and which one is meant when none is named."""
+"""Folders of runs and exported models; the newest of them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ EXPORT_DIR = "export"
 
 
 def fresh_dir(name: str) -> Path:
-    """Return a folder below `runs/` that does not exist yet: `name`, else `name-2`, `name-3`, ..."""
+    """Return an unused folder name below `runs/`: `name`, else `name-2`, `name-3`, ..."""
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(path for path in (RUNS_DIR / candidate for candidate in names) if not path.exists())
 
 
 def require_empty(folder: Path) -> Path:
-    """Return `folder`; refuse one that has something in it."""
+    """Return `folder` if it is empty or does not exist.
+
+    Raises:
+        ConfigError: The folder is not empty.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists already and is not empty: give another folder with --out")
     return folder
 
 
 def newest_run() -> Path:
-    """Return the run below `runs/` whose checkpoint was written last.
+    """Return the run below `runs/` with the newest checkpoint.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: No run exists.
     """
     checkpoints = list(RUNS_DIR.glob(f"**/{CHECKPOINT_DIR}/last.json"))
     if not checkpoints:
@@ -39,10 +43,10 @@ def newest_run() -> Path:
 
 
 def newest_model() -> Path:
-    """Return the ONNX model below `runs/` that was exported last.
+    """Return the newest exported ONNX model below `runs/`.
 
     Raises:
-        ArtifactError: There is none.
+        ArtifactError: No exported model exists.
     """
     models = list(RUNS_DIR.glob(f"**/{EXPORT_DIR}/*.onnx"))
     if not models:
@@ -51,7 +55,7 @@ def newest_model() -> Path:
 
 
 def run_of_model(model: Path) -> Path | None:
-    """Return the run folder that an exported model lies in, or None."""
+    """Return the run folder of an exported model, or None."""
     run = model.resolve().parent.parent
     return run if (run / CONFIG_NAME).is_file() else None
 

@@ -1,33 +1,29 @@
-"""Where an ONNX file keeps its spec and its own hash, and how both are read without any ONNX library.
-
-Both lie in the model's metadata, which protobuf writes as key and value one after the other. So the file is
-checked before a runtime parses it.
-"""
+"""Spec and hash in the metadata of an ONNX file, read and checked before an ONNX library parses it."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from gmtool.artifact.onnx_wire import refers_to_other_files
+from gmtool.artifact.onnx_wire import read_varint, refers_to_other_files
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.errors import ArtifactError
 
 SPEC_KEY = "gmtool.spec"
 """Metadata key of the `ArtifactSpec` as JSON."""
 SHA256_KEY = "gmtool.sha256"
-"""Metadata key of the file's SHA-256, computed with these 64 digits themselves set to zero."""
+"""Metadata key of the file's SHA-256, computed with the 64 digits of the hash set to zero."""
 UNSEALED = "0" * 64
 
 
 def seal(content: bytes) -> bytes:
-    """Put the hash of a serialised ONNX model into the model itself.
+    """Write the hash of a serialised ONNX model into its metadata.
 
     Args:
-        content: A serialised model whose metadata has `SHA256_KEY` set to `UNSEALED`.
+        content: Serialised model with `SHA256_KEY` set to `UNSEALED` in its metadata.
 
     Returns:
-        The same bytes with those 64 zeros replaced by the hash of `content`.
+        The same bytes with the 64 zeros replaced by the hash of `content`.
     """
     found = _find_value(content, SHA256_KEY)
     assert found is not None and content[found] == UNSEALED.encode()
@@ -36,24 +32,23 @@ def seal(content: bytes) -> bytes:
 
 
 def read_sealed_spec(content: bytes, *, where: Path) -> ArtifactSpec:
-    """Check that a model file is what was exported, byte for byte, and return its spec.
+    """Check that a model file has not changed since its export, and return its spec.
 
     Args:
-        content: The file's bytes.
-        where: The file, for messages.
+        content: Content of the file.
+        where: Path of the file, for messages.
 
     Raises:
-        ArtifactError: See `open_sealed`.
+        ArtifactError: As `open_sealed`.
     """
     return open_sealed(content, where=where)[0]
 
 
 def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
-    """Check a model file as `read_sealed_spec` does; return its spec and the SHA-256 of the whole file.
+    """Check a model file like `read_sealed_spec`; return its spec and the SHA-256 of the whole file.
 
     Raises:
-        ArtifactError: Not written by gmtool, damaged, changed, or made by a newer gmtool; or with weights in
-            other files.
+        ArtifactError: Not written by gmtool, damaged, changed, of a newer gmtool, or with external weights.
     """
     sha256, spec = _find_value(content, SHA256_KEY), _find_value(content, SPEC_KEY)
     if sha256 is None or spec is None:
@@ -61,7 +56,7 @@ def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
             f"{where} is not a model that gmtool export wrote, or it was cut short: expected {SHA256_KEY} "
             "in its metadata"
         )
-    # Both hashes begin with nearly all of the file, which is read once
+    # Both hashes share the part before the hash, nearly the whole file
     view = memoryview(content)
     whole = hashlib.sha256(view[: sha256.start])
     actual = whole.copy()
@@ -80,23 +75,19 @@ def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
         raise ArtifactError(f"{where} is not an ONNX model: {error}") from error
     if elsewhere:
         raise ArtifactError(
-            f"{where} keeps weights in other files, which no hash of its own covers; gmtool export writes one file"
+            f"{where} has weights in other files, which its hash does not cover; gmtool export writes one file"
         )
     return ArtifactSpec.from_json(content[spec].decode("utf-8", "replace"), where=str(where)), whole.hexdigest()
 
 
 def _find_value(content: bytes, key: str) -> slice | None:
-    """Return where a metadata entry has its value: field 1 is the key, field 2 the value, each with its length."""
+    """Return the slice of a metadata value: protobuf writes the key as field 1, then the value as field 2."""
     marker = b"\x0a" + bytes([len(key)]) + key.encode() + b"\x12"
     position = content.rfind(marker)
     if position < 0:
         return None
-    position += len(marker)
-    length = shift = 0
-    while position < len(content) and shift < 64:  # a protobuf varint: seven bits a byte, lowest first
-        byte = content[position]
-        length |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return slice(position, position + length) if position + length <= len(content) else None
-    return None
+    try:
+        length, position = read_varint(content, position + len(marker), len(content))
+    except ValueError:
+        return None
+    return slice(position, position + length) if position + length <= len(content) else None

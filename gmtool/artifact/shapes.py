@@ -1,15 +1,15 @@
-"""Which shapes a model is built for: batches of images of one size, and the ranges that a plan takes."""
+"""Shapes of batches, and the optimisation profiles of TensorRT plans."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gmtool.errors import ConfigError
+from gmtool.errors import UsageError
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A batch of images of one size; written as `4x512x1024`."""
+    """Shape of a batch of images of one size, written as `4x512x1024`."""
 
     batch: int
     height: int
@@ -20,33 +20,33 @@ class BatchShape:
 
     @classmethod
     def parse(cls, text: str, *, where: str) -> BatchShape:
-        """Read `BxHxW`.
+        """Parse `BxHxW`.
 
         Args:
-            text: What was typed.
-            where: The option, for the message.
+            text: Text such as `1x512x1024`.
+            where: Name of the option, for the message.
 
         Raises:
-            ConfigError: Not three whole numbers above zero.
+            UsageError: Not three whole numbers above zero.
         """
-        parts = text.lower().replace("×", "x").split("x")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            raise ConfigError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
-        return cls(*map(int, parts))
+        batch, height, width = _parse_sides(
+            text, 3, where=where, expected="batch x height x width, for example 1x512x1024"
+        )
+        return cls(batch, height, width)
 
     @property
     def pixels(self) -> int:
-        """Pixels of all images together."""
+        """Number of pixels of all images."""
         return self.batch * self.height * self.width
 
     def covers(self, other: BatchShape) -> bool:
-        """Return whether no side of `other` is larger."""
+        """Return whether each side of `other` is at most this one's."""
         return other.batch <= self.batch and other.height <= self.height and other.width <= self.width
 
 
 @dataclass(frozen=True)
 class ShapeProfile:
-    """An optimisation profile: the shapes that a plan takes, and the one that it is fastest at."""
+    """Optimisation profile of a TensorRT plan: smallest, optimal and largest shape."""
 
     min: BatchShape
     opt: BatchShape
@@ -54,13 +54,13 @@ class ShapeProfile:
 
     def __post_init__(self) -> None:
         if not (self.max.covers(self.opt) and self.opt.covers(self.min)):
-            raise ConfigError(f"shapes {self}: expected min <= opt <= max in batch, height and width")
+            raise UsageError(f"shapes {self}: expected min <= opt <= max in batch, height and width")
 
     def __str__(self) -> str:
         return f"min {self.min}, opt {self.opt}, max {self.max}"
 
     def misfit(self, shape: BatchShape) -> str | None:
-        """Return which sides of `shape` are outside, and of what; None if it is inside."""
+        """Return the dimensions of `shape` outside of the profile, as text; None if all are inside."""
         outside = [
             f"{name} {got} is outside {low}..{high}"
             for name, got, low, high in (
@@ -73,17 +73,25 @@ class ShapeProfile:
         return ", ".join(outside) or None
 
 
-def parse_size(text: str, *, where: str) -> tuple[int, int]:
-    """Read `HxW`, the height and width of images.
+def parse_size(size: str | tuple[int, int], *, where: str) -> tuple[int, int]:
+    """Return height and width from `HxW`, from `N` for a square, or from two numbers.
 
     Args:
-        text: What was typed.
-        where: The option, for the message.
+        size: Text such as `512x1024`, or height and width.
+        where: Name of the option, for the message.
 
     Raises:
-        ConfigError: Not two whole numbers above zero.
+        UsageError: Not whole numbers above zero.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"{where} {text}: expected height x width, for example 512x1024")
-    return int(parts[0]), int(parts[1])
+    if isinstance(size, tuple):
+        size = "x".join(map(str, size))
+    both = size if "x" in size.lower() else f"{size}x{size}"
+    height, width = _parse_sides(both, 2, where=where, expected="HEIGHTxWIDTH in pixels, such as 512x1024")
+    return height, width
+
+
+def _parse_sides(text: str, count: int, *, where: str, expected: str) -> list[int]:
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != count or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"{where} {text}: expected {expected}")
+    return [int(part) for part in parts]

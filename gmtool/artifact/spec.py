@@ -1,4 +1,4 @@
-"""What an exported model must know about itself so that nobody has to guess."""
+"""Spec of an exported model: classes, input, outputs, precision, provenance."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ OutputName = Literal["mask", "confidence", "logits"]
 
 @dataclass(frozen=True)
 class InputContract:
-    """What a client feeds. Normalisation and padding are in the graph."""
+    """Input of an exported model; its graph does normalisation and padding."""
 
     name: str = "image"
     dtype: str = "uint8"
     layout: str = "NHWC"
     color: str = "RGB"
     min_size_px: int = 1
-    """Smallest height and width."""
+    """Smallest height and width, in pixels."""
 
 
 @dataclass(frozen=True)
 class ModelProvenance:
-    """Where the weights came from."""
+    """Origin of the weights of an exported model."""
 
     run: str
     """Name of the run folder."""
     iteration: int
-    """Optimiser steps behind these weights."""
+    """Optimiser steps done."""
     miou: float | None
-    """Validation mIoU in [0, 1] that training measured for them."""
+    """Validation mIoU of the weights in training, in [0, 1]; None if no pixel was scored."""
     weights_sha256: str
-    """Hash of the checkpoint's weights file."""
+    """SHA-256 of the checkpoint's weights file."""
     gmtool_version: str
     torch_version: str
     created: str
-    """When the model was exported, ISO 8601, UTC."""
+    """Time of the export, ISO 8601, UTC."""
     labeled_sha256: str | None = None
-    """Hash of the ids of the labeled images that it was trained with, in order; None if not known."""
+    """SHA-256 of the ids of the labeled training images, in order; None if unknown."""
 
 
 @dataclass(frozen=True)
 class ArtifactSpec:
-    """The contract of one exported model. The same record lies in an ONNX file and beside a TensorRT plan."""
+    """Spec of an exported model, stored in the ONNX file or in the sidecar of a TensorRT plan."""
 
     classes: ClassSet
     precision: Precision
     encoder: str
     output_stride: int
     attention_stride: float | None
-    """Input size over the size at which every position attends to every other one; None if none does.
-    Memory for it grows with the square of the pixels."""
+    """Image size over the size of the grid on which every position attends to every other one; None without
+    attention. Its memory grows with the square of the pixels."""
     outputs: tuple[OutputName, ...]
-    """What the graph gives, in this order: `mask` uint8 [N, H, W] of class indices; `confidence` uint8 [N, H, W],
-    the largest probability times 255; `logits` float32 [N, C, H, W], from which the other two follow."""
+    """Outputs of the graph, in order: `mask` uint8 [N, H, W] of class indices; `confidence` uint8 [N, H, W],
+    the largest probability times 255; `logits` float32 [N, C, H, W], from which the other two are computed."""
     provenance: ModelProvenance
     input: InputContract = InputContract()
     opset: int = 18
@@ -81,7 +81,7 @@ class ArtifactSpec:
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> ArtifactSpec:
-        """Read a spec.
+        """Parse a spec.
 
         Raises:
             ArtifactError: Not a spec, or written by a newer gmtool.

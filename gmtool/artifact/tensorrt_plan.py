@@ -1,7 +1,7 @@
-"""What lies beside a TensorRT plan, because the plan cannot say it, and whether a plan fits a machine.
+"""TensorRT plan and its sidecar: hash, model spec, version, GPU and profiles, compared with a machine.
 
-The plan file is raw, as trtexec and Triton want it. Its sidecar, `<plan's name>.json`, holds the model's
-`ArtifactSpec` and what TensorRT was built for. A plan is executable: it is loaded if its sidecar vouches for it.
+The plan file is raw, as trtexec and Triton need it. Its sidecar `<plan name>.json` holds the rest. Plans are
+executable, so a plan is loaded only if its sidecar has its hash.
 """
 
 from __future__ import annotations
@@ -24,62 +24,62 @@ from gmtool.json_toml import format_version, parse_json, typed
 PLAN_FORMAT_VERSION = 1
 PLAN_SUFFIX = ".plan"
 RTX_MARK = ".rtx"
-"""Stands before the suffix of a plan of TensorRT-RTX."""
+"""Part of the file name of TensorRT-RTX plans, before the suffix."""
 MAX_SIDECAR_BYTES = 4 * 2**20
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
-"""The Python package that builds and runs a plan; neither reads the other's plans."""
+"""Python package that builds and runs a plan; each reads only its own plans."""
 FLAVOUR_TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A graphics card."""
+    """GPU: name, compute capability, memory."""
 
     name: str
     compute_capability: str
-    """Such as "8.6"."""
+    """For example "8.6"."""
     memory_bytes: int
 
 
 @dataclass(frozen=True)
 class Host:
-    """What a plan is about to run on."""
+    """Machine that runs a plan: TensorRT version, platform, GPU."""
 
     version: str
-    """Of the installed TensorRT of the plan's flavour, such as "11.4.0.106"."""
+    """Version of the installed TensorRT, such as "11.4.0.106"."""
     platform: str
-    """As `this_platform` gives it."""
+    """Operating system and processor, from `this_platform`."""
     gpu: Gpu
 
 
 @dataclass(frozen=True)
 class PlanSpec:
-    """The sidecar: what model a plan is, and where it runs."""
+    """Sidecar of a plan: model spec, and versions and GPUs that it runs on."""
 
     artifact: ArtifactSpec
     plan_sha256: str
-    """Hash of the plan file."""
+    """SHA-256 of the plan file."""
     onnx_sha256: str
-    """Hash of the ONNX file that it was built from."""
+    """SHA-256 of the ONNX file that it was built from."""
     flavour: Flavour
     version: str
-    """Of the TensorRT that built it, such as "11.4.0.106"."""
+    """Version of TensorRT that built it, such as "11.4.0.106"."""
     gpu: str | None
     """Name of the GPU that it was built on; None if it was built without one."""
     compute_capabilities: tuple[str, ...]
-    """Of the GPUs that it runs on; "8.0+" stands for 8.0 and every later one."""
+    """Compute capabilities that it runs on; "8.0+" means 8.0 and later."""
     platform: str
     """Operating system and processor that it was built on, such as "linux-x86_64"."""
     hardware_compatible: bool
-    """Built for other GPUs (Ampere and later) too, at a price in speed."""
+    """Runs on other GPUs (Ampere and later) too, but slower."""
     version_compatible: bool
-    """Built for later versions of TensorRT too, at a price in size."""
+    """Runs with later versions of TensorRT too, but is larger."""
     profiles: tuple[ShapeProfile, ...]
     workspace_bytes: int | None
-    """Limit of the builder's scratch memory; None for its default."""
+    """Limit of the builder's workspace, in bytes; None: TensorRT's default."""
     created: str
-    """When it was built, ISO 8601, UTC."""
+    """Time of the build, ISO 8601, UTC."""
     format_version: int = PLAN_FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -89,7 +89,7 @@ class PlanSpec:
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> PlanSpec:
-        """Read a sidecar.
+        """Parse a sidecar.
 
         Raises:
             ArtifactError: Not a sidecar, or written by a newer gmtool.
@@ -101,7 +101,7 @@ class PlanSpec:
         return typed(cls, value | {"artifact": artifact}, where=f"{where} is damaged", error=ArtifactError)
 
     def misfits(self, host: Host) -> list[str]:
-        """Return every reason why this plan does not run there, in words; empty if it does."""
+        """Return all reasons why this plan does not run on a machine; empty if it does."""
         title = FLAVOUR_TITLES[self.flavour]
         reasons = []
         if not self._takes_version(host.version):
@@ -119,14 +119,14 @@ class PlanSpec:
         return reasons
 
     def _takes_version(self, installed: str) -> bool:
-        """Compare what makes a release: major, minor and patch."""
+        """Compare major, minor and patch version."""
         built, here = release(self.version)[:3], release(installed)[:3]
         return here >= built if self.version_compatible else here == built
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan in memory, with its sidecar: as it was built."""
+    """Built plan with its sidecar."""
 
     content: bytes
     spec: PlanSpec
@@ -134,13 +134,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class LoadedPlan:
-    """A plan that was read, with what is known of it."""
+    """Plan read from a file, with its spec."""
 
     content: bytes
     sha256: str
     artifact: ArtifactSpec
     spec: PlanSpec | None
-    """What it was built for; None for a plan that nothing but the user's trust vouches for."""
+    """Sidecar of the plan; None if opened with trust, without a matching sidecar."""
 
 
 def plan_name(precision: Precision, flavour: Flavour) -> str:
@@ -149,20 +149,20 @@ def plan_name(precision: Precision, flavour: Flavour) -> str:
 
 
 def flavour_of_name(plan: Path) -> Flavour:
-    """Return which TensorRT a plan is for that has nothing but its name to tell."""
+    """Return the TensorRT flavour of a plan by its file name."""
     return "tensorrt_rtx" if plan.name.endswith(RTX_MARK + PLAN_SUFFIX) else "tensorrt"
 
 
 def sidecar_path(plan: Path) -> Path:
-    """Return where the sidecar of a plan lies: `model_fp16.plan.json`."""
+    """Return the path of a plan's sidecar: `model_fp16.plan.json`."""
     return plan.with_name(plan.name + ".json")
 
 
 def read_sidecar(plan: Path) -> PlanSpec:
-    """Return what lies beside a plan; the plan itself is not looked at (`read_plan` does).
+    """Return the sidecar of a plan without reading the plan (see `read_plan`).
 
     Raises:
-        ArtifactError: There is none, or it is none.
+        ArtifactError: Sidecar missing or invalid.
     """
     path = sidecar_path(plan)
     if not path.is_file():
@@ -171,22 +171,20 @@ def read_sidecar(plan: Path) -> PlanSpec:
             "--trt, or give --trust if you built it yourself"
         )
     if path.stat().st_size > MAX_SIDECAR_BYTES:
-        raise ArtifactError(
-            f"{path} is larger than {MAX_SIDECAR_BYTES >> 20} MiB: it is not the sidecar of a plan"
-        )
+        raise ArtifactError(f"{path} is larger than {MAX_SIDECAR_BYTES >> 20} MiB: not the sidecar of a plan")
     return PlanSpec.from_json(path.read_bytes().decode("utf-8", "replace"), where=str(path))
 
 
 def read_plan(path: Path, *, trust: bool = False) -> LoadedPlan:
-    """Read a plan and check that it is the one that its sidecar describes. Nothing of it is run.
+    """Read a plan and check it against the hash in its sidecar; the plan is not executed.
 
     Args:
-        path: A `.plan` file.
-        trust: Take a plan that no sidecar vouches for (`--trust`). What its classes are is then taken from its
-            sidecar, which may be of another plan of the same model, or from the ONNX model of the same name.
+        path: Path of the `.plan` file.
+        trust: Accept a plan without matching sidecar (`--trust`). Its model spec then comes from its sidecar,
+            which may describe another plan of the same model, or from the ONNX model of the same name.
 
     Raises:
-        ArtifactError: No such file, no sidecar, another plan than the sidecar says.
+        ArtifactError: Plan or sidecar missing, or the hashes differ.
     """
     if not path.is_file():
         raise ArtifactError(f"plan {path}: no such file; expected a model_*{PLAN_SUFFIX} of gmtool export --trt")
@@ -203,30 +201,30 @@ def read_plan(path: Path, *, trust: bool = False) -> LoadedPlan:
                 f"{path} is not the plan that {sidecar_path(path).name} describes: sha256 {sha256[:12]}..., "
                 f"expected {spec.plan_sha256[:12]}...: export it again, or give --trust if you built it yourself"
             )
-        spec = None  # what it says of its own plan does not hold for this one
+        spec = None  # describes another plan
     return LoadedPlan(content, sha256, artifact, spec)
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan and its sidecar, each whole or not at all.
+    """Write a plan and its sidecar atomically.
 
-    The sidecar takes its name first, once the plan is on the disk, and holds the plan's hash: after a crash
-    between the two there is a sidecar that vouches for no plan, and never a plan without one.
+    When the plan is on the disk, the sidecar is renamed first: after a crash between the two there may be a
+    sidecar without plan, but never a plan without sidecar.
     """
     with open_atomically(path) as file:
         file.write(plan.content)
         file.flush()
-        os.fsync(file.fileno())  # a full disk shows before anything is replaced
+        os.fsync(file.fileno())  # a full disk fails here, before a file is replaced
         write_atomically(sidecar_path(path), plan.spec.to_json())
 
 
 def _spec_of_onnx_beside(plan: Path) -> ArtifactSpec:
-    """Return the spec of the ONNX model that a plan has its name from."""
+    """Return the spec of the ONNX model with the name of a plan."""
     name = plan.name.removesuffix(PLAN_SUFFIX).removesuffix(RTX_MARK)
     onnx = plan.with_name(name + ".onnx")
     if not onnx.is_file():
         raise ArtifactError(
-            f"{plan}: nothing says what its classes are: put the ONNX model that it was built from beside it, as "
+            f"{plan}: its classes are unknown: put the ONNX model that it was built from into its folder, as "
             f"{onnx.name}"
         )
     return read_sealed_spec(onnx.read_bytes(), where=onnx)

@@ -10,7 +10,6 @@ from importlib import import_module
 import typer
 
 from gmtool import __version__
-from gmtool.cli.lone import LoneOptionsCommand
 from gmtool.errors import GmtoolError
 from gmtool.escaping import printable
 
@@ -37,7 +36,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         if name in GROUPS:
             app.add_typer(module.app, name=name)
         else:
-            app.command(cls=LoneOptionsCommand if name == "predict" else None)(getattr(module, name))
+            app.command(epilog=getattr(module, "EPILOG", None))(getattr(module, name))
     return app
 
 

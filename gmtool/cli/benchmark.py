@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmtool.cli.options import AsJson, Device, Threads, Trust
 from gmtool.config import MaskValues
-from gmtool.errors import ConfigError, GmtoolError, needs_extra
+from gmtool.errors import ConfigError, GmtoolError, UsageError, needs_extra
 
 if TYPE_CHECKING:
     from gmtool_serving.benchmark.images import ImageBatch
@@ -39,15 +40,13 @@ def benchmark(
         str | None, typer.Option(metavar="HxW", help="Bring images to this size; default: their own.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often every batch is timed.")] = 5,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     memory: Annotated[
         bool, typer.Option(help="Measure each model's peak memory, in a process of its own.")
     ] = True,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run TensorRT plans that no sidecar vouches for: they are executable.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    trust: Trust = False,
+    as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="File for the figures as JSON.")] = None,
 ) -> None:
     """Compare exported models on the same images: size, load time, latency, images/s, mIoU, agreement.
@@ -98,7 +97,7 @@ def _samples(
     if images is not None:
         return samples_below(images, ground_truth), values or "index"
     if ground_truth is not None:
-        raise ConfigError("--ground-truth holds the masks of --images: give both, or neither")
+        raise UsageError("--ground-truth holds the masks of --images: give both, or neither")
     run = run_of_model(model)
     if run is None:
         raise ConfigError(f"{model} does not lie in its run folder: give --images DIR")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmtool.errors import ConfigError
+from gmtool.cli.options import AsJson, Classes, Data, Kind, Labels, Set, Unlabeled, Val
+from gmtool.errors import UsageError
 
 if TYPE_CHECKING:
     from gmtool.config import TrainConfig
@@ -17,24 +18,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, split or make a data set.")
 
-Kind = Annotated[str, typer.Argument(help="Data set: voc, voc-aug, cityscapes, context, folder, coco, toy.")]
-Data = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
-Classes = Annotated[
-    str | None, typer.Option(help="voc, cityscapes, context, a classes.json, or COCO annotations.")
-]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting.")]
-
 
 @app.command()
 def check(
     kind: Kind,
     data: Data = None,
     classes: Classes = None,
-    labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
-    unlabeled: Annotated[Path | None, typer.Option(help="List or folder of unlabeled images.")] = None,
-    val: Annotated[Path | None, typer.Option(help="List of the validation images.")] = None,
+    labels: Labels = None,
+    unlabeled: Unlabeled = None,
+    val: Val = None,
     set_: Set = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Decode every image and mask and say what is wrong. Exit code 1 if there are errors.
 
@@ -130,24 +124,24 @@ def toy(
 def _configure(
     kind: str, data: Path | None, classes: str | None, lists: dict[str, Any], assignments: list[str] | None
 ) -> TrainConfig:
-    from gmtool.cli.configure import configure
+    from gmtool_training.recipes.configure import configure
 
     flags = {"data.root": data, "data.classes": classes, **lists}
-    return configure(kind, flags, assignments=assignments or [])
+    return configure(kind, flags, settings=assignments or [])
 
 
 def _wanted(count: int | None, fraction: str | None, total: int) -> int:
     from fractions import Fraction
 
     if (count is None) == (fraction is None):
-        raise ConfigError("give the number of labeled images with --count, or their share with --fraction")
+        raise UsageError("give the number of labeled images with --count, or their share with --fraction")
     if count is not None:
         return count
     assert fraction is not None
     try:
         share = Fraction(fraction)
     except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"--fraction {fraction}: expected a share such as 1/8 or 0.125") from error
+        raise UsageError(f"--fraction {fraction}: expected a share such as 1/8 or 0.125") from error
     return round(total * share)
 
 

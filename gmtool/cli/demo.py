@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from gmtool.cli.predict import run_prediction
-from gmtool.cli.scoring import run_task, score_model, write_report
-from gmtool.cli.train import run_training
+from gmtool.api import evaluation, exporting, prediction, training
+from gmtool.cli.evaluate import show_progress
+from gmtool.cli.predict import end_as, show_summary
+from gmtool.cli.train import advising_to_resume
 from gmtool.errors import needs_extra
 
 
@@ -33,31 +34,27 @@ def demo(
     from gmtool.report.report import percent
 
     with needs_extra("all", "the demo"):
-        from gmtool_export.run import ExportOptions, export_run
-        from gmtool_serving.inputs.collect import collect_images
-        from gmtool_serving.pipeline.run import PredictOptions
+        from gmtool.cli.progress import TerminalObserver
     started = time.monotonic()
     root = require_empty(out or fresh_dir("demo"))
     data, run = root / "data", root / "run"
-    flags = {"data.root": data, "run.seed": seed, "run.device": "cpu", "optim.iterations": iterations}
     remark(f"1/4 train: gmtool train toy --data {data} --out {run}")
-    trained = run_training("toy", flags, config_path=None, assignments=[], out=run)
+    with advising_to_resume(run):
+        trained = training.train("toy", data=data, seed=seed, device="cpu", iterations=iterations, out=run)
     remark(f"2/4 export: gmtool export {run}")
     # Cut short by --iterations, the network may know no class yet: the demo goes on all the same
-    exported = export_run(run, options=ExportOptions(allow_few_classes=iterations is not None))
+    exported = exporting.export(run, allow_few_classes=iterations is not None)
     remark(f"3/4 predict: gmtool predict {data / 'JPEGImages'} --out {root / 'masks'} --model {exported.path}")
-    predicting = time.monotonic()
-    images = collect_images([str(data / "JPEGImages")], root / "masks")
-    run_prediction(images, root / "masks", PredictOptions(), model=exported.path, device="cpu", threads=0)
-    predict_seconds = time.monotonic() - predicting
+    summary = prediction.predict(
+        data / "JPEGImages", out=root / "masks", model=exported, device="cpu", observer=TerminalObserver()
+    )
+    show_summary(summary)
+    end_as(summary)
     remark(f"4/4 evaluate: gmtool evaluate --model {exported.path}")
-    task = score_model(exported.path, {}, None, device="cpu", threads=0)
-    report = run_task(task)
-    page = write_report(report, task, root)
+    report = evaluation.evaluate(exported, device="cpu", out=root, progress=show_progress)
 
     table = Table(title="gmtool demo", show_header=False)
     toy = ToyConfig()
-    num_images = toy.labeled + toy.unlabeled + toy.val
     agreement = min(row.agreement for row in exported.parity)
     for row in (
         ("data", f"{data}: {toy.labeled} labeled, {toy.unlabeled} unlabeled, {toy.val} validation images"),
@@ -67,13 +64,13 @@ def demo(
         ),
         ("exported", f"{exported.path}, {exported.path.stat().st_size / 1e6:.1f} MB"),
         ("parity", f"{agreement:.3%} of the pixels agree with PyTorch, at worst"),
-        ("predicted", f"{num_images} masks in {root / 'masks'}, {num_images / predict_seconds:.0f} images/s"),
+        ("predicted", f"{summary.ok} masks in {root / 'masks'}, {summary.images_per_s:.0f} images/s"),
         ("evaluated", f"mIoU {percent(report.miou)} % in ONNX Runtime"),
         ("in all", f"{time.monotonic() - started:.0f} s"),
     ):
         table.add_row(*row)
     stdout().print(table)
-    result(f"report: {page}")  # not in the table, which cuts long paths
+    result(f"report: {root / 'report.html'}")  # not in the table, which cuts long paths
     remark("try next:")
     remark(f"  gmtool predict YOUR_IMAGES --out masks/ --model {exported.path}")
     remark(

@@ -1,36 +1,35 @@
-"""`gmtool doctor`: what this machine can do, what is missing, what is broken, and what to do about it."""
+"""`gmtool doctor`: list which devices and packages work, and how to fix those that do not."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from gmtool.cli.options import AsJson
+
 if TYPE_CHECKING:
-    from gmtool.cli.diagnosis import Extra, Facts, Finding
-    from gmtool.cli.probes import Probe
+    from gmtool.doctor.diagnosis import Finding
 
 STYLES = {"ok": "green", "absent": "dim", "warning": "yellow", "problem": "bold red"}
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do: packages, GPU, runtimes that really load, memory, disk.
 
     Whatever could hang or crash is tried in a process of its own. What is absent is no failure; the exit
     code is 1 only if something that is installed is broken.
     """
-    from gmtool.cli.diagnosis import diagnose
     from gmtool.console import remark, result
+    from gmtool.doctor.diagnosis import diagnose
+    from gmtool.doctor.facts import collect_facts, find_program
 
     remark("looking at this machine: some seconds")
     facts = collect_facts()
-    findings = [_program(), *diagnose(facts)]
+    findings = [find_program(), *diagnose(facts)]
     if as_json:
         resources = asdict(facts.resources) | {"folder": str(facts.resources.folder)}
         value = {
@@ -43,93 +42,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
         _show(findings)
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
-
-
-def collect_facts() -> Facts:
-    """Look at everything; probes run side by side, each in a process of its own."""
-    from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES
-    from gmtool.cli.diagnosis import Facts
-    from gmtool.cli.probes import run_probe
-    from gmtool.resources import read_resources
-
-    def probe(name: str) -> Probe | None:
-        return run_probe(name) if find_spec(name) is not None else None
-
-    with ThreadPoolExecutor() as pool:
-        driver = pool.submit(run_probe, "driver")
-        torch = pool.submit(probe, "torch")
-        tensorrt = {flavour: pool.submit(probe, flavour) for flavour in FLAVOUR_TITLES}
-        onnxruntime = probe("onnxruntime")
-        providers = _try_providers(onnxruntime, pool)
-        return Facts(
-            extras=read_extras(),
-            torch=torch.result(),
-            driver=driver.result(),
-            onnxruntime=onnxruntime,
-            onnxruntime_packages=_packages_with("onnxruntime"),
-            providers=providers,
-            tensorrt={flavour: future.result() for flavour, future in tensorrt.items()},
-            cuda_bindings=_version("cuda-bindings"),
-            resources=read_resources(Path.cwd()),
-        )
-
-
-def read_extras() -> dict[str, Extra]:
-    """Return what of each extra is installed, as the package's own metadata defines it."""
-    from importlib import metadata
-
-    from packaging.requirements import Requirement
-
-    from gmtool.cli.diagnosis import Extra
-
-    requirements = [Requirement(text) for text in metadata.requires("gmtool") or []]
-    extras = {}
-    for name in metadata.metadata("gmtool").get_all("Provides-Extra") or []:
-        if name == "all":
-            continue
-        wanted = [one for one in requirements if one.marker and one.marker.evaluate({"extra": name})]
-        missing = [one.name for one in wanted if _version(one.name) is None]
-        outdated = [
-            f"{one.name} {version}, expected {one.specifier}"
-            for one in wanted
-            if (version := _version(one.name)) and not one.specifier.contains(version, prereleases=True)
-        ]
-        extras[name] = Extra(tuple(missing), tuple(outdated), empty=not wanted)
-    return extras
-
-
-def _try_providers(onnxruntime: Probe | None, pool: ThreadPoolExecutor) -> dict[str, Probe]:
-    from gmtool.cli.diagnosis import NOT_NEEDED
-    from gmtool.cli.probes import ORT, run_probe
-
-    names = onnxruntime.value.get("providers", []) if onnxruntime is not None else []
-    wanted = sorted(name for name in names if name not in NOT_NEEDED)
-    return dict(zip(wanted, pool.map(run_probe, [ORT + name for name in wanted]), strict=True))
-
-
-def _packages_with(module: str) -> tuple[str, ...]:
-    from importlib import metadata
-
-    return tuple(sorted(set(metadata.packages_distributions().get(module, ()))))
-
-
-def _version(package: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _program() -> Finding:
-    import platform
-
-    from gmtool import __version__
-    from gmtool.cli.diagnosis import Finding
-
-    python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    return Finding("gmtool", "ok", f"{__version__}, {python}")
 
 
 def _show(findings: list[Finding]) -> None:

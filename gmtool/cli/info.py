@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gmtool.cli.options import AsJson
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -22,7 +24,7 @@ def info(
             help="ONNX model, TensorRT plan, run folder, checkpoint, report.json, export.json or classes.json."
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what a file that gmtool wrote says about itself, once its hash is checked.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from gmtool.cli import stop, streams
+from gmtool.cli import signals, streams
 
 RESUME_REMEDY = ": masks that are done are whole; the same command with --resume does the rest"
 
@@ -14,17 +14,17 @@ def main() -> None:
     arguments = sys.argv[1:]
     predicts = arguments[:1] == ["predict"]
     streams.open_standard_streams()  # before any other file is opened
-    stop.raise_on_signals(remedy=RESUME_REMEDY if predicts else "")
+    signals.raise_on_signals(remedy=RESUME_REMEDY if predicts else "")
     try:
         code = _run()
         code = _with_lost_output(code, predicts=predicts)
     except BaseException:
-        if stop.exit_code() is None:
+        if signals.exit_code() is None:
             raise
-    if stop.exit_code() is not None:  # whatever a library made of the exception
-        stop.leave_stopped()
+    if signals.exit_code() is not None:  # whatever a library made of the exception
+        signals.leave_stopped()
     if predicts:
-        stop.leave_at_once(code)  # all is written: giving the model's memory back piece by piece takes 0.1 s
+        signals.leave_at_once(code)  # all is written: giving the model's memory back piece by piece takes 0.1 s
     sys.exit(code)
 
 

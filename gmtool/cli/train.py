@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from gmtool.cli import stop
-from gmtool.errors import ConfigError, needs_extra
+from gmtool.api import training
+from gmtool.cli import signals
+from gmtool.cli.options import Classes, Labels, Set, Unlabeled, Val, groups
+from gmtool.errors import UsageError
 
-if TYPE_CHECKING:
-    from gmtool_training.loop.run import RunResult
-
-    from gmtool.config import DataConfig
+EPILOG = groups(
+    {
+        "data": "KIND --data --classes --labels --unlabeled --val --download",
+        "model": "--encoder-weights --recipe --config --set",
+        "schedule": "--iterations --seed --resume",
+        "machine": "--device --compile --cache",
+        "output": "--out",
+    }
+)
 
 
 def train(
@@ -24,26 +31,23 @@ def train(
         typer.Argument(help="Data set and its recipe: voc, voc-aug, cityscapes, context, folder, coco, toy."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="voc, cityscapes, context, a classes.json, or COCO annotations.")
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="List of the labeled images.")] = None,
-    unlabeled: Annotated[
-        Path | None,
-        typer.Option(help="List or folder of unlabeled images; default: all that are not labeled."),
-    ] = None,
-    val: Annotated[Path | None, typer.Option(help="List of the validation images.")] = None,
-    encoder_weights: Annotated[
-        str | None, typer.Option(help="imagenet, none, or a .safetensors or .pth file.")
-    ] = None,
+    labels: Labels = None,
     recipe: Annotated[
         str | None, typer.Option(help="supervised, paper, fixmatch or plus; default: the paper's.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings: a run's config.toml.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; may be repeated.")
-    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: a fresh one below runs/.")] = None,
+    classes: Classes = None,
+    unlabeled: Unlabeled = None,
+    val: Val = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch PASCAL VOC, for voc-aug SBD too, into --data if missing.")
+    ] = False,
+    encoder_weights: Annotated[
+        str | None, typer.Option(help="imagenet, none, or a .safetensors or .pth file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings: a run's config.toml.")] = None,
+    set_: Set = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -54,35 +58,23 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     compile_: Annotated[
         bool | None, typer.Option("--compile", help="Translate the network with torch.compile.")
     ] = None,
     cache: Annotated[
         str | None, typer.Option(help="none, or ram: decode every image once, into shared memory.")
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch PASCAL VOC, for voc-aug SBD too, into --data if missing.")
-    ] = False,
 ) -> None:
     """Train a model with a few labeled and many unlabeled images.
 
     Settings: defaults, then those of the kind, then --recipe, --config, --set, and the named options.
     Several GPUs: torchrun --nproc-per-node N -m gmtool train ...
     """
-    flags = {
-        "data.root": data,
-        "data.classes": classes,
-        "data.labeled": labels,
-        "data.unlabeled": unlabeled,
-        "data.val": val,
-        "model.encoder_weights": encoder_weights,
-        "run.device": device,
-        "run.seed": seed,
-        "optim.iterations": iterations,
-        "run.compile": compile_,
-        "data.cache": cache,
-    }
+    from gmtool.artifact.runs import fresh_dir
+    from gmtool.console import remark, result
+    from gmtool.report.tables import to_markdown
+
+    # A run is resumed with its own settings
     if resume is not None:
         new_runs = {
             kind: kind,
@@ -93,91 +85,64 @@ def train(
             "--out": out,
             "--download": download,
         }
-        refused = [name for name, value in new_runs.items() if value]
-        if refused:
-            raise ConfigError(f"{refused[0]} begins a new run, --resume goes on with one: take one of them")
-        result = _resume_training(resume, flags, set_ or [])
+        for name, value in new_runs.items():
+            if value:
+                raise UsageError(f"{name} begins a new run, --resume goes on with one: take one of them")
+        with advising_to_resume(resume):
+            trained = training.resume(
+                resume,
+                data=data,
+                labels=labels,
+                unlabeled=unlabeled,
+                val=val,
+                settings=set_ or [],
+                device=device,
+                seed=seed,
+                iterations=iterations,
+                compile=compile_,
+                cache=cache,
+            )
+    # A new run
     elif kind is None:
-        raise ConfigError(
+        raise UsageError(
             "train what? known: voc, voc-aug, cityscapes, context, folder, coco, toy; or --resume RUN"
         )
     else:
-        result = run_training(
-            kind, flags, recipe=recipe, config_path=config, assignments=set_ or [], out=out, download=download
-        )
-    from gmtool.console import remark
-    from gmtool.console import result as show
-    from gmtool.report.tables import to_markdown
-
-    show(to_markdown(result.report))
-    remark(f"trained in {result.seconds:.0f} s: {result.run_dir}")
+        out = out or fresh_dir(kind)
+        with advising_to_resume(out):
+            trained = training.train(
+                kind,
+                data=data,
+                classes=classes,
+                labels=labels,
+                unlabeled=unlabeled,
+                val=val,
+                encoder_weights=encoder_weights,
+                recipe=recipe,
+                config=config,
+                settings=set_ or [],
+                out=out,
+                device=device,
+                seed=seed,
+                iterations=iterations,
+                compile=compile_,
+                cache=cache,
+                download=download,
+            )
+    result(to_markdown(trained.report))
+    remark(f"trained in {trained.seconds:.0f} s: {trained.run_dir}")
     remark("next:")
-    remark(f"  gmtool export {result.run_dir}")
-
-
-def run_training(
-    kind: str,
-    flags: dict[str, Any],
-    *,
-    recipe: str | None = None,
-    config_path: Path | None,
-    assignments: list[str],
-    out: Path | None,
-    download: bool = False,
-) -> RunResult:
-    """Build the configuration from all its layers, fetch the data on request, and train."""
-    from gmtool.artifact.runs import fresh_dir, require_empty
-    from gmtool.cli.configure import configure
-    from gmtool.console import speaks
-    from gmtool.data.toy import ToyConfig, generate_toy
-
-    with needs_extra("train", "training"):
-        from gmtool_training.loop.run import train as run
-    if download and kind not in ("voc", "voc-aug"):
-        raise ConfigError(
-            f"--download fetches voc and voc-aug, not {kind}: give a folder that is there with --data"
-        )
-    run_dir = out or fresh_dir(kind)
-    if speaks():  # another process may have begun to fill it
-        require_empty(run_dir)
-    config = configure(kind, flags, recipe_name=recipe, config_path=config_path, assignments=assignments)
-
-    def prepare() -> None:
-        if download:
-            _download(config.data)
-        if kind == "toy":
-            generate_toy(config.data.root, ToyConfig())
-
-    with _advising_to_resume(run_dir):
-        return run(config, run_dir, prepare=prepare)
+    remark(f"  gmtool export {trained.run_dir}")
 
 
 @contextmanager
-def _advising_to_resume(run_dir: Path) -> Iterator[None]:
+def advising_to_resume(run_dir: Path) -> Iterator[None]:
     """Let the line of a stopped run name `--resume`, if there is a checkpoint."""
     from gmtool.artifact.runs import CHECKPOINT_DIR
 
     try:
         yield
-    except stop.Stopped:
+    except signals.Stopped:
         if (run_dir / CHECKPOINT_DIR / "last.json").is_file():
-            stop.advise(f": gmtool train --resume {run_dir} goes on from the last checkpoint")
+            signals.advise(f": gmtool train --resume {run_dir} goes on from the last checkpoint")
         raise
-
-
-def _download(config: DataConfig) -> None:
-    from gmtool_training.data.download import MASK_DIR, download_sbd, download_voc
-
-    voc = download_voc(config.root)
-    if config.mask_dir == MASK_DIR:
-        download_sbd(config.root, voc)
-
-
-def _resume_training(run_dir: Path, flags: dict[str, Any], assignments: list[str]) -> RunResult:
-    from gmtool.settings import parse_assignments
-
-    with needs_extra("train", "training"):
-        from gmtool_training.loop.run import resume
-    given = {name: value for name, value in flags.items() if value is not None}
-    with _advising_to_resume(run_dir):
-        return resume(run_dir, {**parse_assignments(assignments), **given})

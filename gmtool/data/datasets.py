@@ -1,4 +1,4 @@
-"""Which images of a data set are labeled, unlabeled and for validation."""
+"""Labeled, unlabeled and validation images of a data set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmtool.config import DataConfig
-from gmtool.data.layouts import images_below, open_layout
-from gmtool.data.samples import PARTS, Layout, Part, Sample
+from gmtool.data.layouts import Layout, open_layout
+from gmtool.data.samples import PARTS, Part, Sample, images_below
 from gmtool.data.splits import read_split
 from gmtool.errors import DataError
 from gmtool.files import sha256_of_lines
@@ -16,21 +16,21 @@ from gmtool.files import sha256_of_lines
 
 @dataclass(frozen=True)
 class Split:
-    """A named, ordered set of images."""
+    """Named, ordered set of samples."""
 
     name: str
-    """The list or the folder that defines it."""
+    """Split list or folder that defines it."""
     samples: tuple[Sample, ...]
 
     @property
     def sha256(self) -> str:
-        """Hash of the ids in order."""
+        """SHA-256 of the ids in order."""
         return sha256_of_lines([sample.id for sample in self.samples])
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The three splits of a run; validation shares no image with the other two."""
+    """Labeled, unlabeled and validation split of a run; validation shares no image with the others."""
 
     labeled: Split
     unlabeled: Split
@@ -38,7 +38,7 @@ class TrainingData:
 
 
 def load_training_data(config: DataConfig) -> TrainingData:
-    """Find every image and mask that a run needs. No image is decoded, no mask of an unlabeled one looked at.
+    """Find images and masks of a run. No image is decoded, and no mask of an unlabeled image is opened.
 
     Raises:
         DataError: A folder, list, image or mask is missing, or validation overlaps with training.
@@ -63,9 +63,16 @@ def load_training_data(config: DataConfig) -> TrainingData:
 
 
 def load_split(config: DataConfig, part: Part, list_path: Path | None, *, missing_masks: bool = False) -> Split:
-    """Return the images and masks of a list, or of the layout's own `train` or `val` part.
+    """Return images and masks of a split list, or of the layout's own `train` or `val` part.
 
-    With `missing_masks`, mask files that do not exist are named all the same: reading them fails.
+    Args:
+        config: The data set.
+        part: Part of the layout.
+        list_path: Split list; None: the layout's own part.
+        missing_masks: Accept mask files that do not exist; reading them then fails.
+
+    Raises:
+        DataError: A folder, list, image or mask is missing.
     """
     layout = open_layout(config, parts=PARTS if list_path else (part,))
     return _split(layout, part, list_path, with_masks=True, missing_masks=missing_masks)
@@ -91,7 +98,7 @@ def _refuse_overlap(training: Split, val: Split) -> None:
     if shared:
         raise DataError(
             f"{training.name} and {val.name} share {len(shared)} images, for example "
-            f"{sorted(shared)[0].name}: a score on images that were trained on means nothing"
+            f"{sorted(shared)[0].name}: validation images must not be training images"
         )
 
 

@@ -1,4 +1,4 @@
-"""The ground truth of an image as a label map, whether a mask file or annotations hold it."""
+"""Read the ground truth of an image, a mask file or COCO annotations, as a label map."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def read_truth(
     """Return the ground truth of a labeled image, (H, W) uint8 of class indices and the ignore index.
 
     Args:
-        sample: An image whose mask may be looked at.
-        classes: What the labels may be. Annotations are matched with them by name.
-        values: What the pixels of a mask file are; annotations need no such thing.
-        size: (height, width) of the image as it is read; None leaves the size unchecked.
+        sample: Labeled image.
+        classes: Classes of the labels. Annotations are matched by category name.
+        values: Encoding of mask files; not used for annotations.
+        size: (height, width) of the image as read; None: the size is not checked.
 
     Raises:
-        MaskSizeError: The mask is not as large as the image.
-        DataError: It cannot be read, or has something in it that is none of the classes.
+        MaskSizeError: Mask and image differ in size.
+        DataError: The mask cannot be read, or has a label outside the classes.
     """
     assert sample.mask is not None
     if isinstance(sample.mask, CocoMask):
-        # Before anything is painted: annotations may claim any size
+        # Before rasterising: annotations may claim any size
         refuse_other_size(sample.mask, size or displayed_size(open_image(sample.image_path)))
         labels = rasterize(sample.mask, classes)
     else:

@@ -1,4 +1,4 @@
-"""Counts of what masks hold, and what they say about how the masks were meant."""
+"""Label statistics of masks, and findings about wrong encodings."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ from gmtool.masks.coco_annotations import CocoMask
 from gmtool.report.metrics import Int64Array
 
 LABELED_PARTS = ("labeled", "validation")
-"""Parts of a data set that have masks."""
+"""Parts with masks."""
 FREQUENT = 0.1
-"""Share of ignored pixels above which they may be those of a class that seems not to occur."""
+"""Share of ignored pixels above which they may belong to a class without pixels."""
 MUCH = 0.25
-"""Share of ignored pixels that is said."""
+"""Share of ignored pixels above which it is a warning."""
 IN_TRAINING = "--set data.mask_values=raw"
 IN_EVALUATION = "--mask-values raw"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong (error) or likely to disappoint (warning)."""
+class DataFinding:
+    """Error or warning of a data check."""
 
     severity: Literal["error", "warning"]
     kind: str
-    """What it is, in a word or two: "unusable", "color mask", "duplicate", ..."""
+    """Kind in a word or two: "unusable", "color mask", "duplicate", ..."""
     message: str
-    """One line, with the names of at most three files."""
+    """Message of one line with at most three file names."""
     files: tuple[str, ...] = ()
-    """All files that it is about."""
+    """All files of the finding."""
 
 
 @dataclass(frozen=True)
-class MaskLook:
-    """What one mask holds."""
+class MaskContent:
+    """Label counts and palette of one mask."""
 
     pixels: Int64Array
     """(C,) pixels of each class."""
     ignored: int
-    """Pixels that are ignored."""
+    """Number of ignored pixels."""
     is_jpeg: bool = False
     shown: dict[int, Color] = field(default_factory=dict)
-    """Colour by label, of the labels that occur in a palette image."""
+    """Palette colour by label, for the labels of a palette image."""
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Pixels and images of each class in several masks."""
+    """Pixels and images of each class over several masks."""
 
     pixels: Int64Array
     """(C,) pixels of each class."""
     images: Int64Array
-    """(C,) images in which each class occurs."""
+    """(C,) images that contain each class."""
     ignored: int
 
     @property
@@ -72,15 +72,15 @@ class LabelCounts:
         return self.ignored / max(1, self.ignored + int(self.pixels.sum()))
 
 
-def look_at_mask(
+def read_content(
     sample: Sample, classes: ClassSet, *, values: MaskValues, size: tuple[int, int] | None
-) -> MaskLook:
-    """Read the mask of a sample and count; for the arguments and errors see `read_truth`."""
+) -> MaskContent:
+    """Read the mask of a sample and count its labels; arguments and errors as for `read_truth`."""
     mask = read_truth(sample, classes, values=values, size=size)
     counts = np.bincount(mask.ravel(), minlength=256)
     pixels, ignored = counts[: len(classes)], int(counts[classes.ignore_index])
     if not isinstance(sample.mask, Path):
-        return MaskLook(pixels, ignored)
+        return MaskContent(pixels, ignored)
     image = open_image(sample.mask)
     shown: dict[int, Color] = {}
     if values == "index" and image.mode == "P":
@@ -88,51 +88,51 @@ def look_at_mask(
         for label in np.flatnonzero(counts).tolist():
             if 3 * label + 2 < len(flat):
                 shown[label] = (flat[3 * label], flat[3 * label + 1], flat[3 * label + 2])
-    return MaskLook(pixels, ignored, image.format == "JPEG", shown)
+    return MaskContent(pixels, ignored, image.format == "JPEG", shown)
 
 
-def count_labels(looks: Sequence[MaskLook], classes: ClassSet) -> LabelCounts:
-    """Add up what masks hold."""
+def count_labels(contents: Sequence[MaskContent], classes: ClassSet) -> LabelCounts:
+    """Sum the label counts of masks."""
     none = np.zeros(len(classes), dtype=np.int64)
     return LabelCounts(
-        pixels=sum((look.pixels for look in looks), none),
-        images=sum(((look.pixels > 0).astype(np.int64) for look in looks), none),
-        ignored=sum(look.ignored for look in looks),
+        pixels=sum((look.pixels for look in contents), none),
+        images=sum(((look.pixels > 0).astype(np.int64) for look in contents), none),
+        ignored=sum(look.ignored for look in contents),
     )
 
 
 def label_findings(
     parts: dict[str, LabelCounts], classes: ClassSet, *, values: MaskValues, of_coco: bool
-) -> list[Finding]:
-    """Return what the labels of the labeled and of the validation masks say about how they were meant.
+) -> list[DataFinding]:
+    """Return findings about the labels of labeled and validation masks.
 
     Args:
-        parts: Counts of "labeled" and "validation" masks; a part that is missing could not be read as a whole.
-        classes: What the labels may be.
-        values: What the pixels of mask files are.
-        of_coco: The masks are annotations.
+        parts: Counts of "labeled" and "validation" masks; a part with unreadable masks is missing.
+        classes: Classes of the labels.
+        values: Encoding of the mask files.
+        of_coco: Whether the masks are COCO annotations.
     """
     findings = []
     doubt = partial(doubt_ignored, classes=classes, values=values, of_coco=of_coco)
     one_class = [part for part, counts in parts.items() if np.count_nonzero(counts.pixels) <= 1 and counts.ignored]
     for part in one_class:
         line = f"{part} masks: {doubt(parts[part].pixels, parts[part].ignored)}"
-        findings.append(Finding("error", "ignored", line))
-    # A class that is rare may be in one part alone: both together tell
+        findings.append(DataFinding("error", "ignored", line))
+    # A rare class may be in one part only: check both parts together
     pixels = sum((counts.pixels for counts in parts.values()), np.zeros(len(classes), dtype=np.int64))
     together = doubt(pixels, sum(counts.ignored for counts in parts.values()))
     if together is not None and len(parts) == len(LABELED_PARTS) and not one_class:
-        findings.append(Finding("warning", "ignored", f"masks: {together}"))
+        findings.append(DataFinding("warning", "ignored", f"masks: {together}"))
     for part, counts in parts.items():
         if part in one_class:
             continue
         if counts.ignored_share >= MUCH:
             line = f"{part} masks: {counts.ignored_share:.0%} of the pixels are ignored, and count for nothing"
-            findings.append(Finding("warning", "ignored", line))
+            findings.append(DataFinding("warning", "ignored", line))
         missing = [name for name, images in zip(classes.names, counts.images, strict=True) if not images]
         if missing:
             line = f"{len(missing)} of {len(classes)} classes occur in no {part} image: {some_names(missing)}"
-            findings.append(Finding("warning", "missing class", line))
+            findings.append(DataFinding("warning", "missing class", line))
     return findings
 
 
@@ -145,22 +145,22 @@ def doubt_ignored(
     of_coco: bool = False,
     option: str = IN_TRAINING,
 ) -> str | None:
-    """Return why ignored pixels may be those of a class, and what to do then; None where nothing says so.
+    """Return why ignored pixels may belong to a class, with a remedy; None if there is no sign of it.
 
-    They may be where nothing but one class occurs, or where a class does not occur and many pixels are ignored.
+    Signs: only one class occurs, or a class does not occur and many pixels are ignored.
 
     Args:
         pixels: Pixels of each class, (C,).
-        ignored: Ignored pixels.
-        classes: What the labels may be.
-        values: What the pixels of mask files are.
-        of_coco: The masks are annotations.
-        option: What the command at hand calls masks of raw ids.
+        ignored: Number of ignored pixels.
+        classes: Classes of the labels.
+        values: Encoding of the mask files.
+        of_coco: Whether the masks are COCO annotations.
+        option: Option of the command that selects raw ids, for the message.
     """
     missing = np.flatnonzero(pixels == 0).tolist()
     only_one = len(classes) - len(missing) <= 1
     share = ignored / max(1, ignored + int(pixels.sum()))
-    # Raw ids and colours of no class are ignored on purpose: there a class of few images proves nothing
+    # With raw ids and colours, pixels without class are ignored on purpose
     if not ignored or not missing or not (only_one or (values == "index" and not of_coco and share >= FREQUENT)):
         return None
     names = some_names([classes.names[index] for index in missing])
@@ -190,15 +190,15 @@ def _remedy(missing: Sequence[int], classes: ClassSet, option: str) -> str:
     )
 
 
-def file_findings(looks: Sequence[tuple[Sample, MaskLook]]) -> list[Finding]:
-    """Return what the files of masks say: stored as JPEG, palettes in different orders."""
+def file_findings(contents: Sequence[tuple[Sample, MaskContent]]) -> list[DataFinding]:
+    """Return findings about mask files: JPEG, palettes in different orders."""
     findings = []
-    jpegs = tuple(str(sample.mask) for sample, look in looks if look.is_jpeg)
+    jpegs = tuple(str(sample.mask) for sample, look in contents if look.is_jpeg)
     if jpegs:
         line = f"{len(jpegs)} masks are stored as JPEG, which changes labels at every edge: {some_names(jpegs)}"
-        findings.append(Finding("warning", "jpeg mask", line, jpegs))
+        findings.append(DataFinding("warning", "jpeg mask", line, jpegs))
     shown_as: dict[int, dict[Color, Sample]] = defaultdict(dict)
-    for sample, look in looks:
+    for sample, look in contents:
         for label, color in look.shown.items():
             shown_as[label].setdefault(color, sample)
     for label, colors in sorted(shown_as.items()):
@@ -208,11 +208,11 @@ def file_findings(looks: Sequence[tuple[Sample, MaskLook]]) -> list[Finding]:
                 f"label {label} is shown as {list(first)} in {one.mask} and as {list(second)} in {other.mask}: an "
                 "editor that sorts palettes changes labels; if the colours are right: --set data.mask_values=color"
             )
-            findings.append(Finding("warning", "palette", line, (str(one.mask), str(other.mask))))
+            findings.append(DataFinding("warning", "palette", line, (str(one.mask), str(other.mask))))
             break
     return findings
 
 
 def is_of_coco(samples: Sequence[Sample]) -> bool:
-    """Return whether the masks of samples are annotations."""
+    """Return whether the masks of samples are COCO annotations."""
     return any(isinstance(sample.mask, CocoMask) for sample in samples)

@@ -1,31 +1,132 @@
-"""How data sets lie on disk: where an image is, where its mask is, and what is called train and val."""
+"""Layouts of data sets on disk: VOC, Cityscapes, folders of images and masks, COCO annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path, PurePosixPath
 
 from gmtool.config import DataConfig, LayoutName
-from gmtool.console import remark
-from gmtool.data.path_templates import PART_FOLDERS, ImageName, Template, check_pair, name_of
-from gmtool.data.samples import PARTS, Layout, Part, Sample, mask_file
+from gmtool.data.path_templates import PART_FOLDERS, Template, check_pair, match_images
+from gmtool.data.samples import PARTS, Part, Sample, index_images, mask_file
 from gmtool.data.splits import SplitEntry, read_split
-from gmtool.errors import DataError
-from gmtool.file_kinds import IMAGE_SUFFIXES
-from gmtool.folders import LeftOut, below
-from gmtool.images import AS_DISPLAYED, Reading
+from gmtool.errors import DataError, some_names
+from gmtool.images import Reading
 from gmtool.masks.coco_annotations import CocoFile, CocoImage, CocoMask, read_coco
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Images, masks and parts of one data set, found on disk."""
+
+    root: Path
+    image_dir: Path
+    """Folder of all images, which may be in folders below it."""
+    mask_dir: Path | None
+    """Folder of all masks; None: the ground truth is annotations, not mask files."""
+    mask_of: Callable[[Path], Path | CocoMask]
+    """Returns the mask of an image path in `ids`."""
+    ids: dict[Path, str]
+    """Id by image path."""
+    aliases: dict[str, Path]
+    """Image path by other names that split lists use."""
+    folders: tuple[str, ...]
+    """Leading folders of ids that split lists may omit."""
+    parts: dict[Part, tuple[str, list[SplitEntry]]]
+    """Name and entries of each part that the data set defines."""
+    part_hints: dict[Part, str]
+    """File or folder that would define a part, for messages."""
+    reading: Reading
+    """EXIF and bit-depth handling of its images."""
+
+    def samples(
+        self, entries: Sequence[SplitEntry], *, with_masks: bool, where: str, missing_masks: bool = False
+    ) -> tuple[Sample, ...]:
+        """Return the samples of the entries of a split list.
+
+        Args:
+            entries: Entries of the list.
+            with_masks: Find the mask of each image; False: `mask` is None.
+            where: The list, for messages.
+            missing_masks: Accept mask files that do not exist; reading them then fails.
+
+        Raises:
+            DataError: An image or its mask does not exist, or an entry matches several images.
+        """
+        images = self.aliases | {name: path for path, name in self.ids.items()}
+        found = []
+        for entry in entries:
+            image_path = self._image_path(entry, images, where=where)
+            mask = self._mask(entry, image_path, where=where, missing=missing_masks) if with_masks else None
+            found.append(Sample(self.ids.get(image_path, entry.name), image_path, mask, self.reading))
+        return tuple(found)
+
+    def _image_path(self, entry: SplitEntry, images: dict[str, Path], *, where: str) -> Path:
+        if entry.image is not None and (self.root / entry.image).is_file():
+            return self.root / entry.image
+        candidates = [entry.name, *(f"{folder}/{entry.name}" for folder in self.folders)]
+        found = [images[name] for name in candidates if name in images]
+        if not found:
+            raise DataError(f"{where}: no image {entry.image or entry.name} below {self.image_dir}")
+        if len(found) > 1:
+            raise DataError(f"{where}: {entry.name} matches {found[0]} and {found[1]}: give its path")
+        if not found[0].is_file():  # annotations may list missing files
+            raise DataError(f"{where}: image {found[0]} does not exist")
+        return found[0]
+
+    def _mask(self, entry: SplitEntry, image_path: Path, *, where: str, missing: bool) -> Path | CocoMask:
+        if entry.mask is not None:
+            return self._listed_mask(entry.mask, image_path, where=where, missing=missing)
+        if image_path not in self.ids:
+            raise DataError(f"{where}: {image_path} is outside {self.image_dir}: give its mask as second column")
+        mask = self.mask_of(image_path)
+        if not isinstance(mask, Path):
+            return mask
+        found = mask_file(mask)
+        if not (missing or found.is_file()):
+            others = sorted(
+                other.name for other in mask.parent.glob(f"{escape(mask.stem)}.*") if other != image_path
+            )
+            there = f", found {some_names(others)}" if others else ""
+            raise DataError(f"{where}: image {image_path} has no mask: expected {mask}{there}")
+        return found
+
+    def _listed_mask(self, mask: str, image_path: Path, *, where: str, missing: bool) -> Path:
+        if self.mask_dir is None:
+            raise DataError(
+                f"{where} names mask {mask}, but the ground truth is COCO annotations: remove the column"
+            )
+        mask_path = self.root / mask
+        if not mask_path.is_relative_to(self.mask_dir):
+            raise DataError(
+                f"{where} names mask {mask}, but the mask folder is {self.mask_dir}: use one folder "
+                f"(--set data.mask_dir={Path(mask).parent})"
+            )
+        self._refuse_other_kind(mask_path, image_path, where=where)
+        if not (missing or mask_path.is_file()):
+            raise DataError(f"{where}: image {image_path} has no mask: expected {mask_path}")
+        return mask_path
+
+    def _refuse_other_kind(self, mask_path: Path, image_path: Path, *, where: str) -> None:
+        """Refuse a listed labelIds file if labelTrainIds are read, and vice versa."""
+        kinds = {"labelIds": "raw", "labelTrainIds": "index"}
+        named = next((kind for kind in kinds if mask_path.stem.endswith(f"_{kind}")), None)
+        own = self.mask_of(image_path) if image_path in self.ids else None
+        if named is not None and isinstance(own, Path) and not own.stem.endswith(f"_{named}"):
+            values = kinds[named]
+            raise DataError(f"{where} names {mask_path.name}: --set data.mask_values={values} reads {named} files")
+
+
 def open_layout(config: DataConfig, *, parts: Sequence[Part] = PARTS) -> Layout:
-    """Find the images of a data set and the parts that it defines. No image is opened.
+    """Find the images and parts of a data set without opening an image.
 
     Args:
-        config: Where the data is.
-        parts: What is needed of it: the annotations of COCO's training images are half a gigabyte.
+        config: Root, layout and paths of the data set.
+        parts: Needed parts; COCO's training annotations, half a gigabyte, are read only if needed.
 
     Raises:
-        DataError: The folder is missing, of another layout, or two images have one name.
+        DataError: The folder is missing or has another layout, or two images have the same name.
     """
     if not config.root.is_dir():
         raise DataError(f"data set folder {config.root} does not exist")
@@ -36,20 +137,8 @@ def open_layout(config: DataConfig, *, parts: Sequence[Part] = PARTS) -> Layout:
 
 
 def reading_of(config: DataConfig) -> Reading:
-    """Return how images are read."""
+    """Return EXIF and bit-depth handling of a data set's images."""
     return Reading(config.exif == "apply", config.bits)
-
-
-def images_below(folder: Path, reading: Reading = AS_DISPLAYED) -> tuple[Sample, ...]:
-    """Return every image in a plain folder and below it, without masks.
-
-    Raises:
-        DataError: There is none, or two differ in their suffix alone.
-    """
-    images = _index_images(folder)
-    if not images:
-        raise DataError(f"{folder}: no image in it; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return tuple(Sample(name, path, None, reading) for name, path in images.items())
 
 
 def _open_voc(config: DataConfig) -> Layout:
@@ -66,7 +155,7 @@ def _open_voc(config: DataConfig) -> Layout:
         image_dir=image_dir,
         mask_dir=mask_dir,
         mask_of=lambda image: mask_dir / image.relative_to(image_dir).with_suffix(".png"),
-        ids={path: name for name, path in _index_images(image_dir).items()},
+        ids={path: name for name, path in index_images(image_dir).items()},
         aliases={},
         folders=PARTS,
         parts={part: (str(path), read_split(path)) for part, path in lists.items() if path.is_file()},
@@ -76,19 +165,21 @@ def _open_voc(config: DataConfig) -> Layout:
 
 
 def _open_folder(config: DataConfig) -> Layout:
+    # Images that match the template
     images, masks = Template(config.images, "data.images"), Template(config.masks, "data.masks")
     check_pair(images, masks)
     root, image_dir = config.root, config.root / images.folder
     if not image_dir.is_dir():
         raise _wrong_layout(root, "folder", str(images.folder))
-    names = _match_images(root, images, masks)
+    names = match_images(root, images, masks)
     entries = [SplitEntry(str(name), None, None) for name in names.values()]
+    # Parts: folders below the images, or matches of {part}
     if "part" not in images.fields:
         hints = {part: f"images in {images.folder / part}" for part in PARTS}
         parts = _parts_below(image_dir, entries)
         folders: tuple[str, ...] = PARTS
     else:
-        # The folders of a part may be called otherwise: "training"
+        # Folders of a part may have another name, such as "training"
         called = {part: {name.folder for name in names.values()} & set(PART_FOLDERS[part]) for part in PARTS}
         hints = {part: config.images.replace("{part}", part) for part in PARTS}
         parts = {
@@ -111,31 +202,8 @@ def _open_folder(config: DataConfig) -> Layout:
     )
 
 
-def _match_images(root: Path, images: Template, masks: Template) -> dict[Path, ImageName]:
-    """Return what the names of the images below `root` say. Masks in the same folders are no images."""
-    image_pattern, mask_pattern = images.pattern(), masks.pattern(is_mask=True)
-    # A mask template that fits images too, such as {id}.png beside {id}_image.png, tells nothing by itself
-    distinct = not mask_pattern.fullmatch(images.path_of(ImageName("x", "train")).replace(".*", ".png"))
-    found: dict[Path, ImageName] = {}
-    by_name: dict[str, Path] = {}
-    for inside in _files_below(root / images.folder, (*IMAGE_SUFFIXES, images.suffix)):
-        path = root / images.folder / inside
-        relative = (images.folder / PurePath(inside).as_posix()).as_posix()
-        match = image_pattern.fullmatch(relative)
-        if match is None or (distinct and mask_pattern.fullmatch(relative)):
-            continue
-        found[path] = name_of(match)
-    if not distinct:
-        mask_paths = {mask_file(root / masks.path_of(name)) for name in found.values()}
-        found = {path: name for path, name in found.items() if path not in mask_paths}
-    for path, name in found.items():
-        if str(name) in by_name:
-            raise DataError(f"{by_name[str(name)]} and {path} differ in their suffix alone: which is {name}?")
-        by_name[str(name)] = path
-    return found
-
-
 def _open_cityscapes(config: DataConfig) -> Layout:
+    # Folders and kind of the masks
     image_dir, mask_dir = config.root / "leftImg8bit", config.root / "gtFine"
     if not image_dir.is_dir():
         raise _wrong_layout(config.root, "cityscapes", "leftImg8bit")
@@ -144,8 +212,8 @@ def _open_cityscapes(config: DataConfig) -> Layout:
             f"{config.root}: layout cityscapes reads labelIds or labelTrainIds: mask_values raw or index"
         )
     suffix = "gtFine_labelIds" if config.mask_values == "raw" else "gtFine_labelTrainIds"
-    by_path = _index_images(image_dir)
-    # Lists name images by path, by file name, or by <city>_<sequence>_<frame>
+    by_path = index_images(image_dir)
+    # Split lists name images by path, file name, or <city>_<sequence>_<frame>
     by_file = {Path(name).name: path for name, path in by_path.items()}
     if len(by_file) < len(by_path):
         raise DataError(f"{image_dir}: two images have one file name; Cityscapes has each frame once")
@@ -170,11 +238,13 @@ def _open_cityscapes(config: DataConfig) -> Layout:
 
 
 def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
+    # Annotation file and image folder of each part
     places = {
         "train": (config.root / config.train_annotations, config.train_images),
         "val": (config.root / config.val_annotations, config.val_images),
     }
     hints: dict[Part, str] = {"train": config.train_annotations, "val": config.val_annotations}
+    # Images that the annotation files list
     ids: dict[Path, str] = {}
     by_name: dict[str, Path] = {}
     source: dict[Path, tuple[CocoFile, CocoImage]] = {}
@@ -189,7 +259,7 @@ def _open_coco(config: DataConfig, parts: Sequence[Part]) -> Layout:
             path = image_dir / image.file_name
             name = (PurePosixPath(folder.lstrip("/")) / image.file_name).with_suffix("").as_posix()
             if by_name.setdefault(name, path) != path:
-                raise DataError(f"{annotations}: {by_name[name]} and {path} have one name: which is {name}?")
+                raise DataError(f"{annotations}: {by_name[name]} and {path} have the same name {name}")
             ids[path] = name
             entries.append(SplitEntry(name, None, None))
             source.setdefault(path, (file, image))
@@ -219,33 +289,14 @@ def _first_folder(root: Path, name: str) -> Path:
     folders = [root / name, root / "images" / name]
     found = next((folder for folder in folders if folder.is_dir()), None)
     if found is None:
-        raise DataError(f"{root}: no folder of images {name} or images/{name} in it")
+        raise DataError(f"{root}: expected an image folder {name} or images/{name}")
     return found
 
 
 def _parts_below(image_dir: Path, entries: Sequence[SplitEntry]) -> dict[Part, tuple[str, list[SplitEntry]]]:
-    """Return the parts that are folders of their own: `train/` and `val/`."""
+    """Return the parts that are folders: `train/` and `val/`."""
     found = {part: [entry for entry in entries if entry.name.startswith(f"{part}/")] for part in PARTS}
     return {part: (str(image_dir / part), listed) for part, listed in found.items() if listed}
-
-
-def _index_images(folder: Path) -> dict[str, Path]:
-    images: dict[str, Path] = {}
-    for relative in _files_below(folder, IMAGE_SUFFIXES):
-        path, name = folder / relative, PurePath(relative).with_suffix("").as_posix()
-        if name in images:
-            raise DataError(f"{images[name]} and {path} differ in their suffix alone: which is {name}?")
-        images[name] = path
-    return images
-
-
-def _files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Return relative paths, and say what was left out."""
-    left_out = LeftOut()
-    found = list(below(folder, suffixes=suffixes, left_out=left_out))
-    if str(left_out):
-        remark(f"left out below {folder}: {left_out}")
-    return found
 
 
 def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:

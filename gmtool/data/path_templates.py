@@ -1,17 +1,18 @@
-"""Path templates such as `{part}/{id}.png`: which image a file is, and where the mask of an image lies."""
+"""Path templates such as `{part}/{id}.png`: from the path of an image to its id, and to the path of its mask."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from string import Formatter
 
-from gmtool.errors import ConfigError
+from gmtool.data.samples import files_below, mask_file
+from gmtool.errors import ConfigError, DataError
 from gmtool.file_kinds import IMAGE_SUFFIXES, MASK_SUFFIXES
 
 PART_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-"""What `{part}` may be called on disk."""
+"""Folder names that `{part}` matches."""
 
 FIELDS = {
     "id": r"(?P<id>[^/].*)",
@@ -22,12 +23,12 @@ ANY_SUFFIX = ".*"
 
 @dataclass(frozen=True)
 class ImageName:
-    """What the path of an image says about it."""
+    """Id and part of an image, read from its path."""
 
     id: str
-    """What `{id}` stands for."""
+    """Text matched by `{id}`."""
     folder: str | None
-    """What `{part}` stands for, or None where the template has none."""
+    """Folder name matched by `{part}`; None if the template has no `{part}`."""
 
     def __str__(self) -> str:
         """Return the name that split lists use."""
@@ -36,11 +37,11 @@ class ImageName:
 
 @dataclass(frozen=True)
 class Template:
-    """A path below the root of a data set, with `{id}` and perhaps `{part}` in it."""
+    """Path below the root of a data set that contains `{id}` and optionally `{part}`."""
 
     text: str
     setting: str
-    """Where it was set, for messages."""
+    """Name of the setting, for messages."""
 
     def __post_init__(self) -> None:
         names = self.fields
@@ -58,7 +59,7 @@ class Template:
 
     @property
     def fields(self) -> set[str]:
-        """Names of the fields in it, with whatever else stands in their brackets."""
+        """Names of the fields, including any format specification in their brackets."""
         try:
             found = [(name, spec or conversion) for _, name, spec, conversion in Formatter().parse(self.text)]
             return {f"{name}:{more}" if more else name for name, more in found if name is not None}
@@ -67,16 +68,16 @@ class Template:
 
     @property
     def folder(self) -> PurePosixPath:
-        """The folder that all such files lie in or below."""
+        """Folder above the first field: all matching files are in it or below."""
         return PurePosixPath(self.text.partition("{")[0] + "_").parent
 
     @property
     def suffix(self) -> str:
-        """The file suffix at its end, in lower case; `.*` for any."""
+        """File suffix of the template, in lower case; `.*` matches any image suffix."""
         return PurePosixPath(self.text).suffix.lower()
 
     def pattern(self, *, is_mask: bool = False) -> re.Pattern[str]:
-        """Return what a path below the root must match in full; the suffix in any case.
+        """Return the pattern of full paths below the root; the suffix matches in any case.
 
         The suffix of a mask may be any of `MASK_SUFFIXES`, as `gmtool.data.samples.mask_file` finds it.
         """
@@ -91,12 +92,12 @@ class Template:
         return re.compile(f"{text}(?i:{suffixes})", flags=re.DOTALL)
 
     def path_of(self, name: ImageName) -> str:
-        """Return the path of the file of this image."""
+        """Return the path, relative to the root, of this image's file."""
         return self.text.format(id=name.id, part=name.folder)
 
 
 def name_of(match: re.Match[str]) -> ImageName:
-    """Return what a match of `Template.pattern` says."""
+    """Return id and part from a match of `Template.pattern`."""
     groups = match.groupdict()
     return ImageName(groups["id"], groups.get("part"))
 
@@ -105,13 +106,39 @@ def check_pair(images: Template, masks: Template) -> None:
     """Check that masks can be found from images.
 
     Raises:
-        ConfigError: The mask template needs what images do not have, or both mean the same files.
+        ConfigError: The mask template has a field that the image template lacks, or both are equal.
     """
     if masks.text.endswith(ANY_SUFFIX):
         raise ConfigError(f"{masks.setting}={masks.text}: {ANY_SUFFIX} is for images; masks have one suffix: .png")
     if masks.fields - images.fields:
         raise ConfigError(f"{masks.setting}={masks.text} has {{part}}, but {images.setting}={images.text} has not")
     if masks.text == images.text:
-        raise ConfigError(
-            f"{images.setting} and {masks.setting} are both {images.text}: which files are the masks?"
-        )
+        raise ConfigError(f"{images.setting} and {masks.setting} are both {images.text}; expected different paths")
+
+
+def match_images(root: Path, images: Template, masks: Template) -> dict[Path, ImageName]:
+    """Return images below `root` that match the template, with their names; masks in the same folders are skipped.
+
+    Raises:
+        DataError: Two images differ only in their suffix.
+    """
+    image_pattern, mask_pattern = images.pattern(), masks.pattern(is_mask=True)
+    # A mask template such as {id}.png also matches images named {id}_image.png: then masks are found from images
+    distinct = not mask_pattern.fullmatch(images.path_of(ImageName("x", "train")).replace(".*", ".png"))
+    found: dict[Path, ImageName] = {}
+    by_name: dict[str, Path] = {}
+    for inside in files_below(root / images.folder, (*IMAGE_SUFFIXES, images.suffix)):
+        path = root / images.folder / inside
+        relative = (images.folder / PurePath(inside).as_posix()).as_posix()
+        match = image_pattern.fullmatch(relative)
+        if match is None or (distinct and mask_pattern.fullmatch(relative)):
+            continue
+        found[path] = name_of(match)
+    if not distinct:
+        mask_paths = {mask_file(root / masks.path_of(name)) for name in found.values()}
+        found = {path: name for path, name in found.items() if path not in mask_paths}
+    for path, name in found.items():
+        if str(name) in by_name:
+            raise DataError(f"{by_name[str(name)]} and {path} differ only in their suffix: keep one")
+        by_name[str(name)] = path
+    return found

@@ -1,4 +1,4 @@
-"""Split lists in every form in which they are published: one line an image, with or without its mask."""
+"""Split lists: one image a line, as id or path, with or without its mask."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gmtool.file_kinds import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class SplitEntry:
-    """One line of a split list. Paths are relative to the data set's root."""
+    """Line of a split list; paths are relative to the data set's root."""
 
     name: str
-    """What the line calls the image: an id, or its path without the suffix."""
+    """Id of the image, or its path without the suffix."""
     image: str | None
-    """The image's path, or None when the line holds a bare id."""
+    """Path of the image; None if the line is an id."""
     mask: str | None
-    """The mask's path, or None when the line has no second column."""
+    """Path of the mask; None without a second column."""
 
 
 def read_split(path: Path) -> list[SplitEntry]:
@@ -39,7 +39,7 @@ def read_split(path: Path) -> list[SplitEntry]:
             continue
         entry = _parse_line(line, where=f"{path}:{number}")
         if entry.name in seen:
-            raise DataError(f"{path}:{number}: {entry.name} stands on line {seen[entry.name]} already")
+            raise DataError(f"{path}:{number}: {entry.name} is already on line {seen[entry.name]}")
         seen[entry.name] = number
         entries.append(entry)
     if not entries:
@@ -48,7 +48,7 @@ def read_split(path: Path) -> list[SplitEntry]:
 
 
 def format_split(ids: Iterable[str]) -> str:
-    """Return a list of ids as `read_split` takes it; a tab after an id with spaces keeps it one column."""
+    """Return ids as text for `read_split`; a tab after an id with spaces keeps it one column."""
     return "".join(f"{name}\t\n" if " " in name else f"{name}\n" for name in ids)
 
 

@@ -1,4 +1,4 @@
-"""Choosing which images get to be the labeled ones: seeded, every class where possible, whole groups."""
+"""Choice of labeled images: seeded, every class if possible, groups kept whole."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from gmtool.errors import ConfigError
 
 @dataclass(frozen=True)
 class Candidate:
-    """A training image that may become a labeled one."""
+    """Training image with the classes in its mask."""
 
     sample: Sample
     classes: frozenset[int]
-    """Class indices that occur in its mask."""
+    """Class indices in its mask."""
 
 
 @dataclass(frozen=True)
 class LabeledChoice:
-    """A partition of the training images, each part in their order."""
+    """Partition of the training images into labeled and unlabeled, in their order."""
 
     labeled: tuple[Sample, ...]
     unlabeled: tuple[Sample, ...]
     missing: frozenset[int]
-    """Classes that occur in the training images, but in none of the labeled ones."""
+    """Classes of the training images that no labeled image has."""
 
 
 def choose_labeled(
@@ -37,15 +37,15 @@ def choose_labeled(
 ) -> LabeledChoice:
     """Choose `count` labeled images.
 
-    The rarest class not yet there is served first, by the first group in a seeded order that has it; then
-    the seeded order fills the rest. Groups stay whole, so there may be a few images fewer than `count`.
+    For each class, rarest first, take the first group with it in a seeded order, unless a chosen group has it;
+    then fill up in the seeded order. Groups stay whole, so fewer than `count` images may be chosen.
 
     Args:
-        candidates: The training images.
-        count: Wanted number of labeled images.
-        seed: Of the order.
+        candidates: Training images.
+        count: Number of labeled images.
+        seed: Seed of the order.
         group_pattern: Regular expression; images whose ids match with the same text (its first bracket, or
-            the whole match) are one group, such as the frames of a video. None: each image by itself.
+            the whole match) are one group, such as the frames of a video. None: each image is a group.
 
     Raises:
         ConfigError: `count` is not between 1 and one less than the images, the pattern is wrong or does not
@@ -53,6 +53,7 @@ def choose_labeled(
     """
     if not 1 <= count < len(candidates):
         raise ConfigError(f"{count} labeled images of {len(candidates)}: expected 1 to {len(candidates) - 1}")
+    # Groups in a seeded order
     groups = _groups(candidates, group_pattern)
     order = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
     chosen: list[list[Candidate]] = []
@@ -66,6 +67,7 @@ def choose_labeled(
         size += len(group)
         return True
 
+    # One group for each class, then the rest
     for label in _rarest_first(candidates):
         if label not in _classes_of(chosen):
             any(take(group) for group in order if label in _classes_of([group]))
@@ -73,6 +75,7 @@ def choose_labeled(
         take(group)
     if not chosen:
         raise ConfigError(f"the smallest group has more than {count} images: raise --count")
+    # Split in the order of the candidates
     labeled = {candidate.sample.id for group in chosen for candidate in group}
     return LabeledChoice(
         labeled=tuple(candidate.sample for candidate in candidates if candidate.sample.id in labeled),

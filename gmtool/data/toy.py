@@ -1,4 +1,4 @@
-"""A generated data set in VOC layout: textured shapes on textured ground, overlapping, of several classes."""
+"""Toy data set in VOC layout: overlapping textured shapes of several classes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gmtool.masks.files import write_mask
 NAMES = ("background", "disc", "square", "triangle", "star", "ring")
 CLASSES = ClassSet(names=NAMES, palette=voc_palette(len(NAMES)), raw_ids=tuple(range(len(NAMES))), background=0)
 HUES = (0.30, 0.02, 0.60, 0.13, 0.80, 0.48)
-"""Mean hue of each class; they spread enough to overlap, so that texture and shape matter too."""
+"""Mean hue of each class, in [0, 1); hues vary so that classes overlap, and texture and shape matter too."""
 
 
 @dataclass(frozen=True)
 class ToyConfig:
-    """How much of it, and which."""
+    """Number and size of the images, and the seed."""
 
     labeled: int = 24
     unlabeled: int = 136
@@ -36,12 +36,12 @@ class ToyConfig:
 
 
 def generate_toy(root: Path, config: ToyConfig) -> None:
-    """Write the data set below `root`: VOC layout, `classes.json`, and lists in `splits/`.
+    """Write the data set below `root`: VOC layout, `classes.json`, and split lists in `splits/`.
 
-    A folder that already holds the same data set is left as it is.
+    A folder that already holds the same data set does not change.
 
     Raises:
-        DataError: The folder holds something else.
+        DataError: The folder holds other files.
     """
     stamp = root / "toy.json"
     wanted = json.dumps(asdict(config)) + "\n"
@@ -61,11 +61,11 @@ def generate_toy(root: Path, config: ToyConfig) -> None:
     _write_list(root / "ImageSets" / "Segmentation" / "val.txt", ids[len(train) :])
     _write_list(root / "splits" / "labeled.txt", train[: config.labeled])
     write_atomically(root / "classes.json", json.dumps(CLASSES.to_dict(), indent=1) + "\n")
-    write_atomically(stamp, wanted)  # last: it says that all the rest is there
+    write_atomically(stamp, wanted)  # last: marks the data set as complete
 
 
 def draw_sample(random: np.random.Generator, config: ToyConfig) -> tuple[UInt8Array, UInt8Array]:
-    """Return an image (H, W, 3) and its mask (H, W), both uint8: two to five shapes, later ones in front."""
+    """Return an image (H, W, 3) of two to five shapes, and its mask (H, W), both uint8; later ones in front."""
     height, width = config.height_px, config.width_px
     image = _texture(random, 0, height, width)
     mask = np.zeros((height, width), dtype=np.uint8)
@@ -79,7 +79,7 @@ def draw_sample(random: np.random.Generator, config: ToyConfig) -> tuple[UInt8Ar
 
 
 def _texture(random: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
-    """Return stripes with a period of the class's own, in a hue near the class's own, (H, W, 3) float."""
+    """Return stripes with period and hue of a class, (H, W, 3) float32 in [0, 255]."""
     y, x = np.mgrid[:height, :width]
     angle = random.uniform(0, math.pi)
     period = (9, 4, 6, 14, 5, 8)[label] * random.uniform(0.85, 1.15)
@@ -92,7 +92,7 @@ def _texture(random: np.random.Generator, label: int, height: int, width: int) -
 
 
 def _shape(random: np.random.Generator, label: int, height: int, width: int) -> np.ndarray:
-    """Return where one shape of a class lies, (H, W) bool."""
+    """Return the region of one shape of a class, (H, W) bool."""
     radius = random.uniform(0.14, 0.34) * height
     x, y = random.uniform(0, width), random.uniform(0, height)
     turn = random.uniform(0, 2 * math.pi)

@@ -1,4 +1,4 @@
-"""COCO annotation files: what they list, and an image's objects as one label map."""
+"""Read COCO annotation files; rasterise the objects of an image into a label map."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gmtool.images import UInt8Array
 from gmtool.json_toml import read_json, shown
 
 MAX_COORDINATE = 1e6
-"""Larger coordinates of a polygon are a mistake, and would take pycocotools' memory."""
+"""Largest polygon coordinate; larger ones are errors and would exhaust memory in pycocotools."""
 MAX_OUTLINE_PX = 5_000_000
-"""Length of the outlines of all polygons of an image; pycocotools takes 80 bytes a pixel of a polygon's."""
+"""Largest length of all outlines of an image, in pixels; pycocotools needs 80 bytes for each."""
 
 ImageId = int | str
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One image that an annotation file lists."""
+    """Image entry of an annotation file."""
 
     id: ImageId
     file_name: str
@@ -35,35 +35,35 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoMask:
-    """The annotations of one image. Nothing is rasterised before `rasterize`."""
+    """Annotations of one image, rasterised by `rasterize`."""
 
     path: Path
-    """The annotation file, for messages."""
+    """Annotation file, for messages."""
     image_id: ImageId
     height: int
     width: int
     objects: bytes
-    """(annotation id, class name, segmentation) of each object as JSON: one block of bytes is a quarter of the
-    lists of numbers, and stays shared with forked worker processes."""
+    """(annotation id, class name, segmentation) of each object as JSON: bytes need a quarter of the memory of
+    lists and stay shared with forked worker processes."""
 
     def __str__(self) -> str:
-        """Return the file and the image, as messages name a mask."""
+        """Return file and image, for messages."""
         return f"{self.path} image {self.image_id}"
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """The content of an annotation file, as far as label maps need it."""
+    """Images, categories and annotations of an annotation file."""
 
     path: Path
     categories: dict[int, str]
     """Name by category id."""
     images: tuple[CocoImage, ...]
     annotations: dict[ImageId, list[dict[str, Any]]]
-    """As they stand in the file, by image id."""
+    """Annotations as in the file, by image id."""
 
     def mask_of(self, image: CocoImage) -> CocoMask:
-        """Return the annotations of one image; an image without any is background alone."""
+        """Return the annotations of one image; without annotations it is background."""
         objects = [
             (item["id"], self.categories[item["category_id"]], item.get("segmentation"))
             for item in self.annotations.get(image.id, [])
@@ -75,7 +75,7 @@ def read_coco(path: Path) -> CocoFile:
     """Read an annotation file. Segmentations are checked when they are rasterised.
 
     Raises:
-        DataError: Not such a file, a missing key, an id twice, or an annotation of an unknown image or category.
+        DataError: Not an annotation file, a missing key, a duplicate id, or an unknown image or category.
     """
     value = read_json(path, what="a COCO annotation file", any_number=True)
     if not isinstance(value, dict):
@@ -95,9 +95,9 @@ def read_coco(path: Path) -> CocoFile:
 def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
     """Return the label map of an image, (H, W) uint8 of class indices.
 
-    Larger objects are painted first, so that smaller ones stay visible; of two of one size, the one with the
-    lower annotation id. Crowd regions count as their class. What no object covers has index
-    `classes.background`, or is ignored where there is no such class.
+    Larger objects are painted first, so that smaller ones stay visible; objects of equal size in the order of
+    their annotation ids. Crowd regions count as their class. Pixels without object are `classes.background`, or
+    ignored without a background class.
 
     Raises:
         DataError: A segmentation is damaged or of another size, or a category is not one of the classes.
@@ -105,25 +105,27 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
     """
     with needs_extra("serve", "reading COCO annotations"):
         from pycocotools import mask as coco_mask
+    # Run lengths of each object
     size = (mask.height, mask.width)
     painted = []
     outline_px = 0.0
     for annotation_id, name, segmentation in json.loads(mask.objects):
         where = f"{mask.path} annotation {annotation_id} (image {mask.image_id})"
         if name not in classes.names:
-            raise LabelError(f"{where} is of category {name}, which the classes have not{_known(name, classes)}")
+            raise LabelError(f"{where} has category {name}, which is not a class{_known(name, classes)}")
         shapes = checked_shapes(segmentation, size, where=where)
         if shapes:
             outline_px += sum(_outline_px(shape) for shape in shapes if isinstance(shape, list))
             if outline_px > MAX_OUTLINE_PX:
                 raise DataError(
-                    f"{where}: the outlines in its image are longer than {MAX_OUTLINE_PX} pixels, and it has "
-                    f"{mask.width}x{mask.height}: are the coordinates those of another image?"
+                    f"{where}: the outlines in its image are longer than {MAX_OUTLINE_PX} pixels; the image has "
+                    f"{mask.width}x{mask.height}: do the coordinates belong to another image?"
                 )
             run_lengths = coco_mask.merge(coco_mask.frPyObjects(shapes, *size))
             painted.append(
                 (-int(coco_mask.area(run_lengths)), annotation_id, classes.names.index(name), run_lengths)
             )
+    # Paint, largest first
     nothing = classes.ignore_index if classes.background is None else classes.background
     labels = np.full(size, nothing, dtype=np.uint8)
     for _, _, index, run_lengths in sorted(painted, key=lambda item: item[:2]):
@@ -132,7 +134,7 @@ def rasterize(mask: CocoMask, classes: ClassSet) -> UInt8Array:
 
 
 def refuse_other_size(mask: CocoMask, size: tuple[int, int]) -> None:
-    """Raise `MaskSizeError` unless annotations are of an image of `size`, (height, width), or of it turned."""
+    """Raise `MaskSizeError` unless annotations have the `size` (height, width) of their image, or it rotated."""
     if sorted((mask.height, mask.width)) != sorted(size):
         raise MaskSizeError(
             f"{mask} is {shown(mask.width)}x{shown(mask.height)}, but its image is {size[1]}x{size[0]}"
@@ -140,7 +142,7 @@ def refuse_other_size(mask: CocoMask, size: tuple[int, int]) -> None:
 
 
 def checked_shapes(segmentation: Any, size: tuple[int, int], *, where: str) -> list[Any]:
-    """Return what pycocotools takes: polygons, or one uncompressed RLE. It checks nothing itself."""
+    """Return checked segmentations for pycocotools, which checks nothing: polygons, or one uncompressed RLE."""
     if isinstance(segmentation, dict):
         if segmentation.get("size") != list(size):
             got = shown(segmentation.get("size"))
@@ -159,12 +161,12 @@ def checked_shapes(segmentation: Any, size: tuple[int, int], *, where: str) -> l
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(_is_coordinate, polygon)):
             raise DataError(f"{where}: a polygon is not a list of x, y, x, y, ...")
-    return [polygon for polygon in segmentation if len(polygon) >= 6]  # two points cover nothing
+    return [polygon for polygon in segmentation if len(polygon) >= 6]  # two points have no area
 
 
 def _decompress(text: str, *, where: str) -> list[int]:
-    """Return the run lengths in COCO's own compression: 5 bits a character, and from the third run on only the
-    difference to the last but one. pycocotools would write past its buffer where a string is damaged.
+    """Return run lengths from COCO's compression: 5 bits a character; from the third run on, the difference to the
+    run before the last. pycocotools would write past its buffer if the string is damaged.
     """
     counts: list[int] = []
     value = shift = 0
@@ -181,16 +183,16 @@ def _decompress(text: str, *, where: str) -> list[int]:
         counts.append(value + (counts[-2] if len(counts) > 2 else 0))
         value = shift = 0
     if shift:
-        raise DataError(f"{where}: its compressed RLE is damaged: it ends too early")
+        raise DataError(f"{where}: its compressed RLE is damaged: truncated")
     return counts
 
 
 def _is_coordinate(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= MAX_COORDINATE  # not true for NaN
+    return type(value) in (int, float) and abs(value) <= MAX_COORDINATE  # false for NaN
 
 
 def _outline_px(polygon: list[float]) -> float:
-    """Return how many pixels a polygon's outline runs through, at least one a point, as pycocotools counts."""
+    """Return the length of a polygon's outline in pixels, at least one a point, as counted by pycocotools."""
     points = np.array(polygon).reshape(-1, 2)
     steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
     return float(np.maximum(steps, 1).sum())
@@ -222,9 +224,9 @@ def _check_annotation(item: Any, images: set[ImageId], categories: dict[int, str
     where = _named(item, where)
     _check_types(item, {"id": (int,), "image_id": (int, str), "category_id": (int,)}, where=where)
     if item["image_id"] not in images:
-        raise DataError(f"{where} is of image {shown(item['image_id'])}, which the file does not list")
+        raise DataError(f"{where} has image {shown(item['image_id'])}, which the file does not list")
     if item["category_id"] not in categories:
-        raise DataError(f"{where} is of category {shown(item['category_id'])}, which the file does not list")
+        raise DataError(f"{where} has category {shown(item['category_id'])}, which the file does not list")
 
 
 def _named(item: Any, where: str) -> str:
@@ -236,6 +238,6 @@ def _named(item: Any, where: str) -> str:
 
 def _check_types(item: dict[str, Any], expected: dict[str, tuple[type, ...]], *, where: str) -> None:
     for key, kinds in expected.items():
-        if type(item.get(key)) not in kinds:  # true is no number
+        if type(item.get(key)) not in kinds:  # true is not a number
             name = "text" if kinds == (str,) else "a whole number"
             raise DataError(f"{where}: {key} is {shown(item.get(key))}; expected {name}")

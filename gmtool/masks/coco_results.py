@@ -1,4 +1,4 @@
-"""COCO results: one run-length mask a class and image, as one label map an image."""
+"""Read COCO results (one RLE mask a class and image) as label maps."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gmtool.masks.coco_annotations import ImageId, checked_shapes
 from gmtool.masks.files import refuse_mask_size
 
 CocoResults = dict[ImageId, list[dict[str, Any]]]
-"""The entries of each image, as they stand in the file."""
+"""Entries as in the file, by image id."""
 
 
 def read_coco_results(path: Path) -> CocoResults:
     """Read a results file: a list of objects with `image_id`, `category_id` and `segmentation`.
 
     Raises:
-        DataError: Not such a file.
+        DataError: Not a COCO results file.
     """
     entries = read_json(path, what="a COCO results file", any_number=True)
     if not isinstance(entries, list) or not entries:
@@ -46,19 +46,18 @@ def paint_results(
 ) -> UInt8Array:
     """Return the label map of an image, (H, W) uint8 of class indices.
 
-    Category ids are the classes' raw ids. Pixels in no mask are background, or `ignore_index` (no class) where
-    there is no such class.
+    Category ids are the raw ids of the classes. Pixels without mask are background, or `ignore_index` without a
+    background class.
 
     Args:
-        entries: The masks of the image, as they stand in the file.
-        classes: What the categories may be.
+        entries: Entries of the image, as in the file.
+        classes: Classes of the categories.
         where: File and image, for messages.
-        expected: (height, width) of its ground truth, which is compared before anything is painted; None if it is
-            not known.
+        expected: (height, width) of its ground truth, compared before decoding; None if unknown.
 
     Raises:
-        LabelError: A category that is none of the classes.
-        DataError: A mask is damaged or of another size than the first, or two of them overlap.
+        LabelError: A category outside the classes.
+        DataError: A mask is damaged or has another size, or two masks overlap.
         MissingExtraError: pycocotools is not installed.
     """
     with needs_extra("serve", "reading COCO results"):
@@ -72,11 +71,11 @@ def paint_results(
     taken = np.zeros(size, dtype=bool)
     for entry in entries:
         if entry["category_id"] not in classes.raw_ids:
-            raise LabelError(f"{where} has category {shown(entry['category_id'])}, which the classes have not")
+            raise LabelError(f"{where} has category {shown(entry['category_id'])}, which is not a class")
         shapes = checked_shapes(entry["segmentation"], (size[0], size[1]), where=where)
         inside = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shapes, *size))).astype(bool)
         if (taken & inside).any():
-            raise DataError(f"{where}: two of its masks overlap: which of the classes is meant?")
+            raise DataError(f"{where}: two of its masks overlap")
         taken |= inside
         labels[inside] = classes.raw_ids.index(entry["category_id"])
     return labels

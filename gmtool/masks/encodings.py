@@ -1,4 +1,4 @@
-"""What the pixels of a folder of mask files are - class indices, raw ids or colours - told from the files."""
+"""Recognise the encoding of mask files: class indices, raw ids or colours."""
 
 from __future__ import annotations
 
@@ -15,59 +15,61 @@ from gmtool.errors import DataError
 from gmtool.images import open_image
 
 MAX_FILES = 40
-"""Files that are looked at, spread over all of them."""
+"""Number of files to read, spread evenly over all."""
 MEANINGS: dict[MaskValues, str] = {"index": "class indices", "raw": "raw ids", "color": "colours of the classes"}
-"""What mask values are called in messages and reports."""
+"""Names of the encodings in messages and reports."""
 
 
 @dataclass(frozen=True)
 class Recognized:
-    """What masks hold, and how that is known."""
+    """Recognised encoding and the reason."""
 
     values: MaskValues
     reason: str
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one file holds."""
+class _MaskFile:
+    """Labels and colours of one mask file."""
 
     path: Path
     is_color: bool
     labels: frozenset[int]
-    """Labels of a file of one channel."""
+    """Labels of a single-channel file."""
     colors: frozenset[Color]
-    """Colours of a file of several channels, or what a palette shows its labels as."""
+    """Colours of a file of several channels, or palette colours of its labels."""
     palette: dict[int, Color]
-    """Colour by label, of a palette image."""
+    """Palette colour by label."""
 
 
 def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, option: str) -> Recognized:
-    """Tell what mask files hold; refuse to guess where two readings are possible.
+    """Recognise the encoding of mask files; refuse ambiguous ones.
 
     Args:
-        paths: The files, of which up to `MAX_FILES` are looked at.
-        classes: What the labels and colours may be.
+        paths: Mask files, of which up to `MAX_FILES` are read.
+        classes: Classes of the labels and colours.
         where: Their folder, for messages.
-        option: The option that says what they hold, for messages.
+        option: Option that sets the encoding, for messages.
 
     Raises:
-        DataError: Two readings are possible, or none.
+        DataError: Several encodings are possible, or none.
     """
+    # Read some files
     step = -(-len(paths) // MAX_FILES)
     chosen = paths[::step]
-    looks = [look for path in chosen if (look := _look(path)) is not None]
-    if not looks:
+    files = [file for path in chosen if (file := _read_file(path)) is not None]
+    if not files:
         raise DataError(
             f"{where}: none of {len(chosen)} masks can be read, such as {chosen[0].name}; "
-            f"if others can, say what they hold with {option} index|raw|color"
+            f"if others can, set their encoding with {option} index|raw|color"
         )
-    if any(look.is_color for look in looks):
-        return _recognize_colors(looks, classes, where=where, option=option)
-    labels = frozenset().union(*(look.labels for look in looks))
+    if any(file.is_color for file in files):
+        return _recognize_colors(files, classes, where=where, option=option)
+    # Class sets whose raw ids are the indices
+    labels = frozenset().union(*(file.labels for file in files))
     as_index = {*range(len(classes)), classes.ignore_index}
     as_raw = set(classes.raw_ids)
-    shown_as = _shown_as(looks, classes)
+    shown_as = _shown_as(files, classes)
     if classes.raw_ids == tuple(range(len(classes))):
         if shown_as == "color":
             if labels <= as_index:
@@ -76,6 +78,7 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
                 )
             return Recognized("color", "palettes of the classes' colours, in an order of their own")
         return Recognized("index", "one channel of labels")
+    # Evidence for raw ids and for indices
     is_raw = bool((labels - as_index) & as_raw) or shown_as == "raw"
     is_index = classes.ignore_index in labels - as_raw or shown_as == "index"
     if is_raw == is_index:
@@ -88,16 +91,16 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
     return Recognized("index", f"label {classes.ignore_index} occurs" if proof_of_index else "palette by index")
 
 
-def _recognize_colors(looks: list[_Look], classes: ClassSet, *, where: Path, option: str) -> Recognized:
-    other = [look for look in looks if not look.is_color]
+def _recognize_colors(files: list[_MaskFile], classes: ClassSet, *, where: Path, option: str) -> Recognized:
+    other = [file for file in files if not file.is_color]
     if other:
         raise DataError(
             f"{where} holds masks of one channel ({other[0].path.name}) and of several: "
-            f"give a folder of one kind, and {option} if need be"
+            f"give a folder of one kind, and {option} if needed"
         )
     known = {*classes.palette, *classes.ignore_colors}
-    strange = [next(iter(look.colors - known)) for look in looks if look.colors - known]
-    if len(strange) == len(looks):
+    strange = [next(iter(file.colors - known)) for file in files if file.colors - known]
+    if len(strange) == len(files):
         raise DataError(
             f"{where}: pictures with colours such as {list(strange[0])}, which no class has: are they overlays or "
             'photos? Colours of ignored pixels belong into "ignore_colors" of classes.json'
@@ -105,21 +108,21 @@ def _recognize_colors(looks: list[_Look], classes: ClassSet, *, where: Path, opt
     return Recognized("color", "several channels, with the classes' colours")
 
 
-def _look(path: Path) -> _Look | None:
-    """Return what a file holds; None if it cannot be read, which is said when it is scored."""
+def _read_file(path: Path) -> _MaskFile | None:
+    """Return labels and colours of a file; None if unreadable, which is an error when it is scored."""
     try:
         image = open_image(path)
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             pixels = np.asarray(image.convert("RGB")).reshape(-1, 3) @ np.array([1, 1 << 8, 1 << 16])
             colors = frozenset(_rgb(int(packed)) for packed in np.unique(pixels))
-            return _Look(path, True, frozenset(), colors, {})
+            return _MaskFile(path, True, frozenset(), colors, {})
         labels = [int(label) for label in np.unique(np.asarray(image))]
     except DataError:
         return None
     except Exception:  # Pillow's plugins raise a dozen types for damaged files
         return None
     palette = _palette(image, labels)
-    return _Look(path, False, frozenset(labels), frozenset(palette.values()), palette)
+    return _MaskFile(path, False, frozenset(labels), frozenset(palette.values()), palette)
 
 
 def _palette(image: Image.Image, labels: list[int]) -> dict[int, Color]:
@@ -133,11 +136,11 @@ def _palette(image: Image.Image, labels: list[int]) -> dict[int, Color]:
     }
 
 
-def _shown_as(looks: list[_Look], classes: ClassSet) -> MaskValues | None:
-    """Return which reading the palettes agree with; None where there are none, or they show something else."""
-    shown = {(label, color) for look in looks for label, color in look.palette.items()}
+def _shown_as(files: list[_MaskFile], classes: ClassSet) -> MaskValues | None:
+    """Return the encoding that the palettes agree with; None without palettes, or if they match neither."""
+    shown = {(label, color) for file in files for label, color in file.palette.items()}
     of_classes = {(label, color) for label, color in shown if color in classes.palette}
-    if len({color for _, color in of_classes}) < 2:  # one colour, such as black, proves nothing
+    if len({color for _, color in of_classes}) < 2:  # one colour, such as black, is no evidence
         return None
     if of_classes <= set(enumerate(classes.palette)):
         return "index"
@@ -152,4 +155,4 @@ def _rgb(packed: int) -> Color:
 
 
 def _ambiguous(where: Path, what: str, choices: str, option: str) -> DataError:
-    return DataError(f"{where}: {what}: say what they are with {option} {choices}")
+    return DataError(f"{where}: {what}: set their encoding with {option} {choices}")

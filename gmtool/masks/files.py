@@ -1,4 +1,4 @@
-"""Label maps on disk: reading index, raw id and colour masks, and writing one with the palette of its classes."""
+"""Read masks of class indices, raw ids or colours; write palette PNGs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gmtool.classes import ClassSet
+from gmtool.classes import ClassSet, Color
 from gmtool.config import MaskValues
 from gmtool.errors import ColorMaskError, DataError, LabelError, RawIdError
 from gmtool.files import write_atomically
 from gmtool.images import MAX_PIXELS, UInt8Array, open_image
 from gmtool.json_toml import shown
 
+VOID_COLOR: Color = (224, 224, 192)
+"""Colour of ignored pixels in VOC's colour map."""
 PNG_COMPRESSION = 3
-"""2.6 times faster than Pillow's 6 for files a third larger (measured on street-scene masks)."""
+"""zlib level: 2.6 times faster than Pillow's 6, with files a third larger (measured on street-scene masks)."""
 JPEG_MASK = "it is stored as JPEG, which changes labels at every edge: save masks as PNG"
 
 
@@ -26,17 +28,16 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
     """Return a label map, (H, W) uint8, of class indices and `classes.ignore_index`.
 
     Args:
-        path: A single-channel image: palette, grey, 1-bit or 16-bit; for `color` also RGB or RGBA.
-        classes: What the labels may be.
-        values: `index`: the file holds class indices. `raw`: it holds `classes.raw_ids`; an id that belongs
-            to no class is ignored, as in Cityscapes. `color`: each pixel has the colour of its class in
-            `classes.palette`, or one of `classes.ignore_colors`.
+        path: Single-channel image: palette, grey, 1-bit or 16-bit; for `color` also RGB or RGBA.
+        classes: Classes of the labels.
+        values: Encoding. `index`: class indices. `raw`: `classes.raw_ids`; other ids are ignored, as in
+            Cityscapes. `color`: colours of `classes.palette` and `classes.ignore_colors`.
 
     Raises:
         ColorMaskError: More than one channel, but `values` is not `color`.
-        RawIdError: Labels that are raw ids, but `values` is `index`.
+        RawIdError: Raw ids, but `values` is `index`.
         LabelError: A label or a colour outside the classes.
-        DataError: Unreadable.
+        DataError: The file cannot be read.
     """
     image = open_image(path)
     if values == "color":
@@ -49,7 +50,7 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
     labels = _decode(image, path, as_colors=False)
     if values == "raw":
         table = _index_of_raw_id(classes)
-        # A negative label becomes a huge one: neither is a raw id
+        # A negative label becomes a large one, which is no raw id either
         indices: UInt8Array = table[np.minimum(labels.astype(np.uint32, copy=False), len(table) - 1)]
         return indices
     valid = (labels >= 0) & (labels < len(classes))
@@ -60,26 +61,26 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
 
 
 def encode_mask(mask: UInt8Array, classes: ClassSet) -> bytes:
-    """Return a label map (H, W) as a palette PNG in which each class has its colour; ignored is white-ish."""
+    """Return a label map (H, W) as a palette PNG with the colours of `color_table`."""
     image = Image.fromarray(mask)
-    image.putpalette(_flat_palette(classes))  # turns grey into palette mode, the indices stay
+    image.putpalette(color_table(classes).tobytes())  # grey becomes palette mode, labels stay
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
     return buffer.getvalue()
 
 
 def write_mask(path: Path, mask: UInt8Array, classes: ClassSet) -> None:
-    """Write a label map (H, W) as a palette PNG, whole or not at all."""
+    """Write a label map (H, W) as a palette PNG, atomically."""
     write_atomically(path, encode_mask(mask, classes))
 
 
 def refuse_mask_size(size: tuple[int, ...], expected: tuple[int, int] | None, *, where: str) -> None:
-    """Raise `DataError` for a mask that is not as large as its ground truth, or larger than any image.
+    """Raise `DataError` for a mask with another size than its ground truth, or larger than `MAX_PIXELS`.
 
     Args:
-        size: (height, width) that its file claims.
-        expected: That of the ground truth; None if it is not known.
-        where: The file, for messages.
+        size: (height, width) in the header of its file.
+        expected: (height, width) of the ground truth; None if unknown.
+        where: Name of the file, for messages.
     """
     claimed = f"{where}: mask of {shown(size[1])}x{shown(size[0])} pixels"
     if expected is not None and size != expected:
@@ -89,7 +90,7 @@ def refuse_mask_size(size: tuple[int, ...], expected: tuple[int, int] | None, *,
 
 
 def _decode(image: Image.Image, path: Path, *, as_colors: bool) -> npt.NDArray[np.integer]:
-    """Return labels as they are stored, (H, W), or RGBA, (H, W, 4) uint8."""
+    """Return stored labels, (H, W), or RGBA, (H, W, 4) uint8."""
     try:
         if as_colors and image.mode.startswith(("I", "F")):
             raise DataError(
@@ -111,8 +112,8 @@ def _index_of_colors(
     known = colors[order].astype(np.uint32)
     if (known[1:] == known[:-1]).any():
         twice = int(known[1:][known[1:] == known[:-1]][0])
-        raise DataError(f"{path}: colour {_rgb(twice)} occurs twice in the classes: which of the two is meant?")
-    # The four bytes of a pixel as one number; without alpha
+        raise DataError(f"{path}: colour {_rgb(twice)} occurs twice in the classes")
+    # The bytes of a pixel as one number, without alpha
     packed = np.ascontiguousarray(rgba).view("<u4")[..., 0] & 0xFFFFFF
     place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
     unknown = known[place] != packed
@@ -136,18 +137,25 @@ def _rgb(packed: int) -> str:
 
 
 def _index_of_raw_id(classes: ClassSet) -> UInt8Array:
-    """Return the class index by raw id; the last entry stands for all that are larger."""
+    """Return class indices by raw id; the last entry is for all larger ids."""
     table = np.full(max(classes.raw_ids) + 2, classes.ignore_index, dtype=np.uint8)
     table[list(classes.raw_ids)] = range(len(classes))
     return table
 
 
 @lru_cache(maxsize=4)
-def _flat_palette(classes: ClassSet) -> list[int]:
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(classes)] = classes.palette
-    palette[classes.ignore_index] = (224, 224, 192)  # VOC's void
-    return [int(value) for value in palette.ravel()]
+def color_table(classes: ClassSet, *, other: Color = (0, 0, 0), ignored: Color = VOID_COLOR) -> UInt8Array:
+    """Return the colour of each of the 256 labels, (256, 3) uint8.
+
+    Args:
+        classes: Classes with their palette.
+        other: Colour of labels without a class.
+        ignored: Colour of the ignore index.
+    """
+    colors = np.full((256, 3), other, dtype=np.uint8)
+    colors[: len(classes)] = classes.palette
+    colors[classes.ignore_index] = ignored
+    return colors
 
 
 def _out_of_range(path: Path, labels: list[int], classes: ClassSet, *, format_: str | None) -> DataError:
@@ -158,4 +166,4 @@ def _out_of_range(path: Path, labels: list[int], classes: ClassSet, *, format_: 
         return LabelError(f"{line}: {JPEG_MASK}")
     if raw:
         return RawIdError(f"{line}: is it a Cityscapes labelIds file? (--set data.mask_values=raw)")
-    return LabelError(f"{line}: were the classes given that the masks were drawn with? (--classes FILE)")
+    return LabelError(f"{line}: are these the classes of the masks? (--classes FILE)")

@@ -1,4 +1,4 @@
-"""Read the label map in an npz file of any origin: its size is checked before anything is decompressed."""
+"""Read the label map of an npz file; its size is checked before decompression."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from gmtool.json_toml import shown
 from gmtool.masks.files import refuse_mask_size
 
 MEMBER = "mask.npy"
-"""What `numpy.savez(path, mask=...)` calls the array."""
+"""Member of the array in files of `numpy.savez(path, mask=...)`."""
 
 
 def read_npz(path: Path, expected: tuple[int, int] | None, *, classes: ClassSet) -> UInt8Array:
     """Return the array `mask` of an npz file, (H, W) uint8 of class indices and the ignore index.
 
     Args:
-        path: The file.
-        expected: (height, width) of its ground truth; None if it is not known.
-        classes: What the labels may be.
+        path: Path of the file.
+        expected: (height, width) of its ground truth; None if unknown.
+        classes: Classes of the labels.
 
     Raises:
-        LabelError: A label that is none of the classes.
-        DataError: Damaged, encrypted, of another size, or not whole numbers.
+        LabelError: A label outside the classes.
+        DataError: File damaged or encrypted, array of another size or not of whole numbers.
     """
     try:
         with _open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
@@ -55,7 +55,7 @@ def read_npz(path: Path, expected: tuple[int, int] | None, *, classes: ClassSet)
 
 
 def _open_regular_file(path: Path) -> IO[bytes]:
-    # O_NONBLOCK: opening a named pipe must not wait for a writer. O_BINARY: Windows alone has it
+    # O_NONBLOCK: do not wait for the writer of a named pipe. O_BINARY: Windows only
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -73,7 +73,7 @@ def _read_array(member: IO[bytes], expected: tuple[int, int] | None, path: Path)
         raise DataError(f"{path}: mask is {dtype} of shape {shown(shape)}; expected whole numbers (H, W)")
     refuse_mask_size(shape, expected, where=str(path))
     count = shape[0] * shape[1] * dtype.itemsize
-    content = member.read(count + 1)  # one more reaches the end of the member, where its checksum is compared
+    content = member.read(count + 1)  # one byte more reaches the end, where the checksum is compared
     if len(content) != count:
         raise DataError(f"{path}: mask has {len(content)} bytes; expected {count} for its shape {shape}")
     return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if is_fortran else "C")

@@ -1,4 +1,4 @@
-"""Masks to be scored, whichever way they are kept: PNG, npz, or one COCO results file."""
+"""Masks to score: folders of PNG or npz files, or one COCO results file."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from gmtool.masks.files import read_mask
 from gmtool.masks.npz import read_npz
 
 CITYSCAPES_NAME = re.compile(r"(?:.*/)?([^_/]+_\d{6}_\d{6})(?:_[^/]*)?")
-"""City, sequence and frame; the official script matches predictions by them, whatever follows."""
+"""City, sequence and frame, by which the official script matches predictions."""
 CITYSCAPES_KINDS: dict[str, MaskValues] = {"_labelIds": "raw", "_labelTrainIds": "index", "_color": "color"}
-"""What the ground truth of Cityscapes holds, by the end of its name; the first that is there is taken."""
+"""Encoding of Cityscapes ground truth by the end of its file name; the first that exists is used."""
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
 
 
 @dataclass(frozen=True)
 class MaskSource:
-    """A set of masks that can be read by the name of their image."""
+    """Masks, found and read by the name of their image."""
 
     path: Path
-    """The folder or file that holds them."""
+    """Folder or file of the masks."""
     description: str
-    """How they are encoded, and how that is known."""
+    """Encoding of the masks, and the reason."""
     names: tuple[str, ...]
-    """Names of the masks, sorted: paths below the folder without suffix, or image ids."""
+    """Sorted names of the masks: paths below the folder without suffix, or image ids."""
     _places: dict[str, list[str]]
-    """Names by what they are matched with."""
+    """Names of the masks by the key that images are matched with."""
     _read: Callable[[str, tuple[int, int] | None], UInt8Array]
 
     def find(self, image: str) -> str:
         """Return the name of the mask of an image.
 
         Raises:
-            DataError: There is none, or there are several.
+            DataError: No mask, or several masks.
         """
         found = next((self._places[key] for key in _keys_of_image(image) if key in self._places), [])
         if not found:
-            raise DataError(f"no mask of it in {self.path}")
+            raise DataError(f"no mask in {self.path}")
         if len(found) > 1:
-            raise DataError(f"{self.path} has two masks of it: {found[0]} and {found[1]}")
+            raise DataError(f"{self.path} has two masks: {found[0]} and {found[1]}")
         return found[0]
 
     def read(self, name: str, *, expected: tuple[int, int] | None = None) -> UInt8Array:
@@ -60,34 +60,33 @@ class MaskSource:
 
         Args:
             name: One of `names`.
-            expected: (height, width) of its ground truth; an npz file or a COCO result of another size is refused
-                before it is decoded.
+            expected: (height, width) of its ground truth; npz files and COCO results of another size are refused
+                before decoding.
 
         Raises:
-            DataError: It cannot be read, or holds something that is none of the classes.
+            DataError: The mask cannot be read, or has a label outside the classes.
         """
         return self._read(name, expected)
 
 
 def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, option: str) -> MaskSource:
-    """Find masks and recognise how they are encoded. Nothing is decoded but a few files to look at.
-
-    Hidden files are left out.
+    """Find masks and recognise their encoding from a few of them; hidden files are skipped.
 
     Args:
-        path: A folder of PNG, TIFF, BMP or GIF (class indices, raw ids or colours) or of `.npz` files with a
-            `mask` of class indices, or a COCO results file.
-        classes: What the labels may be.
-        values: What the pixels of image files are; None to recognise it.
-        option: The option that says so, for messages.
+        path: Folder of PNG, TIFF, BMP or GIF files (class indices, raw ids or colours) or of `.npz` files with an
+            array `mask` of class indices, or a COCO results file.
+        classes: Classes of the labels.
+        values: Encoding of image files; None: recognise it.
+        option: Option that sets the encoding, for messages.
 
     Raises:
-        DataError: There are no masks, or it is not sure what they hold.
+        DataError: No masks, or an ambiguous encoding.
     """
     if path.is_file() and path.suffix == ".json":
         return _open_coco(path, classes)
     if not path.is_dir():
         raise DataError(f"masks {path}: no such folder, nor a .json file of COCO results")
+    # Files of the folder
     left_out = LeftOut()
     found = [path / name for name in below(path, suffixes=(*MASK_SUFFIXES, ".npz", ".json"), left_out=left_out)]
     if left_out.hidden:
@@ -96,6 +95,7 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
     archives = [file for file in found if file.suffix.lower() == ".npz"]
     if images and archives:
         raise DataError(f"{path} has {_type_of(images[0])} and npz files in it: give a folder of one of them")
+    # npz files, or one COCO results file
     if archives:
         return _folder_source(path, archives, "npz with class indices", partial(read_npz, classes=classes))
     if not images:
@@ -103,6 +103,7 @@ def open_masks(path: Path, classes: ClassSet, values: MaskValues | None, *, opti
         if len(inside) == 1:
             return _open_coco(inside[0], classes)
         raise DataError(_no_masks(path))
+    # Image files and their encoding
     images, known = _choose_kind(images, values)
     if known is None:
         known = recognize_values(images, classes, where=path, option=option)
@@ -117,7 +118,7 @@ def _type_of(file: Path) -> str:
 
 
 def _no_masks(folder: Path) -> str:
-    """Return what is in a folder without masks, by suffix, and what was expected."""
+    """Return the error message for a folder without masks: the suffixes found and expected."""
     every = below(folder, suffixes=("",))
     kinds = Counter(PurePath(file).suffix.lower() or "without a suffix" for file in every)
     there = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3)) or "no file"
@@ -129,20 +130,20 @@ def _no_masks(folder: Path) -> str:
 
 
 def image_key(image: str) -> str:
-    """Return what an image is matched by: city, sequence and frame in Cityscapes, else its whole name."""
+    """Return the key of an image: city, sequence and frame in Cityscapes, else its name."""
     match = CITYSCAPES_NAME.fullmatch(image)
     return match[1] if match else image
 
 
 def _keys_of_image(image: str) -> list[str]:
-    """Return what the mask of an image may be called: its path, or its last parts, or its number."""
+    """Return the possible names of an image's mask: its path, the last parts of it, or its number."""
     parts = image.split("/")
     keys = [image_key(image), *("/".join(parts[start:]) for start in range(len(parts)))]
     return [*keys, str(int(parts[-1]))] if parts[-1].isascii() and parts[-1].isdigit() else keys
 
 
 def _choose_kind(paths: list[Path], values: MaskValues | None) -> tuple[list[Path], Recognized | None]:
-    """Return the files of one kind, where the ground truth of Cityscapes lies side by side, and what they hold."""
+    """Return the files of one Cityscapes kind and their encoding, if several kinds are in one folder."""
     said = None if values is None else Recognized(values, "as asked for")
     for ending, kind in CITYSCAPES_KINDS.items():
         chosen = [path for path in paths if path.stem.endswith(ending)]
@@ -158,7 +159,7 @@ def _folder_source(
     for path in paths:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if files.setdefault(name, path) != path:
-            raise DataError(f"{files[name]} and {path} differ in their suffix alone: which is the mask of {name}?")
+            raise DataError(f"{files[name]} and {path} differ only in their suffix: keep one mask of {name}")
     places: dict[str, list[str]] = defaultdict(list)
     for name in files:
         places[image_key(name)].append(name)

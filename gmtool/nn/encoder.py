@@ -9,9 +9,6 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class Attention(NamedTuple):
     """Attention of every position to every other one: what an exported graph needs memory for."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gmtool.config import TIMM_PREFIX, ModelConfig
 from gmtool.errors import ConfigError
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Attention, Encoder, Features
+from gmtool.images import IMAGENET_MEAN, IMAGENET_STD
+from gmtool.nn.encoder import Attention, Encoder, Features
 from gmtool.nn.guidedmix_decoder import GuidedMixDecoder
 from gmtool.nn.mitrans import NonLocal
 from gmtool.nn.pyramid_decoder import PyramidDecoder

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gmtool.config import TIMM_PREFIX
 from gmtool.errors import CheckpointError, ConfigError, needs_extra
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD, Attention, Features
+from gmtool.images import IMAGENET_MEAN, IMAGENET_STD
+from gmtool.nn.encoder import Attention, Features
 from gmtool.nn.position_embedding import resample_position_embedding
 
 VIT_LEVELS = 4

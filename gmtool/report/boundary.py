@@ -1,4 +1,4 @@
-"""How well the contours of a segmentation agree: the counts behind boundary IoU."""
+"""Boundary IoU: IoU of the pixels near the contours of each class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gmtool.images import UInt8Array
 from gmtool.report.metrics import Float64Array, Int64Array, count_pairs, ratio
 
 DILATION_RATIO = 0.02
-"""Width of a boundary as a share of the image's diagonal, as published."""
+"""Width of a boundary over the image diagonal, as published."""
 
 
 def boundary_counts(
@@ -24,16 +24,16 @@ def boundary_counts(
 ) -> Int64Array:
     """Count, for each class, the pixels of both boundaries and of either (Cheng et al., Boundary IoU, CVPR 2021).
 
-    The boundary of a class is what of its mask is lost by eroding it d times with a 3x3 square, where
-    d = round(`dilation_ratio` x diagonal), at least 1, and outside of the image there is no class. Pixels that the
-    ground truth ignores are taken out of both masks before.
+    The boundary of a class is its mask without the mask eroded d times by a 3x3 square, with
+    d = round(`dilation_ratio` x diagonal), at least 1; the image is surrounded by no class. Pixels ignored in the
+    ground truth are removed from both masks first.
 
     Args:
         truth: Ground-truth label map, (H, W) uint8.
-        prediction: Predicted label map of the same shape; `ignore_index` stands for no class.
+        prediction: Predicted label map of the same shape; `ignore_index` means no class.
         num_classes: Labels are in [0, num_classes), or `ignore_index`.
-        ignore_index: The label that stands for no class.
-        dilation_ratio: Width of a boundary over the image's diagonal.
+        ignore_index: Label of ignored pixels.
+        dilation_ratio: Width of a boundary over the image diagonal.
 
     Returns:
         (2, C): pixels in the intersection and in the union.
@@ -52,20 +52,20 @@ def boundary_counts(
 
 
 def boundary_iou_per_class(counts: Int64Array) -> Float64Array:
-    """Return boundary IoU from counts (2, C), in [0, 1]; NaN where a class occurs in neither map."""
+    """Return boundary IoU from counts (2, C), in [0, 1]; NaN for a class in neither map."""
     return ratio(counts[0], counts[1])
 
 
 def _boundary_labels(labels: UInt8Array, width: int, ignore_index: int) -> UInt8Array:
-    """Return the label map with every pixel ignored that lies deeper than `width` in its class.
+    """Return the label map with all pixels ignored that are not in the boundary of their class.
 
-    A pixel survives all erosions of its class's mask if the square of 2 x width + 1 around it has one label.
-    So two filters over the label map do for all classes at once.
+    A pixel survives `width` erosions if the square of 2 x width + 1 around it has one label, so a minimum and a
+    maximum filter over the label map suffice for all classes.
     """
     with needs_extra("serve", "boundary IoU"):
         from scipy import ndimage
     size = 2 * width + 1
-    # No class outside of the image: there the boundary of every class begins
+    # No class outside of the image: its edge is a boundary
     lowest = ndimage.minimum_filter(labels, size, mode="constant", cval=ignore_index)
     highest = ndimage.maximum_filter(labels, size, mode="constant", cval=ignore_index)
     boundary: UInt8Array = np.where(lowest == highest, np.uint8(ignore_index), labels)

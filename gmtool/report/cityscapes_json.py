@@ -1,4 +1,4 @@
-"""A score of Cityscapes in the keys that cityscapesScripts writes, for programs that read its file."""
+"""Cityscapes scores in the JSON format of cityscapesScripts."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ LABELS = (
 def official_dict(report: IoUReport) -> dict[str, Any]:
     """Return the keys of `resultPixelLevelSemanticLabeling.json`.
 
-    Instance scores are null: they need the instanceIds. Labels that are not evaluated have null scores, and null
-    priors, since a ground truth of class indices does not tell one of them from another; their pixels count in
-    the priors of the others, as in the script. A pixel without a class is predicted as label 0, "unlabeled".
+    Instance scores are null, since they need instanceIds. Labels that are not evaluated have null scores and
+    priors, since class indices do not distinguish them; their pixels count in the priors of the others, as in the
+    script. Pixels predicted without a class count as label 0, "unlabeled".
 
     Raises:
-        ConfigError: The classes are not those of Cityscapes, or the ignored pixels were not counted.
+        ConfigError: Other classes than the 19 of Cityscapes, or ignored pixels not counted.
     """
     classes = load_classes("cityscapes")
     if report.classes.names != classes.names or report.ignored_pixels is None:
-        raise ConfigError(
-            "--official-json writes what cityscapesScripts writes: the classes must be Cityscapes' 19"
-        )
+        raise ConfigError("--official-json needs the 19 classes of Cityscapes")
+    # Confusion matrix by raw id
     ids = list(classes.raw_ids)
     matrix = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
     matrix[np.ix_(ids, ids)] = report.confusion[:, : len(ids)]
     matrix[ids, 0] += report.no_class
     all_pixels = int(matrix.sum()) + report.ignored_pixels
+    # Scores of classes and categories
     scores = dict(zip(ids, iou_per_class(report.confusion).tolist(), strict=True))
     class_scores = {name: _null_if_nan(scores.get(place, np.nan)) for place, (name, _) in enumerate(LABELS)}
     category_scores = {category: _category_iou(matrix, category, ids) for _, category in LABELS}
@@ -67,19 +67,17 @@ def official_dict(report: IoUReport) -> dict[str, Any]:
 
 
 def require_cityscapes(classes: ClassSet) -> None:
-    """Refuse other classes than the 19 of Cityscapes.
+    """Check for the 19 classes of Cityscapes.
 
     Raises:
-        ConfigError: They are others.
+        ConfigError: Other classes.
     """
     if classes.names != load_classes("cityscapes").names:
-        raise ConfigError(
-            "--official-json writes what cityscapesScripts writes: the classes must be Cityscapes' 19"
-        )
+        raise ConfigError("--official-json needs the 19 classes of Cityscapes")
 
 
 def _category_iou(matrix: Int64Array, category: str, ids: list[int]) -> float | None:
-    """Return the IoU of a category: confusions inside of it count as right."""
+    """Return the IoU of a category; confusions between its classes count as correct."""
     inside = [place for place in ids if LABELS[place][1] == category]
     hits = int(matrix[np.ix_(inside, inside)].sum())
     either = int(matrix[inside].sum()) + int(matrix[:, inside].sum()) - hits
@@ -89,7 +87,7 @@ def _category_iou(matrix: Int64Array, category: str, ids: list[int]) -> float | 
 def _average(scores: dict[str, float | None]) -> float | None:
     known = [score for score in scores.values() if score is not None]
     total = 0.0
-    for score in known:  # one after another, as the script adds: sum() would round less
+    for score in known:  # added in order like the script: sum() rounds differently
         total += score
     return total / len(known) if known else None
 

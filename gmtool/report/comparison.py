@@ -1,4 +1,4 @@
-"""Two or more results over the same images: which is better, and whether that could be chance."""
+"""Compare results over the same images: differences with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from gmtool.report.report import IoUReport, percent
 from gmtool.report.tables import interval_text
 
 NUM_CHANGED = 5
-"""Images that are named as having gained or lost most."""
+"""Number of images with the largest gains and losses."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One of the results, over the images that all of them scored."""
+    """Scores of one result over the common images."""
 
     name: str
     model: str
     miou: float
     interval: Interval | None
     iou: Float64Array
-    """(C,) in [0, 1]; NaN where a class occurs in neither."""
+    """(C,) in [0, 1]; NaN for a class in neither map."""
     image_miou: Float64Array
     """(N,) in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first result against each of the others."""
+    """Comparison of the first result with each other result."""
 
     classes: tuple[str, ...]
     ids: tuple[str, ...]
-    """Images that all of them scored."""
+    """Ids of the images that all results have."""
     only_in_some: tuple[str, ...]
-    """Images that are compared nowhere, since not all of them scored them."""
+    """Ids of images that some results lack; they are not compared."""
     results: tuple[Result, ...]
     differences: tuple[Difference, ...]
-    """The first result minus the second, the third and so on."""
+    """First result minus the second, the third and so on."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, ratios in [0, 1]."""
@@ -78,7 +78,7 @@ class Comparison:
         }
 
     def changed_images(self, other: int) -> list[tuple[str, float, float]]:
-        """Return (id, first result's mIoU, the other's) of the images that differ most: gains, then losses."""
+        """Return (id, mIoU of the first result, of the other) for the largest gains, then losses."""
         ours, theirs = self.results[0].image_miou, self.results[other].image_miou
         order = (ours - theirs).argsort(kind="stable")
         gains = [place for place in order[::-1][:NUM_CHANGED] if ours[place] > theirs[place]]
@@ -87,24 +87,26 @@ class Comparison:
 
 
 def compare(report: IoUReport, others: Sequence[IoUReport]) -> Comparison:
-    """Compare a result with others over the images that all of them scored.
+    """Compare a result with others over their common images.
 
     Raises:
-        DataError: Other classes, other ground truth of an image, or no image in common.
+        DataError: Different classes, different ground truth of an image, or no common image.
     """
     reports = [report, *others]
     images = [_images(each) for each in reports]
     for each in others:
         if each.classes.names != report.classes.names:
             raise DataError(f"{each.provenance.model} was scored on other classes than {report.provenance.model}")
+    # Images that all results have
     places = [{image_key(name): place for place, name in enumerate(scores.ids)} for scores in images]
     shared = [key for key in places[0] if all(key in each for each in places[1:])]
     if not shared:
-        raise DataError(f"{others[0].provenance.model} was scored on other images: no id in common, so no pairs")
+        raise DataError(f"{others[0].provenance.model} was scored on other images: no common image id")
     aligned = [
         _aligned(scores, [each[key] for key in shared], shared)
         for scores, each in zip(images, places, strict=True)
     ]
+    # The same ground truth, then scores
     for other, scores in zip(others, aligned[1:], strict=True):
         _refuse_other_truth(aligned[0], scores, other)
     results = [
@@ -121,7 +123,7 @@ def compare(report: IoUReport, others: Sequence[IoUReport]) -> Comparison:
 
 
 def verdict(difference: Difference) -> str:
-    """Return in words what an interval of a difference says."""
+    """Return the verdict of an interval as text."""
     interval = difference.interval
     if interval is None:
         return "too few images to tell"
@@ -131,15 +133,16 @@ def verdict(difference: Difference) -> str:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """Return a comparison for people: scores, differences, classes."""
+    """Return a comparison as Markdown: scores, differences, classes."""
     first = comparison.results[0]
     first_name, *_ = names = [markdown_text(result.name) for result in comparison.results]
     lines = [
+        # Scores and differences
         f"# {first_name} against {', '.join(names[1:])}",
         "",
-        f"{len(comparison.ids)} images that all of them scored; the same images drawn for all in each resample.",
+        f"{len(comparison.ids)} common images; each resample draws the same images for all results.",
         "",
-        "| result | mIoU % | 95 % interval | difference of the first to it, points | 95 % interval | |",
+        "| result | mIoU % | 95 % interval | first minus this one, points | 95 % interval | |",
         "|---|---:|---:|---:|---:|---|",
         f"| {first_name} | {percent(first.miou)} | {interval_text(first.interval)} | | | |",
         *(
@@ -150,6 +153,7 @@ def comparison_markdown(comparison: Comparison) -> str:
             )
         ),
         "",
+        # Classes
         f"| class | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
         *(
@@ -167,7 +171,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def points(difference: float) -> str:
-    """Return a difference of ratios in percentage points with its sign."""
+    """Return a difference of ratios in signed percentage points."""
     return "-" if np.isnan(difference) else f"{100 * difference:+.2f}"
 
 
@@ -177,7 +181,7 @@ def points_text(interval: Interval | None) -> str:
 
 
 def _images(report: IoUReport) -> ImageScores:
-    assert report.images is not None  # evaluate keeps them, and load_report sees to it
+    assert report.images is not None  # load_report refuses reports without image scores
     return report.images
 
 
@@ -203,7 +207,7 @@ def _score(scores: ImageScores) -> tuple[float, Interval | None, Float64Array, F
 
 
 def _names(reports: list[IoUReport]) -> list[str]:
-    """Return short names: the last part of each model's path that tells them apart."""
+    """Return short unique names: the last parts of each model's path that differ."""
     parts = [each.provenance.model.rstrip("/").split("/") for each in reports]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]

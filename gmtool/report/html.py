@@ -1,4 +1,4 @@
-"""A report, or a comparison of several, as one HTML page with nothing outside of it."""
+"""Report or comparison as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from gmtool.report.tables import failed_kinds, interval_text, left_out_kinds
 
 TEMPLATE_DIR = Path(__file__).parent / "templates"
 MAX_MATRIX_CLASSES = 32
-"""With more classes the confusion matrix is a picture: its numbers would not be readable."""
+"""Largest number of classes of a confusion matrix with numbers; with more it is a picture."""
 NUM_CONFUSIONS = 8
 NUM_BINS = 20
-"""Bars of the distribution of the images' mIoU."""
+"""Number of bars in the histogram of the images' mIoU."""
 SMALL_PX = 220
-"""Narrower pictures are shown pixel by pixel, not blurred."""
+"""Width in pixels below which pictures are scaled without blur."""
 
 
 def report_html(report: IoUReport, examples: Sequence[Example] = ()) -> str:
-    """Return a report as an HTML page; pictures are embedded, nothing is fetched, no script runs.
+    """Return a report as an HTML page with embedded pictures, without scripts and external files.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -56,7 +56,7 @@ def report_html(report: IoUReport, examples: Sequence[Example] = ()) -> str:
 
 
 def comparison_html(comparison: Comparison) -> str:
-    """Return a comparison as an HTML page of the same kind."""
+    """Return a comparison as an HTML page like `report_html`."""
     first, others = comparison.results[0], comparison.results[1:]
     span = _span(comparison)
     pairs = [
@@ -120,7 +120,7 @@ def _class_rows(report: IoUReport, value: dict[str, Any]) -> list[dict[str, Any]
 
 
 def _shares(report: IoUReport) -> Float64Array:
-    """Return the confusion matrix as shares of each true class; NaN in the rows of absent ones."""
+    """Return the confusion matrix as shares of each true class; NaN in rows of absent classes."""
     return ratio(
         report.confusion, np.broadcast_to(report.confusion.sum(axis=1, keepdims=True), report.confusion.shape)
     )
@@ -147,14 +147,14 @@ def _matrix_rows(report: IoUReport, shares: Float64Array) -> dict[str, Any]:
 
 
 def _cell(share: float) -> str:
-    """Return a share as whole per cent; less than half of one as a dot, nothing as nothing."""
+    """Return a share as whole per cent; a dot below 0.5 %, empty for zero."""
     if np.isnan(share) or share == 0:
         return ""
     return f"{100 * share:.0f}" if share >= 0.005 else "·"
 
 
 def _confusions(report: IoUReport, shares: Float64Array) -> list[dict[str, Any]]:
-    """Return the largest shares of true classes that were taken for another one."""
+    """Return the largest confusions, as shares of the true class."""
     size = len(report.classes)
     wrong = np.nan_to_num(shares[:, :size]) * (1 - np.eye(size))
     order = wrong.ravel().argsort(kind="stable")[::-1][:NUM_CONFUSIONS]
@@ -204,7 +204,7 @@ def _example(example: Example, report: IoUReport) -> dict[str, Any]:
 
 
 def _provenance(report: IoUReport) -> list[tuple[str, str, bool]]:
-    """Return (what, value, whether it is a hash or a path)."""
+    """Return rows of (name, value, whether the value is a hash or path)."""
     origin, protocol = report.provenance, report.protocol
     flip = "with mirror images" if protocol.flip else "no flip"
     scales = ", ".join(f"{scale:g}" for scale in protocol.scales)
@@ -261,7 +261,7 @@ def _span(comparison: Comparison) -> float:
 
 
 def _place(value: float, span: float) -> str:
-    """Return where a difference lies on an axis from -span to span, in per cent of its length."""
+    """Return the position of a difference on an axis from -span to span, in per cent of its length."""
     return f"{50 + 50 * value / span:.2f}"
 
 
@@ -271,7 +271,7 @@ def _css(classes: ClassSet, index: int) -> str:
 
 
 def _pixels(count: int | None) -> str:
-    """Return a number of pixels as people say it: 431, 12.4 k, 3.1 M."""
+    """Return a short number of pixels: 431, 12.4 k, 3.1 M."""
     if count is None:
         return "an unknown number of"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -1,4 +1,4 @@
-"""What each image contributes to a score, and how far the score may be trusted: bootstrap over images."""
+"""Scores of single images, and bootstrap intervals over images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ RESAMPLES = 2000
 SEED = 0
 LEVEL = 0.95
 CHUNK = 250
-"""Resamples computed at once: 5 000 images are then 10 MB of weights."""
+"""Resamples computed at once: 10 MB of weights for 5 000 images."""
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Counts of each scored image, from which every figure of a subset of the images follows."""
+    """Pixel counts of each scored image by class."""
 
     ids: tuple[str, ...]
     truth_sha256: tuple[str, ...]
-    """Hash of each ground truth as it was counted: its size and labels."""
+    """SHA-256 of size and labels of each ground truth."""
     hits: Int64Array
-    """(N, C): pixels of each class that were found."""
+    """(N, C): correctly predicted pixels of each class."""
     truth: Int64Array
     """(N, C): counted pixels of each true class."""
     predicted: Int64Array
@@ -40,13 +40,13 @@ class ImageScores:
 
     @property
     def miou(self) -> Float64Array:
-        """(N,): mean IoU of each image over the classes that occur in it, in [0, 1]."""
+        """(N,): mean IoU of each image over its classes, in [0, 1]."""
         iou = ratio(self.hits, self.union)
         return ratio(np.nansum(iou, axis=1), np.isfinite(iou).sum(axis=1))
 
     @property
     def accuracy(self) -> Float64Array:
-        """(N,): share of each image's counted pixels with the right label."""
+        """(N,): pixel accuracy of each image, in [0, 1]."""
         return ratio(self.hits.sum(axis=1), self.truth.sum(axis=1))
 
     def subset(self, places: Sequence[int]) -> ImageScores:
@@ -63,7 +63,7 @@ class ImageScores:
 
 @dataclass
 class ScoreCollector:
-    """Gathers images one after another."""
+    """Collector of image scores."""
 
     num_classes: int
     _rows: list[tuple[str, str, Int64Array]] = field(default_factory=list)
@@ -74,7 +74,7 @@ class ScoreCollector:
         self._rows.append((image_id, truth_sha256, counts))
 
     def scores(self) -> ImageScores:
-        """Return all of them, in the order in which they came."""
+        """Return the scores of all images in the order of `add`."""
         counts = [row[2] for row in self._rows]
         stacked = np.stack(counts) if counts else np.zeros((0, 3, self.num_classes), dtype=np.int64)
         ids, hashes = tuple(row[0] for row in self._rows), tuple(row[1] for row in self._rows)
@@ -83,7 +83,7 @@ class ScoreCollector:
 
 @dataclass(frozen=True)
 class Interval:
-    """A percentile bootstrap interval over images (Efron, 1979)."""
+    """Percentile bootstrap interval over images (Efron, 1979)."""
 
     low: float
     high: float
@@ -95,7 +95,7 @@ class Interval:
 def miou_interval(images: ImageScores, *, resamples: int = RESAMPLES, seed: int = SEED) -> Interval | None:
     """Return the interval of the mIoU over images drawn with replacement; None for fewer than two images.
 
-    Each resample adds the counts of its images and takes the mean IoU over the classes that occur in them.
+    A resample sums the counts of its images; its mIoU is the mean over the classes that occur in them.
     """
     if len(images) < 2:
         return None
@@ -107,22 +107,22 @@ def miou_interval(images: ImageScores, *, resamples: int = RESAMPLES, seed: int 
 
 @dataclass(frozen=True)
 class Difference:
-    """One result minus another over the same images."""
+    """Difference of two results over the same images."""
 
     miou: float
     """Difference of the mIoU, in [-1, 1]."""
     interval: Interval | None
-    """Of that difference, with the same images drawn for both; None for fewer than two images."""
+    """Interval of that difference, from the same resamples of both; None for fewer than two images."""
     better: float | None
-    """Share of the resamples in which the difference is above 0."""
+    """Share of the resamples with a difference above 0; None for fewer than two images."""
     iou: Float64Array
-    """(C,): difference of each class's IoU; NaN where it occurs in neither."""
+    """(C,): difference of each class's IoU; NaN for a class in neither map."""
 
 
 def paired_difference(
     images: ImageScores, others: ImageScores, *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Difference:
-    """Compare two results image by image: `others` must hold the same images in the same order."""
+    """Return the paired difference of two results; `others` has the same images in the same order."""
     assert images.ids == others.ids
     whole = np.ones((1, len(images)))
     iou = _iou(whole, images)[0] - _iou(whole, others)[0]
@@ -140,7 +140,7 @@ def paired_difference(
 
 
 def _weights(count: int, *, resamples: int, seed: int) -> Iterator[Float64Array]:
-    """Yield how often each image was drawn, (up to CHUNK, count)."""
+    """Yield the number of draws of each image, (up to CHUNK, count)."""
     random = np.random.default_rng(seed)
     for start in range(0, resamples, CHUNK):
         rows = min(CHUNK, resamples - start)
@@ -149,12 +149,12 @@ def _weights(count: int, *, resamples: int, seed: int) -> Iterator[Float64Array]
 
 
 def _iou(weights: Float64Array, images: ImageScores) -> Float64Array:
-    """Return IoU by resample and class. Sums of pixels in float64 are exact up to 2^53."""
+    """Return IoU by resample and class; sums in float64 are exact up to 2^53 pixels."""
     return ratio(weights @ images.hits.astype(np.float64), weights @ images.union.astype(np.float64))
 
 
 def _mean_iou(weights: Float64Array, images: ImageScores) -> Float64Array:
-    """Return the mean IoU of each resample; NaN where it drew nothing that counts."""
+    """Return the mean IoU of each resample; NaN for a resample without counted pixels."""
     iou = _iou(weights, images)
     return ratio(np.nansum(iou, axis=1), np.isfinite(iou).sum(axis=1))
 

@@ -1,4 +1,4 @@
-"""The confusion matrix of a segmentation and what is computed from it."""
+"""Confusion matrix of a segmentation, and metrics computed from it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
 MAX_RUN_SHARE = 0.2
-"""Label maps in which more of the pixels differ from the one before are counted pixel by pixel."""
+"""Share of label changes above which pixels are counted one by one instead of by runs."""
 
 
 def count_pairs(truth: UInt8Array, prediction: UInt8Array) -> Int64Array:
-    """Count pixels by (true label, predicted label), whatever the labels mean: (256, 256).
+    """Return the number of pixels by (true label, predicted label), (256, 256) int64.
 
-    Label maps are made of runs of equal pixels. Where there are few, each is counted once, times its length:
-    several times faster than counting pixels, and exact, since the lengths are added in float64.
+    Runs of equal pixels are counted with their length if there are few of them, which is several times faster than
+    counting pixels, and exact in float64.
 
     Args:
         truth: Label map, uint8, any shape.
@@ -48,13 +48,13 @@ def confusion_matrix(
         truth: Ground-truth label map, uint8, any shape; pixels equal to `ignore_index` are not counted.
         prediction: Predicted label map of the same shape.
         num_classes: Labels must lie in [0, num_classes).
-        ignore_index: The ground truth's label for "do not count".
-        allow_no_class: Take `ignore_index` in the prediction for "none of the classes": such a pixel counts
-            as missed, and as no class's false alarm.
+        ignore_index: Label of ignored pixels in the ground truth.
+        allow_no_class: Accept `ignore_index` in the prediction as no class: the pixel is a false negative of its
+            true class, and no false positive.
 
     Returns:
         Matrix (C, C): rows are true classes, columns predicted ones. With `allow_no_class` it is (C, C + 1):
-        the last column holds the pixels that were given no class.
+        the last column has the pixels without a predicted class.
 
     Raises:
         DataError: The shapes differ, or a counted pixel has a label outside the classes.
@@ -75,31 +75,28 @@ def confusion_matrix(
 
 
 def iou_per_class(matrix: Int64Array) -> Float64Array:
-    """Return intersection over union of each class in [0, 1]; NaN where a class occurs in neither map."""
+    """Return intersection over union of each class in [0, 1]; NaN for a class in neither map."""
     hits = _hits(matrix)
     return ratio(hits, predicted_pixels(matrix) + true_pixels(matrix) - hits)
 
 
 def recall_per_class(matrix: Int64Array) -> Float64Array:
-    """Return the share of each true class that was found, in [0, 1]; NaN where it does not occur.
-
-    Tools for segmentation call it the accuracy of a class.
-    """
+    """Return the recall of each class, in [0, 1]; NaN for absent classes. Also called class accuracy."""
     return ratio(_hits(matrix), true_pixels(matrix))
 
 
 def precision_per_class(matrix: Int64Array) -> Float64Array:
-    """Return the share of the pixels predicted as a class that are right, in [0, 1]; NaN where there are none."""
+    """Return the precision of each class, in [0, 1]; NaN for classes that are not predicted."""
     return ratio(_hits(matrix), predicted_pixels(matrix))
 
 
 def mean_iou(matrix: Int64Array) -> float:
-    """Return the mean IoU over the classes that occur; NaN when no pixel was counted."""
+    """Return the mean IoU over the classes that occur, in [0, 1]; NaN if no pixel was counted."""
     return mean_of_known(iou_per_class(matrix))
 
 
 def pixel_accuracy(matrix: Int64Array) -> float:
-    """Return the share of counted pixels with the right label; NaN when no pixel was counted."""
+    """Return the share of correct pixels, in [0, 1]; NaN if no pixel was counted."""
     return float(ratio(_hits(matrix).sum(), matrix.sum()))
 
 
@@ -116,14 +113,14 @@ def predicted_pixels(matrix: Int64Array) -> Int64Array:
 
 
 def mean_of_known(values: Float64Array) -> float:
-    """Return the mean of the values that are not NaN; NaN when all are."""
+    """Return the mean of the values that are not NaN; NaN if all are."""
     known = values[~np.isnan(values)]
-    # Added one after another, as the official scripts do: the same to the last bit
+    # Added in order like the official scripts, for equal bits
     return float(known.cumsum()[-1] / known.size) if known.size else float("nan")
 
 
 def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Float64Array:
-    """Return part / whole; NaN where the whole is nothing."""
+    """Return part / whole; NaN where the whole is 0."""
     whole = np.asarray(whole, dtype=np.float64)
     empty = np.full_like(whole, np.nan)
     quotient: Float64Array = np.divide(part, whole, out=empty, where=whole > 0)
@@ -131,11 +128,11 @@ def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Float64Array:
 
 
 def _hits(matrix: Int64Array) -> Int64Array:
-    return matrix.diagonal()  # of a matrix with one column more too: its first C entries
+    return matrix.diagonal()  # first C entries, also of a (C, C + 1) matrix
 
 
 def _refuse_labels(what: str, pixels: Int64Array, num_classes: int) -> None:
-    """Refuse pixels (256,) by label at and beyond the number of classes."""
+    """Refuse labels outside of the classes; `pixels` (256 - num_classes,) are their counts."""
     labels = np.flatnonzero(pixels[num_classes:])
     if labels.size:
         raise DataError(f"{what} has label {labels[-1] + num_classes}, but there are {num_classes} classes")

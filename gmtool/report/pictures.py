@@ -1,4 +1,4 @@
-"""The pictures of a report: an image, its ground truth, its prediction and the mistakes, as data URIs."""
+"""Pictures of a report as data URIs: image, ground truth, prediction, mistakes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from PIL import Image
 
 from gmtool.classes import ClassSet
 from gmtool.images import UInt8Array
+from gmtool.masks.files import color_table
 from gmtool.report.metrics import Float64Array
 
 MAX_SIDE_PX = 380
-"""Longest side of a picture: sharp on a telephone, and nine rows of them stay below a megabyte."""
+"""Longest side of a picture in pixels; nine rows of them stay below a megabyte."""
 OVERLAY = 0.62
-"""Share of the class's colour over a picture."""
+"""Opacity of class colours over a picture."""
 WRONG = (214, 40, 90)
-"""Colour of mistakes; told from the grey picture by brightness too."""
+"""Colour of mistakes, which differs from the grey picture in brightness too."""
 IGNORED = (128, 128, 128)
 JPEG_QUALITY = 82
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image of a report."""
+    """Example image of a report."""
 
     id: str
     kind: str
-    """Why it is shown: "worst" or "median"."""
+    """Reason: "worst" or "median"."""
     miou: float
-    """Its own mIoU, in [0, 1]."""
+    """mIoU of the image, in [0, 1]."""
     picture: UInt8Array | None
-    """RGB, (H, W, 3); None where masks were scored without their images."""
+    """RGB, (H, W, 3); None if masks were scored without images."""
     truth: UInt8Array
     """Label map (H, W)."""
     prediction: UInt8Array
@@ -43,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of an example."""
+    """Titled picture of an example."""
 
     title: str
     uri: str
@@ -52,7 +53,7 @@ class Panel:
 
 
 def panels(example: Example, classes: ClassSet) -> list[Panel]:
-    """Return picture (where there is one), ground truth, prediction and mistakes, of a bounded size."""
+    """Return image (if known), ground truth, prediction and mistakes, scaled to the largest side."""
     step = max(example.truth.shape) / MAX_SIDE_PX
     height, width = (max(1, round(length / max(step, 1))) for length in example.truth.shape)
     truth, prediction = (_shrink(labels, height, width) for labels in (example.truth, example.prediction))
@@ -75,10 +76,10 @@ def panels(example: Example, classes: ClassSet) -> list[Panel]:
 
 
 def heat_map(shares: Float64Array) -> str:
-    """Return a matrix of shares in [0, 1], NaN where there is nothing, as a picture with one pixel a cell."""
+    """Return a matrix of shares in [0, 1] (NaN: empty) as a picture with one pixel a cell."""
     known = np.nan_to_num(shares)
     low, high = np.array([243, 246, 249]), np.array([16, 72, 110])
-    # The square root shows small shares, of which most confusions are
+    # The square root makes small shares visible
     pixels = (low + (high - low) * np.sqrt(known)[..., None]).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -86,19 +87,17 @@ def heat_map(shares: Float64Array) -> str:
 
 
 def _shrink(labels: UInt8Array, height: int, width: int) -> UInt8Array:
-    """Return the label map at another size; labels are picked, never mixed."""
+    """Return the label map at another size, by nearest neighbour."""
     return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
 def _colors(labels: UInt8Array, classes: ClassSet) -> UInt8Array:
-    table = np.full((256, 3), IGNORED, dtype=np.uint8)
-    table[: len(classes)] = classes.palette
-    colors: UInt8Array = table[labels]
+    colors: UInt8Array = color_table(classes, other=IGNORED, ignored=IGNORED)[labels]
     return colors
 
 
 def _is_shown(labels: UInt8Array, classes: ClassSet) -> npt.NDArray[np.bool_]:
-    """Return where a picture is tinted: not where nothing is known, nor where nothing is to be seen."""
+    """Return the tinted pixels, (H, W) bool: neither ignored nor background."""
     shown: npt.NDArray[np.bool_] = labels != classes.ignore_index
     return shown if classes.background is None else shown & (labels != classes.background)
 

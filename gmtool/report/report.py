@@ -1,4 +1,4 @@
-"""A score that can be trusted and compared: the counts, what follows from them, and how they were made."""
+"""IoU report: confusion matrix, metrics, protocol and provenance, as `report.json`."""
 
 from __future__ import annotations
 
@@ -36,100 +36,100 @@ JSON_NAME = "report.json"
 
 @dataclass(frozen=True)
 class Protocol:
-    """How predictions were made and compared."""
+    """Evaluation protocol."""
 
     resolution: str = "whole image at its own size"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     mean: str = "over classes that occur in the ground truth or the prediction"
     truth_values: str = "not said"
-    """What the ground truth's masks hold, and how that is known."""
+    """Encoding of the ground truth, and the reason."""
     prediction_values: str = "the model's masks"
-    """The same of the predicted masks."""
+    """Encoding of the predicted masks, and the reason."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What was scored, and on what."""
+    """Provenance of a score: model, data, runtime."""
 
     split: str
     """Name of the list or folder of ground truth."""
     split_sha256: str
-    """Hash of the names of the images, in order."""
+    """SHA-256 of the image names, in order."""
     model: str
-    """File of the model or folder of the masks."""
+    """Path of the model or of the folder of masks."""
     model_sha256: str | None
-    """Hash of the model's weights or file; None for a folder of masks."""
+    """SHA-256 of the model's weights or file; None for a folder of masks."""
     backend: str
-    """What computed the masks, for example "onnxruntime CPUExecutionProvider"."""
+    """Runtime of the model, for example "onnxruntime CPUExecutionProvider"."""
     precision: str
     """Precision of the model's weights and activations."""
     labeled_sha256: str | None = None
-    """Hash of the ids of the labeled images that the model was trained with, in order; None if not known."""
+    """SHA-256 of the ids of the labeled training images, in order; None if unknown."""
     truth_sha256: str | None = None
-    """Hash of the ground truth of all scored images, in order; None if not known."""
+    """SHA-256 of the ground truth of all scored images, in order; None if unknown."""
     versions: tuple[str, ...] = ()
-    """The programs that computed and counted, such as "numpy 2.4.6"."""
+    """Versions of the libraries, such as "numpy 2.4.6"."""
 
 
 @dataclass(frozen=True)
 class BestScore:
-    """The best of a run's validations: chosen on the images it was scored on, it flatters by points."""
+    """Best validation score of a run; optimistic, since it is chosen on the validation images."""
 
     miou: float | None
-    """In [0, 1]; None when no pixel was scored."""
+    """mIoU in [0, 1]; None if no pixel was scored."""
     iteration: int
-    """Optimiser steps behind it."""
+    """Optimiser steps done."""
 
 
 @dataclass(frozen=True)
 class IoUReport:
-    """One int64 confusion matrix over a set of images, and all that follows from it."""
+    """Confusion matrix over a set of images, with metrics, protocol and provenance."""
 
     confusion: Int64Array
-    """(C, C): rows are true classes, columns predicted ones, in pixels. With one more column, (C, C + 1), it holds
-    the pixels that were given no class."""
+    """(C, C) int64 pixels: rows are true classes, columns predicted ones. A further column, (C, C + 1), has the
+    pixels without a predicted class."""
     classes: ClassSet
     num_images: int
-    """Images that were scored."""
+    """Number of scored images."""
     failed: tuple[str, ...]
-    """One line for each image that could not be scored; these are left out of every figure."""
+    """One line for each image that could not be scored; it counts in no figure."""
     provenance: Provenance
     protocol: Protocol = Protocol()
     best: BestScore | None = None
-    """Of a training run, whose report is otherwise that of its last weights."""
+    """Best validation of a training run; the rest of the report is about its last weights."""
     left_out: tuple[str, ...] = ()
-    """One line for each image in which there was nothing to score: all ignored, or without ground truth."""
+    """One line for each image without pixels to score: all ignored, or without ground truth."""
     ignored_pixels: int | None = None
-    """Pixels of the scored images that the ground truth ignores; None if they were not counted."""
+    """Ignored pixels of the scored images; None if not counted."""
     images: ImageScores | None = None
-    """What each image contributes; None if that was not kept."""
+    """Scores of each image; None if not kept."""
     boundary: Int64Array | None = None
-    """(2, C): intersection and union of the boundaries; None if boundary IoU was not asked for."""
+    """(2, C): intersection and union of the boundaries; None without boundary IoU."""
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur, in [0, 1]; NaN when nothing was scored."""
+        """Mean IoU over the classes that occur, in [0, 1]; NaN if no pixel was scored."""
         return mean_iou(self.confusion)
 
     @cached_property
     def interval(self) -> Interval | None:
-        """Bootstrap interval of the mIoU over images; None without the scores of at least two images."""
+        """Bootstrap interval of the mIoU over images; None with scores of fewer than two images."""
         return None if self.images is None else miou_interval(self.images)
 
     @property
     def boundary_iou(self) -> Float64Array | None:
-        """(C,): boundary IoU of each class, in [0, 1]; None if it was not asked for."""
+        """(C,): boundary IoU of each class, in [0, 1]; None if not computed."""
         return None if self.boundary is None else boundary_iou_per_class(self.boundary)
 
     @property
     def no_class(self) -> Int64Array:
-        """(C,): counted pixels of each true class that were given no class."""
+        """(C,): counted pixels of each true class without a predicted class."""
         columns: Int64Array = self.confusion[:, len(self.classes) :].sum(axis=1)
         return columns
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form; classes that occur nowhere have null figures."""
+        """Return the JSON form; absent classes have null figures."""
         recall, interval = recall_per_class(self.confusion), self.interval
         value: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
@@ -181,17 +181,17 @@ class IoUReport:
 
 
 def load_report(path: Path) -> IoUReport:
-    """Read a `report.json`, or the one in a folder, that `gmtool evaluate` wrote.
+    """Read a `report.json` of `gmtool evaluate`, or the one in a folder.
 
     Raises:
-        DataError: There is none, it is damaged, written by a newer gmtool, or has no scores of each image.
+        DataError: File missing, damaged, written by a newer gmtool, or without image scores.
     """
     path = path / JSON_NAME if path.is_dir() else path
     what = "a report of gmtool evaluate"
     value = read_json(path, what=what)
     format_version(value, newest=FORMAT_VERSION, where=str(path), what=what)
     if "images" not in value:
-        raise DataError(f"{path} has no scores of each image: write it anew with gmtool evaluate --out")
+        raise DataError(f"{path} has no scores of single images: write it again with gmtool evaluate --out")
     try:
         return _from_dict(value, where=f"{path}: not {what}")
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -215,7 +215,7 @@ def _from_dict(value: dict[str, Any], *, where: str) -> IoUReport:
 
 @dataclass(frozen=True)
 class _Stated:
-    """What a report states and nothing else follows from."""
+    """Fields of a report that are read as they are."""
 
     num_images: int
     failed: tuple[str, ...]
@@ -230,7 +230,7 @@ def _counts(value: Any, shape: tuple[int, ...], *, name: str) -> Int64Array:
     """Return counted pixels as an array.
 
     Raises:
-        ValueError: Another shape, not whole numbers, or below zero.
+        ValueError: Wrong shape, not whole numbers, or below zero.
     """
     array = np.array(value)
     flat = np.array(value, dtype=object).ravel()
@@ -247,7 +247,7 @@ def _image_rows(images: ImageScores) -> list[dict[str, Any]]:
             "truth_sha256": images.truth_sha256[place],
             "miou": _null_if_nan(miou[place]),
             "pixel_accuracy": _null_if_nan(accuracy[place]),
-            # By class index, where the class occurs: pixels found, true, predicted
+            # By class index of the classes that occur: hits, true pixels, predicted pixels
             "counts": {
                 str(index): [int(array[place, index]) for array in (images.hits, images.truth, images.predicted)]
                 for index in np.flatnonzero(union[place])
@@ -266,7 +266,7 @@ def _images_from_rows(rows: list[dict[str, Any]], num_classes: int, *, where: st
             counts[:, place, [indices[index] for index in row["counts"]]] = three.T
     hits, truth, predicted = counts
     if (hits > np.minimum(truth, predicted)).any():
-        raise ValueError("an image has more pixels found than there are")
+        raise ValueError("an image has more hits than pixels of a class")
     names = [[row["id"], row["truth_sha256"]] for row in rows]
     pairs = typed(tuple[tuple[str, str], ...], names, where=f"{where}: id and truth_sha256 of its images")
     ids, hashes = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
@@ -274,14 +274,14 @@ def _images_from_rows(rows: list[dict[str, Any]], num_classes: int, *, where: st
 
 
 def format_json(value: Any, indent: int = 0) -> str:
-    """Return JSON that people can read too: what has no objects in it, and short objects, on one line."""
+    """Return readable JSON: short objects, and lists without objects, on one line."""
     line = json.dumps(value)
     items = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(value, (dict, list)) or len(line) <= 100:
         return line
     if isinstance(value, list) and not any(isinstance(item, (dict, list, str)) for item in items):
         return line
-    if isinstance(value, dict) and "counts" in value:  # an image: thousands of them
+    if isinstance(value, dict) and "counts" in value:  # an image, of thousands
         return line
     pad = " " * (indent + 1)
     keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(items)
@@ -291,7 +291,7 @@ def format_json(value: Any, indent: int = 0) -> str:
 
 
 def percent(ratio: float | None, digits: int = 2) -> str:
-    """Return a ratio in [0, 1] as per cent, or "-" for none."""
+    """Return a ratio in [0, 1] as per cent; "-" for None and NaN."""
     return "-" if ratio is None or math.isnan(ratio) else f"{100 * ratio:.{digits}f}"
 
 

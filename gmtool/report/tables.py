@@ -1,4 +1,4 @@
-"""A report for people and spreadsheets: Markdown, and CSV of the classes and of the images."""
+"""Report as Markdown, and as CSV files of classes and images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gmtool.report.image_scores import Interval
 from gmtool.report.report import IoUReport, percent
 
 NUM_WORST = 10
-"""Images that the Markdown report names."""
+"""Number of worst images in the Markdown report."""
 
 
 def save_report(report: IoUReport, folder: Path) -> None:
-    """Write `report.json` and `report.md` into an existing folder, and `classes.csv` and `images.csv` where the
-    scores of each image are known.
+    """Write `report.json` and `report.md` into an existing folder; with image scores, also `classes.csv` and
+    `images.csv`.
     """
     report.save_json(folder)
     write_atomically(folder / "report.md", to_markdown(report))
@@ -31,7 +31,7 @@ def save_report(report: IoUReport, folder: Path) -> None:
 
 
 def to_markdown(report: IoUReport) -> str:
-    """Return a report for people: headline, one row a class, the worst images, provenance."""
+    """Return a report as Markdown: headline, one row a class, worst images, provenance."""
     value, origin = report.to_dict(), report.provenance
     lines = [
         f"# mIoU {percent(report.miou)} % on {markdown_text(origin.split)}",
@@ -48,30 +48,30 @@ def to_markdown(report: IoUReport) -> str:
         if kinds.lines():
             lines += ["", f"## {title}", "", *(f"- {markdown_text(line)}" for line in kinds.lines())]
         if kinds.is_cut:
-            lines += ["", "All of them are in report.json."]
+            lines += ["", "report.json has all of them."]
     return "\n".join(lines) + "\n"
 
 
 def failed_kinds(report: IoUReport) -> MessageKinds:
-    """Return why images could not be scored, a line for each kind of reason."""
+    """Return the reasons of failed images, one line a kind."""
     return _kinds(report.failed)
 
 
 def left_out_kinds(report: IoUReport) -> MessageKinds:
-    """Return why there was nothing to score in images, a line for each kind of reason."""
+    """Return the reasons of images without pixels to score, one line a kind."""
     return _kinds(report.left_out)
 
 
 def classes_csv(report: IoUReport) -> str:
-    """Return one row a class: IoU, accuracy and so on in [0, 1], empty where a class occurs nowhere; pixels."""
+    """Return CSV with one row a class: IoU, accuracy and so on in [0, 1] (empty for absent classes); pixels."""
     rows = report.to_dict()["classes"]
     columns = [key for key in rows[0] if key != "boundary_pixels"]
     return _csv(columns, [[row[column] for column in columns] for row in rows])
 
 
 def images_csv(report: IoUReport) -> str:
-    """Return one row an image: id, mIoU, pixel accuracy, counted pixels, then IoU by class; empty where it
-    occurs in neither map.
+    """Return CSV with one row an image: id, mIoU, pixel accuracy, counted pixels, and IoU by class (empty for a
+    class in neither map).
     """
     images = report.images
     assert images is not None
@@ -93,7 +93,7 @@ def interval_text(interval: Interval | None) -> str:
 
 
 def provenance_lines(report: IoUReport) -> list[str]:
-    """Return what was scored, on what, and how, as a list in Markdown."""
+    """Return provenance and protocol as a Markdown list."""
     origin, protocol = report.provenance, report.protocol
     return [
         f"- model: {markdown_text(origin.model)}, sha256 `{origin.model_sha256 or 'not known'}`",
@@ -104,7 +104,7 @@ def provenance_lines(report: IoUReport) -> list[str]:
         f"- prediction: {protocol.prediction_values}",
         f"- protocol: {protocol.resolution}, scales {list(protocol.scales)}, "
         f"flip {'on' if protocol.flip else 'off'}, label {report.classes.ignore_index} ignored, "
-        f"mean {protocol.mean}; a class that occurs in neither is shown as - and not in the mean",
+        f"mean {protocol.mean}; a class in neither map is shown as - and not in the mean",
         f"- {', '.join([f'gmtool {__version__}', *origin.versions])}",
     ]
 
@@ -124,7 +124,7 @@ def _headline(report: IoUReport, value: dict[str, Any]) -> str:
     if report.boundary is not None:
         parts.append(f"Boundary mIoU {percent(value['boundary_miou'])} %.")
     if report.failed or report.left_out:
-        parts.append("Images that failed or were left out are in no figure.")
+        parts.append("Failed and left-out images are in no figure.")
     if missed := int(report.no_class.sum()):
         parts.append(f"{missed} counted pixels were given no class and count as missed.")
     return "\n".join(parts)
@@ -135,7 +135,7 @@ def _best_lines(report: IoUReport) -> list[str]:
         return []
     best = report.best
     line = f"Last weights; the best of this run: {percent(best.miou)} % at iteration {best.iteration}"
-    return ["", f"{line}, chosen on these images, so it flatters."]
+    return ["", f"{line}, chosen on these images, so it is optimistic."]
 
 
 def _class_table(value: dict[str, Any]) -> list[str]:

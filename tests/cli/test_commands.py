@@ -120,7 +120,7 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
     (tmp_path / "empty.txt").touch()
     places = {"data": str(toy_data), "empty": str(tmp_path / "empty.txt")}
     code, out, err = cli([argument.format(**places) for argument in arguments])
-    assert (code, out) == (1, "")
+    assert (code, out) == (2 if mistake in ("kind", "nothing") else 1, "")
     assert expected in one_line(err)
     assert not (tmp_path / "runs").exists()
 
@@ -132,17 +132,11 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
         (["export", "nowhere"], "nowhere does not exist"),
         (["predict", "nowhere.jpg", "--out", "masks"], "nowhere.jpg: no such file or folder"),
         (["predict", "{data}/JPEGImages", "--out", "masks"], "no exported model below runs/"),
-        (["predict", "{data}/JPEGImages", "--out", "{data}/classes.json"], "cannot be made"),
+        (["predict", "{data}/JPEGImages", "--out", "{data}/classes.json"], "cannot be created"),
         (["predict", "{data}/JPEGImages", "--out", "masks", "--model", "{data}/toy.json"], "is not a model"),
-        (["evaluate", "--predictions", "x"], "--ground-truth DIR"),
-        (["evaluate", "--predictions", "x", "--model", "y"], "take one of them"),
         (["evaluate", "--model", "nowhere.onnx"], "no such file"),
-        (["evaluate", "--sliding", "512x"], "--sliding 512x: expected HEIGHTxWIDTH"),
-        (["evaluate", "--scales", "1,big"], "--scales 1,big: expected numbers"),
-        (["evaluate", "--images", "x"], "--images is for --predictions"),
-        (["evaluate", "--report", "x"], "report x: cannot be read"),
-        (["evaluate", "--against", "x"], "report x: cannot be read"),
-        (["evaluate", "--report", "x", "--flip"], "--flip scores anew, --report takes a saved score"),
+        (["evaluate", "--report", "x"], "x: cannot be read"),
+        (["evaluate", "--against", "x"], "x: cannot be read"),
     ],
 )
 def test_a_mistake_elsewhere_is_one_line(
@@ -153,6 +147,34 @@ def test_a_mistake_elsewhere_is_one_line(
     assert (code, out) == (1, "")
     assert expected in one_line(err)
     assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["evaluate", "--predictions", "x"], "--ground-truth DIR"),
+        (["evaluate", "--predictions", "x", "--model", "y"], "take one of them"),
+        (["evaluate", "--sliding", "512x"], "--sliding 512x: expected HEIGHTxWIDTH"),
+        (["evaluate", "--scales", "1,big"], "--scales 1,big: expected numbers"),
+        (["evaluate", "--images", "x"], "--images is for --predictions"),
+        (["evaluate", "--report", "x", "--flip"], "--flip scores anew, --report takes a saved score"),
+        (["evaluate", "--set", "optim.lr=1"], "only settings of the data apply"),
+        (["train"], "train what?"),
+        (["train", "toi"], "unknown data set kind toi; did you mean toy?"),
+        (["train", "toy", "--recipe", "plsu"], "unknown recipe plsu; did you mean plus?"),
+        (["train", "toy", "--resume", "x"], "toy begins a new run, --resume goes on with one"),
+        (["train", "toy", "--set", "optim.lr"], "expected name=value"),
+        (["benchmark", "x.onnx", "--size", "big"], "--size big: expected HEIGHTxWIDTH"),
+    ],
+)
+def test_contradictions_and_bad_values_are_wrong_usage(
+    cli: Cli, tmp_path: Path, arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli(arguments)
+    assert (code, out) == (2, "")
+    assert expected in one_line(err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(cli: Cli, toy_data: Path, tmp_path: Path) -> None:

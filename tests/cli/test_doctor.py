@@ -9,10 +9,10 @@ import onnx
 import pytest
 from conftest import Cli
 
-from gmtool.cli import doctor as command
-from gmtool.cli import probes
-from gmtool.cli.diagnosis import GIB, Extra, Facts, Finding, diagnose
-from gmtool.cli.probes import TINY_ONNX, Probe, run_probe
+from gmtool.doctor import facts as collecting
+from gmtool.doctor import probes
+from gmtool.doctor.diagnosis import GIB, Extra, Facts, Finding, diagnose
+from gmtool.doctor.probes import TINY_ONNX, Probe, run_probe
 from gmtool.resources import Resources
 
 CUDA = "CUDAExecutionProvider"
@@ -166,7 +166,7 @@ SICK: dict[str, tuple[Facts, str, str, str, str]] = {
         "--force-reinstall",
     ),
     "TensorRT is a stub": (
-        replace(WELL, tensorrt={"tensorrt": changed(None or WELL.driver, error="tensorrt is a stub here")}),
+        replace(WELL, tensorrt={"tensorrt": changed(None or WELL.driver, error="tensorrt is a placeholder")}),
         "TensorRT",
         "problem",
         "stub",
@@ -268,8 +268,8 @@ def test_this_machine(cli: Cli) -> None:
 
 
 def test_problems_end_with_1_and_absence_with_0(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    for facts, expected in ((replace(NO_GPU, torch=None), 0), (SICK["torch broken"][0], 1)):
-        monkeypatch.setattr(command, "collect_facts", lambda found=facts: found)
+    for found_facts, expected in ((replace(NO_GPU, torch=None), 0), (SICK["torch broken"][0], 1)):
+        monkeypatch.setattr(collecting, "collect_facts", lambda found=found_facts: found)
         code, out, err = cli(["doctor"])
         assert code == expected, err
         assert out.rstrip().endswith(f"{expected} problem{'s' * (expected != 1)}, 0 warnings")

@@ -82,4 +82,4 @@ def test_official_json_has_the_keys_of_cityscapesscripts(cli: Cli, tmp_path: Pat
     assert np.array(value["confMatrix"]).shape == (34, 34)
     code, _, err = cli([*arguments, "--classes", "voc", "--official-json", official])
     assert code == 1
-    assert "the classes must be Cityscapes' 19" in err
+    assert "needs the 19 classes of Cityscapes" in err

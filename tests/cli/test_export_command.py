@@ -28,7 +28,7 @@ def test_a_model_goes_into_a_repository_of_triton(run: Path, tmp_path: Path, cli
     ("options", "expected"),
     [
         (["--max-batch", "4"], "--max-batch does nothing without --triton"),
-        (["--triton", "models", "--triton-plan", "a.plan"], "give --trt too"),
+        (["--triton", "models", "--triton-plan", "a.plan"], "--triton-plan does nothing without --trt"),
         (["--max-shape", "1x64x64"], "--max-shape does nothing without --trt"),
         (["--calibration", "photos"], "--calibration does nothing without --precision int8"),
     ],

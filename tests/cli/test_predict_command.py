@@ -55,12 +55,12 @@ def test_a_batch_and_shards_give_the_same_masks(
     ("arguments", "code", "expected"),
     [
         (["--format", "vok"], 2, "unknown format vok; did you mean voc?"),
-        (["--shard", "5/4"], 1, "--shard 5/4: expected NUMBER/COUNT"),
-        (["--tile", "big"], 1, "--tile big: expected HEIGHTxWIDTH"),
-        (["--overlap", "8"], 1, "give --tile HEIGHTxWIDTH"),
+        (["--shard", "5/4"], 2, "--shard 5/4: expected NUMBER/COUNT"),
+        (["--tile", "big"], 2, "--tile big: expected HEIGHTxWIDTH"),
+        (["--overlap", "8"], 2, "--overlap needs --tile HEIGHTxWIDTH"),
         (["--tile", "32x32"], 1, "gives mask alone: export it with gmtool export --output logits"),
-        (["--ground-truth", "x", "--format", "color"], 1, "add --format voc or --format trainids"),
-        (["--format", "npz"], 1, "holds the confidence"),
+        (["--ground-truth", "x", "--format", "color"], 2, "add --format voc or --format trainids"),
+        (["--format", "npz"], 1, "stores confidence"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_predicted(
@@ -137,7 +137,7 @@ def test_case_25_what_has_no_usable_ground_truth_is_listed_and_left_out(
     Image.new("L", (5, 5)).save(truth / "toy_00001.png")
     code, out, err = cli(arguments)
     assert code == 1
-    assert out.startswith("8 masks") and "not one of 8 images could be scored" in err
+    assert out.startswith("8 masks") and "none of 8 images could be scored" in err
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -184,7 +184,7 @@ def test_a_file_of_the_whole_that_cannot_be_made_does_not_hide_the_result(
     code, out, err = cli(["predict", image, "--out", tmp_path / "out", "--format", "coco", *flags])
     assert code == 1
     assert out.startswith(f"1 masks in {tmp_path / 'out'}, 0 failed")
-    assert f"error: results.json was not made: {tmp_path / 'out'}" in err and "Traceback" not in err
+    assert f"error: results.json was not written: {tmp_path / 'out'}" in err and "Traceback" not in err
     assert (tmp_path / "out/pieces/toy_00000.json").is_file()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gmtool.cli import stop, train
+from gmtool.cli import signals, train
 
 BLOCKER = """
 import os, sys, time
@@ -90,15 +90,15 @@ def test_case_42_a_second_signal_ends_a_command_at_once(tmp_path: Path) -> None:
 def test_case_42_the_line_of_a_stopped_training_names_resume_where_there_is_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stop._state, "remedy", "")
-    with pytest.raises(stop.Stopped), train._advising_to_resume(tmp_path):
-        raise stop.Stopped(130)
-    assert stop._state.remedy == ""
+    monkeypatch.setattr(signals._state, "remedy", "")
+    with pytest.raises(signals.Stopped), train.advising_to_resume(tmp_path):
+        raise signals.Stopped(130)
+    assert signals._state.remedy == ""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.json").touch()
-    with pytest.raises(stop.Stopped), train._advising_to_resume(tmp_path):
-        raise stop.Stopped(130)
-    assert stop._state.remedy == f": gmtool train --resume {tmp_path} goes on from the last checkpoint"
+    with pytest.raises(signals.Stopped), train.advising_to_resume(tmp_path):
+        raise signals.Stopped(130)
+    assert signals._state.remedy == f": gmtool train --resume {tmp_path} goes on from the last checkpoint"
 
 
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:

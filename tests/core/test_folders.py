@@ -117,7 +117,7 @@ def test_suffixes_count_in_any_case_and_masks_may_be_of_any_lossless_type(store:
         for template in ("images/{id}.*", "images/{id}.jpg"):
             assert load(store, images=template) == [["train/x"], ["train/y"], ["val/v"]]
     (masks / "x.tif").touch()
-    with pytest.raises(DataError, match=r"x\.\w+ and .*x\.\w+ differ in their suffix alone: which is the mask"):
+    with pytest.raises(DataError, match=r"x\.\w+ and .*x\.\w+ differ only in their suffix: keep one as the mask"):
         load(store)
 
 
@@ -149,7 +149,7 @@ def test_a_folder_without_masks_names_what_is_there(tmp_path: Path) -> None:
         open_masks(tmp_path, CLASSES, None, option="x")
     picture(tmp_path / "masks/a.png")
     picture(tmp_path / "masks/a.bmp")
-    with pytest.raises(DataError, match="which is the mask of a"):
+    with pytest.raises(DataError, match="keep one mask of a"):
         open_masks(tmp_path / "masks", CLASSES, None, option="x")
 
 

@@ -77,5 +77,5 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.toml: not TOML"):
         load_toml(path)
     path.write_text("lr = 1\n")
-    with pytest.raises(ConfigError, match="must stand in a table"):
+    with pytest.raises(ConfigError, match="must be in a table"):
         load_toml(path)

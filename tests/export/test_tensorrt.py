@@ -148,9 +148,9 @@ def test_one_plan_is_built_for_the_gpus_that_were_asked_for(spec: ArtifactSpec) 
     [
         ({"compute_capabilities": ("8.6", "9.0")}, r"9.0: TensorRT-RTX .* builds for 7.5, 8.0, .* take TensorRT"),
         ({"compute_capabilities": ("86",)}, "--compute-capability 86: "),
-        ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX has no such thing"),
-        ({"version_compatible": True}, "--version-compatible: TensorRT-RTX has no such thing"),
-        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT-RTX has no such thing"),
+        ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX has no such option"),
+        ({"version_compatible": True}, "--version-compatible: TensorRT-RTX has no such option"),
+        ({"timing_cache": Path("x")}, "--timing-cache: TensorRT-RTX has no such option"),
         ({"workspace_bytes": 0}, "workspace of 0 bytes"),
         ({"profiles": ()}, "needs at least one range of shapes"),
     ],
@@ -298,7 +298,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
             r"without its libraries \(lib",
         ),
         ("import tensorrt_bindings_of_nothing", r"needs TensorRT \(tensorrt_bindings_of_nothing\), which is not"),
-        ("__version__ = '0.0.1'", "tensorrt is a stub here"),
+        ("__version__ = '0.0.1'", "tensorrt is a placeholder package"),
         ("__version__, Builder = '10.3.0', None", "TensorRT 10.3.0 is too old: expected 10.12 or later"),
     ],
 )
@@ -340,7 +340,7 @@ def shared_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_tensorrt_builds_for_the_gpu_that_is_there(shared_api: None, spec: ArtifactSpec) -> None:
     if nvidia_gpu_is_there():
         pytest.skip("there is a GPU")
-    with pytest.raises(BackendError, match="there is no NVIDIA driver on this machine"):
+    with pytest.raises(BackendError, match="no NVIDIA driver on this machine"):
         build_plan(TINY, spec, BuildOptions("tensorrt", (PROFILE,)))
     with pytest.raises(ConfigError, match="--compute-capability: TensorRT builds for the GPU of this machine"):
         check_options(BuildOptions("tensorrt", (PROFILE,), compute_capabilities=("8.6",)))

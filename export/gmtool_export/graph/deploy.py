@@ -1,4 +1,4 @@
-"""The graph that is deployed: from an image as decoded to its mask, with nothing left to the client."""
+"""Deployment graph: from a decoded image to its mask, pre- and postprocessing included."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from gmtool.artifact.spec import OutputName
 from gmtool.nn.model import GuidedMixNet, normalize
 
 OUTPUTS: tuple[OutputName, ...] = ("mask", "confidence", "logits")
-"""What the graph gives before a file keeps some of it."""
+"""All outputs of the graph; a file keeps some of them."""
 NO_LABEL = 255
-"""Label of every pixel of an image whose scores are not finite. No class has it: there are at most 255."""
+"""Label of all pixels of an image whose scores are not finite. No class has it: there are at most 255."""
 
 
 class DeployModel(nn.Module):
     """Normalisation, padding to the stride, network, upsampling of the logits and argmax, in that order.
 
     Args:
-        network: A trained network, in evaluation mode; it is copied.
-        half: Whether the network computes in float16. What surrounds it stays float32: normalisation, the
-            scores from the classifier on, upsampling, softmax.
+        network: Trained network in evaluation mode; copied.
+        half: Compute the network in float16. Normalisation, classifier scores, upsampling and softmax stay
+            float32.
     """
 
     def __init__(self, network: GuidedMixNet, *, half: bool = False) -> None:
@@ -32,11 +32,12 @@ class DeployModel(nn.Module):
         self.network.materialize_attention()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mask, confidence and logits of RGB images (N, H, W, 3), uint8, of any size.
+        """Return mask, confidence and logits of RGB images, (N, H, W, 3) uint8, of any size.
 
         Returns:
-            Class indices, (N, H, W) uint8, `NO_LABEL` all over an image whose scores are not finite; the
-            largest probability times 255, (N, H, W) uint8, 0 there; scores before softmax, (N, C, H, W) float32.
+            Class indices, (N, H, W) uint8; the largest probability times 255, (N, H, W) uint8; scores before
+            softmax, (N, C, H, W) float32. An image whose scores are not finite has label `NO_LABEL` and confidence
+            0.
         """
         height, width = image.shape[1:3]
         # The cast comes before the transpose: TensorRT's parser refuses to transpose uint8
@@ -45,12 +46,12 @@ class DeployModel(nn.Module):
         logits = self.network.upscale(scores, height, width)
         finite = _finite_images(scores)[:, None, None]
         mask = torch.where(finite, logits.argmax(dim=1), NO_LABEL)
-        # The largest probability is 1 / sum(exp(logits - largest)): no probabilities of all classes are kept
+        # The largest probability is 1 / sum(exp(logits - largest)), without memory for all probabilities
         total = torch.exp(logits - logits.amax(dim=1, keepdim=True)).sum(dim=1)
         confidence = torch.where(finite, torch.round(255 / total), 0.0)
         return mask.to(torch.uint8), confidence.to(torch.uint8), logits
 
 
 def _finite_images(scores: Tensor) -> Tensor:
-    """Return (N,): whether all scores of an image are finite. A comparison with NaN is false in every runtime."""
+    """Return (N,) bool: all scores of an image are finite. A comparison with NaN is false in every runtime."""
     return (scores.abs() <= torch.finfo(torch.float32).max).float().amin(dim=(1, 2, 3)) > 0.5

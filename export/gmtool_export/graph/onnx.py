@@ -1,4 +1,4 @@
-"""From a trained network to one self-contained ONNX file that knows what it is."""
+"""Export the deployment graph to a self-contained ONNX file with its spec and hash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool_export.graph.deploy import OUTPUTS, DeployModel
 
 OPSET = 18
-"""ONNX Runtime's CUDA provider lacks kernels of 19 and later, and TensorRT refuses 23's Attention."""
+"""ONNX opset: ONNX Runtime's CUDA provider lacks kernels of 19 and later, TensorRT refuses 23's Attention."""
 TRACED_SHAPE = (2, 160, 224)
 """Batch, height and width of the example; all three are dynamic in the graph."""
 DIMENSIONS: dict[OutputName, tuple[str | int, ...]] = {
@@ -29,16 +29,16 @@ DIMENSIONS: dict[OutputName, tuple[str | int, ...]] = {
 
 
 def export_graph(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProto:
-    """Return the deployment graph of a network with all of its `OUTPUTS`; batch, height and width are dynamic.
+    """Return the deployment graph of a network with all `OUTPUTS` and dynamic batch, height and width.
 
     Args:
-        network: A trained network, on the CPU; it is not changed.
-        half: Whether the network computes in float16.
+        network: Trained network on the CPU; not modified.
+        half: Compute the network in float16.
     """
     example = torch.zeros(*TRACED_SHAPE, 3, dtype=torch.uint8)
-    # What the exporter and its optimiser print is for stderr: stdout is for results
+    # The exporter and its optimiser print to stdout, which is for results
     with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")  # of the exporter about itself; parity is checked afterwards
+        warnings.simplefilter("ignore")  # about the exporter's internals; parity is checked afterwards
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             DeployModel(network, half=half),
@@ -61,19 +61,19 @@ def export_graph(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProt
 
 
 def _forget_origin(graph: onnx.GraphProto) -> None:
-    """Take out what the exporter notes about the Python code that a node comes from: a third of a megabyte."""
+    """Remove the exporter's notes about the Python source of each node: a third of a megabyte."""
     for entry in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
         del entry.metadata_props[:]
         entry.doc_string = ""
 
 
 def keep_outputs(model: onnx.ModelProto, outputs: Sequence[OutputName]) -> onnx.ModelProto:
-    """Return a graph that gives `outputs` alone, without what nothing else needs."""
+    """Return a graph with only `outputs` and the nodes that they need."""
     return Extractor(model).extract_model([entry.name for entry in model.graph.input], list(outputs))
 
 
 def finish(model: onnx.ModelProto, spec: ArtifactSpec) -> bytes:
-    """Return a graph as the bytes of a sealed file that holds its spec and gives what the spec names."""
+    """Return the content of a sealed ONNX file: the graph with the outputs of `spec`, the spec and a hash."""
     kept = keep_outputs(model, spec.outputs)
     onnx.helper.set_model_props(kept, {SPEC_KEY: spec.to_json(), SHA256_KEY: UNSEALED})
     onnx.checker.check_model(kept)
@@ -81,7 +81,7 @@ def finish(model: onnx.ModelProto, spec: ArtifactSpec) -> bytes:
 
 
 def precision_of(model: onnx.ModelProto) -> Precision:
-    """Return what a graph's convolutions compute in, as it is and not as it was asked for."""
+    """Return the precision that a graph's convolutions actually have."""
     types = {entry.name: entry.data_type for entry in model.graph.initializer}
     weights = {types.get(node.input[0]) for node in model.graph.node if node.op_type == "DequantizeLinear"}
     if onnx.TensorProto.INT8 in weights:

@@ -1,4 +1,4 @@
-"""Which images the ranges of an int8 model come from, and how they are read."""
+"""Calibration images of int8 models."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ from gmtool.images import AS_DISPLAYED, Reading, UInt8Array, read_image
 T = TypeVar("T")
 
 NUM_IMAGES = 32
-"""Images that the ranges are taken over."""
+"""Number of calibration images."""
 MAX_PIXELS = 320_000
-"""Larger images are scaled down to this, so that attention and the ranges of every layer fit into memory."""
+"""Limit to which larger images are scaled down, so that attention and the ranges of all layers fit into memory."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The images that ranges are taken over."""
+    """Calibration images with their source."""
 
     source: str
-    """Where they come from, in words."""
+    """Description of their origin."""
     paths: tuple[Path, ...]
     reading: Reading = AS_DISPLAYED
 
     @property
     def sha256(self) -> str:
-        """Hash of their names in order."""
+        """SHA-256 of the file names, in order."""
         return sha256_of_lines([path.name for path in self.paths])
 
     def read(self) -> list[UInt8Array]:
-        """Return the images, (H, W, 3) each; those that cannot be read are an error."""
+        """Return the images, RGB, (H, W, 3) uint8 each.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
         exif, bits = self.reading.exif, self.reading.bits
         return [shrink(read_image(path, exif=exif, bits=bits), MAX_PIXELS) for path in self.paths]
 
@@ -51,7 +55,7 @@ def training_images(config: DataConfig) -> Calibration:
     """Return labeled and unlabeled training images of a run, spread evenly over both lists.
 
     Raises:
-        DataError: The run's data is not where it was.
+        DataError: The run's data is missing.
     """
     try:
         data = load_training_data(config)
@@ -69,10 +73,14 @@ def training_images(config: DataConfig) -> Calibration:
 
 
 def images_of_folder(folder: Path, *, option: str) -> list[Path]:
-    """Return every image in a folder and below it.
+    """Return all images below a folder.
+
+    Args:
+        folder: Folder.
+        option: Command-line option that named it, for messages.
 
     Raises:
-        DataError: There is no such folder, or no image in it; `option` names what the user gave.
+        DataError: The folder is missing or contains no image.
     """
     if not folder.is_dir():
         raise DataError(f"{option} {folder}: no such folder")
@@ -83,7 +91,7 @@ def images_of_folder(folder: Path, *, option: str) -> list[Path]:
 
 
 def calibration_images(folder: Path | None, config: DataConfig) -> Calibration:
-    """Return the images of `--calibration`, or else those that the run was trained on."""
+    """Return the images of `--calibration`, or else training images of the run."""
     if folder is None:
         return training_images(config)
     chosen = spread(images_of_folder(folder, option="--calibration"), NUM_IMAGES)
@@ -91,13 +99,13 @@ def calibration_images(folder: Path | None, config: DataConfig) -> Calibration:
 
 
 def spread(items: Sequence[T], count: int) -> tuple[T, ...]:
-    """Return at most `count` of the items, evenly spaced, in order: always the same ones."""
+    """Return at most `count` items, evenly spaced, in order."""
     count = min(count, len(items))
     return tuple(items[index * len(items) // count] for index in range(count))
 
 
 def shrink(image: UInt8Array, pixels: int) -> UInt8Array:
-    """Return an image (H, W, 3), or a label map (H, W), scaled down to at most `pixels` if it is larger."""
+    """Return an image (H, W, 3) or a mask (H, W), uint8, scaled down to at most `pixels` pixels."""
     height, width = image.shape[:2]
     factor = (pixels / (height * width)) ** 0.5
     if factor >= 1:

@@ -1,4 +1,4 @@
-"""int8 as Q/DQ nodes: ranges from real images, and the layers that lose accuracy left in float32."""
+"""int8 quantization with Q/DQ nodes; sensitive layers stay in float32."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from gmtool_export.int8.calibration import Calibration
 from gmtool_export.int8.sensitivity import SwitchedModel, least_robust_layers
 
 OPERATORS = ["Conv", "Add", "Relu", "MaxPool", "Concat"]
-"""Convolutions, and what lies between them, so that int8 flows from one to the next. Attention stays float."""
+"""Quantized operators: convolutions and the operators between them. Attention stays in float."""
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How an int8 graph was made."""
+    """Settings and results of an int8 quantization."""
 
     symmetric: bool
-    """Signed activations around zero, as TensorRT needs them; else unsigned ones, which processors are fast at."""
+    """Signed, zero-centred activations, as TensorRT needs them; else unsigned ones, which are fast on CPUs."""
     quantized_layers: int
     """Convolutions in int8."""
     float_layers: tuple[str, ...]
-    """Convolutions left in float32, those that lost most first."""
+    """Convolutions left in float32, the most sensitive first."""
     tuned_agreement: float
-    """Share of the pixels of some calibration images with float32's label, in [0, 1]; the choice rests on it."""
+    """Share of the pixels of some calibration images with float32's label, in [0, 1], that the choice reached."""
     calibration: str
-    """Where the calibration images come from."""
+    """Description of the calibration images' origin."""
     calibration_sha256: str
-    """Hash of their names."""
+    """SHA-256 of their file names."""
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -47,11 +47,11 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def measure_ranges(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> TensorsData:
-    """Return the smallest and largest value of every activation over some images.
+    """Return the smallest and largest value of every activation over calibration images.
 
     Args:
-        model: The float32 graph.
-        images: (H, W, 3) each.
+        model: Float32 graph.
+        images: RGB, (H, W, 3) uint8 each.
     """
     with temporary_dir() as folder:
         path = folder / "model.onnx"
@@ -78,13 +78,14 @@ def quantize_graph(
     """Return the graph with Q/DQ pairs around its convolutions; weights are int8, symmetric, per channel.
 
     Args:
-        model: The float32 graph; it is not changed.
-        ranges: What `measure_ranges` gave for it.
-        symmetric: Signed activations with zero point 0, the only ones that TensorRT takes. Otherwise unsigned
-            ones with any zero point: a ReLU then vanishes in the rounding, and VNNI multiplies them directly.
-        operators: Kinds of nodes to quantize.
-        float_layers: Names of nodes that stay as they are.
+        model: Float32 graph; not modified.
+        ranges: Result of `measure_ranges`.
+        symmetric: Signed activations with zero point 0, which TensorRT requires. Otherwise unsigned activations
+            with any zero point: ReLU is then free, and VNNI multiplies them directly.
+        operators: Operators to quantize.
+        float_layers: Names of nodes that stay in float32.
     """
+    # Insert Q/DQ nodes into a copy
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     quantizer = QDQQuantizer(
@@ -100,9 +101,10 @@ def quantize_graph(
         extra_options={
             "ActivationSymmetric": symmetric,
             "WeightSymmetric": True,
-            "QuantizeBias": False,  # TensorRT takes no int32; ONNX Runtime rounds the bias itself when it fuses
+            "QuantizeBias": False,  # TensorRT supports no int32 bias; ONNX Runtime rounds it when it fuses
         },
     )
+    # Sort, and fuse ReLUs for TensorRT
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
@@ -112,9 +114,9 @@ def quantize_graph(
 
 
 def _feature_nodes(graph: onnx.GraphProto, operators: Sequence[str]) -> list[str]:
-    """Return the names of the convolutions, and of nodes of the other kinds that work on what comes from one.
+    """Return the names of nodes to quantize: convolutions, and other operators on their results.
 
-    The additions inside the matrices of pooling and resizing are left alone: positions would be rounded.
+    Additions inside the matrices of pooling and resizing are excluded: positions would be rounded.
     """
     features: set[str] = set()
     constants = {entry.name for entry in graph.initializer}
@@ -132,14 +134,14 @@ def _feature_nodes(graph: onnx.GraphProto, operators: Sequence[str]) -> list[str
 
 
 def _keep_activations_together(graph: onnx.GraphProto) -> None:
-    """Let a ReLU take its convolution's result unrounded: TensorRT computes the two as one, and rounds once."""
+    """Remove Q/DQ nodes between a convolution and its ReLU: TensorRT fuses the two and rounds once."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type == "Relu" and makers[node.input[0]].op_type == "DequantizeLinear":
             quantizing = makers[makers[node.input[0]].input[0]]
             if makers[quantizing.input[0]].op_type == "Conv":
                 node.input[0] = quantizing.input[0]
-    # In reverse, so that what only a dropped node needed is dropped too
+    # In reverse, so that nodes that only a dropped node needs are dropped too
     needed = {entry.name for entry in graph.output}
     kept = []
     for node in reversed(graph.node):
@@ -155,18 +157,18 @@ def _keep_activations_together(graph: onnx.GraphProto) -> None:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration found."""
+    """Calibration images and activation ranges."""
 
     images: tuple[UInt8Array, ...]
     ranges: TensorsData
     source: str
-    """Where the images come from, in words."""
+    """Description of the images' origin."""
     sha256: str
-    """Hash of their names."""
+    """SHA-256 of their file names."""
 
 
 def calibrate(model: onnx.ModelProto, calibration: Calibration) -> Calibrated:
-    """Run the float32 graph on the calibration images."""
+    """Measure activation ranges of the float32 graph on the calibration images."""
     images = tuple(calibration.read())
     return Calibrated(images, measure_ranges(model, images), calibration.source, calibration.sha256)
 
@@ -174,17 +176,17 @@ def calibrate(model: onnx.ModelProto, calibration: Calibration) -> Calibrated:
 def quantize(
     model: onnx.ModelProto, calibrated: Calibrated, *, symmetric: bool
 ) -> tuple[onnx.ModelProto, Quantization]:
-    """Return a float32 graph as int8, and how it was made.
+    """Return the int8 version of a float32 graph, and the record of its quantization.
 
     Args:
-        model: The float32 graph, with logits among its outputs.
-        calibrated: What `calibrate` found for it.
-        symmetric: As TensorRT needs it; see `quantize_graph`.
+        model: Float32 graph with the output `logits`.
+        calibrated: Result of `calibrate`.
+        symmetric: Signed activations, as TensorRT needs them; see `quantize_graph`.
     """
     ranges = calibrated.ranges
     convolutions = quantize_graph(model, ranges, symmetric=symmetric, operators=["Conv"])
     switched = SwitchedModel(model, convolutions)
-    # The classifier's scores, in 256 steps, would tie; it is the smallest of all layers
+    # In 256 steps the classifier's scores would tie; it is also the smallest layer
     always = switched.layers[-1:]
     worst, agreement = least_robust_layers(switched, calibrated.images, always=always)
     quantized = quantize_graph(model, ranges, symmetric=symmetric, float_layers=[*always, *worst])

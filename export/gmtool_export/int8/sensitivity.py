@@ -1,4 +1,4 @@
-"""Which convolutions lose accuracy in int8: one graph in which each can be switched between int8 and float32."""
+"""Find convolutions that lose accuracy in int8, with a graph that switches each between int8 and float32."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from gmtool.images import UInt8Array
 
 SWITCH = "gmtool.int8"
 TUNING_SHAPE = (4, 160, 224)
-"""Batch, height and width that layers are compared at."""
+"""Batch, height and width of the comparison of layers."""
 GOAL = 0.99
-"""Share of the pixels that keep float32's label, at which no further layer is left in float32."""
+"""Share of the pixels with float32's label at which no further layer is moved to float32."""
 MAX_SHARE = 0.25
-"""Share of the layers that may be left in float32: with more, int8 is not worth its name."""
+"""Largest share of layers in float32; more would defeat int8's purpose."""
 
 Bools = npt.NDArray[np.bool_]
 
 
 class SwitchedModel:
-    """A float32 graph whose every convolution takes int8 weights and inputs, rounded, if its switch is on.
+    """Graph in which each convolution can be switched between float32 and int8 weights and inputs.
 
-    One session then answers for every choice of layers; a quantized graph for each would be built and loaded anew.
+    One session evaluates every choice of layers, instead of a new quantized graph for each.
 
     Args:
-        model: The float32 graph, with logits among its outputs.
-        quantized: The same with Q/DQ pairs around its convolutions and nothing else.
+        model: Float32 graph with the output `logits`.
+        quantized: The same graph with Q/DQ pairs around its convolutions only.
     """
 
     def __init__(self, model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
         float_inputs = {node.name: list(node.input) for node in model.graph.node if node.op_type == "Conv"}
         self.layers = [node.name for node in quantized.graph.node if node.op_type == "Conv"]
-        """Names of the convolutions' nodes, first to last."""
+        """Names of the convolution nodes, in graph order."""
         self.titles = {name: float_inputs[name][1].removesuffix(".weight") for name in self.layers}
-        """What the network calls them."""
+        """Names of the layers in the network, by node name."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
         content = _switched_graph(model, quantized, float_inputs).SerializeToString()
         self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def logits(self, images: UInt8Array, on: Bools) -> npt.NDArray[np.float32]:
-        """Return the logits of images (N, H, W, 3) with the layers in int8 for which `on`, (layers,), is true."""
+        """Return logits (N, C, H, W) of images (N, H, W, 3); layers with true in `on`, (layers,), are int8."""
         logits: npt.NDArray[np.float32]
         (logits,) = self._session.run(["logits"], {"image": images, SWITCH: on})
         return logits
@@ -54,17 +54,18 @@ class SwitchedModel:
 def least_robust_layers(
     model: SwitchedModel, images: Sequence[UInt8Array], *, always: Sequence[str]
 ) -> tuple[list[str], float]:
-    """Return the layers to leave in float32, the worst first, and the agreement with float32 that results.
+    """Return the layers to keep in float32, the most sensitive first, and the resulting agreement with float32.
 
-    Each layer's own error is what it does to the logits when it alone is in int8. The worst are left out one
-    after another until `GOAL` is reached, at most `MAX_SHARE` of them. N + 2 passes at least for N layers if
-    int8 alone misses the goal, else 2.
+    The error of a layer is the mean squared change of the logits when it alone is in int8. The worst layers move
+    to float32 one by one until `GOAL` is reached, at most `MAX_SHARE` of them. Takes 2 passes if int8 reaches the
+    goal, else at least N + 2 for N layers.
 
     Args:
-        model: The network with switches.
-        images: Real images, (H, W, 3) each; not those that the result is judged on.
-        always: Layers that are in float32 in any case.
+        model: Network with switches.
+        images: Real images, (H, W, 3) uint8 each, other than those of the proof.
+        always: Layers that always stay in float32.
     """
+    # Reference labels in float32
     count, height, width = TUNING_SHAPE
     step = max(len(images) // count, 1)
     batch = np.stack(
@@ -77,10 +78,12 @@ def least_robust_layers(
     def agreement(on: Bools) -> float:
         return float((model.logits(batch, on).argmax(axis=1) == labels).mean())
 
+    # All layers in int8
     on = np.array([layer not in always for layer in model.layers])
     reached = agreement(on)
     if reached >= GOAL:
         return [], reached
+    # Rank layers by their own error, and move the worst to float32
     errors = [
         float(np.square(model.logits(batch, np.arange(layers) == layer) - expected).mean())
         for layer in range(layers)
@@ -99,7 +102,8 @@ def least_robust_layers(
 def _switched_graph(
     model: onnx.ModelProto, quantized: onnx.ModelProto, float_inputs: dict[str, list[str]]
 ) -> onnx.ModelProto:
-    """Return `quantized` with a choice between the two kinds of input in front of every convolution."""
+    """Return `quantized` with a switch between int8 and float32 inputs in front of every convolution."""
+    # Find the float32 source of each rounded tensor
     graph = onnx.GraphProto()
     graph.CopyFrom(quantized.graph)
     sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
@@ -108,11 +112,13 @@ def _switched_graph(
         for node in graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in sources
     }
+    # Add the float32 weights
     known = {entry.name for entry in graph.initializer}
     weights = {names[1] for names in float_inputs.values()}
     graph.initializer.extend(
         entry for entry in model.graph.initializer if entry.name in weights and entry.name not in known
     )
+    # Insert the switches
     nodes: list[onnx.NodeProto] = []
     layer = 0
     for node in graph.node:
@@ -126,7 +132,7 @@ def _switched_graph(
                 node.input[place] = chosen
             layer += 1
         elif node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            # What is no convolution takes float32 always
+            # Other nodes always take float32
             for place, name in enumerate(node.input):
                 node.input[place] = rounded.get(name, name)
         nodes.append(node)

@@ -1,4 +1,4 @@
-"""Whether what was measured lets an exported model pass, and the line that says why not."""
+"""Gate: bounds that an exported model must meet, and errors for those it misses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gmtool_export.proof.miou_drop import MIN_SHARE, ScoreProof
 from gmtool_export.proof.parity import ParityRow
 
 MIN_CLASSES = 3
-"""A network that predicts fewer agrees with anything; of two classes, both must be predicted."""
+"""Smallest number of predicted classes: with fewer, agreement proves nothing. Of two classes, both."""
 MAX_RELATIVE_DIFFERENCE = 1e-3
 """Largest difference of two logits in float32 as a share of the largest logit: ten times what rounding does,
 a hundredth of what a wrong pooling does."""
@@ -19,12 +19,12 @@ a hundredth of what a wrong pooling does."""
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an exported model may be from its network."""
+    """Largest accepted difference between an exported model and its network."""
 
     min_agreement: float
-    """Share of the pixels with the same label at every shape, in [0, 1]."""
+    """Smallest share of pixels with the same label, at every shape, in [0, 1]."""
     max_miou_drop: float
-    """Points of mIoU on the validation images."""
+    """Largest loss of mIoU on the validation images, points."""
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
@@ -35,12 +35,16 @@ TOLERANCES: dict[Precision, Tolerance] = {
 
 
 def refuse_weak_evidence(classes_predicted: int, num_classes: int) -> None:
-    """Raise `ParityError` if the network predicts too few classes on the images for agreement to mean anything."""
+    """Check that the network predicts enough classes for agreement to mean anything.
+
+    Raises:
+        ParityError: It predicts too few.
+    """
     needed = min(MIN_CLASSES, num_classes)
     if classes_predicted < needed:
         raise ParityError(
             f"the network gives only {classes_predicted} of its {num_classes} classes {MIN_SHARE:.1%} of the "
-            f"pixels or more; expected {needed}: whatever it is compared with agrees. Nothing was written: give "
+            f"pixels or more; expected {needed}, else agreement proves nothing. Nothing was written: give "
             "images that show more classes (--images DIR), train it longer, or accept it (--allow-few-classes)"
         )
 
@@ -52,15 +56,19 @@ def judge(
     score: ScoreProof | None,
     tolerance: Tolerance,
 ) -> None:
-    """Raise `ParityError` for the first bound that a model misses.
+    """Check a model against the bounds.
 
     Args:
-        what: The model and what ran it, for the message.
-        precision: What the model computes in.
-        rows: The comparison at every shape.
-        score: The comparison on the validation list, where there is one.
-        tolerance: The bounds.
+        what: Name of the model, for messages.
+        precision: Precision of the model.
+        rows: Comparison at every shape.
+        score: Comparison on the validation images, or None.
+        tolerance: Bounds.
+
+    Raises:
+        ParityError: The first bound that the model misses.
     """
+    # Masks and logits at every shape
     end = "nothing was written"
     for row in rows:
         where = f"at {row.batch}x{row.height}x{row.width} ({row.shape})"
@@ -72,13 +80,14 @@ def judge(
         if row.unexplained:
             raise ParityError(
                 f"{what} gives {row.unexplained} pixels {where} another label than PyTorch, though their two best "
-                f"classes are further apart than any rounding seen there: {end}"
+                f"classes differ by more than the rounding errors there: {end}"
             )
         if precision == "fp32" and (row.max_difference or 0) > MAX_RELATIVE_DIFFERENCE * row.max_logit:
             raise ParityError(
                 f"{what} gives logits that differ from PyTorch's by {row.max_difference:.3g} {where}; expected at "
                 f"most {MAX_RELATIVE_DIFFERENCE:.1%} of the largest, {row.max_logit:.3g}: {end}"
             )
+    # mIoU on validation images
     if score is not None and score.drop > tolerance.max_miou_drop:
         raise ParityError(
             f"{what} scores {100 * score.miou:.2f} % mIoU on {score.num_images} images of {score.split}, "

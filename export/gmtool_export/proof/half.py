@@ -1,4 +1,4 @@
-"""Largest magnitude in the part of a network that float16 computes, whose largest number is 65 504."""
+"""Headroom of float16 (largest number 65 504): largest magnitude in the part of a network that it computes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ STAND_IN = torch.float64
 
 @dataclass(frozen=True)
 class Headroom:
-    """The largest magnitude that a network computes on some images."""
+    """Layer with the largest magnitude, and that value."""
 
     layer: str
     value: float
 
 
 def half_headroom(network: GuidedMixNet, images: UInt8Array) -> Headroom:
-    """Return the largest absolute value on images (N, H, W, 3) of what float16 is to compute.
+    """Return the largest absolute value of the float16 part on images, (N, H, W, 3) uint8.
 
-    The result of every operation counts, not only what layers return: a product in the middle of attention
-    overflows as well. On a processor ONNX Runtime computes a float16 graph in float32 and would not show it.
-    float64 stands in the place of float16, so that what the network keeps in float32 is told apart.
+    The results of all operations count, not only those of layers: a product inside attention can overflow too. On
+    a CPU ONNX Runtime computes float16 graphs in float32 and would not show it. float64 takes the place of
+    float16, to tell it from the parts that stay in float32.
 
     Raises:
-        ParityError: It would not fit into float16.
+        ParityError: The value does not fit into float16.
     """
     deployed = DeployModel(network).network.to(STAND_IN)  # a copy, with attention written as plain products
     watch = MagnitudeWatch(deployed)
@@ -50,31 +50,31 @@ def half_headroom(network: GuidedMixNet, images: UInt8Array) -> Headroom:
     layer, value = watch.largest()
     if value > LARGEST_HALF:
         raise ParityError(
-            f"fp16: {layer} reaches {value:.0f}, and float16 holds up to {LARGEST_HALF}: take fp32 "
+            f"fp16: {layer} reaches {value:.0f}, and float16 holds up to {LARGEST_HALF}: use fp32 "
             "or int8; nothing was written"
         )
     return Headroom(layer, value)
 
 
 class MagnitudeWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, notes the largest absolute value of every float64 result, by the layer that computes it.
+    """Dispatch mode that records the largest absolute float64 result of each layer.
 
     Args:
-        network: Its layers are followed by hooks, which stay: give a copy.
+        network: Network whose layers get hooks, which stay: pass a copy.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._values: dict[str, float] = {}
         self._unmerged: tuple[str, float] | None = None
-        """Of a convolution that the export merges with the batch normalisation after it, if one follows."""
+        """Name and value of a convolution that the export may merge with a following batch normalisation."""
         self._inside: list[tuple[str, nn.Module]] = []
         for name, module in network.named_modules():
             module.register_forward_pre_hook(lambda layer, _, name=name: self._inside.append((name, layer)))
             module.register_forward_hook(lambda *_: (self._inside.pop(), None)[1])
 
     def largest(self) -> tuple[str, float]:
-        """Return the layer with the largest value, and that value; NaN counts as infinite."""
+        """Return the layer with the largest value, and the value; NaN counts as infinite."""
         self._settle(merged=False)
         layer = max(self._values, key=self._values.__getitem__)
         return layer, self._values[layer]
@@ -82,7 +82,7 @@ class MagnitudeWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and look at what it gives."""
+        """Run an operation, and record its results."""
         given = func(*args, **(kwargs or {}))
         name, layer = self._inside[-1] if self._inside else ("the network", None)
         self._settle(merged=isinstance(layer, nn.BatchNorm2d))

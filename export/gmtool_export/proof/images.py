@@ -1,4 +1,4 @@
-"""The real images that an exported model is proven on, and whether they can prove anything."""
+"""Real images for the proof of an exported model, and PyTorch's results on them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool_export.int8.calibration import images_of_folder, spread
 from gmtool_export.proof.gate import refuse_weak_evidence
 from gmtool_export.proof.miou_drop import ScoredImages, classes_predicted
-from gmtool_export.proof.parity import Example, examples
+from gmtool_export.proof.parity import ReferenceBatch, reference_batches
 
 COMPARED_IMAGES = 6
-"""Images that the batches of every shape are made of."""
+"""Images in the batches of all shapes."""
 SCORED_IMAGES: dict[Precision, int] = {"fp32": 4, "fp16": 24, "int8": 24}
-"""Validation images that both models are scored on unless told otherwise: few in float32, where hardly a pixel
-differs, since PyTorch takes most of the time."""
+"""Default number of validation images to score: few in fp32, where hardly a pixel differs; PyTorch takes most of
+the time."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a model is compared on."""
+    """Images and PyTorch's results for the proof of a model."""
 
     images: tuple[UInt8Array, ...]
     """Real images at their own size."""
-    examples: dict[str, Example]
-    """The same in batches of several shapes, with PyTorch's logits."""
+    batches: dict[str, ReferenceBatch]
+    """The images in batches of several shapes, with PyTorch's logits, by the name of the shape."""
     classes_predicted: int
-    """Classes that PyTorch gives a share of their pixels to."""
+    """Classes that PyTorch predicts on a minimum share of the pixels."""
     scored: ScoredImages | None
     not_scored: str | None
-    """Why there is nothing to score on."""
+    """Reason why there are no images to score."""
 
 
 def gather_evidence(
@@ -51,20 +51,21 @@ def gather_evidence(
     num_classes: int,
     allow_few_classes: bool,
 ) -> Evidence:
-    """Find the images, and run PyTorch on those that are compared at several shapes.
+    """Load the images of the proof, and run PyTorch on them at several shapes.
 
     Args:
-        network: The network as it was trained, in evaluation mode.
-        config: Of its run.
+        network: Trained network in evaluation mode.
+        config: Configuration of its run.
         image_dir: Images to compare on; None for the run's validation images.
-        num_scored: Validation images to score on, evenly spaced; 0 for all.
-        num_classes: Of the network.
-        allow_few_classes: Take a network that predicts hardly any class.
+        num_scored: Validation images to score, evenly spaced; 0 for all.
+        num_classes: Classes of the network.
+        allow_few_classes: Accept a network that predicts too few classes.
 
     Raises:
         DataError: No images.
-        ParityError: PyTorch predicts too few classes on them.
+        ParityError: PyTorch predicts too few classes on the images.
     """
+    # Choose images
     split, problem = _validation(config)
     if image_dir is not None:
         reading = reading_of(config.data)
@@ -76,15 +77,16 @@ def gather_evidence(
         )
     else:
         samples = split.samples
+    # Run PyTorch, and require several predicted classes
     images = tuple(sample.read_image() for sample in spread(samples, COMPARED_IMAGES))
-    compared = examples(network, images)
+    compared = reference_batches(network, images)
     labels = np.concatenate([example.logits.argmax(axis=1).ravel() for example in compared.values()])
     predicted = classes_predicted(np.bincount(labels, minlength=num_classes))
     if not allow_few_classes:
         refuse_weak_evidence(predicted, num_classes)
     return Evidence(
         images=images,
-        examples=compared,
+        batches=compared,
         classes_predicted=predicted,
         scored=None if split is None else _scored(split, config, num_scored),
         not_scored=problem,
@@ -92,7 +94,7 @@ def gather_evidence(
 
 
 def _validation(config: TrainConfig) -> tuple[Split | None, str | None]:
-    """Return the run's validation list, or why there is none."""
+    """Return the run's validation split, or the error why it cannot be loaded."""
     try:
         return load_split(config.data, "val", config.data.val), None
     except GmtoolError as error:

@@ -1,4 +1,4 @@
-"""What an exported model scores beside its network, image by image on the validation list."""
+"""mIoU of an exported model and of its network on the same validation images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gmtool_export.proof.parity import MAX_OWN_PIXELS, Runner, reference_logits
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One image."""
+    """Agreement with PyTorch on one image."""
 
     id: str
     agreement: float
@@ -31,12 +31,12 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class ScoreProof:
-    """Both models on the same validation images, at their own size."""
+    """mIoU of both models on the same validation images, at their own size."""
 
     split: str
     num_images: int
     num_listed: int
-    """Images in the list that the scored ones were taken from, evenly spaced."""
+    """Images of the validation list; the scored ones are evenly spaced in it."""
     miou_pytorch: float
     """In [0, 1]."""
     miou: float
@@ -45,17 +45,17 @@ class ScoreProof:
     """Share of all pixels with PyTorch's label, in [0, 1]."""
     worst: ImageScore
     classes_predicted: int
-    """Classes that PyTorch gives at least `MIN_SHARE` of all pixels to."""
+    """Classes that PyTorch predicts on at least `MIN_SHARE` of all pixels."""
 
     @property
     def drop(self) -> float:
-        """How many points of mIoU the exported model loses; negative if it gains."""
+        """Loss of mIoU of the exported model, points; negative for a gain."""
         return 100 * (self.miou_pytorch - self.miou)
 
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """The images to score on, with what their masks mean."""
+    """Validation images to score, with the encoding of their masks."""
 
     split: str
     num_listed: int
@@ -64,13 +64,13 @@ class ScoredImages:
 
 
 MIN_SHARE = 0.005
-"""Share of the pixels that a class must have to count as predicted."""
+"""Smallest share of the pixels for a class to count as predicted."""
 
 
 def score(network: GuidedMixNet, runner: Runner, images: ScoredImages, classes: ClassSet) -> ScoreProof:
     """Score the network in PyTorch and the exported model on the same images.
 
-    Larger images than `MAX_OWN_PIXELS` are scaled down, with their ground truth, for both.
+    Images larger than `MAX_OWN_PIXELS` are scaled down, with their ground truth, for both.
 
     Raises:
         DataError: An image or a mask cannot be read, or no pixel has a class.
@@ -79,6 +79,7 @@ def score(network: GuidedMixNet, runner: Runner, images: ScoredImages, classes: 
     matrices = np.zeros((2, size, size), dtype=np.int64)
     pixels = np.zeros(size, dtype=np.int64)
     rows: list[tuple[ImageScore, int]] = []
+    # Add up both confusion matrices
     for sample in images.samples:
         image = shrink(sample.read_image(), MAX_OWN_PIXELS)
         truth = shrink(read_truth(sample, classes, values=images.values), MAX_OWN_PIXELS)
@@ -90,8 +91,9 @@ def score(network: GuidedMixNet, runner: Runner, images: ScoredImages, classes: 
             matrices[index] += confusion_matrix(truth, mask, num_classes=size, ignore_index=classes.ignore_index)
         pixels += np.bincount(expected.ravel(), minlength=size)
         rows.append((ImageScore(sample.id, float((actual == expected).mean())), expected.size))
+    # Report
     if not matrices.any():
-        raise DataError(f"{images.split}: no pixel of {len(rows)} images has a class: they score nothing")
+        raise DataError(f"{images.split}: no pixel of {len(rows)} images has a class: nothing to score")
     return ScoreProof(
         split=images.split,
         num_images=len(rows),
@@ -105,7 +107,7 @@ def score(network: GuidedMixNet, runner: Runner, images: ScoredImages, classes: 
 
 
 def classes_predicted(pixels: Sequence[int] | np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
-    """Return how many classes have at least `MIN_SHARE` of the pixels, given the pixels of each."""
+    """Return the number of classes with at least `MIN_SHARE` of the pixels, from the pixels of each class."""
     counts = np.asarray(pixels)
     return int((counts >= MIN_SHARE * counts.sum()).sum())
 

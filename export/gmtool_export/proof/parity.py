@@ -1,4 +1,4 @@
-"""How far an exported model is from its network: masks and logits, on real images at several shapes."""
+"""Parity of an exported model with its network: masks and logits on real images at several shapes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ SHAPES = {
     "odd": BatchShape(1, 97, 133),
     "batch of 3": BatchShape(3, 192, 256),
 }
-"""What is compared; an image at its own size comes on top."""
+"""Compared shapes, in addition to an image at its own size."""
 MAX_OWN_PIXELS = 1_000_000
-"""Larger images are not compared at their own size: attention would need gigabytes in each of the two."""
+"""Largest image compared at its own size: beyond it attention needs gigabytes in both models."""
 
 Runner = Callable[[UInt8Array], Mapping[str, npt.NDArray[Any]]]
-"""Runs an exported model on images (N, H, W, 3): `mask` (N, H, W), and `logits` (N, C, H, W) where they are to be
-had."""
+"""Runs an exported model on images, (N, H, W, 3) uint8; returns `mask`, (N, H, W) uint8, and `logits`, (N, C, H,
+W) float32, if available."""
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """The comparison with PyTorch at one shape."""
+    """Comparison with PyTorch at one shape."""
 
     shape: str
     batch: int
@@ -47,18 +47,18 @@ class ParityRow:
     agreement: float
     """Share of the pixels with the same label, in [0, 1]."""
     max_difference: float | None
-    """Largest difference of two logits; None where the model gives none."""
+    """Largest difference of two logits; None without logits."""
     max_logit: float
     """Largest absolute logit of PyTorch."""
     unexplained: int | None
-    """Pixels of another label though their two best classes are further apart than twice `max_difference`:
-    rounding cannot do that. None where there are no logits."""
+    """Pixels with another label whose two best logits differ by more than twice `max_difference`, which rounding
+    cannot explain. None without logits."""
     classes_seen: int
-    """Different labels in PyTorch's masks: where there is one, agreement proves nothing."""
+    """Different labels in PyTorch's masks; with a single one agreement proves nothing."""
 
 
 def reference_logits(network: GuidedMixNet, images: UInt8Array) -> Float32Array:
-    """Return PyTorch's logits, (N, C, H, W), as training computes them: none of the export's own code is used."""
+    """Return PyTorch's logits, (N, C, H, W) float32, computed as in training, without code of the export."""
     with torch.no_grad():
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)
         logits: Float32Array = network(normalize(batch)).logits.numpy()
@@ -66,7 +66,7 @@ def reference_logits(network: GuidedMixNet, images: UInt8Array) -> Float32Array:
 
 
 def onnx_runner(model: bytes, outputs: Sequence[str], *, threads: int = 0) -> Runner:
-    """Return what runs an ONNX model in ONNX Runtime on the processor; masks follow from logits if need be."""
+    """Return a runner of an ONNX model in ONNX Runtime on the CPU; masks are computed from logits if absent."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = runtime_threads(threads)
     options.log_severity_level = 3
@@ -82,43 +82,44 @@ def onnx_runner(model: bytes, outputs: Sequence[str], *, threads: int = 0) -> Ru
 
 
 @dataclass(frozen=True)
-class Example:
-    """Images of one size, and what PyTorch makes of them."""
+class ReferenceBatch:
+    """Batch of images of one size, with PyTorch's logits."""
 
     images: UInt8Array
-    """(N, H, W, 3)."""
+    """RGB, (N, H, W, 3) uint8."""
     logits: Float32Array
-    """PyTorch's, (N, C, H, W)."""
+    """Logits of PyTorch, (N, C, H, W) float32."""
 
 
-def examples(network: GuidedMixNet, images: Sequence[UInt8Array]) -> dict[str, Example]:
-    """Return real images as the batches of `SHAPES`, and the first at its own size if it is not too large."""
+def reference_batches(network: GuidedMixNet, images: Sequence[UInt8Array]) -> dict[str, ReferenceBatch]:
+    """Return batches of real images at all `SHAPES`, and the first image at its own size if not too large."""
     batches = {name: _batch(images, shape) for name, shape in SHAPES.items()}
     if images[0].size <= 3 * MAX_OWN_PIXELS:
         batches["own size"] = images[0][None]
-    return {name: Example(batch, reference_logits(network, batch)) for name, batch in batches.items()}
+    return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}
 
 
-def examples_inside(
+def reference_batches_inside(
     network: GuidedMixNet, images: Sequence[UInt8Array], profile: ShapeProfile
-) -> dict[str, Example]:
-    """Return real images at shapes that a plan takes: its smallest, best, largest, and `SHAPES` between."""
+) -> dict[str, ReferenceBatch]:
+    """Return batches of real images at a profile's smallest, best and largest shape, and at `SHAPES` inside it."""
     shapes = {"smallest": profile.min, "best": profile.opt, "largest": profile.max}
     shapes |= {name: shape for name, shape in SHAPES.items() if profile.misfit(shape) is None}
     batches = {name: _batch(images, shape) for name, shape in shapes.items()}
-    return {name: Example(batch, reference_logits(network, batch)) for name, batch in batches.items()}
+    return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}
 
 
-def compare(runner: Runner, given: Mapping[str, Example]) -> tuple[ParityRow, ...]:
-    """Compare a model with PyTorch; one row an example.
+def compare(runner: Runner, given: Mapping[str, ReferenceBatch]) -> tuple[ParityRow, ...]:
+    """Compare a model with PyTorch; one row a batch.
 
     Raises:
-        ParityError: The model gives masks of another shape than its images have, or logits that are not finite.
+        ParityError: The model gives masks of the wrong shape, or logits that are not finite.
     """
     return tuple(_compare(name, example, runner) for name, example in given.items())
 
 
-def _compare(name: str, example: Example, runner: Runner) -> ParityRow:
+def _compare(name: str, example: ReferenceBatch, runner: Runner) -> ParityRow:
+    # Masks
     expected = example.logits
     labels = expected.argmax(axis=1)
     given = runner(example.images)
@@ -126,6 +127,7 @@ def _compare(name: str, example: Example, runner: Runner) -> ParityRow:
     if mask.shape != labels.shape:
         raise ParityError(f"the exported model gives masks {mask.shape} at {name}; PyTorch gives {labels.shape}")
     differ = mask != labels
+    # Logits
     difference = unexplained = None
     if "logits" in given:
         difference = float(np.abs(given["logits"] - expected).max())
@@ -148,6 +150,6 @@ def _compare(name: str, example: Example, runner: Runner) -> ParityRow:
 
 
 def _batch(images: Sequence[UInt8Array], shape: BatchShape) -> UInt8Array:
-    """Return images at one size, (batch, height, width, 3), repeated if there are fewer."""
+    """Return images resized to a batch, (batch, height, width, 3) uint8, repeated if there are too few."""
     chosen = [images[index % len(images)] for index in range(shape.batch)]
     return np.stack([np.array(Image.fromarray(image).resize((shape.width, shape.height))) for image in chosen])

@@ -1,4 +1,4 @@
-"""From an ONNX model to a TensorRT plan: one code path over TensorRT and TensorRT-RTX."""
+"""Build a TensorRT plan from an ONNX model, with TensorRT or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from gmtool.errors import ArtifactError, ConfigError, MissingExtraError
 from gmtool.files import write_atomically
 
 OLDEST_COMPATIBLE = "8.0"
-"""Ampere: where `--hardware-compatible` begins, and what TensorRT-RTX builds for when nothing is asked for."""
+"""Ampere: oldest GPUs of `--hardware-compatible`, and of TensorRT-RTX's default."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a plan is built. Precision is not among them: it is that of the ONNX graph (strongly typed)."""
+    """Build options of a plan. Its precision is that of the ONNX graph (strongly typed)."""
 
     flavour: Flavour
-    """`choose_flavour` tells which is installed."""
+    """TensorRT or TensorRT-RTX; see `choose_flavour`."""
     profiles: tuple[ShapeProfile, ...]
-    """Shapes that the plan takes; at least one."""
+    """Optimisation profiles; at least one."""
     workspace_bytes: int | None = None
-    """Limit of the builder's scratch memory; None for its default."""
+    """Limit of the builder's workspace, bytes; None for its default."""
     hardware_compatible: bool = False
-    """Also for other GPUs, Ampere and later; TensorRT only."""
+    """Run on other GPUs too, Ampere and later; TensorRT only."""
     version_compatible: bool = False
-    """Also for later versions of TensorRT; TensorRT only."""
+    """Run with later versions of TensorRT too; TensorRT only."""
     compute_capabilities: tuple[str, ...] = ()
-    """GPUs to build for, such as ("8.6", "12.0"); TensorRT-RTX only, which needs no GPU to build."""
+    """Compute capabilities to build for, such as ("8.6", "12.0"); TensorRT-RTX only."""
     timing_cache: Path | None = None
-    """Kernel timings, read before and written after: a second build is faster; TensorRT only."""
+    """Timing cache, read before the build and written after it; TensorRT only."""
     verbose: bool = False
-    """Pass the builder's own log on, to stderr."""
+    """Write the builder's log to stderr."""
 
 
 def choose_flavour(asked: Flavour | None = None) -> Flavour:
-    """Return the flavour to build with: the one asked for, else the one that is installed, TensorRT before RTX.
+    """Return the flavour to build with: the requested one, else the installed one, TensorRT before TensorRT-RTX.
 
     Raises:
-        MissingExtraError: It is not installed, or neither is.
+        MissingExtraError: The flavour is not installed, or none is.
         BackendError: It is installed without its libraries.
     """
     installed = (name for name in FLAVOUR_TITLES if importlib.util.find_spec(name) is not None)
@@ -71,38 +71,41 @@ def choose_flavour(asked: Flavour | None = None) -> Flavour:
 
 
 def check_options(options: BuildOptions) -> None:
-    """Refuse options that the flavour does not know, before anything expensive is done.
+    """Check the options against the flavour, before anything slow.
 
     Raises:
-        ConfigError: An option of the other flavour, or a compute capability that this one does not build for.
+        ConfigError: An option of the other flavour, or an unsupported compute capability.
         MissingExtraError: The flavour is not installed.
         BackendError: It is installed without its libraries.
     """
+    # Options of both flavours
     trt, title = load_tensorrt(options.flavour), FLAVOUR_TITLES[options.flavour]
     if not options.profiles:
         raise ConfigError("a plan needs at least one range of shapes: --min-shape, --opt-shape, --max-shape")
     if options.workspace_bytes is not None and options.workspace_bytes <= 0:
-        raise ConfigError(f"workspace of {options.workspace_bytes} bytes: expected more than none")
+        raise ConfigError(f"workspace of {options.workspace_bytes} bytes: expected more than 0")
+    # TensorRT
     if options.flavour == "tensorrt":
         if options.compute_capabilities:
             raise ConfigError(
-                "--compute-capability: TensorRT builds for the GPU of this machine; take --hardware-compatible, "
-                "or TensorRT-RTX, which builds for GPUs by name"
+                "--compute-capability: TensorRT builds for the GPU of this machine; use --hardware-compatible, "
+                "or TensorRT-RTX"
             )
         return
+    # TensorRT-RTX
     for option, given, instead in (
         ("--hardware-compatible", options.hardware_compatible, "its plans run on several GPUs anyway"),
         ("--version-compatible", options.version_compatible, "build again with each release"),
         ("--timing-cache", options.timing_cache is not None, "it times kernels where a plan is run"),
     ):
         if given:
-            raise ConfigError(f"{option}: {title} has no such thing: {instead}")
+            raise ConfigError(f"{option}: {title} has no such option: {instead}")
     known = _known_capabilities(trt)
     for capability in options.compute_capabilities:
         if capability not in known:
             raise ConfigError(
                 f"--compute-capability {capability}: {title} {trt.__version__} builds for {', '.join(known)}; "
-                "for data-centre GPUs (9.0, 10.0) take TensorRT"
+                "for data-centre GPUs (9.0, 10.0) use TensorRT"
             )
 
 
@@ -110,24 +113,24 @@ def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> 
     """Build a plan from an ONNX model that `gmtool export` made.
 
     Args:
-        onnx_model: The model, in one piece; its graph's precision becomes the plan's.
-        spec: What the model says about itself.
-        options: How.
+        onnx_model: Content of the ONNX file; its graph's precision becomes the plan's.
+        spec: Spec of the model.
+        options: Build options.
 
     Returns:
         The plan and its sidecar; `gmtool.artifact.tensorrt_plan.write_plan` writes both.
 
     Raises:
-        ArtifactError: TensorRT refuses the graph, could not build it, or it is not of the precision it says.
-        ConfigError: Options that do not fit together.
-        BackendError: TensorRT needs a GPU here, and there is none.
+        ArtifactError: TensorRT refuses the graph or cannot build it, or its precision is not that of `spec`.
+        ConfigError: Contradictory options.
+        BackendError: TensorRT needs a GPU, and there is none.
         MissingExtraError: The flavour is not installed.
     """
     check_options(options)
     trt = load_tensorrt(options.flavour)
-    # TensorRT times its kernels on the GPU that it builds for; TensorRT-RTX does so where the plan is run
+    # TensorRT times kernels on the GPU that it builds for; TensorRT-RTX does so where the plan runs
     gpu = read_gpu() if options.flavour == "tensorrt" else None
-    gc.collect()  # the build may take minutes, in which nothing is collected
+    gc.collect()  # the garbage collector is off during the build, which may take minutes
     content = _build(trt, onnx_model, spec, options)
     sidecar = PlanSpec(
         artifact=spec,
@@ -149,7 +152,7 @@ def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> 
 
 @collector_held_off
 def _build(trt: ModuleType, onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> bytes:
-    """Return the plan's bytes. What it takes of TensorRT's is released when it returns or raises."""
+    """Return the content of the plan. TensorRT's objects are released on return or error."""
     title, log = FLAVOUR_TITLES[options.flavour], tensorrt_log(options.flavour)
     log.start(verbose=options.verbose)
     builder = trt.Builder(log.logger)
@@ -161,7 +164,7 @@ def _build(trt: ModuleType, onnx_model: bytes, spec: ArtifactSpec, options: Buil
         _add_profile(builder, config, spec.input.name, profile)
     if options.timing_cache is not None:
         _read_timing_cache(config, options.timing_cache)
-    log.start(verbose=options.verbose)  # the reason for a failure is an error of the build itself
+    log.start(verbose=options.verbose)  # only errors of the build itself explain its failure
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise ArtifactError(f"{title} {trt.__version__} could not build a plan: {log.reason()}")
@@ -171,8 +174,8 @@ def _build(trt: ModuleType, onnx_model: bytes, spec: ArtifactSpec, options: Buil
 
 
 def _parse(trt: ModuleType, builder: Any, log: TensorRTLog, onnx_model: bytes, title: str) -> Any:
-    """Return the network of an ONNX model, strongly typed: each tensor has the type that the graph gives it."""
-    # Deprecated where nothing else exists any more (TensorRT 11), needed before
+    """Return the strongly typed network of an ONNX model: tensors keep the types of the graph."""
+    # Needed before TensorRT 11, where all networks are strongly typed
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, log.logger)
@@ -187,7 +190,7 @@ def _parse(trt: ModuleType, builder: Any, log: TensorRTLog, onnx_model: bytes, t
 
 
 def _check_network(trt: ModuleType, network: Any, spec: ArtifactSpec) -> None:
-    """Refuse a graph that is not what its spec says: a plan is named by the precision that is built."""
+    """Check inputs, outputs and precision of a graph against its spec."""
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
     outputs = [network.get_output(index).name for index in range(network.num_outputs)]
     if inputs != [spec.input.name] or outputs != list(spec.outputs):
@@ -201,7 +204,7 @@ def _check_network(trt: ModuleType, network: Any, spec: ArtifactSpec) -> None:
 
 
 def _precision(trt: ModuleType, network: Any) -> Precision:
-    """Return what a strongly typed network computes in: int8 with any quantised tensor, fp16 with any half one."""
+    """Return the precision of a strongly typed network: int8 or fp16 if any tensor has that type."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     types = {layer.get_output(index).dtype for layer in layers for index in range(layer.num_outputs)}
     if trt.DataType.INT8 in types:
@@ -213,7 +216,7 @@ def _configure(trt: ModuleType, config: Any, spec: ArtifactSpec, options: BuildO
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if spec.precision == "fp32":
-        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with 10 bits of mantissa
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with a mantissa of 10 bits
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
@@ -239,12 +242,12 @@ def _dims(shape: BatchShape) -> tuple[int, int, int, int]:
 
 
 def _read_timing_cache(config: Any, path: Path) -> None:
-    """Start from the timings of earlier builds, where they are of this GPU and this TensorRT."""
+    """Load the timing cache, if it is of this GPU and this TensorRT; else start a new one."""
     content = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(content)
     if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
         return
-    remark(f"timing cache {path} is damaged, or of another GPU or TensorRT: it is started anew")
+    remark(f"timing cache {path} is damaged, or of another GPU or TensorRT: starting a new one")
     config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
@@ -255,11 +258,11 @@ def _known_capabilities(trt: ModuleType) -> list[str]:
 
 
 def _target_capabilities(trt: ModuleType, options: BuildOptions, here: str | None) -> tuple[str, ...]:
-    """Return the compute capabilities that a plan runs on, as its sidecar has them."""
+    """Return the compute capabilities that a plan runs on, for its sidecar."""
     if here is not None:
         return (f"{OLDEST_COMPATIBLE}+",) if options.hardware_compatible else (here,)
     if options.compute_capabilities:
         return tuple(sorted(set(options.compute_capabilities), key=release))
-    # TensorRT-RTX's own default: what it knows from Ampere on, and what comes later
+    # TensorRT-RTX's default: all known GPUs from Ampere on, and later ones
     known = [name for name in _known_capabilities(trt) if release(name) >= release(OLDEST_COMPATIBLE)]
     return (*known[:-1], f"{known[-1]}+")

@@ -1,4 +1,4 @@
-"""Which shapes a TensorRT plan is built for when the command line leaves them open."""
+"""Default shapes of a TensorRT plan, from the run's validation images."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from gmtool.settings import load_config
 from gmtool_export.int8.calibration import spread
 
 LOOKED_AT = 50
-"""Validation images whose sizes decide."""
+"""Number of validation images whose sizes are read."""
 SMALLEST_PX = 32
 LARGEST_BATCH = 4
 
 
 def profile_of_run(run_dir: Path, given: Mapping[str, str | None]) -> ShapeProfile:
-    """Return the shapes that were given, and for the others those of the run's validation images.
+    """Return an optimisation profile: given shapes, and defaults from the run's validation images.
 
-    Best at one image of the median height and width; up to four of the largest ones.
+    Defaults: best at one image of the median height and width; at most four of the largest height and width.
 
     Args:
-        run_dir: A trained run.
-        given: `BxHxW` or None by option: `--min-shape`, `--opt-shape`, `--max-shape`.
+        run_dir: Run folder.
+        given: `BxHxW` or None, by option: `--min-shape`, `--opt-shape`, `--max-shape`.
 
     Raises:
-        ConfigError: Not a shape, not in order, or the images are not there to take the sizes from.
+        ConfigError: Not a shape, not in ascending order, or the validation images are missing.
     """
     shapes = {option: text and BatchShape.parse(text, where=option) for option, text in given.items()}
     smallest, best, largest = (shapes[option] for option in ("--min-shape", "--opt-shape", "--max-shape"))

@@ -1,7 +1,7 @@
-"""What Triton has to be told about a model: its `config.pbtxt`, written and read by the published schema.
+"""Triton model configuration: write and read `config.pbtxt` by the published schema.
 
-https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto, which tritonclient brings.
-The batch dimension is never among the `dims`: Triton adds it where `max_batch_size` is above 0.
+https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto, included in
+tritonclient. The batch dimension is never in `dims`: Triton adds it if `max_batch_size` is above 0.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gmtool.errors import ArtifactError, DataError, needs_extra
 from gmtool.json_toml import parse_json
 
 ModelConfig = Any
-"""A protobuf message; protobuf makes its classes at run time."""
+"""Protobuf message, whose class protobuf creates at run time."""
 Kind = Literal["onnx", "plan"]
 
 LABELS_NAME = "labels.txt"
 CLASSES_KEY = "gmtool.classes"
-"""Parameter with the classes as JSON: a client can ask for the configuration, but not for `labels.txt`."""
+"""Parameter with the classes as JSON: clients can read the configuration, but not `labels.txt`."""
 DEFAULT_MAX_BATCH = 8
 DEFAULT_QUEUE_DELAY_US = 2000
 DEFAULT_WARMUP = ((512, 512),)
@@ -30,30 +30,29 @@ DEFAULT_WARMUP = ((512, 512),)
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """What is up to the server's owner. None leaves what a `config.pbtxt` says, or takes the default."""
+    """Serving options. None keeps the value of an existing `config.pbtxt`, or takes the default."""
 
     max_batch: int | None = None
-    """Images that may be computed at once; default: 8, or as many as the plans take."""
+    """Largest batch; default: 8, or the largest of the plans."""
     instances: int | None = None
-    """Copies of the model on each GPU (or on the processor); default: 1."""
+    """Instances of the model on each GPU (or on the CPU); default: 1."""
     queue_delay_us: int | None = None
-    """Longest wait for other images to share a batch with, in microseconds; default: 2000."""
+    """Longest wait for further images of a batch, microseconds; default: 2000."""
     warmup: tuple[tuple[int, int], ...] | None = None
-    """(height, width) of the images that are computed before the model counts as ready; default: 512x512, or what
-    the plans were tuned for. Empty: none."""
+    """(height, width) of warm-up images; default: 512x512, or the best shapes of the plans. Empty: no warm-up."""
 
 
 def new_config(
     name: str, spec: ArtifactSpec, kind: Kind, *, max_batch: int, warmup: tuple[tuple[int, int], ...]
 ) -> ModelConfig:
-    """Return the configuration of a model with the defaults of `TritonOptions`."""
+    """Return the configuration of a model with default options."""
     config = _schema().ModelConfig(name=name, max_batch_size=max_batch)
     if kind == "plan":
         config.platform = "tensorrt_plan"
         config.instance_group.add(count=1, kind="KIND_GPU")
     else:
         config.backend = "onnxruntime"
-        config.instance_group.add(count=1, kind="KIND_AUTO")  # a GPU where there is one, else the processor
+        config.instance_group.add(count=1, kind="KIND_AUTO")  # a GPU if there is one, else the CPU
     config.input.add(name=spec.input.name, data_type="TYPE_UINT8", dims=[-1, -1, 3])
     for output in spec.outputs:
         config.output.add(**_output(output, len(spec.classes)))
@@ -65,13 +64,13 @@ def new_config(
 
 
 def apply_options(config: ModelConfig, options: TritonOptions) -> None:
-    """Change what the options name, in place; the rest stays, whoever wrote it."""
+    """Apply the options that are not None, in place."""
     if options.max_batch is not None:
         delay = config.dynamic_batching.max_queue_delay_microseconds or DEFAULT_QUEUE_DELAY_US
         sizes = warmup_sizes(config)
         config.max_batch_size = options.max_batch
         _set_batching(config, delay)
-        _set_warmup(config, sizes)  # it is warmed up at the largest batch too
+        _set_warmup(config, sizes)  # warm-up includes the largest batch
     if options.queue_delay_us is not None:
         _set_batching(config, options.queue_delay_us)
     if options.instances is not None:
@@ -82,24 +81,24 @@ def apply_options(config: ModelConfig, options: TritonOptions) -> None:
 
 
 def contract_of(config: ModelConfig) -> str:
-    """Return what all versions of a model share, for comparison: runtime, tensors and classes."""
+    """Return runtime, tensors and classes, which all versions of a model share, as text for comparison."""
     tensors = [
         f"{tensor.name} {_schema().DataType.Name(tensor.data_type)} {list(tensor.dims)}"
         for tensor in (*config.input, *config.output)
     ]
-    # The two ways to name a runtime mean the same
+    # `platform` and `backend` are two names of the runtime
     runtime = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}.get(config.platform, config.backend)
     return f"{runtime}: {', '.join(tensors)}; classes {', '.join(_class_names(config))}"
 
 
 def warmup_sizes(config: ModelConfig) -> tuple[tuple[int, int], ...]:
-    """Return (height, width) of the images that a model is warmed up with."""
+    """Return (height, width) of the warm-up images."""
     sizes = [tuple(value.dims[:2]) for entry in config.model_warmup for value in entry.inputs.values()]
     return tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))
 
 
 def to_text(config: ModelConfig) -> str:
-    """Return a configuration as `config.pbtxt` has it."""
+    """Return a configuration in the text format of `config.pbtxt`."""
     from google.protobuf import text_format
 
     return str(text_format.MessageToString(config, use_short_repeated_primitives=True))
@@ -109,7 +108,7 @@ def read_config(path: Path) -> ModelConfig:
     """Read a `config.pbtxt`.
 
     Raises:
-        ArtifactError: It cannot be read, or is not one.
+        ArtifactError: The file cannot be read, or is not a model configuration.
     """
     config = _schema().ModelConfig()
     from google.protobuf import text_format
@@ -123,7 +122,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def labels_text(classes: ClassSet) -> str:
-    """Return the names of the classes, one a line, as Triton wants them."""
+    """Return the content of `labels.txt`: class names, one a line."""
     return "".join(f"{' '.join(name.split())}\n" for name in classes.names)
 
 
@@ -135,7 +134,7 @@ def _output(name: OutputName, num_classes: int) -> dict[str, Any]:
 
 
 def _set_batching(config: ModelConfig, delay_us: int) -> None:
-    """Let images of one size that arrive within `delay_us` share a batch."""
+    """Enable dynamic batching of images of one size that arrive within `delay_us`."""
     if config.max_batch_size > 1:
         config.dynamic_batching.max_queue_delay_microseconds = delay_us
     else:
@@ -143,7 +142,7 @@ def _set_batching(config: ModelConfig, delay_us: int) -> None:
 
 
 def _set_warmup(config: ModelConfig, sizes: tuple[tuple[int, int], ...]) -> None:
-    """Compute black images of these sizes first: one alone, and as many as fit into a batch."""
+    """Warm up with black images of these sizes: a single one and a full batch each."""
     config.ClearField("model_warmup")
     for height, width in sizes:
         for count in dict.fromkeys((1, config.max_batch_size)):
@@ -159,7 +158,7 @@ def _class_names(config: ModelConfig) -> list[str]:
         value = parse_json(config.parameters[CLASSES_KEY].string_value, where=CLASSES_KEY)
         return [str(name) for name in value["names"]]
     except (DataError, LookupError, TypeError):
-        return ["not told"]
+        return ["unknown"]
 
 
 def _schema() -> Any:

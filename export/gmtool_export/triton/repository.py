@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server: folders, versions, and what must agree in them."""
+"""Model repository of Triton Inference Server: add models and versions."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ CONFIG_FILE = "config.pbtxt"
 
 @dataclass(frozen=True)
 class TritonModel:
-    """A version of a model as it was written."""
+    """Written version of a model."""
 
     folder: Path
     """`REPOSITORY/NAME`."""
     version: int
     files: tuple[str, ...]
-    """Model files of that version."""
+    """Model files of the version."""
     max_batch: int
     kept: tuple[int, ...]
-    """Versions that were there before and still are."""
+    """Earlier versions, which are kept."""
 
 
 def export_triton(
@@ -54,22 +54,21 @@ def export_triton(
     name: str | None = None,
     options: TritonOptions | None = None,
 ) -> TritonModel:
-    """Put exported models into a model repository: a new model, or the next version of one that is there.
+    """Add exported models to a model repository: a new model, or the next version of an existing one.
 
-    What a `config.pbtxt` that is there says is kept, but for the options that are given. A process killed at any
-    point leaves no half version.
+    An existing `config.pbtxt` is kept except for the given options. A killed process leaves no incomplete version.
 
     Args:
         artifacts: One ONNX model, or plans of one network for different GPUs.
-        repository: Folder that `tritonserver --model-repository` is given; made if missing.
-        name: The model's name there; default: that of its training run.
+        repository: Folder for `tritonserver --model-repository`; created if missing.
+        name: Name of the model in the repository; default: that of its training run.
         options: Batching, instances, warm-up.
 
     Raises:
-        ArtifactError: A file is damaged or foreign, the files do not belong together, or the model of this name
-            is another one.
+        ArtifactError: A file is damaged or foreign, the files are of different models, or the name belongs to
+            another model.
         ConfigError: Options that the plans do not allow.
-        MissingExtraError: tritonclient, which brings the schema, is not installed.
+        MissingExtraError: tritonclient is not installed.
     """
     options = options or TritonOptions()
     source = read_source(artifacts)
@@ -87,7 +86,7 @@ def export_triton(
 
 
 def _config(folder: Path, versions: list[int], source: TritonSource, options: TritonOptions) -> ModelConfig:
-    """Return the configuration that stands, or a new one, with the options over it."""
+    """Return the existing configuration, or a new one, with the options applied."""
     specs = [plan.spec for plan in source.plans.values()]
     profiles = [profile for spec in specs for profile in spec.profiles]
     tuned = dict.fromkeys((profile.opt.height, profile.opt.width) for profile in profiles)
@@ -106,7 +105,7 @@ def _config(folder: Path, versions: list[int], source: TritonSource, options: Tr
                 f"{folder} is another model ({contract_of(standing)}) than this one ({contract_of(config)}): its "
                 "clients would break; give another --triton-name"
             )
-        standing.parameters[CLASSES_KEY].CopyFrom(config.parameters[CLASSES_KEY])  # colours may differ
+        standing.parameters[CLASSES_KEY].CopyFrom(config.parameters[CLASSES_KEY])  # the palette may differ
         config = standing
     apply_options(config, options)
     _name_plans(config, source)
@@ -114,7 +113,7 @@ def _config(folder: Path, versions: list[int], source: TritonSource, options: Tr
 
 
 def _name_plans(config: ModelConfig, source: TritonSource) -> None:
-    """Tell Triton which file is for which GPU; one for several kinds is what all others get."""
+    """Set the plan file of each compute capability; a hardware-compatible plan is the default."""
     for file_name, plan in source.plans.items():
         for capability in plan.spec.compute_capabilities:
             if capability.endswith("+"):
@@ -128,12 +127,12 @@ def _name_plans(config: ModelConfig, source: TritonSource) -> None:
 
 
 def _check_plans(config: ModelConfig, folder: Path, versions: list[int], source: TritonSource) -> None:
-    """Refuse a configuration that a plan of this version, or of one that stays, does not allow."""
+    """Check the configuration against the plans of all versions."""
     named = {*config.cc_model_filenames.values(), config.default_model_filename} - {""}
     missing = sorted(named - set(source.plans))
     if missing:
         raise ArtifactError(
-            f"{folder} has {', '.join(missing)} in its versions, and this one would not: build the plan for that "
+            f"{folder} has {', '.join(missing)} in its versions, the new one lacks it: build the plan for that "
             "GPU too, or give another --triton-name"
         )
     specs = {f"the plan for {gpus_of(plan.spec)}": plan.spec for plan in source.plans.values()}
@@ -145,7 +144,7 @@ def _check_plans(config: ModelConfig, folder: Path, versions: list[int], source:
 
 
 def _check_sizes(config: ModelConfig, what: str, spec: PlanSpec) -> None:
-    """Refuse batches or warm-up images that a plan does not take."""
+    """Check batch size and warm-up images against the profiles of a plan."""
     for profile in spec.profiles:
         if config.max_batch_size > profile.max.batch:
             raise ConfigError(
@@ -154,13 +153,13 @@ def _check_sizes(config: ModelConfig, what: str, spec: PlanSpec) -> None:
             )
         if profile.min.batch > 1:
             raise ConfigError(
-                f"{what} takes at least {profile.min.batch} images at once, but Triton passes single ones on: "
+                f"{what} takes at least {profile.min.batch} images at once, but Triton may pass single ones: "
                 "build it with --min-shape 1xHxW"
             )
     for height, width in warmup_sizes(config):
         if not _takes(spec, height, width):
             takes = "; ".join(map(str, spec.profiles))
-            raise ConfigError(f"--warmup {height}x{width}: {what} takes {takes}: warm up with a size inside")
+            raise ConfigError(f"--warmup {height}x{width}: {what} takes {takes}: choose a size inside")
 
 
 def _takes(spec: PlanSpec, height: int, width: int) -> bool:
@@ -168,13 +167,13 @@ def _takes(spec: PlanSpec, height: int, width: int) -> bool:
 
 
 def _add_model(folder: Path, source: TritonSource, config: ModelConfig) -> None:
-    """Write a new model beside the repository, then move it in: Triton takes every folder in it for a model."""
+    """Write a new model beside the repository, then move it in: Triton treats every folder in it as a model."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists and has no version of a model in it: give another --triton-name")
+        raise ArtifactError(f"{folder} exists and contains no version of a model: give another --triton-name")
     repository = folder.parent
     repository.mkdir(parents=True, exist_ok=True)
     outside = repository.resolve().parent
-    # A repository that is a mount of its own leaves only itself to write to
+    # If the repository is a mount point, a folder outside cannot be renamed into it
     beside = os.access(outside, os.W_OK) and outside.stat().st_dev == repository.stat().st_dev
     staging = _fresh(outside if beside else repository)
     try:
@@ -188,11 +187,11 @@ def _add_model(folder: Path, source: TritonSource, config: ModelConfig) -> None:
 
 
 def _add_version(folder: Path, version: int, source: TritonSource, config: ModelConfig) -> None:
-    """Write a version under a name that Triton takes for none, then rename it."""
+    """Write a version under a name that Triton ignores, then rename it."""
     staging = _fresh(folder)
     try:
         _write_version(staging, source)
-        # First what is right for the old versions too, then the new one
+        # First the configuration, which fits old versions too, then the new version
         if to_text(config) != to_text(read_config(folder / CONFIG_FILE)):
             write_atomically(folder / CONFIG_FILE, to_text(config))
         staging.rename(folder / str(version))
@@ -208,7 +207,7 @@ def _write_version(folder: Path, source: TritonSource) -> None:
 
 
 def _fresh(parent: Path) -> Path:
-    """Return a new folder with a hidden name; what killed processes left under such names is deleted."""
+    """Return a new hidden folder; delete those of killed processes."""
     sweep_leftovers(parent)
     folder = temporary_path(parent)
     folder.mkdir()
@@ -216,13 +215,13 @@ def _fresh(parent: Path) -> Path:
 
 
 def _versions(folder: Path) -> list[int]:
-    """Return the numbers of the versions in a model's folder, as Triton reads them."""
+    """Return the version numbers in a model's folder, by Triton's rules."""
     names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
 
 
 def _checked_name(name: str) -> str:
-    """Return a name that is a folder and a part of a URL."""
+    """Return the name if it is valid as a folder and in a URL."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise ConfigError(f"--triton-name {name}: expected letters, digits, dots, hyphens and underscores")
     return name

@@ -1,4 +1,4 @@
-"""What a version of a model for Triton is made of, and whether the files belong together."""
+"""Files of one version of a Triton model, checked to be of one network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gmtool.errors import ArtifactError, ConfigError
 from gmtool_export.triton.config import Kind
 
 ONNX_FILE = "model.onnx"
-"""The name that Triton's ONNX Runtime backend looks for."""
+"""File name that Triton's ONNX Runtime backend expects."""
 
 
 @dataclass(frozen=True)
 class TritonSource:
-    """What a version is made of: one ONNX model, or a plan for each kind of GPU."""
+    """Content of a version: one ONNX model, or a plan for each kind of GPU."""
 
     kind: Kind
     spec: ArtifactSpec
@@ -32,20 +32,23 @@ def read_source(artifacts: Sequence[Path]) -> TritonSource:
 
     Raises:
         ArtifactError: A file is damaged or foreign, or the plans are of different models.
-        ConfigError: Files of different kinds, or none.
+        ConfigError: No files, or files of different kinds.
     """
+    # Check the kinds of files
     plans = [path for path in artifacts if path.suffix == PLAN_SUFFIX]
     if not artifacts or (plans and len(plans) < len(artifacts)) or (not plans and len(artifacts) > 1):
         listed = ", ".join(map(str, artifacts)) or "nothing"
         raise ConfigError(
-            f"a model of Triton is one ONNX file, or plans for different GPUs; got {listed}: give each a name"
+            f"a Triton model is one ONNX file, or plans for different GPUs; got {listed}: export them separately"
         )
+    # ONNX model
     if not plans:
         (path,) = artifacts
         if not path.is_file():
             raise ArtifactError(f"model {path}: no such file")
         content = path.read_bytes()
         return TritonSource("onnx", read_sealed_spec(content, where=path), content, {})
+    # Plans, one for each kind of GPU
     found: dict[str, Plan] = {}
     for path in plans:
         loaded = read_plan(path)
@@ -53,28 +56,28 @@ def read_source(artifacts: Sequence[Path]) -> TritonSource:
         plan = Plan(loaded.content, loaded.spec)
         if plan.spec.flavour != "tensorrt":
             raise ArtifactError(
-                f"{path} is a plan of TensorRT-RTX, which Triton does not load: take the ONNX model, or build "
+                f"{path} is a plan of TensorRT-RTX, which Triton does not load: use the ONNX model, or build "
                 "the plan with TensorRT"
             )
         file_name = _file_name(plan.spec)
         if file_name in found:
-            raise ArtifactError(f"{path}: another of the plans is for compute capability {gpus_of(plan.spec)} too")
+            raise ArtifactError(f"{path}: another plan has the same compute capability {gpus_of(plan.spec)}")
         found[file_name] = plan
     return TritonSource("plan", _common_spec(plans, found), None, found)
 
 
 def _common_spec(paths: Sequence[Path], plans: dict[str, Plan]) -> ArtifactSpec:
-    """Return what plans say of their model, where all say the same."""
+    """Return the spec that all plans share."""
     first, *others = (_identity(plan.spec) for plan in plans.values())
     for path, other in zip(paths[1:], others, strict=True):
         for what, value in other.items():
             if value != first[what]:
-                raise ArtifactError(f"{path} and {paths[0]} differ in their {what}: they do not make one model")
+                raise ArtifactError(f"{path} and {paths[0]} differ in their {what}: they are different models")
     return next(iter(plans.values())).spec.artifact
 
 
 def _identity(spec: PlanSpec) -> dict[str, object]:
-    """Return what plans that one server loads under one name have in common."""
+    """Return the properties that all plans of a version must share."""
     artifact = spec.artifact
     return {
         "weights": artifact.provenance.weights_sha256,
@@ -91,5 +94,5 @@ def _file_name(spec: PlanSpec) -> str:
 
 
 def gpus_of(spec: PlanSpec) -> str:
-    """Return the compute capabilities of a plan in words."""
+    """Return the compute capabilities of a plan as text."""
     return ", ".join(spec.compute_capabilities)

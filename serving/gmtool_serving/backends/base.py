@@ -1,4 +1,4 @@
-"""Interface of a loaded model, and its outputs as one record."""
+"""Interface of a loaded model, and its outputs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gmtool.artifact.spec import ArtifactSpec
 from gmtool.errors import NonFiniteError, UnknownLabelError
 from gmtool.images import UInt8Array
 
-DeviceName = Literal["auto", "cpu", "cuda"]
+InferenceDevice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model gave for a batch of images of one size."""
+    """Outputs of a model for a batch of images of one size."""
 
     mask: UInt8Array
-    """Class indices, (N, H, W)."""
+    """Class indices, (N, H, W) uint8."""
     confidence: UInt8Array | None = None
-    """Largest probability times 255, (N, H, W), where the model gives it or logits."""
+    """Largest probability times 255, (N, H, W) uint8; None if the model has neither this output nor logits."""
     logits: npt.NDArray[np.float32] | None = None
-    """Scores before softmax, (N, C, H, W), where the model gives them."""
+    """Scores before softmax, (N, C, H, W) float32; None if the model has no such output."""
 
 
 class Backend(Protocol):
@@ -33,16 +33,16 @@ class Backend(Protocol):
 
     spec: ArtifactSpec
     description: str
-    """What computes, for reports: "onnxruntime 1.31 CPUExecutionProvider"."""
+    """Runtime and device, for reports: "onnxruntime 1.31 CPUExecutionProvider"."""
     model: str
-    """The model's file."""
+    """Path of the model file."""
     model_sha256: str
-    """Hash of that file."""
+    """SHA-256 of the model file."""
     preferred_batch: int
-    """Images of one size at once with which it is about as fast as it gets, where nothing else is asked for."""
+    """Default batch size; larger batches are hardly faster."""
 
     def predict(self, images: UInt8Array) -> Prediction:
-        """Return what the model gives for RGB images (N, H, W, 3), uint8.
+        """Return the model's outputs for RGB images, (N, H, W, 3) uint8.
 
         Raises:
             BackendError: The runtime failed on these images.
@@ -51,21 +51,21 @@ class Backend(Protocol):
 
 
 NO_LABEL = 255
-"""What an exported graph labels an image with whose scores are not finite. No class has it."""
+"""Label that an exported graph gives images whose scores are not finite. No class has it."""
 
 
 def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
-    """Return a graph's outputs by name as one record; what it does not give is computed from its logits.
+    """Return a graph's outputs, by name, as a `Prediction`; mask and confidence follow from logits if present.
 
     Raises:
-        NonFiniteError: The scores of an image are not finite: any mask of it would be made up.
+        NonFiniteError: The scores of an image are not finite.
     """
     logits = outputs.get("logits")
     if logits is None:
         _refuse_not_finite((outputs["mask"] != NO_LABEL).all(axis=(1, 2)))
         return Prediction(outputs["mask"], outputs.get("confidence"))
     _refuse_not_finite(np.isfinite(logits).all(axis=(1, 2, 3)))
-    # The largest probability is 1 / sum(exp(logits - largest)): no probabilities of all classes are kept
+    # The largest probability is 1 / sum(exp(logits - largest)), without memory for all probabilities
     largest = logits.max(axis=1)
     total = np.exp(logits - largest[:, None]).sum(axis=1)
     confidence = np.rint(255 / total).astype(np.uint8)
@@ -76,18 +76,18 @@ def _refuse_not_finite(finite: npt.NDArray[np.bool_]) -> None:
     bad = np.flatnonzero(~finite)
     if bad.size:
         where = "" if finite.size == 1 else f" for image {bad[0] + 1} of {finite.size} in its batch"
-        raise NonFiniteError(f"the model's scores are not finite (NaN or infinity){where}: there is no mask")
+        raise NonFiniteError(f"the model's scores are not finite (NaN or infinity){where}: no mask")
 
 
 def refuse_unknown_labels(mask: UInt8Array, num_classes: int) -> None:
-    """Check that the labels of a mask are those of the model's classes.
+    """Check that all labels of a mask are below `num_classes`.
 
     Raises:
-        UnknownLabelError: One is not.
+        UnknownLabelError: A label is not.
     """
     largest = int(mask.max(initial=0))
     if largest >= num_classes:
         raise UnknownLabelError(
             f"the model gave label {largest}, but it has {num_classes} classes, 0 to {num_classes - 1}: its "
-            "description is of another graph: export it again"
+            "description belongs to another graph: export it again"
         )

@@ -1,4 +1,4 @@
-"""Where a tensor lies while it travels: a pinned buffer on the host and one on the GPU, of one size."""
+"""Pinned host buffer and GPU buffer of a tensor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ GRAIN_BYTES = 2 * 2**20
 
 
 def grown_size(capacity: int, needed: int) -> int:
-    """Return how many bytes a buffer of `capacity` should have once `needed` are asked of it.
+    """Return the new size, bytes, of a buffer of `capacity` bytes that must hold `needed`.
 
-    It stays if it is large enough; else it grows by half at least, in whole grains.
+    Unchanged if it is large enough; else it grows by at least half, in multiples of `GRAIN_BYTES`.
     """
     if needed <= capacity:
         return capacity
@@ -27,16 +27,16 @@ def grown_size(capacity: int, needed: int) -> int:
 
 
 class TensorMemory:
-    """Memory for one tensor on both sides. It grows and never shrinks; what was in it is lost when it grows."""
+    """Host and GPU memory of one tensor. It grows and never shrinks; growing discards the content."""
 
     def __init__(self) -> None:
         self._host = self.device = self.capacity = 0
 
     def reserve(self, needed: int) -> None:
-        """Make room for `needed` bytes.
+        """Grow to at least `needed` bytes.
 
         Raises:
-            BackendError: There is not enough memory, or no GPU.
+            BackendError: Not enough memory, or no GPU.
         """
         size = grown_size(self.capacity, needed)
         if size == self.capacity:
@@ -47,7 +47,7 @@ class TensorMemory:
         self.device, self.capacity = int(device), size
 
     def view(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Return the host side as an array; it is valid until the memory grows."""
+        """Return the host buffer as an array, valid until the memory grows."""
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
         raw = (ctypes.c_uint8 * count).from_address(int(self._host))
         return np.ctypeslib.as_array(raw).view(dtype).reshape(shape)
@@ -63,7 +63,7 @@ class TensorMemory:
         cuda_result(runtime.cudaMemcpyAsync(self._host, self.device, count, kind, stream))
 
     def free(self) -> None:
-        """Give both sides back."""
+        """Free both buffers."""
         host, device = self._host, self.device
         self._host = self.device = self.capacity = 0
         if host:

@@ -12,7 +12,7 @@ from gmtool.errors import ArtifactError
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX model that is what was exported."""
+    """Content and spec of an ONNX model with a valid hash."""
 
     content: bytes
     spec: ArtifactSpec
@@ -20,12 +20,12 @@ class ModelFile:
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """Read and check a model.
+    """Read an ONNX model and check its hash.
 
     Raises:
         ArtifactError: The file is missing, damaged, changed or foreign.
     """
     if not path.is_file():
-        raise ArtifactError(f"model {path}: no such file; expected a model_*.onnx of gmtool export")
+        raise ArtifactError(f"model {path}: no such file; expected a model_*.onnx that gmtool export wrote")
     content = path.read_bytes()
     return ModelFile(content, *open_sealed(content, where=path))

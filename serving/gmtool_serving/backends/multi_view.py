@@ -1,60 +1,62 @@
-"""One mask from several looks at an image: sliding windows, scales and mirror images, their logits averaged."""
+"""Sliding-window, multi-scale and flip inference with averaged logits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gmtool.errors import BackendError, ConfigError
+from gmtool.artifact.shapes import parse_size
+from gmtool.errors import BackendError, ConfigError, UsageError
 from gmtool.images import UInt8Array
 from gmtool.report.report import Protocol
 from gmtool_serving.backends.base import Backend, refuse_unknown_labels
+from gmtool_serving.backends.tiles import window_starts
 
 Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Averaging:
-    """Which looks at an image are averaged; by default it is looked at once, whole."""
+    """Options of test-time averaging; by default one pass over the whole image."""
 
     window: tuple[int, int] | None = None
     """Height and width of sliding windows, pixels; None for the whole image."""
     stride: tuple[int, int] | None = None
-    """Steps of the windows, down and across, pixels; None for two thirds of the window."""
+    """Vertical and horizontal step of the windows, pixels; None for two thirds of the window."""
     scales: tuple[float, ...] = (1.0,)
-    """Sizes at which the image is looked at, over its own."""
+    """Scale factors of the image; their logits are averaged."""
     flip: bool = False
-    """Whether each look is also taken at the mirror image."""
+    """Also predict the mirror image of each scale."""
 
     def __post_init__(self) -> None:
         if self.stride is not None and self.window is None:
-            raise ConfigError("--stride is the step of sliding windows: give --sliding HxW too")
+            raise UsageError("--stride needs --sliding HxW")
         if self.window is not None and min(self.window) < 1:
-            raise ConfigError(f"--sliding {self.window[0]}x{self.window[1]}: a window has at least one pixel")
+            raise UsageError(f"--sliding {self.window[0]}x{self.window[1]}: expected at least one pixel")
         if self.window is not None and not all(
             1 <= step <= length for step, length in zip(self.steps, self.window, strict=True)
         ):
-            raise ConfigError("--stride must lie from 1 to the window's own size, or pixels would be left out")
+            raise UsageError("--stride: expected 1 to the window's own size, else pixels would be left out")
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
-            raise ConfigError(f"--scales {list(self.scales)}: a scale lies from 0.1 to 10")
+            raise UsageError(f"--scales {list(self.scales)}: expected scales from 0.1 to 10")
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is more than one look, or one at another size."""
+        """True unless one pass over the whole image is enough."""
         return self.window is not None or self.scales != (1.0,) or self.flip
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Steps of the windows, down and across."""
+        """Vertical and horizontal step of the windows, pixels."""
         assert self.window is not None
         return self.stride or (max(1, 2 * self.window[0] // 3), max(1, 2 * self.window[1] // 3))
 
     def protocol(self) -> Protocol:
-        """Return how a report names it."""
+        """Return the protocol for the report."""
         if self.window is None:
             return Protocol(scales=self.scales, flip=self.flip)
         (height, width), (down, across) = self.window, self.steps
@@ -62,11 +64,32 @@ class Averaging:
         return Protocol(resolution=resolution, scales=self.scales, flip=self.flip)
 
 
-def check_averaging(backend: Backend, averaging: Averaging) -> None:
-    """Refuse what needs logits with a model that gives none.
+def parse_averaging(
+    sliding: str | tuple[int, int] | None,
+    stride: str | tuple[int, int] | None,
+    scales: str | Sequence[float],
+    *,
+    flip: bool,
+) -> Averaging:
+    """Return averaging from sizes such as "512x1024" or (512, 1024), and scales such as "0.5,1.0" or (0.5, 1.0).
 
     Raises:
-        ConfigError: Such a model.
+        UsageError: Not a size or a number, or values that leave pixels out.
+    """
+    try:
+        numbers = tuple(float(scale) for scale in (scales.split(",") if isinstance(scales, str) else scales))
+    except ValueError as error:
+        raise UsageError(f"--scales {scales}: expected numbers with commas, such as 0.5,1.0,1.5") from error
+    window = None if sliding is None else parse_size(sliding, where="--sliding")
+    steps = None if stride is None else parse_size(stride, where="--stride")
+    return Averaging(window, steps, numbers, flip)
+
+
+def check_averaging(backend: Backend, averaging: Averaging) -> None:
+    """Check that a model has the logits that averaging needs.
+
+    Raises:
+        ConfigError: It has none.
     """
     if averaging.is_needed and "logits" not in backend.spec.outputs:
         raise ConfigError(
@@ -76,12 +99,12 @@ def check_averaging(backend: Backend, averaging: Averaging) -> None:
 
 
 def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> UInt8Array:
-    """Return the label map, (H, W) uint8, of one RGB image, (H, W, 3) uint8.
+    """Return the mask, (H, W) uint8, of an RGB image, (H, W, 3) uint8.
 
-    Images and logits are resized bilinearly, with half-pixel centres and, where they shrink, antialiased.
+    Images and logits are resized bilinearly, with half-pixel centres, and antialiased when shrunk.
 
     Raises:
-        BackendError: The runtime failed on it, the scores are not finite, or a label is none of the classes'.
+        BackendError: The runtime failed, scores are not finite, or a label is outside the classes.
     """
     if not averaging.is_needed:
         mask: UInt8Array = backend.predict(image[None]).mask[0]
@@ -99,20 +122,14 @@ def predict_mask(backend: Backend, image: UInt8Array, averaging: Averaging) -> U
     assert total is not None
     if not np.isfinite(total).all():
         raise BackendError("the model's scores are not finite")
-    # The sum has its largest entry where the mean has
+    # The sum has its maximum where the mean has it
     best: UInt8Array = total.argmax(axis=0).astype(np.uint8)
     refuse_unknown_labels(best, len(backend.spec.classes))
     return best
 
 
-def window_starts(length: int, window: int, step: int) -> list[int]:
-    """Return where windows begin along one axis: evenly, the last one moved back to the end of the image."""
-    last = max(0, length - window)
-    return [*range(0, last, step), last]
-
-
 def _logits(backend: Backend, image: UInt8Array, averaging: Averaging) -> Float32Array:
-    """Return logits (C, H, W) of one image: as they come, or averaged over the windows that cover a pixel."""
+    """Return logits (C, H, W) of one image: of the whole image, or averaged over the windows at each pixel."""
     if averaging.window is None:
         return _whole(backend, image)
     total: Float32Array | None = None
@@ -139,7 +156,7 @@ def _windows(height: int, width: int, averaging: Averaging) -> Iterator[tuple[sl
 
 def _whole(backend: Backend, image: UInt8Array) -> Float32Array:
     logits = backend.predict(image[None]).logits
-    assert logits is not None  # check_averaging saw to it
+    assert logits is not None  # see check_averaging
     of_image: Float32Array = logits[0]
     return of_image
 

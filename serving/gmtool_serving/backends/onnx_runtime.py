@@ -1,4 +1,4 @@
-"""Running an exported ONNX model with ONNX Runtime, on the processor or on CUDA."""
+"""ONNX Runtime backend, on CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
-from gmtool_serving.backends.base import DeviceName, Prediction, to_prediction
+from gmtool_serving.backends.base import InferenceDevice, Prediction, to_prediction
 from gmtool_serving.backends.model_file import read_model_file
 
 GPU_BATCH = 8
-"""Images at once by default; a processor is as fast with one, which takes the least memory."""
+"""Default batch size on a GPU; on a CPU it is 1, which is as fast and takes the least memory."""
 MEMORY_WORDS = (
     "failed to allocate memory",  # the arena of every provider
     "bad_alloc",
@@ -26,43 +26,43 @@ MEMORY_WORDS = (
     "out of memory",  # CUDA
     "status_alloc_failed",  # cuBLAS, cuDNN
 )
-"""How onnxruntime, which has no error of its own for it, says that memory ran out."""
+"""Words in onnxruntime's messages when memory runs out; it has no error type for that."""
 MEMORY_SHARE = 0.8
-"""Share of the memory that can be taken which the non-local block of one image may ask for."""
+"""Share of the available memory that the non-local block may need."""
 TILE_PX = 1024
-"""Tiles that are suggested for larger images."""
+"""Tile size suggested for larger images, pixels."""
 
 
 def _say(*words: object) -> None:
     remark(" ".join(map(str, words)).strip())
 
 
-# Python's `print` of these two modules goes to stdout, where results stand: what CUDA libraries are missing, and
-# that a session falls back to the processor
+# These two modules `print` to stdout, which is for results: missing CUDA libraries, and that a session falls back
+# to the CPU
 for _module in (ort, ort_sessions):
     vars(_module)["print"] = _say
 
 
 class OrtBackend:
-    """An ONNX model in ONNX Runtime.
+    """ONNX model in ONNX Runtime.
 
     Args:
-        path: A file that `gmtool export` wrote. Its hash is checked before the runtime sees it.
-        device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
-        threads: Threads of the processor; 0 for one a core that this process may use.
+        path: ONNX file of `gmtool export`. Its hash is checked before the runtime parses it.
+        device: `auto` takes CUDA if driver and provider are available.
+        threads: CPU threads; 0 for one a core that this process may use.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
         BackendError: CUDA was asked for and is unavailable.
     """
 
-    def __init__(self, path: Path, *, device: DeviceName = "auto", threads: int = 0) -> None:
+    def __init__(self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0) -> None:
         file = read_model_file(path)
         self.spec, self.model, self.model_sha256 = file.spec, str(path), file.sha256
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what fails is raised; the rest is noise
+        options.log_severity_level = 4  # errors are raised; the rest is noise
         options.intra_op_num_threads = runtime_threads(threads)
-        # Threads that wait busily after a run take the processor from decoders, and from another model
+        # Threads that spin after a run take CPU time from decoders and from other models
         options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
         try:
@@ -72,17 +72,17 @@ class OrtBackend:
             raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
         self._check_provider(provider, device)
         self._held_bytes = 0
-        """Of the largest non-local block so far: the runtime keeps that memory, and the next image gets it."""
+        """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
         self._device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
         self.preferred_batch = 1 if self._device == "cpu" else GPU_BATCH
         self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
 
     def predict(self, images: UInt8Array) -> Prediction:
-        """Return what the model gives for RGB images (N, H, W, 3), uint8.
+        """Return the model's outputs for RGB images, (N, H, W, 3) uint8.
 
         Raises:
-            ImageTooLargeError: Too large for the machine's memory, even alone.
-            BackendMemoryError: So many at once are; fewer may not be.
+            ImageTooLargeError: A single image is too large for the machine's memory.
+            BackendMemoryError: The batch is; a smaller one may not be.
             BackendError: The runtime failed.
         """
         self._refuse_too_large(images)
@@ -99,7 +99,7 @@ class OrtBackend:
         return values
 
     def _run_bound(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
-        """Run with inputs and outputs bound to the device: one copy each way, when the graph is done."""
+        """Run with inputs and outputs bound to the device: one copy each way."""
         binding = self._session.io_binding()
         binding.bind_cpu_input(self.spec.input.name, images)
         for name in self.spec.outputs:
@@ -108,16 +108,16 @@ class OrtBackend:
         values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
 
-    def _check_provider(self, provider: str, device: DeviceName) -> None:
+    def _check_provider(self, provider: str, device: InferenceDevice) -> None:
         actual = self._session.get_providers()[0]
         if actual == provider:
             return
         if device == "cuda":
             raise BackendError(
                 f"--device cuda: onnxruntime fell back to {actual}; its CUDA provider needs CUDA and cuDNN "
-                "libraries of its version: install them, or take --device cpu"
+                "libraries of its version: install them, or use --device cpu"
             )
-        remark(f"CUDA could not be used: predicting with {actual}")
+        remark(f"CUDA unavailable: predicting with {actual}")
 
     def _refuse_too_large(self, images: UInt8Array) -> None:
         stride = self.spec.attention_stride
@@ -128,28 +128,27 @@ class OrtBackend:
         needed = 2 * 4 * count * positions**2  # scores and softmax, float32
         if needed <= self._held_bytes:
             return
-        # On a GPU the machine's memory is no limit, but what exceeds all of it fits on no GPU either
+        # On a GPU host memory is no limit, but an image that exceeds all of it fits on no GPU either
         memory = available_memory() + self._held_bytes if self._device == "cpu" else physical_memory()
         if memory is not None and needed > MEMORY_SHARE * memory:
             kind = ImageTooLargeError if count == 1 else BackendMemoryError
             raise kind(
                 f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.1f} GiB and "
-                f"{memory / 2**30:.1f} can be taken: cut it with --tile {TILE_PX}x{TILE_PX}, or make it smaller"
+                f"{memory / 2**30:.1f} are available: cut it with --tile {TILE_PX}x{TILE_PX}, or shrink it"
             )
         self._held_bytes = needed
 
 
-def _wants_cuda(device: DeviceName) -> bool:
+def _wants_cuda(device: InferenceDevice) -> bool:
     if device == "cpu":
         return False
     if "CUDAExecutionProvider" not in ort.get_available_providers() or not _has_cuda_driver():
         if device == "cuda":
             raise BackendError(
-                "--device cuda: there is no CUDA driver, or this onnxruntime was built without CUDA: "
-                "take --device cpu"
+                "--device cuda: no CUDA driver, or this onnxruntime was built without CUDA: use --device cpu"
             )
         return False
-    ort.preload_dlls()  # finds the CUDA libraries that pip installed
+    ort.preload_dlls()  # CUDA libraries that pip installed
     return True
 
 

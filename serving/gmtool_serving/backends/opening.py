@@ -6,24 +6,23 @@ from pathlib import Path
 
 from gmtool.artifact.tensorrt_plan import PLAN_SUFFIX
 from gmtool.errors import needs_extra
-from gmtool_serving.backends.base import Backend, DeviceName
+from gmtool_serving.backends.base import Backend, InferenceDevice
 
 
 def open_backend(
     path: Path,
     *,
-    device: DeviceName = "auto",
+    device: InferenceDevice = "auto",
     threads: int = 0,
     trust: bool = False,
 ) -> Backend:
-    """Load an exported model: `.plan` with TensorRT, anything else as ONNX.
+    """Load an exported model: `.plan` with TensorRT, any other file with ONNX Runtime.
 
     Args:
-        path: A file that `gmtool export` wrote.
-        device: `auto` takes CUDA where a driver and the provider are there, and says so if not.
-        threads: Threads of the processor for an ONNX model; 0 for one a core.
-        trust: Take a TensorRT plan that no sidecar vouches for. An ONNX model is not executable and is never taken
-            without its seal.
+        path: Model file of `gmtool export`.
+        device: `auto` takes CUDA if driver and provider are available.
+        threads: CPU threads of an ONNX model; 0 for one a core.
+        trust: Load a TensorRT plan without a sidecar. An ONNX model always needs its hash.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.

@@ -1,4 +1,4 @@
-"""Running a TensorRT plan: what must be true before it is loaded, and the backend that it then is."""
+"""TensorRT backend: check a plan against this machine, load it, run it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from gmtool.artifact.tensorrt_plan import (
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, needs_extra
 from gmtool.images import UInt8Array
-from gmtool_serving.backends.base import DeviceName, Prediction, to_prediction
+from gmtool_serving.backends.base import InferenceDevice, Prediction, to_prediction
 
 
 class TrtBackend:
-    """A TensorRT plan on the GPU.
+    """TensorRT plan on the GPU.
 
-    A plan is executable. Its sidecar is read first, and the plan is handed to TensorRT if its hash, TensorRT's
-    version, the GPU and the platform are what the sidecar says.
+    A plan is executable. Its sidecar is read first; TensorRT gets the plan only if its hash, TensorRT's version,
+    the GPU and the platform match the sidecar.
 
     Args:
-        path: A `.plan` file.
-        device: `auto` and `cuda` are the same here.
-        trust: Take a plan that no sidecar vouches for.
+        path: `.plan` file.
+        device: `auto` and `cuda` are the same here; `cpu` is refused.
+        trust: Load a plan without a sidecar.
 
     Raises:
         ArtifactError: The file is missing, damaged, foreign, or for another machine.
@@ -40,9 +40,11 @@ class TrtBackend:
     """
 
     @collector_held_off
-    def __init__(self, path: Path, *, device: DeviceName = "auto", trust: bool = False) -> None:
+    def __init__(self, path: Path, *, device: InferenceDevice = "auto", trust: bool = False) -> None:
         if device == "cpu":
-            raise BackendError(f"--device cpu: {path} is a TensorRT plan, for an NVIDIA GPU: take the ONNX model")
+            raise BackendError(
+                f"--device cpu: {path} is a TensorRT plan, which needs an NVIDIA GPU: use the ONNX model"
+            )
         plan = read_plan(path, trust=trust)
         flavour = plan.spec.flavour if plan.spec else flavour_of_name(path)
         host = this_host(flavour)
@@ -63,34 +65,34 @@ class TrtBackend:
             )
 
     def predict(self, images: UInt8Array) -> Prediction:
-        """Return what the model gives for RGB images (N, H, W, 3), uint8.
+        """Return the model's outputs for RGB images, (N, H, W, 3) uint8.
 
         Raises:
-            BackendError: Outside of the plan's shapes, not enough memory, or TensorRT failed.
+            BackendError: Shape outside of the plan's profiles, not enough memory, or TensorRT failed.
         """
         return to_prediction(self._engine.run(images))
 
     def close(self) -> None:
-        """Give the GPU memory back; the backend is of no use afterwards."""
+        """Free the GPU memory; the backend cannot be used afterwards."""
         self._engine.close()
 
 
 def refuse_misfit(path: Path, spec: PlanSpec, host: Host) -> None:
-    """Check that a plan runs on a machine.
+    """Check that a plan runs on this machine.
 
     Raises:
-        ArtifactError: It does not; the message gives every reason.
+        ArtifactError: It does not; the message lists every reason.
     """
     reasons = spec.misfits(host)
     if reasons:
         raise ArtifactError(f"{path} does not run here: {'; '.join(reasons)}: build it with gmtool export --trt")
     if spec.gpu is not None and spec.gpu != host.gpu.name and not spec.hardware_compatible:
-        remark(f"{path} was built on {spec.gpu}; it may be slower on {host.gpu.name} than one that is built here")
+        remark(f"{path} was built on {spec.gpu}; it may be slower on {host.gpu.name} than a plan built here")
 
 
 @collector_held_off
 def deserialize(flavour: Flavour, plan: LoadedPlan, *, where: Path) -> Any:
-    """Return the engine of a plan.
+    """Return the TensorRT engine of a plan.
 
     Raises:
         ArtifactError: TensorRT refuses it.
@@ -98,7 +100,7 @@ def deserialize(flavour: Flavour, plan: LoadedPlan, *, where: Path) -> Any:
     trt, log = load_tensorrt(flavour), tensorrt_log(flavour)
     log.start()
     runtime = trt.Runtime(log.logger)
-    # A version-compatible plan brings code of its own runtime along
+    # A version-compatible plan contains code of its own runtime
     runtime.engine_host_code_allowed = plan.spec is None or plan.spec.version_compatible
     faults = _faults(trt, runtime, plan.content)
     engine = None if faults else runtime.deserialize_cuda_engine(plan.content)
@@ -109,7 +111,7 @@ def deserialize(flavour: Flavour, plan: LoadedPlan, *, where: Path) -> Any:
 
 
 def _faults(trt: ModuleType, runtime: Any, content: bytes) -> list[str]:
-    """Return what TensorRT-RTX finds wrong with a plan before it loads it; TensorRT has no such question."""
+    """Return TensorRT-RTX's validity errors of a plan; empty for TensorRT, which has no such check."""
     if not hasattr(runtime, "get_engine_validity"):
         return []
     _, found = runtime.get_engine_validity(content)

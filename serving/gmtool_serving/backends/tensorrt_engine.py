@@ -1,4 +1,4 @@
-"""A TensorRT engine on the GPU: named tensors in, named tensors out, on a stream of its own."""
+"""TensorRT engine on the GPU, with its own CUDA stream."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gmtool.images import UInt8Array
 from gmtool_serving.backends.cuda_memory import TensorMemory
 
 LAST_BATCH_S = 2.0
-"""How long the end of a process waits for a batch that is computed."""
+"""Seconds that the end of the process waits for a running batch."""
 
 
 @dataclass
 class GpuObjects:
-    """What an engine holds on the GPU beside its tensors."""
+    """Engine, execution context and stream: GPU objects beside the tensors."""
 
     engine: Any
     context: Any
@@ -33,12 +33,12 @@ class GpuObjects:
 
 
 class TrtEngine:
-    """A deserialised engine with its context, its stream and its memory.
+    """Deserialised engine with execution context, stream and tensor memory.
 
     Args:
-        trt: The module of the engine's flavour.
+        trt: Python module of the engine's flavour.
         engine: An `ICudaEngine` with one input, images (N, H, W, 3) uint8, and at least one output.
-        log: The logger that the engine was made with.
+        log: Logger that the engine was created with.
 
     Raises:
         BackendError: Not enough GPU memory.
@@ -56,22 +56,23 @@ class TrtEngine:
         ]
         context = engine.create_execution_context()
         if context is None:
-            raise BackendError(f"the plan's working memory does not fit on the GPU: {log.reason()}")
+            raise BackendError(f"not enough GPU memory for the plan: {log.reason()}")
         (stream,) = cuda_result(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
         self._memory = {name: TensorMemory() for name in names}
         self._profile = 0
-        self._lock = threading.Lock()  # a context runs one batch at a time
+        self._lock = threading.Lock()  # an execution context runs one batch at a time
         self._gpu = GpuObjects(engine, context, stream)
         self._free = weakref.finalize(self, _release, self._gpu, list(self._memory.values()), self._lock)
 
     def run(self, images: UInt8Array) -> dict[str, npt.NDArray[Any]]:
-        """Return every output by name for images (N, H, W, 3) uint8 that lie in one of the profiles.
+        """Return all outputs by name for images, (N, H, W, 3) uint8, whose shape is in one of the profiles.
 
         Raises:
-            BackendError: Outside of every profile, not enough memory, or TensorRT failed.
+            BackendError: Shape outside of every profile, not enough memory, or TensorRT failed.
         """
         index = pick_profile(self.profiles, BatchShape(*images.shape[:3]))
         with self._lock, collector_held_off:
+            # Set the input's shape and memory
             self._log.start()
             self._switch_profile(index)
             (name,) = self.inputs
@@ -80,6 +81,7 @@ class TrtEngine:
             memory.reserve(images.nbytes)
             memory.view(images.shape, np.uint8)[...] = images
             self._must(self._gpu.context.set_tensor_address(name, memory.device), f"refuses the address of {name}")
+            # Upload, execute, download
             shapes = {output: self._prepare_output(output) for output in self.outputs}
             memory.upload(images.nbytes, self._gpu.stream)
             self._must(self._gpu.context.execute_async_v3(int(self._gpu.stream)), "failed")
@@ -92,7 +94,7 @@ class TrtEngine:
             }
 
     def close(self) -> None:
-        """Give the GPU memory back; the engine is of no use afterwards."""
+        """Free the GPU memory; the engine cannot be used afterwards."""
         self._free()
 
     def _switch_profile(self, index: int) -> None:
@@ -104,7 +106,7 @@ class TrtEngine:
         self._profile = index
 
     def _prepare_output(self, name: str) -> tuple[int, ...]:
-        """Give an output its memory; return its shape, which the input's decides."""
+        """Reserve the memory of an output; return its shape, which follows from the input's."""
         shape = tuple(self._gpu.context.get_tensor_shape(name))
         self._memory[name].reserve(_size(shape, self._dtype(name)))
         accepted = self._gpu.context.set_tensor_address(name, self._memory[name].device)
@@ -121,10 +123,10 @@ class TrtEngine:
 
 
 def pick_profile(profiles: list[ShapeProfile], shape: BatchShape) -> int:
-    """Return the profile that takes `shape` and is fastest nearest to it.
+    """Return the index of the profile that accepts `shape` and has the nearest optimum.
 
     Raises:
-        BackendError: None takes it; the message says which side is outside of which range.
+        BackendError: None accepts it; the message names the sides outside of their ranges.
     """
     reasons = [profile.misfit(shape) for profile in profiles]
     fitting = [index for index, reason in enumerate(reasons) if reason is None]
@@ -146,14 +148,14 @@ def _size(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
 
 
 def _release(gpu: GpuObjects, memories: list[TensorMemory], lock: threading.Lock) -> None:
-    """Release everything, in this order, when an engine is closed, dropped, or still there as Python ends."""
+    """Release the GPU objects, in this order, when an engine is closed, garbage-collected or Python ends."""
     if not lock.acquire(timeout=LAST_BATCH_S):
-        return  # the process ends in the middle of a batch: nothing is taken away from under it
+        return  # the process ends in the middle of a batch, whose memory must stay
     with collector_held_off:
         gpu.context = None
         gpu.engine = None
         for memory in memories:
             memory.free()
-        with contextlib.suppress(BackendError):  # the driver may be gone already at the end of the process
+        with contextlib.suppress(BackendError):  # the driver may be unloaded at the end of the process
             cuda_result(runtime.cudaStreamDestroy(gpu.stream))
     lock.release()

@@ -1,4 +1,4 @@
-"""Which images models are measured on: decoded, of one size a batch, with their ground truth if there is any."""
+"""Images of a benchmark: decoded, in batches of one size, with optional ground truth."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from gmtool.images import UInt8Array
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """Images of one size."""
+    """Batch of images of one size, with ground truth."""
 
     images: UInt8Array
-    """(N, H, W, 3) RGB."""
+    """RGB, (N, H, W, 3) uint8."""
     truths: tuple[UInt8Array, ...]
-    """Ground truth (H, W) of the first `count` images; empty if there is none."""
+    """Ground truth, (H, W) uint8, of the first `count` images; empty without ground truth."""
     count: int
-    """Different images; the rest of a batch that they do not fill repeats them."""
+    """Different images; an incomplete batch is filled with repetitions."""
 
 
 def samples_below(folder: Path, truth_dir: Path | None) -> list[Sample]:
     """Return the images below a folder, with the masks (PNG, TIFF, BMP or GIF) of the same relative names.
 
-    With `truth_dir`, images without a mask are left out, which is said.
+    With `truth_dir`, images without a mask are skipped with a remark.
 
     Raises:
-        DataError: No image, or none with a mask.
+        DataError: There is no image, or none with a mask.
     """
     if not folder.is_dir():
         raise DataError(f"--images {folder}: no such folder")
@@ -80,14 +80,14 @@ def load_batches(
     batch: int,
     size: tuple[int, int] | None,
 ) -> list[ImageBatch]:
-    """Decode images and put those of one size together.
+    """Decode images and group those of one size into batches.
 
     Args:
-        samples: Images; their ground truth counts if each has one.
-        classes: What the labels may be.
-        values: What the pixels of the masks are.
-        batch: Images a batch.
-        size: (height, width) that images (bilinear) and ground truth (nearest) are brought to; None: as they are.
+        samples: Images, all with or all without a mask.
+        classes: Classes of the ground truth.
+        values: Encoding of the ground-truth masks.
+        batch: Images in a batch.
+        size: (height, width) to resize images (bilinear) and ground truth (nearest) to; None: no resizing.
 
     Raises:
         DataError: An image or a mask cannot be used.

@@ -1,4 +1,4 @@
-"""How much memory a model takes at most, measured in a process that does nothing else.
+"""Peak memory of a model, measured in a process of its own.
 
 `python -m gmtool_serving.benchmark.memory MODEL N H W DEVICE THREADS TRUST` prints bytes; TRUST is 0 or 1.
 """
@@ -12,20 +12,19 @@ from typing import cast
 
 import numpy as np
 
-from gmtool_serving.backends.base import DeviceName
+from gmtool_serving.backends.base import InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 
 STATUS = Path("/proc/self/status")
-"""Not `getrusage`: its maximum begins with that of the process that started this one."""
+"""Not `getrusage`: its maximum starts at that of the parent process."""
 
 
 def measure_peak(
-    model: Path, shape: tuple[int, ...], *, device: DeviceName, threads: int, trust: bool
+    model: Path, shape: tuple[int, ...], *, device: InferenceDevice, threads: int, trust: bool
 ) -> int | None:
-    """Return the bytes that loading a model and one batch of `shape` (N, H, W, 3) take at most.
+    """Return the peak memory, bytes, of loading a model and predicting a batch of `shape` (N, H, W, 3).
 
-    What Python and the runtime take by themselves is not counted, nor is the memory of a GPU. None where the
-    system does not tell.
+    Memory of Python, of the runtime alone and of the GPU is not counted. None where /proc is unavailable.
     """
     if not STATUS.is_file():
         return None
@@ -35,13 +34,13 @@ def measure_peak(
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def main(model: Path, shape: tuple[int, int, int], device: DeviceName, threads: int, *, trust: bool) -> None:
-    """Print the peak in bytes."""
+def main(model: Path, shape: tuple[int, int, int], device: InferenceDevice, threads: int, *, trust: bool) -> None:
+    """Print the peak memory, bytes."""
     if model.suffix == ".onnx":
-        import gmtool_serving.backends.onnx_runtime  # noqa: F401  its memory is the runtime's, not the model's
+        import gmtool_serving.backends.onnx_runtime  # noqa: F401  memory of the runtime is not counted
     before = _peak_bytes()
     backend = open_backend(model, device=device, threads=threads, trust=trust)
-    for _ in range(2):  # the second finds the arena filled
+    for _ in range(2):  # the second uses the filled arena
         backend.predict(np.zeros((*shape, 3), np.uint8))
     sys.stdout.write(f"{_peak_bytes() - before}\n")
 
@@ -56,7 +55,7 @@ if __name__ == "__main__":
     main(
         Path(path),
         (int(count), int(height), int(width)),
-        cast(DeviceName, device_name),
+        cast(InferenceDevice, device_name),
         int(thread_count),
         trust=trusted == "1",
     )

@@ -1,4 +1,4 @@
-"""Exported models side by side on the same images: how fast, how large, how good, and how alike."""
+"""Benchmark exported models on the same images: speed, size, mIoU, agreement, memory."""
 
 from __future__ import annotations
 
@@ -13,64 +13,64 @@ import numpy as np
 from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array
 from gmtool.report.metrics import Int64Array, confusion_matrix, mean_iou
-from gmtool_serving.backends.base import Backend, DeviceName
+from gmtool_serving.backends.base import Backend, InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 from gmtool_serving.benchmark.images import ImageBatch
 from gmtool_serving.benchmark.memory import measure_peak
 
 LOADS = 3
-"""How often each model is loaded; the median counts."""
+"""Timed loads of each model; the median counts."""
 
-Progress = Callable[[Iterable[int]], Iterator[int]]
-"""Passes the numbers of the rounds on and shows how far it is."""
+RoundProgress = Callable[[Iterable[int]], Iterator[int]]
+"""Passes the numbers of the rounds on, and shows a progress bar."""
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """How models are run."""
+    """Options of a benchmark."""
 
-    device: DeviceName
+    device: InferenceDevice
     threads: int
-    """Threads of the processor; 0 for one a core."""
+    """CPU threads; 0 for one a core."""
     rounds: int
-    """How often every batch is timed."""
+    """Timed runs of every batch."""
     memory: bool
-    """Measure each model's peak memory, in a process of its own."""
+    """Measure the peak memory of each model, in a process of its own."""
     trust: bool = False
-    """Run TensorRT plans that no sidecar vouches for."""
+    """Load TensorRT plans without a sidecar."""
 
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """What was measured of one model. None: not measured, or it failed."""
+    """Measurements of one model. None: not measured, or it failed."""
 
     model: str
     size_bytes: int
-    """Of the file."""
+    """Size of the file."""
     error: str | None = None
-    """Why it could not be run; None if it was."""
+    """Error of a model that could not be run, else None."""
     backend: str | None = None
     precision: str | None = None
     load_s: float | None = None
-    """From the file to a model that is ready, the runtime being imported: median."""
+    """Median time to load the model, seconds, without the import of the runtime."""
     p50_ms: float | None = None
     """Median time of a batch."""
     p95_ms: float | None = None
     images_per_s: float | None = None
-    """From the mean of the middle half of the times of each batch."""
+    """From the mean of the middle half of each batch's times."""
     speed: float | None = None
-    """How many times as fast as the first model: the ratio of their images/s."""
+    """Speed relative to the first model: ratio of images/s."""
     miou: float | None = None
-    """In [0, 1], where there is ground truth."""
+    """In [0, 1]; None without ground truth."""
     agreement: float | None = None
-    """Share of the pixels, in [0, 1], with the label that the first model gives."""
+    """Share of the pixels, in [0, 1], with the first model's label."""
     peak_bytes: int | None = None
-    """Most memory that loading it and the largest batch took, over that of the runtime alone."""
+    """Peak memory of loading it and of the largest batch, without that of the runtime alone."""
 
 
 @dataclass
 class _Contestant:
-    """A model while it is measured."""
+    """Measurements of a model so far."""
 
     path: Path
     loads: list[float] = field(default_factory=list)
@@ -88,21 +88,21 @@ class _Contestant:
 
 
 def run_benchmark(
-    models: Sequence[Path], batches: Sequence[ImageBatch], settings: BenchmarkSettings, *, progress: Progress
+    models: Sequence[Path], batches: Sequence[ImageBatch], settings: BenchmarkSettings, *, progress: RoundProgress
 ) -> list[BenchmarkRow]:
-    """Measure models on the same batches. What one is timed on, the next is timed on right after it.
+    """Measure models on the same batches, one right after another on each batch.
 
-    So whatever else the machine does hurts all alike, and ratios hold where absolute times do not. The first pass,
-    in which runtimes allocate and choose their kernels, is not timed: its masks are compared.
+    Other load on the machine thus slows all models alike, and ratios hold where absolute times do not. The first
+    pass, in which runtimes allocate and choose kernels, is not timed: its masks are compared.
 
     Args:
-        models: Files that `gmtool export` wrote; the first is the reference.
-        batches: Images, decoded.
-        settings: How.
-        progress: Shows how far it is.
+        models: Model files of `gmtool export`; the first is the reference.
+        batches: Decoded images.
+        settings: Options.
+        progress: Progress bar over the rounds.
 
     Raises:
-        DataError: The models have different classes, but there is ground truth.
+        DataError: There is ground truth, and the models have different classes.
         GmtoolError: The reference cannot be run.
     """
     contestants = [_Contestant(path) for path in models]
@@ -132,7 +132,7 @@ def _load(contestants: Sequence[_Contestant], settings: BenchmarkSettings) -> No
         for one in contestants:
             if not one.runs:
                 continue
-            one.backend = None  # two at once may not fit
+            one.backend = None  # two at once may not fit into memory
             started = time.perf_counter()
             try:
                 one.backend = open_backend(
@@ -174,7 +174,7 @@ def _compare(contestants: Sequence[_Contestant], batches: Sequence[ImageBatch]) 
 
 
 def _predict(one: _Contestant, batch: ImageBatch) -> UInt8Array | None:
-    """Return masks (N, H, W), or None if the model fails, which ends its part."""
+    """Return masks, (N, H, W) uint8; None if the model fails, which excludes it."""
     assert one.backend is not None
     try:
         return one.backend.predict(batch.images).mask
@@ -193,7 +193,7 @@ def _score(one: _Contestant, masks: UInt8Array, batch: ImageBatch) -> None:
 
 
 def _time_round(contestants: Sequence[_Contestant], batches: Sequence[ImageBatch], round_index: int) -> None:
-    """Time every batch on every model; who comes first changes from round to round."""
+    """Time every batch on every model; the order of the models rotates."""
     for batch_index, batch in enumerate(batches):
         shift = (round_index + batch_index) % len(contestants)
         for one in [*contestants[shift:], *contestants[:shift]]:
@@ -222,7 +222,7 @@ def _row(one: _Contestant, reference: _Contestant, count: int, peak_bytes: int |
         p50_ms=float(np.percentile(times, 50) * 1e3),
         p95_ms=float(np.percentile(times, 95) * 1e3),
         images_per_s=count / _typical(one),
-        # Not the median of paired ratios: who comes first is slower, so there are two kinds of pairs
+        # Not the median of paired ratios: the first model of a pair is slower, so there are two kinds of pairs
         speed=_typical(reference) / _typical(one) if reference.runs else None,
         miou=None if one.confusion is None else mean_iou(one.confusion),
         agreement=one.same_pixels / one.pixels,
@@ -231,9 +231,9 @@ def _row(one: _Contestant, reference: _Contestant, count: int, peak_bytes: int |
 
 
 def _typical(one: _Contestant) -> float:
-    """Return the seconds that all batches take, each by the mean of the middle half of its rounds.
+    """Return the seconds for all batches, each the mean of the middle half of its rounds.
 
-    Disturbed rounds do not decide, as with a median, which yet jumps where a machine has two speeds.
+    Robust against disturbed rounds like the median, which jumps where a machine has two speeds.
     """
     times = np.sort(one.times, axis=1)
     rounds = times.shape[1]

@@ -1,4 +1,4 @@
-"""The stages on Ray Data: tasks that read, actors that predict, tasks that write; outcomes as they arrive."""
+"""Prediction pipeline on Ray Data: reading tasks, predicting actors, writing tasks."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 BLOCK = 32
-"""Images that a task reads or writes; a worker that dies has that much done again."""
+"""Images of a task; when a worker dies, that many are repeated."""
 RETRIES = 2
-"""How often Ray repeats the work of a worker that died."""
+"""Times that Ray repeats the work of a dead worker."""
 MAX_LOST_BLOCKS = 100
-"""So much lost work is looked at image by image; beyond it something is wrong with the cluster."""
+"""Lost blocks that are repeated image by image; beyond that the run fails."""
 
 
 class RayPipeline:
-    """Runs images through the stages on a cluster; takes the place of `Pipeline`.
+    """Prediction pipeline on a Ray cluster, in place of `Pipeline`.
 
     Args:
-        cluster: Where. It is left when the run is stopped, which ends what it still does.
-        job: What workers know.
-        model: The bytes of the model's file.
-        backend: The model as it was opened here; its description becomes that of the workers.
-        find_past: Returns what an earlier run recorded of an input, to be verified by who reads it.
+        cluster: Ray cluster. A stopped run leaves it, which ends its tasks.
+        job: Description of the run for workers.
+        model: Content of the model file.
+        backend: The model as opened on this machine; its description becomes that of the workers.
+        find_past: Returns an earlier run's record of an input, which the reading worker verifies, or None.
     """
 
     def __init__(
@@ -60,14 +60,17 @@ class RayPipeline:
         self._stopped = False
 
     def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
-        """Yield what became of each image, as soon as it is known.
+        """Yield the outcome of each image as soon as it is known.
 
         Raises:
-            BackendError: Workers cannot do what they are for, or the cluster is lost.
+            BackendError: The cluster is lost, or Ray failed.
+            DataError: A worker cannot run the job.
         """
+        # Run Ray in a thread: a signal can wake this one
         pending = dict(enumerate(images))
         thread = threading.Thread(target=self._consume, args=(images,), name="ray", daemon=True)
         thread.start()
+        # Pass outcomes on as they arrive
         try:
             while True:
                 row = self._arrived.get()
@@ -78,13 +81,15 @@ class RayPipeline:
                 if row.fatal is not None:
                     raise DataError(row.fatal)
                 image = pending.pop(row.index, None)
-                if image is not None:  # else a repetition of what arrived already
+                if image is not None:  # else a repetition
                     self._count(row)
                     yield row.outcome(image)
+            # Images that never arrived were lost with their workers
             if not self._stopped:
                 thread.join()
                 for image in pending.values():
-                    yield Outcome(image, failure=Failure("worker_died", f"{image}: each worker that had it died"))
+                    message = f"{image}: every worker that processed it died"
+                    yield Outcome(image, failure=Failure("worker_died", message))
         finally:
             if thread.is_alive():
                 self._stopped = True
@@ -92,12 +97,12 @@ class RayPipeline:
             thread.join(timeout=LAST_WORDS_S)
 
     def stop(self) -> None:
-        """End `run` after what is known by now. Safe in a signal handler."""
+        """End `run` after the outcomes that are known by now. Safe in a signal handler."""
         self._stopped = True
         self._arrived.put(None)
 
     def _consume(self, images: Sequence[InputImage]) -> None:
-        """Put rows into the queue as they arrive: the main thread waits there, where a signal can wake it."""
+        """Put rows into the queue as they arrive; then repeat lost blocks image by image."""
         import ray
 
         try:
@@ -107,7 +112,7 @@ class RayPipeline:
             self._pass(images, range(len(images)), model, seen, block=BLOCK)
             lost = [index for index in range(len(images)) if index not in seen]
             if lost and not self._stopped:
-                # A worker that dies takes its neighbours' images along: alone, only the one to blame is lost
+                # A dying worker loses its whole block: repeated one by one, only the failing image is lost
                 self._pass(images, lost, model, seen, block=1)
             self._arrived.put(None)
         except BaseException as error:
@@ -129,6 +134,7 @@ class RayPipeline:
         from ray.data import ActorPoolStrategy, DataContext, from_arrow
         from ray.util.annotations import RayDeprecationWarning
 
+        # Limits of losses and actors
         context = DataContext.get_current()
         context.max_errored_blocks = MAX_LOST_BLOCKS if block > 1 else -1
         cluster = self._cluster
@@ -140,8 +146,9 @@ class RayPipeline:
         )
         common: dict[str, Any] = {"batch_size": block, "batch_format": "pyarrow", "zero_copy_batch": True}
         with warnings.catch_warnings():
-            # Ray repeats without end otherwise; from 2.64 on it will have names for these settings
+            # Without these limits Ray retries forever; from 2.64 on it will have other names for them
             warnings.simplefilter("ignore", RayDeprecationWarning)
+            # Read, predict, write
             rows = from_arrow([to_table(rows) for rows in self._blocks(images, wanted, block)])
             read = rows.map_batches(
                 _untyped(read_rows), fn_kwargs={"job": self._job}, num_cpus=IO_CPUS, max_retries=RETRIES, **common
@@ -178,7 +185,7 @@ class RayPipeline:
 
 
 def _untyped(stage: Any) -> Any:
-    """Return a stage: Ray's types know no arguments beside the table."""
+    """Return a stage without its type: Ray's types allow no arguments beside the table."""
     return stage
 
 

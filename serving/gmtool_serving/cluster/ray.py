@@ -1,4 +1,4 @@
-"""Ray itself: started on this machine or joined, kept quiet, and how much of it a run takes."""
+"""Start or join a Ray cluster, silence it, and divide its resources."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmtool.errors import BackendError, ConfigError, needs_extra
+from gmtool.errors import BackendError, UsageError, needs_extra
 from gmtool.resources import processors
-from gmtool_serving.backends.base import DeviceName
+from gmtool_serving.backends.base import InferenceDevice
 
 try:
     import fcntl
@@ -26,66 +26,66 @@ except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 IO_CPUS = 0.5
-"""Processors that a reading or a writing task takes in Ray's books: mostly they wait for disk or network."""
+"""CPUs of a reading or writing task in Ray's accounting: mostly they wait for disk or network."""
 IO_SHARE = 0.1
-"""Share of a cluster's processors that is left to them, and at least one processor."""
+"""Share of a cluster's CPUs for reading and writing, at least one CPU."""
 OBJECT_STORE_BYTES = 1 << 30
-"""Shared memory of a Ray that is started here; images between two stages lie in it."""
+"""Shared memory of a local Ray, for images between stages."""
 
 SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent home
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # a run under uv does not send its folder to all workers
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that asks after the end does not start another Ray
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its native part writes no log to stderr
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what it says of workers that died does not go to stdout
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # do not send the working folder of a run under uv to workers
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # do not start another Ray from a thread that calls it after the end
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # no native log on stderr
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no messages about dead workers on stdout
 }
-"""Settings that Ray reads from the environment when it is imported; what is set there already stays."""
+"""Environment variables that Ray reads on import; existing values are kept."""
 
 SETTINGS_OF_LOCAL = {
-    "RAY_AUTH_MODE": "token",  # whoever reaches its ports could else run code here
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens on 127.0.0.1, on Linux too
+    "RAY_AUTH_MODE": "token",  # without it, anyone who reaches its ports can run code
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on 127.0.0.1, on Linux too
 }
-"""The same for a Ray that is started here; the token is a new one for each process."""
+"""Environment variables of a local Ray; each process has a new token."""
 SESSION_PREFIX = "gmtool-ray-"
 CLAIM_NAME = "gmtool.lock"
-"""File in the temporary folder of a Ray that was started here, locked by its run for as long as it lives."""
+"""File in the temporary folder of a local Ray, locked by its run."""
 
 _ADDRESS = re.compile(r"auto|local|\[?[\w.:-]+\]?:\d+")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asked for; None for what suits the cluster."""
+    """Requested actors and their resources; None for the cluster's default."""
 
     actors: int | None = None
-    """Workers that predict."""
+    """Number of predicting actors."""
     cpus: float | None = None
-    """Processors of each."""
+    """CPUs of each actor."""
     gpus: float | None = None
-    """GPUs of each; a half where two share one."""
+    """GPUs of each actor; 0.5 if two share one."""
 
 
 @dataclass
 class Cluster:
-    """A Ray that this process is connected to."""
+    """Ray cluster that this process is connected to, and its division."""
 
     actors: int
     cpus: float
     gpus: float
     first_actors: int
-    """Actors that there is room for now."""
+    """Actors that fit into the cluster now."""
     io_tasks: int
-    """Reading and writing tasks that run at once, about."""
+    """Approximate number of reading and writing tasks at once."""
     version: str
     folder: Path | None = None
-    """Temporary folder of a Ray that was started here."""
+    """Temporary folder of a local Ray."""
     is_ours: bool = True
-    """Whether `close` leaves it."""
+    """True if this object opened the connection, and `close` ends it."""
     claim: int | None = None
     """Descriptor of the lock in `folder`."""
 
     def close(self) -> None:
-        """Leave the cluster: what it still does for this process is ended there."""
+        """Disconnect from the cluster, which ends the tasks of this process."""
         import ray
 
         if self.is_ours:
@@ -94,44 +94,43 @@ class Cluster:
             _remove_session(self.folder, self.claim)
 
     def __enter__(self) -> Cluster:
-        """Return it."""
+        """Return the cluster."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave it."""
+        """Disconnect."""
         self.close()
 
 
 def check_address(address: str) -> None:
-    """Refuse what is no address of a cluster.
+    """Check the address of a cluster.
 
     Raises:
-        ConfigError: It is not one.
+        UsageError: Not `auto`, `local` or HOST:PORT.
     """
     if address.startswith("ray://"):
-        raise ConfigError(
+        raise UsageError(
             f"--ray {address}: Ray's client protocol does not carry data pipelines: start the run on a machine of "
             "the cluster (ray job submit does that)"
         )
     if not _ADDRESS.fullmatch(address):
-        raise ConfigError(
-            f"--ray {address}: expected auto, local or HOST:PORT; for auto, give --ray last or --ray=auto"
-        )
+        raise UsageError(f"--ray {address}: expected auto, local or HOST:PORT")
 
 
-def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
-    """Start Ray on this machine (`local`) or join a cluster (`auto`: the one that runs here or RAY_ADDRESS names).
+def connect(address: str, wanted: Wanted, *, device: InferenceDevice) -> Cluster:
+    """Start Ray on this machine (`local`) or join a cluster (`auto`: on this machine or at RAY_ADDRESS).
 
-    A Ray that this process is connected to already is taken as it is, and left connected.
+    An existing connection of this process is used and stays open.
 
     Raises:
-        BackendError: There is no such cluster, or what was asked for does not fit into it.
+        BackendError: Cluster unavailable, or too small for the requested actors.
         MissingExtraError: Ray is not installed.
     """
+    # Environment variables, which Ray reads on import
     check_address(address)
     is_local = address == "local"
-    # Ray read them when it was imported: it would know less than the processes that it starts. It asks for a token
-    # then all the same
+    # Too late for a Ray that is imported already: it would differ from the processes that it starts. It asks for a
+    # token all the same
     of_local = SETTINGS_OF_LOCAL if is_local and not _is_imported() else {}
     for name, value in (SETTINGS | of_local).items():
         os.environ.setdefault(name, value)
@@ -140,8 +139,10 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
     with needs_extra("ray", "predicting on Ray"):
         import ray
         import ray.data
+    # An existing connection
     if ray.is_initialized():
         return _share(_resources(), wanted, device, version=ray.__version__, is_ours=False)
+    # Start or join
     folder = claim = None
     if is_local:
         _sweep_sessions(Path(_short_folder()))
@@ -162,8 +163,8 @@ def connect(address: str, wanted: Wanted, *, device: DeviceName) -> Cluster:
         _remove_session(folder, claim)
         if isinstance(error, ConnectionError) and address == "auto":
             raise BackendError(
-                "--ray auto: there is no Ray cluster on this machine and RAY_ADDRESS names none: ray start --head "
-                "starts one; --ray local needs none"
+                "--ray auto: no Ray cluster on this machine, and RAY_ADDRESS is not set: start one with ray start "
+                "--head, or use --ray local"
             ) from error
         if isinstance(error, ConnectionError | RuntimeError | ValueError | TimeoutError):
             raise BackendError(f"--ray {address}: {str(error).strip().splitlines()[0]}") from error
@@ -175,18 +176,18 @@ def _is_imported() -> bool:
 
 
 def _claim(folder: Path) -> int | None:
-    """Lock a file in the folder of a new Ray until this process ends, however it ends; None on Windows."""
+    """Lock a file in the folder of a new Ray until this process ends; None on Windows."""
     if fcntl is None:
         return None
     new = folder / f"{CLAIM_NAME}.new"
     descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    new.rename(folder / CLAIM_NAME)  # locked before it has the name that others look for
+    new.rename(folder / CLAIM_NAME)  # locked before other processes can find it
     return descriptor
 
 
 def _sweep_sessions(parent: Path) -> None:
-    """Delete the folders that Rays of this user's killed runs left; nothing that is a link or of somebody else."""
+    """Delete the Ray folders of this user's killed runs; no links, and no folders of other users."""
     if fcntl is None:
         return
     for folder in parent.glob(f"{SESSION_PREFIX}*"):
@@ -195,11 +196,11 @@ def _sweep_sessions(parent: Path) -> None:
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
                 continue
             descriptor = os.open(folder / CLAIM_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:  # none of ours, or just deleted
+        except OSError:  # not a folder of gmtool, or just deleted
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its run lives
+        except OSError:  # its run is alive
             os.close(descriptor)
             continue
         _remove_session(folder, descriptor)
@@ -213,7 +214,7 @@ def _remove_session(folder: Path | None, claim: int | None) -> None:
 
 
 def quieten() -> None:
-    """Let Ray Data write its log into its files alone."""
+    """Restrict Ray Data's log to its files."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -226,7 +227,7 @@ def quieten() -> None:
 
 @contextmanager
 def _native_stderr_closed() -> Iterator[None]:
-    """Drop what Ray's native part prints when it starts: it is about its own log, and failures are raised."""
+    """Drop the output of Ray's native part when it starts: it is about its own log; failures are raised."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -240,7 +241,7 @@ def _native_stderr_closed() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
-    """Keep Ray from replacing the handler of SIGTERM, which it has no setting for; its own exits with code 15."""
+    """Keep Ray from replacing the SIGTERM handler (there is no setting); its own exits with code 15."""
     from ray._private import utils
 
     replace = utils.set_sigterm_handler
@@ -258,11 +259,11 @@ def _resources() -> dict[str, float]:
     return found
 
 
-def _start(folder: Path, wanted: Wanted, device: DeviceName) -> None:
+def _start(folder: Path, wanted: Wanted, device: InferenceDevice) -> None:
     import ray
 
     cores = processors()
-    # Reading and writing get processors of their own in the books, beside what actors take
+    # Reading and writing get CPUs of their own in Ray's accounting, beside those of the actors
     asked = (wanted.actors or 0) * (wanted.cpus or 1.0)
     with _sigterm_handler_kept():
         ray.init(
@@ -280,34 +281,44 @@ def _start(folder: Path, wanted: Wanted, device: DeviceName) -> None:
 def _share(
     resources: dict[str, float],
     wanted: Wanted,
-    device: DeviceName,
+    device: InferenceDevice,
     *,
     version: str,
     folder: Path | None = None,
     is_ours: bool = True,
 ) -> Cluster:
-    """Divide a cluster between actors, and reading and writing."""
+    """Divide the resources of a cluster between actors and reading and writing tasks."""
+    # Requested resources of an actor
     all_cpus = resources.get("CPU", 0.0)
     all_gpus = 0.0 if device == "cpu" else resources.get("GPU", 0.0)
     gpus = wanted.gpus if wanted.gpus is not None else float(all_gpus > 0)
     if gpus == 0 and device == "cuda":
-        raise BackendError("--device cuda: there is no GPU in the Ray cluster: take --device cpu")
+        raise BackendError("--device cuda: the Ray cluster has no GPU: use --device cpu")
     cpus = 1.0 if wanted.cpus is None else wanted.cpus
+    # Number of actors that fit
     io_cpus = max(1.0, IO_SHARE * all_cpus)
     fit = math.floor((all_cpus - io_cpus) / cpus + 1e-6) if cpus else 1 << 16
     if gpus:
         fit = min(fit, math.floor(all_gpus / gpus + 1e-6))
     if fit < 1:
         raise BackendError(
-            f"the Ray cluster has {all_cpus:g} CPUs and {all_gpus:g} GPUs: no room for an actor of {cpus:g} CPUs "
-            f"and {gpus:g} GPUs beside {io_cpus:g} CPUs for reading and writing: take smaller ones (--ray-cpus, "
-            "--ray-gpus)"
+            f"the Ray cluster has {all_cpus:g} CPUs and {all_gpus:g} GPUs: too few for an actor of {cpus:g} CPUs "
+            f"and {gpus:g} GPUs beside {io_cpus:g} CPUs for reading and writing: lower --ray-cpus or --ray-gpus"
         )
     actors = wanted.actors or fit
     left = max(io_cpus, all_cpus - min(actors, fit) * cpus)
-    return Cluster(actors, cpus, gpus, min(actors, fit), int(left / IO_CPUS), version, folder, is_ours)
+    return Cluster(
+        actors=actors,
+        cpus=cpus,
+        gpus=gpus,
+        first_actors=min(actors, fit),
+        io_tasks=int(left / IO_CPUS),
+        version=version,
+        folder=folder,
+        is_ours=is_ours,
+    )
 
 
 def _short_folder() -> str:
-    """Return a folder with a short path: the sockets of Ray lie in it, whose paths have 107 bytes at most."""
+    """Return a folder with a short path: it contains Ray's sockets, whose paths have at most 107 bytes."""
     return "/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir()

@@ -1,4 +1,4 @@
-"""What travels between the stages on Ray: an Arrow table with a row for each image."""
+"""Arrow tables between the stages on Ray: one row an image."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ BLOBS = ("pixels", "mask", "confidence")
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one image. Names may hold surrogate escapes, which JSON keeps and Arrow does not."""
+    """State of one image between stages. JSON, since names may contain surrogate escapes, which Arrow refuses."""
 
     index: int
-    """Place of the image among the inputs."""
+    """Index of the image among the inputs."""
     location: str
-    """What it is called: the path as it was given, or the URI."""
+    """Name in messages: the path as given, or the URI."""
     source: str
-    """Where it is, for a process in any folder: the absolute path, or the URI."""
+    """Absolute path, or URI."""
     output: str
     coco_id: ImageId | None = None
     past: str | None = None
-    """What an earlier run recorded of it, to be verified: a line of a manifest."""
+    """Manifest line of an earlier run, not yet verified."""
     sha256: str | None = None
     size: tuple[int, int] | None = None
     """Height and width."""
@@ -48,11 +48,11 @@ class Row:
     skipped: bool = False
     outputs: tuple[OutputFile, ...] = ()
     backend: str | None = None
-    """What computed it."""
+    """Description of the backend that predicted it."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """What each stage took for it."""
+    """Time by stage, seconds."""
     fatal: str | None = None
-    """Why the worker can do nothing at all."""
+    """Error that stops the whole run."""
 
     @classmethod
     def of(cls, index: int, image: InputImage, past: str | None) -> Row:
@@ -63,24 +63,24 @@ class Row:
 
     @property
     def is_settled(self) -> bool:
-        """Return whether the stages that follow have nothing to do with it."""
+        """Return whether later stages skip this image."""
         return self.failure is not None or self.skipped or self.fatal is not None
 
     def outcome(self, image: InputImage) -> Outcome:
-        """Return what became of the image."""
+        """Return the outcome of the image."""
         return Outcome(image, self.sha256, self.failure, self.skipped, self.warning, self.outputs)
 
     def failed(self, failure: Failure) -> Row:
-        """Return the row of an image that has no mask."""
+        """Return this row with a failure."""
         return replace(self, failure=failure, sha256=self.sha256 or failure.sha256)
 
     def to_json(self) -> str:
-        """Return it as ASCII."""
+        """Return the row as ASCII JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Row:
-        """Read what `to_json` wrote."""
+        """Parse the output of `to_json`."""
         value: dict[str, Any] = json.loads(text)
         value["outputs"] = tuple(OutputFile(**entry) for entry in value["outputs"])
         value["failure"] = None if value["failure"] is None else Failure(**value["failure"])
@@ -89,11 +89,11 @@ class Row:
 
     @property
     def path(self) -> Path:
-        """Return its source as a path, for what wants one."""
+        """Return `source` as a path."""
         return Path(self.source)
 
     def renamed(self, message: str) -> str:
-        """Return a message about `path` as one about `location`."""
+        """Return a message with `location` in place of `path`."""
         return message.replace(str(self.path), self.location)
 
     @property
@@ -107,7 +107,7 @@ def to_table(rows: Sequence[Row], **blobs: Sequence[UInt8Array | None]) -> pa.Ta
 
     Args:
         rows: The rows.
-        blobs: For some of `BLOBS`, an array for each row, or None.
+        blobs: Arrays of some of `BLOBS`, one a row, or None.
     """
     import pyarrow as pa
 
@@ -125,7 +125,7 @@ def rows_of(table: pa.Table) -> list[Row]:
 
 
 def array_of(table: pa.Table, name: str, place: int, shape: tuple[int, ...]) -> UInt8Array | None:
-    """Return one of `BLOBS` of a row as an array that is read-only and no copy; None if there is none."""
+    """Return one of `BLOBS` of row `place` as a read-only array without copying; None if absent."""
     value = table[name][place]
     if not value.is_valid:
         return None

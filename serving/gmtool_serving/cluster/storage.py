@@ -1,4 +1,4 @@
-"""Files at URIs such as `s3://bucket/images`: listing, reading and writing them through pyarrow's file systems."""
+"""List, read and write files in object stores (`s3://bucket/images`) with pyarrow."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from gmtool.errors import ConfigError, DataError, needs_extra
+from gmtool.errors import DataError, UsageError, needs_extra
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
-"""Object stores: what is written to them appears whole or not at all, which other file systems do not promise."""
+"""Schemes of object stores, where a written file appears whole or not at all."""
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*)/*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that a listing found."""
+    """File in an object store, from a listing."""
 
     uri: str
     relative: str
-    """Its path below what was listed."""
+    """Path below the listed URI."""
     mtime_ns: int
-    """When it was written, by the clock of the store."""
+    """Modification time by the clock of the store."""
 
 
 def is_uri(text: str) -> bool:
-    """Return whether this is a URI and not a path; keys in it are as they are, not percent-encoded."""
+    """Return whether a text is a URI and not a path; keys are not percent-encoded."""
     return _URI.fullmatch(text) is not None
 
 
@@ -54,7 +54,7 @@ def read_file(uri: str) -> bytes:
 
 
 def write_file(uri: str, content: bytes) -> None:
-    """Write a file, whole or not at all: a small one is one request, and a larger one appears when it is complete.
+    """Write a file, whole or not at all: a small one in one request, a larger one appears when complete.
 
     Raises:
         OSError: It cannot be written; its `strerror` is one line.
@@ -64,8 +64,27 @@ def write_file(uri: str, content: bytes) -> None:
         file.write(content)
 
 
+class StoredMasks:
+    """Output folder in an object store, as `write_outputs` writes to it.
+
+    Args:
+        uri: The folder.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def locate(self, path: str) -> str:
+        """Return the file's URI."""
+        return join(self._uri, path)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, whole or not at all; see `write_file`."""
+        write_file(self.locate(path), content)
+
+
 def delete_file(uri: str) -> None:
-    """Delete a file; one that is not there is no error.
+    """Delete a file if it exists.
 
     Raises:
         OSError: It cannot be deleted.
@@ -79,7 +98,7 @@ def delete_file(uri: str) -> None:
 
 
 def list_files(uri: str, *, recursive: bool = True) -> list[StoredFile]:
-    """Return the files below a URI, in the order of their names; none if there is nothing.
+    """Return the files below a URI, sorted by relative path; empty if there are none.
 
     Raises:
         OSError: It cannot be listed.
@@ -90,7 +109,7 @@ def list_files(uri: str, *, recursive: bool = True) -> list[StoredFile]:
     try:
         with _one_line():
             found = system.get_file_info(FileSelector(path, recursive=recursive))
-    except FileNotFoundError:  # allowing it would take a bucket that does not exist for an empty one
+    except FileNotFoundError:  # `allow_not_found` would treat a missing bucket as empty
         return []
     start = len(path.rstrip("/")) + 1
     base = uri.rstrip("/")
@@ -103,10 +122,10 @@ def list_files(uri: str, *, recursive: bool = True) -> list[StoredFile]:
 
 
 def is_file(uri: str) -> bool:
-    """Return whether there is a file at a URI.
+    """Return whether a file exists at a URI.
 
     Raises:
-        OSError: The store cannot be asked.
+        OSError: The store is unavailable.
     """
     from pyarrow.fs import FileType
 
@@ -117,10 +136,10 @@ def is_file(uri: str) -> bool:
 
 
 def check_uri(uri: str) -> None:
-    """Refuse what is no object store, before anything is started.
+    """Check the URI of an object store.
 
     Raises:
-        ConfigError: The scheme is unknown, or there is no bucket in it.
+        UsageError: Unknown scheme, or no bucket.
         MissingExtraError: pyarrow is not installed.
     """
     match = _URI.fullmatch(uri)
@@ -128,12 +147,12 @@ def check_uri(uri: str) -> None:
     scheme, bucket, _ = match.groups()
     if scheme.lower() not in SCHEMES or not bucket:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ConfigError(f"{uri}: expected a local path or {known} with a bucket")
+        raise UsageError(f"{uri}: expected a local path or {known} with a bucket")
     _locate(uri)
 
 
 def _locate(uri: str) -> tuple[FileSystem, str]:
-    """Return the file system of a URI and the path in it."""
+    """Return file system and path of a URI."""
     match = _URI.fullmatch(uri)
     assert match is not None
     scheme, bucket, key = match.groups()
@@ -143,19 +162,18 @@ def _locate(uri: str) -> tuple[FileSystem, str]:
 
 @cache
 def _file_system(scheme: str, bucket: str) -> tuple[FileSystem, str]:
-    """Return the file system that a bucket is in, and the bucket's path in it.
+    """Return file system and path of a bucket.
 
-    Credentials and regions are found as the store's own tools find them: in the environment, in files, from the
-    machine.
+    Credentials and regions come from where the store's own tools read them: environment, files, machine.
     """
     with needs_extra("ray", "reading from object stores"):
         from pyarrow.fs import FileSystem, S3FileSystem
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     with _one_line():
-        if scheme == "s3" and endpoint:  # pyarrow does not know these variables, and AWS's own tools do
+        if scheme == "s3" and endpoint:  # AWS's own tools read these variables, pyarrow does not
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             return S3FileSystem(endpoint_override=endpoint, region=region, allow_delayed_open=True), bucket
-        # A delayed opening makes a small file one request and no upload in parts
+        # With delayed opening a small file is one request, not a multipart upload
         query = "?allow_delayed_open=true" if scheme == "s3" else ""
         system, root = FileSystem.from_uri(f"{scheme}://{bucket}{query}")
     return system, root.rstrip("/")
@@ -163,7 +181,7 @@ def _file_system(scheme: str, bucket: str) -> tuple[FileSystem, str]:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Turn what pyarrow raises into an OSError whose reason is one line."""
+    """Convert pyarrow's errors to an OSError with a one-line reason, or a DataError."""
     try:
         yield
     except OSError as error:

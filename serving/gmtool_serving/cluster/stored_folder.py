@@ -1,4 +1,4 @@
-"""An output folder in an object store: one run at a time writes it, and its manifest is written here first."""
+"""Output folder in an object store: lease object, and a local manifest that is uploaded."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from gmtool_serving.outputs.folder import OutputFolder
 from gmtool_serving.outputs.lock import PREFIX, Holder, holder_of
 
 HEARTBEAT_S = 30.0
-"""How often a run says that it lives, and uploads its manifest: what one that is killed loses at most."""
+"""Interval at which a run renews its lease and uploads its manifest; a killed run loses at most that much."""
 LEASE_S = 300.0
-"""A run that has said nothing for so long is dead."""
+"""Age of a lease after which its run counts as dead."""
 
 
 class StoredFolder(OutputFolder):
-    """Holds a folder in an object store until `close`.
+    """Output folder in an object store, leased until `close`.
 
-    A store appends to no file and locks none. The manifest is therefore written here and uploaded, and who writes
-    leaves an object that is renewed: of two runs that start at once, one at least sees the other's.
+    Object stores can neither append to files nor lock them. The manifest is therefore written locally and
+    uploaded, and a run holds a lease object that it renews: of two runs that start at once, at least one sees the
+    other's.
 
     Args:
-        uri: The folder.
-        resume: Read what earlier runs recorded.
+        uri: Folder.
+        resume: Read the manifests of earlier runs.
 
     Raises:
-        DataError: It cannot be written, or another run writes into it.
+        DataError: The folder cannot be written, or another run holds it.
     """
 
     def __init__(self, uri: str, *, resume: bool) -> None:
@@ -61,7 +62,7 @@ class StoredFolder(OutputFolder):
         self._heart.start()
 
     def sweep(self, folders: Iterable[Path]) -> None:
-        """Do nothing: in a store there is nothing that is half written."""
+        """Do nothing: an object store has no temporary files."""
 
     def finish(self, summary: Mapping[str, Any], images: Sequence[InputImage] | None) -> None:
         """Close the manifest with a summary; see `Manifest.finish`."""
@@ -69,7 +70,7 @@ class StoredFolder(OutputFolder):
         self._upload()
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         self._stopped.set()
         self._heart.join()
         super().close()
@@ -80,7 +81,7 @@ class StoredFolder(OutputFolder):
         try:
             delete_file(self._lease)
         except OSError:
-            return  # it ends by itself
+            return  # the lease expires
 
     def _renew(self) -> None:
         holder = Holder(os.getpid(), socket.gethostname())
@@ -96,8 +97,8 @@ class StoredFolder(OutputFolder):
                 delete_file(file.uri)
                 continue
             raise DataError(
-                f"output folder {self._uri}: {holder_of(read_file(file.uri))} writes into it: wait, or end that; "
-                f"if it was killed, its claim ends {LEASE_S / 60:.0f} minutes later"
+                f"output folder {self._uri}: {holder_of(read_file(file.uri))} writes into it: wait, or stop that "
+                f"run; the lease of a killed run expires after {LEASE_S / 60:.0f} minutes"
             )
 
     def _fetch_manifests(self) -> None:
@@ -113,7 +114,7 @@ class StoredFolder(OutputFolder):
                 self._renew()
                 self._upload()
             except OSError:
-                continue  # the store is away: the next beat or the end of the run will tell
+                continue  # store unavailable: the next beat or the end of the run will raise
 
     def _upload(self) -> None:
         with self._uploading:

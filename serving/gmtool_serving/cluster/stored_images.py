@@ -1,4 +1,4 @@
-"""Which images in an object store are meant, and under which name each of their masks is written."""
+"""Resolve URIs and lists to images in an object store with unique output names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gmtool.console import remark
-from gmtool.errors import ConfigError, DataError, some_names
+from gmtool.errors import DataError, UsageError, some_names
 from gmtool.file_kinds import IMAGE_SUFFIXES
 from gmtool.folders import LeftOut, is_hidden
 from gmtool.masks.coco_annotations import ImageId
@@ -22,13 +22,13 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class StoredImage(InputImage):
-    """An image in an object store."""
+    """Input image in an object store."""
 
     uri: str = ""
 
     @property
     def location(self) -> str:
-        """Return its URI; `path` is a path and cannot hold one."""
+        """Return the URI; `path` cannot hold one."""
         return self.uri
 
     def __str__(self) -> str:
@@ -37,19 +37,19 @@ class StoredImage(InputImage):
 
 
 def collect_stored_images(inputs: Sequence[str], out: str, *, root: str | None = None) -> list[StoredImage]:
-    """Find the images that URIs of files, folders and globs name, and lists of them.
+    """Collect the images of URIs (files, folders, globs) and of lists.
 
-    Masks are named as `collect_images` names them.
+    Masks are named as by `collect_images`.
 
     Args:
-        inputs: URIs of images, of folders (all below them is taken) and globs of `*`, `?`, `[...]` and `**`; with
-            `root` also lists on this machine: `@FILE`, `-` for stdin, COCO annotations `.json`.
-        out: Where masks go, a path or a URI; what lies there is never taken for an image.
-        root: URI that the names in lists start from.
+        inputs: URIs of images, of folders (recursive) and globs of `*`, `?`, `[...]` and `**`; with `root` also
+            local lists: `@FILE`, `-` for stdin, COCO annotations `.json`.
+        out: Output folder, a path or a URI; files inside it are never inputs.
+        root: Base URI of the names in lists.
 
     Raises:
-        DataError: There is no image, or two masks would have one name.
-        ConfigError: Something is neither a URI nor, with `root`, a list; or is a video.
+        DataError: There is no image, or two masks would have the same name.
+        UsageError: An input is neither a URI nor, with `root`, a list; or it is a video.
     """
     folders = [text for text in inputs if is_uri(text) and not _WILDCARD.search(text)]
     found: dict[str, tuple[PurePosixPath, ImageId | None]] = {}
@@ -76,7 +76,7 @@ def _named(found: dict[str, tuple[PurePosixPath, ImageId | None]]) -> list[Store
     for uri in found:
         other = uris.setdefault(Path(uri), uri)
         if other is not uri:
-            raise DataError(f"{other} and {uri} differ in slashes and dots alone: predict them apart")
+            raise DataError(f"{other} and {uri} differ only in slashes and dots: predict them separately")
     sources = [Source(uri, str(name), coco_id) for uri, (name, coco_id) in found.items()]
     named = name_sources(sources, stride=1)
     return [StoredImage(image.path, image.output, None, image.coco_id, uris[image.path]) for image in named]
@@ -88,9 +88,7 @@ def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[st
         for uri, relative in _stored(text, left_out):
             yield uri, relative, None
     elif root is None:
-        raise ConfigError(
-            f"input {text}: not a URI, as other inputs are; for a list of images take --root with one"
-        )
+        raise UsageError(f"input {text}: not a URI, unlike other inputs; a list of URIs needs --root URI")
     elif text == "-" or text.startswith("@"):
         for name in read_list(None if text == "-" else Path(text[1:])):
             yield *_below(name, root), None
@@ -98,11 +96,11 @@ def _expand(text: str, root: str | None, left_out: LeftOut) -> Iterator[tuple[st
         for name, coco_id in read_coco_names(Path(text)):
             yield *_below(name, root), coco_id
     else:
-        raise ConfigError(f"input {text}: with a URI as --root, expected URIs, @FILE, - or COCO .json")
+        raise UsageError(f"input {text}: with a URI as --root, expected URIs, @FILE, - or COCO .json")
 
 
 def _below(name: str, root: str) -> tuple[str, PurePosixPath]:
-    """Return the URI that a list names, and its path below the root; the whole key where it is not below it."""
+    """Return URI and path below the root of a list entry; the whole key if it is outside of the root."""
     uri = name if is_uri(name) else join(root, name.lstrip("/"))
     inside = root.rstrip("/") + "/"
     relative = uri.removeprefix(inside) if uri.startswith(inside) else uri.partition("://")[2]
@@ -115,7 +113,7 @@ def _stored(uri: str, left_out: LeftOut) -> Iterator[tuple[str, PurePosixPath]]:
         if _WILDCARD.search(uri):
             yield from _matching(uri, left_out)
         elif uri.lower().endswith(VIDEO_SUFFIXES):
-            raise ConfigError(
+            raise UsageError(
                 f"input {uri}: a video is decoded from its beginning on one machine: predict without --ray"
             )
         elif uri.lower().endswith(IMAGE_SUFFIXES) and is_file(uri):

@@ -1,4 +1,4 @@
-"""The three stages as Ray's workers run them, from table to table: reading, predicting, writing."""
+"""Stages of Ray workers, from table to table: read, predict, write."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gmtool.classes import ClassSet
 from gmtool.errors import GmtoolError
 from gmtool.images import read_regular_file
 from gmtool.resources import temporary_dir
-from gmtool_serving.backends.base import Backend, DeviceName
+from gmtool_serving.backends.base import Backend, InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 from gmtool_serving.cluster.rows import Row, array_of, rows_of, to_table
-from gmtool_serving.cluster.storage import is_uri, join, read_file, write_file
+from gmtool_serving.cluster.storage import StoredMasks, is_uri, join, read_file
 from gmtool_serving.inputs.decode import Failure, decode
-from gmtool_serving.outputs.formats import FormatName, MaskItem, encode, format_dirs, needs_pixels
+from gmtool_serving.outputs.formats import MaskItem, needs_pixels
 from gmtool_serving.outputs.manifest import Record
-from gmtool_serving.outputs.write import MaskFolders, OutputFile, write_outputs
+from gmtool_serving.outputs.write import MaskFolders, MaskStore, OutputFile, write_outputs
 from gmtool_serving.pipeline.batching import Grouper, padded_size
 from gmtool_serving.pipeline.compute import predict_batch
 
@@ -36,37 +36,37 @@ if TYPE_CHECKING:
     from gmtool_serving.pipeline.run import PredictOptions
 
 FETCHES = 8
-"""Files that one reading worker fetches at once: most of the time it waits for the store."""
+"""Files that a reading worker fetches at once: mostly it waits for the store."""
 WRITES = 4
-"""Files that one writing worker writes at once."""
+"""Files that a writing worker writes at once."""
 PATIENCE_S = 60
-"""Seconds for decoding one image, after which the worker ends itself; Ray starts another one."""
+"""Timeout for decoding one image, seconds: the worker ends itself, and Ray starts another one."""
 
 P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all workers know of a run."""
+    """Description of a run for all workers."""
 
     options: PredictOptions
     classes: ClassSet
     out: str
     """Output folder, a path or a URI."""
     proof: str | None
-    """A file in an output folder that is a path: who does not see it would write masks that nobody finds."""
+    """File in a local output folder: a worker that cannot see it does not share the folder."""
     model: str
-    """The model's name, for messages and for its suffix."""
-    device: DeviceName
+    """Path of the model, for messages and its suffix."""
+    device: InferenceDevice
     threads: int
-    """Of one predicting worker."""
+    """CPU threads of a predicting worker."""
     gmtool_version: str = __version__
 
 
 def _guarded(
     stage: Callable[Concatenate[pa.Table, P], Iterator[pa.Table]],
 ) -> Callable[Concatenate[pa.Table, P], Iterator[pa.Table]]:
-    """Let a stage say what a bug is: Ray drops the images of a task that raises."""
+    """Decorate a stage to report exceptions in its rows: Ray drops the images of a task that raises."""
 
     def run(table: pa.Table, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[pa.Table]:
         try:
@@ -85,7 +85,7 @@ def _fatal(rows: Sequence[Row], message: str) -> pa.Table:
 
 @_guarded
 def read_rows(table: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """Read and decode images; yields a table for each, so that a block holds no more than Ray wants of it."""
+    """Read and decode images; yield a table for each, so that Ray can limit the size of blocks."""
     trouble = _mismatch(job)
     if trouble is not None:
         yield _fatal(rows_of(table), trouble)
@@ -97,7 +97,7 @@ def read_rows(table: pa.Table, job: Job) -> Iterator[pa.Table]:
 
 
 def _mismatch(job: Job) -> str | None:
-    """Return why masks of this worker would not be those of the others, or be lost."""
+    """Return why this worker must not run the job (version, output folder), or None."""
     if job.gmtool_version != __version__:
         return (
             f"gmtool {__version__} on {socket.gethostname()}, but {job.gmtool_version} where the run was started: "
@@ -105,7 +105,7 @@ def _mismatch(job: Job) -> str | None:
         )
     if job.proof is not None and not Path(job.proof).exists():
         return (
-            f"output folder {job.out}: {socket.gethostname()} does not see it: take a folder that all machines "
+            f"output folder {job.out}: not visible on {socket.gethostname()}: use a folder that all machines "
             "share, or s3://"
         )
     return None
@@ -153,11 +153,11 @@ def _is_whole(file: OutputFile, out: str) -> bool:
 
 
 class Predictor:
-    """A worker with the model. It lives as long as the run; Ray starts another one if it dies.
+    """Predicting actor with the model; Ray restarts it if it dies.
 
     Args:
-        job: The run.
-        model: Ray's reference to the bytes of the model's file, or the bytes.
+        job: Description of the run.
+        model: Ray's reference to the content of the model file, or the content.
     """
 
     def __init__(self, job: Job, model: Any) -> None:
@@ -173,7 +173,7 @@ class Predictor:
                 self._trouble = f"{error} (on {socket.gethostname()})"
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Compute the masks of a table of images; yields a table for each batch, and one of what is settled."""
+        """Predict a table of images; yield a table for each batch, and one of rows that need nothing."""
         if self._backend is None:
             yield _fatal(rows_of(table), str(self._trouble))
         else:
@@ -235,15 +235,15 @@ def _predict_group(
 
 @_guarded
 def write_rows(table: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """Encode and write the files of a table of masks; what was written is written again in a repetition."""
+    """Encode and write the masks of a table; a repeated task writes them again."""
     rows = rows_of(table)
-    folders = MaskFolders(Path(job.out), format_dirs(Path(job.out), job.options.formats))
+    store: MaskStore = StoredMasks(job.out) if is_uri(job.out) else MaskFolders(Path(job.out))
     with ThreadPoolExecutor(WRITES) as pool:
-        done = pool.map(lambda place: _write_one(table, rows[place], place, job, folders), range(len(rows)))
+        done = pool.map(lambda place: _write_one(table, rows[place], place, job, store), range(len(rows)))
         yield to_table(list(done))
 
 
-def _write_one(table: pa.Table, row: Row, place: int, job: Job, folders: MaskFolders) -> Row:
+def _write_one(table: pa.Table, row: Row, place: int, job: Job, store: MaskStore) -> Row:
     if row.is_settled:
         return row
     size = _size(row)
@@ -257,25 +257,9 @@ def _write_one(table: pa.Table, row: Row, place: int, job: Job, folders: MaskFol
         row.coco_id,
     )
     started = time.perf_counter()
-    written = _put_outputs(item, job) if is_uri(job.out) else write_outputs(item, job.classes, folders)
+    written = write_outputs(item, job.classes, job.options.formats, store)
     row = replace(row, seconds={**row.seconds, "encode": time.perf_counter() - started})
     return row.failed(written) if isinstance(written, Failure) else replace(row, outputs=written)
-
-
-def _put_outputs(item: MaskItem, job: Job) -> tuple[OutputFile, ...] | Failure:
-    """Do in an object store what `write_outputs` does in a folder."""
-    written = []
-    folders: dict[FormatName, Path] = format_dirs(Path(), job.options.formats)
-    for name, folder in folders.items():
-        for relative, content in encode(name, item, job.classes):
-            path = (folder / relative).as_posix()
-            uri = join(job.out, path)
-            try:
-                write_file(uri, content)
-            except OSError as error:
-                return Failure("cannot_write", f"{uri}: cannot be written: {error.strerror or error}")
-            written.append(OutputFile(path, len(content), hashlib.sha256(content).hexdigest()))
-    return tuple(written)
 
 
 def _size(row: Row) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which images are meant, and under which name each of their masks is written."""
+"""Resolve inputs to images with unique output names."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ FRAME_DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """An image, and under which name its mask goes. `str` of it names it in messages."""
+    """Input image or video frame with its output name. `str` of it is its name in messages."""
 
     path: Path
-    """The image's file, or the video."""
+    """Image file, or video."""
     output: PurePosixPath
-    """Relative path below the output folder, without a format's suffix (`a/x`): unique in a run."""
+    """Relative path below the output folder without a suffix (`a/x`); unique in a run."""
     frame: int | None = None
-    """Number of the frame in its video, from 0; None for an image file. `read_pixels` reads both."""
+    """Frame number in the video, from 0; None for an image file. `read_pixels` reads both."""
     coco_id: ImageId | None = None
-    """The image's id in the COCO file that named it."""
+    """Image id in the COCO file that lists it."""
 
     @property
     def location(self) -> str:
-        """Return where its file is, as manifests have it."""
+        """Return the path as text, as in manifests."""
         return str(self.path)
 
     def __str__(self) -> str:
-        """Return the file, and the frame if it is one."""
+        """Return the path, with the frame number of a video frame."""
         return str(self.path) if self.frame is None else f"{self.path} frame {self.frame}"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that was found. Text, because a hundred thousand of them are ten times faster than `Path`."""
+    """Input file and its path below its root. `str`, which is ten times faster than `Path` here."""
 
     path: str
     relative: str
@@ -57,7 +57,7 @@ class Source:
 
 
 def read_pixels(image: InputImage) -> UInt8Array:
-    """Return the image or the frame: RGB, uint8, (H, W, 3).
+    """Read an image or a video frame: RGB, (H, W, 3) uint8.
 
     Raises:
         DataError: It cannot be read.
@@ -68,29 +68,30 @@ def read_pixels(image: InputImage) -> UInt8Array:
 def collect_images(
     inputs: Sequence[str], out_dir: Path, *, root: Path | None = None, stride: int = 1
 ) -> list[InputImage]:
-    """Find the images that files, folders (recursively), globs and lists name.
+    """Collect the images of files, folders (recursively), globs and lists.
 
-    A mask is named after its image's path below the folder (or the fixed part of the glob) that was given,
-    or after its path in a list; with several folders, the folder's name stands before it. A path that leads
-    out of a list's root becomes the absolute path without its leading slash, so that every mask lies in the
-    output folder. A list may name images without their suffix. Frames are `x_000123`. Images that differ in
-    their suffix alone keep it: `x.jpg` and `x.png`. The result does not depend on the order of `inputs`. What
-    a list names need not exist: reading it fails then, for this image alone.
+    A mask is named after its image's path below the given folder (or the fixed part of the glob), or after its
+    path in a list; with several folders, the folder's name comes first. A list entry outside of the list's root
+    gets its absolute path without the leading slash, so that every mask lies in the output folder. Lists may omit
+    suffixes. Frames are named `x_000123`. Images that differ only in their suffix keep it: `x.jpg` and `x.png`.
+    The result does not depend on the order of `inputs`. Images of a list need not exist: reading such an image
+    fails later.
 
     Args:
         inputs: Files (images, videos, COCO annotations `.json`), folders, globs, `@FILE` for a list in a file,
-            `-` for a list on stdin. Folders give images alone, not hidden ones; videos are named, or matched by a
-            glob.
-        out_dir: Where masks go; what lies there is never taken for an image.
-        root: Where relative paths in lists and COCO files start, and what is taken off absolute ones; by
-            default the folder of the file, for stdin the current folder.
+            `-` for a list on stdin. Folders are searched for images only, without hidden ones; videos must be
+            named or matched by a glob.
+        out_dir: Output folder; files inside it are never inputs.
+        root: Base of relative paths in lists and COCO files, removed from absolute ones; default: the folder of
+            the file, or the current folder for stdin.
         stride: Take every n-th frame of a video, from the first.
 
     Raises:
-        DataError: Something does not exist, there is no image, two masks would have one name, or a video
+        DataError: An input does not exist, there is no image, two masks would have the same name, or a video
             cannot be opened.
         MissingExtraError: There is a video, but PyAV is not installed.
     """
+    # Find files; one that several inputs name is kept once
     folders = [text for text in inputs if Path(text).is_dir()]
     is_output = _output_test(out_dir)
     found: dict[str, Source] = {}
@@ -104,10 +105,9 @@ def collect_images(
             named = replace(source, relative=f"{prefix}/{source.relative}") if prefix else source
             other = found.get(source.path)
             found[source.path] = max(other, named, key=_rank) if other else named
+    # Refuse empty inputs, report skipped files
     if not found and own_outputs:
-        raise DataError(
-            f"all {own_outputs} images lie in the output folder {out_dir}: choose another one for masks"
-        )
+        raise DataError(f"all {own_outputs} images lie in the output folder {out_dir}: choose another --out")
     if not found:
         raise DataError(_nothing_in(inputs, folders, out_dir.resolve(), left_out))
     if str(left_out):
@@ -116,14 +116,14 @@ def collect_images(
 
 
 def _rank(source: Source) -> tuple[bool, int, str]:
-    """Of two names of one file, take the same whatever the order: COCO's, else the longer path."""
+    """Return the sort key that picks one of several names of a file: COCO's first, then the longest path."""
     return source.coco_id is not None, source.relative.count("/"), source.relative
 
 
 def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path, left_out: LeftOut) -> str:
     for folder in folders:
         for video in below(Path(folder), suffixes=VIDEO_SUFFIXES, excluded=out_dir):
-            return f"no images in {folder}, but videos: name them ({folder}/*{Path(video).suffix})"
+            return f"no images in {folder}, but videos: give them by name ({folder}/*{Path(video).suffix})"
     there = f"; left out: {left_out}" if str(left_out) else ""
     return f"no images in {some_names(inputs)}: expected files ending in {', '.join(IMAGE_SUFFIXES)}{there}"
 
@@ -131,7 +131,7 @@ def _nothing_in(inputs: Sequence[str], folders: Sequence[str], out_dir: Path, le
 def _expand(text: str, root: Path | None, out_dir: Path, left_out: LeftOut) -> Iterator[Source]:
     path = Path(text)
     if os.path.lexists(path) and (path if path.is_dir() else path.parent).resolve().is_relative_to(out_dir):
-        raise DataError(f"input {text} lies in the output folder: choose another --out for the masks")
+        raise DataError(f"input {text} lies in the output folder: choose another --out")
     if text == "-":
         yield from _listed(read_list(None), root or Path())
     elif text.startswith("@") and not os.path.lexists(text):
@@ -155,8 +155,8 @@ def _expand(text: str, root: Path | None, out_dir: Path, left_out: LeftOut) -> I
 
 
 def _listed(names: Sequence[str], root: Path) -> Iterator[Source]:
-    """Return what a list names, with outputs that stay inside the output folder whatever it says."""
-    absolute_root = os.path.abspath(root)  # noqa: PTH100  without following links: names are what is asked for
+    """Yield the entries of a list, with output names that stay inside the output folder."""
+    absolute_root = os.path.abspath(root)  # noqa: PTH100  no links followed: names count
     inside = os.path.join(absolute_root, "")  # noqa: PTH118
     for entry in names:
         name = entry if entry.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES) else _image_of_id(entry, root)
@@ -170,7 +170,7 @@ def _listed(names: Sequence[str], root: Path) -> Iterator[Source]:
 
 
 def _image_of_id(name: str, root: Path) -> str:
-    """Return the file that a bare id, as benchmarks list them, stands for; a file of that very name goes first."""
+    """Return the image file of an id without suffix; a file of exactly that name comes first."""
     candidates = [name, *(name + suffix for suffix in IMAGE_SUFFIXES)]
     return next((one for one in candidates if os.path.lexists(os.path.join(root, one))), name)  # noqa: PTH118
 
@@ -190,7 +190,7 @@ def _output_test(out_dir: Path) -> Callable[[str], bool]:
 
 
 def name_sources(sources: Sequence[Source], *, stride: int) -> list[InputImage]:
-    """Give every image a name of its own: without its suffix where that is enough, else with it."""
+    """Return images and frames with unique output names; suffixes are kept where names would clash."""
     frames = [_frames_of(source.path, stride) for source in sources]
     keeping: set[int] = set()
     while True:
@@ -200,7 +200,7 @@ def name_sources(sources: Sequence[Source], *, stride: int) -> list[InputImage]:
             for name in (source.relative if index in keeping else posixpath.splitext(source.relative)[0],)
             for frame in frames[index]
         ]
-        # Without regard to case: some file systems have none
+        # Case-insensitive, as some file systems are
         counts = Counter(name.lower() for name, _, _ in names)
         more = {index for name, index, _ in names if counts[name.lower()] > 1} - keeping
         if not more:
@@ -210,13 +210,13 @@ def name_sources(sources: Sequence[Source], *, stride: int) -> list[InputImage]:
     for (name, index, _), (next_name, next_index, _) in pairwise(names):
         if name == next_name:
             first, second = sources[index].path, sources[next_index].path
-            raise DataError(f"{first} and {second} would both become {name}: predict them apart")
+            raise DataError(f"{first} and {second} would both become {name}: predict them separately")
     images = [(sources[index], name, frame) for name, index, frame in names]
     return [InputImage(Path(one.path), PurePosixPath(name), frame, one.coco_id) for one, name, frame in images]
 
 
 def _frames_of(path: str, stride: int) -> Sequence[int | None]:
-    """Return the numbers of a video's frames; a video that cannot be opened has one, whose reading says why."""
+    """Return the frame numbers of a video, (None,) for an image; (0,) for a damaged video, whose reading fails."""
     if not path.lower().endswith(VIDEO_SUFFIXES):
         return (None,)
     try:

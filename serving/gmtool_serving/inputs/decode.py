@@ -1,4 +1,4 @@
-"""The first stage: from an input to its pixels and the hash of its bytes, or to the reason why there are none."""
+"""First pipeline stage: decode an input to pixels and a hash, or to a failure."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from gmtool.images import MAX_PIXELS, UInt8Array, decode_image, max_file_bytes, 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How images are read."""
+    """Options of image decoding."""
 
     exif: bool = True
-    """Turn images as their EXIF orientation says."""
+    """Apply the EXIF orientation."""
     max_pixels: int = MAX_PIXELS
-    """Larger images fail before they are decoded."""
+    """Largest number of pixels; larger images fail before they are decoded."""
     bits: int = 16
-    """Bits that the values of 16-bit grey images use."""
+    """Bits in use of 16-bit grey values, 8 to 16."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image in memory."""
+    """Decoded image with the hash of its file."""
 
     pixels: UInt8Array
-    """RGB, (H, W, 3)."""
+    """RGB, (H, W, 3) uint8."""
     sha256: str
     """Hash of the file's bytes."""
     warning: str | None = None
-    """What a person may want to know of how it was read."""
+    """Remark on how the image was read, for the user."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an input has no mask."""
+    """Error code and message of an input without a mask."""
 
     code: str
-    """One of those in docs/prediction.md."""
+    """Error code; docs/prediction.md lists them."""
     message: str
     sha256: str | None = None
-    """Hash of the file's bytes, where they could be read."""
+    """Hash of the file's bytes; None if they could not be read."""
 
 
 def decode(
     path: Path, frame: int | None, options: DecodeOptions, content: bytes | None = None
 ) -> Decoded | Failure:
-    """Read, hash and decode an image file, or a frame of a video; never raises for what is wrong with it.
+    """Read, hash and decode an image file or a video frame; errors of the file are returned, not raised.
 
     Args:
-        path: The file.
-        frame: Number of the frame in a video.
-        options: How images are read.
-        content: What is in the file, if it was read already.
+        path: Image or video file.
+        frame: Frame number in the video; None for an image.
+        options: Decoding options.
+        content: Bytes of the file, if already read.
     """
     sha256 = None
     try:
@@ -76,12 +76,12 @@ def decode(
 
 
 def named(path: Path, frame: int | None) -> str:
-    """Return what an input is called in messages."""
+    """Return the name of an input in messages."""
     return str(path) if frame is None else f"{path} frame {frame}"
 
 
 def sha256_of_input(path: Path, frame: int | None) -> str | None:
-    """Return the hash of an input's bytes, those of the whole video for a frame; None if they cannot be read."""
+    """Return the SHA-256 of an input file (of the whole video for a frame); None if it cannot be read."""
     try:
         if frame is not None:
             return _sha256_of_video(path)

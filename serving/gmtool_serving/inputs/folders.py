@@ -1,4 +1,4 @@
-"""Files that a glob matches."""
+"""Find files by glob."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gmtool.folders import LeftOut, below
 def matching(
     pattern: str, out_dir: Path, *, suffixes: tuple[str, ...], left_out: LeftOut
 ) -> Iterator[tuple[str, str]]:
-    """Return the files that a glob matches, and their paths below its fixed part.
+    """Yield the files that a glob matches, and their paths below its fixed part.
 
-    A folder that it matches stands for the files below it; `**` matches folders of any depth. What lies in
-    `out_dir` and what is hidden is left out; `left_out` is filled with the latter.
+    A matching folder stands for the files below it; `**` matches folders of any depth. Files in `out_dir` and
+    hidden files are skipped; `left_out` collects the hidden ones.
 
     Raises:
-        DataError: Nothing matches, or there is no wildcard in it.
+        DataError: Nothing matches, or the pattern has no wildcard.
     """
     if not glob.has_magic(pattern):
         raise DataError(f"input {pattern}: no such file or folder")
@@ -29,7 +29,7 @@ def matching(
     found = False
     for match in _matches(pattern, out_dir, suffixes, left_out):
         found = True
-        if os.path.isdir(match):  # noqa: PTH112  a hundred thousand times
+        if os.path.isdir(match):  # noqa: PTH112  called a hundred thousand times
             for name in below(Path(match), suffixes=suffixes, excluded=out_dir, left_out=left_out):
                 yield _below_root(os.path.join(match, name), root)  # noqa: PTH118
         elif match.lower().endswith(suffixes):
@@ -46,9 +46,9 @@ def _below_root(path: str, root: Path) -> tuple[str, str]:
 
 
 def _matches(pattern: str, out_dir: Path, suffixes: tuple[str, ...], left_out: LeftOut) -> Iterator[str]:
-    """Return what a glob matches; with `**` files alone.
+    """Yield the matches of a glob; with `**` only files.
 
-    Python's own `**` follows links that lead back: two of them are more paths than can be counted.
+    Python's own `**` follows links to parent folders: two of them make the number of paths explode.
     """
     parts = Path(pattern).parts
     if "**" not in parts:

@@ -1,4 +1,4 @@
-"""Which images a list names: lines in a file or on stdin, or the images of a COCO file."""
+"""Read lists of images: text files, stdin, COCO annotation files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gmtool.json_toml import read_json, shown
 from gmtool.masks.coco_annotations import ImageId
 
 IMAGE_FOLDERS = ("{part}", "images/{part}", "images")
-"""Where the images of `annotations/instances_PART.json` are, beside `annotations`."""
+"""Candidate folders, beside `annotations`, of the images of `annotations/instances_PART.json`."""
 
 
 def read_list(path: Path | None) -> list[str]:
-    """Return the names in a list: separated by NUL if there is one in it, else one a line; blank ones are dropped.
+    """Return the names in a list: separated by NUL if it contains one, else one a line; blank ones are dropped.
 
-    A name is the whole line, spaces included; where a line has a tab, what stands before it. Bytes that are
-    not UTF-8 are kept as Python keeps them in file names (surrogateescape).
+    A name is the whole line, spaces included, up to the first tab. Bytes that are not UTF-8 become surrogate
+    escapes, as in Python's file names.
 
     Args:
-        path: The list; None for stdin.
+        path: Text file; None for stdin.
 
     Raises:
-        DataError: It cannot be read or names nothing.
+        DataError: It cannot be read or is empty.
     """
     try:
         content = sys.stdin.buffer.read() if path is None else path.read_bytes()
@@ -44,12 +44,12 @@ def read_list(path: Path | None) -> list[str]:
 
 
 def read_coco_names(path: Path) -> list[tuple[str, ImageId]]:
-    """Return file name and id of each image of a COCO file; annotations and categories are not kept.
+    """Return file name and id of each image in a COCO annotation file.
 
     Raises:
-        DataError: Not such a file, or an image without an id or a file name, or with those of another.
+        DataError: Not a COCO annotation file, or an image without or with a repeated id or file name.
     """
-    # Polygons are most of such a file: their numbers stay text
+    # Polygons are most of the file: their numbers stay text
     value = read_json(path, what="a COCO annotation file", any_number=True, object_hook=_slim, parse_float=str)
     images = value.get("images") if isinstance(value, dict) else None
     if not isinstance(images, list) or not images:
@@ -69,9 +69,9 @@ def read_coco_names(path: Path) -> list[tuple[str, ImageId]]:
 
 
 def root_of_coco(path: Path, first: str) -> Path:
-    """Return the folder in which the images of a COCO file lie, judged by the first of them.
+    """Return the folder of the images of a COCO file, found by the first image.
 
-    Its own folder; else, for `annotations/instances_val2017.json`, `val2017`, `images/val2017` or `images`
+    The file's own folder, or, for `annotations/instances_val2017.json`, `val2017`, `images/val2017` or `images`
     beside `annotations`.
     """
     part = path.stem.rpartition("_")[2]
@@ -80,7 +80,7 @@ def root_of_coco(path: Path, first: str) -> Path:
 
 
 def _slim(value: dict[str, Any]) -> dict[str, Any] | tuple[Any, Any] | None:
-    """Keep of each object in the file what is asked for: annotations are a hundred times as much."""
+    """Keep only id and file name of each image: annotations are a hundred times as large."""
     if "images" in value:
         return value
     return (value.get("id"), value.get("file_name")) if "file_name" in value else None

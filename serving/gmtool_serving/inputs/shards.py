@@ -1,4 +1,4 @@
-"""Which part of a job one of several machines does."""
+"""One shard of a prediction job."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-from gmtool.errors import ConfigError
+from gmtool.errors import UsageError
 from gmtool_serving.inputs.collect import InputImage
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of the equal parts of a job."""
+    """One of `count` equal shards of a job."""
 
     number: int
     """From 1."""
@@ -20,25 +20,25 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read `2/4`.
+        """Parse `NUMBER/COUNT`, such as `2/4`.
 
         Raises:
-            ConfigError: Not a part of a whole.
+            UsageError: Not such a pair, or NUMBER is outside 1 to COUNT.
         """
         first, slash, second = text.partition("/")
         if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
             return cls(int(first), int(second))
-        raise ConfigError(f"--shard {text}: expected NUMBER/COUNT, from 1/COUNT to COUNT/COUNT")
+        raise UsageError(f"--shard {text}: expected NUMBER/COUNT, from 1/COUNT to COUNT/COUNT")
 
     def __str__(self) -> str:
-        """Return it as file names have it."""
+        """Return the shard as in file names: `2-of-4`."""
         return f"{self.number}-of-{self.count}"
 
     def holds(self, image: InputImage) -> bool:
-        """Return whether an image belongs to this part.
+        """Return whether an image belongs to this shard.
 
-        By a hash of its output's name: images may come and go without moving others, and machines need not agree
-        on an order. All frames of a video go together, since a video is decoded from its beginning.
+        Decided by a hash of the output name: adding or removing images does not move others, and machines need not
+        agree on an order. All frames of a video share a shard, since a video is decoded from its beginning.
         """
         name = str(image.output) if image.frame is None else image.path.name
         digest = hashlib.sha256(os.fsencode(name)).digest()

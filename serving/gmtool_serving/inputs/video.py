@@ -1,4 +1,4 @@
-"""Frames of a video by their number, decoded when they are asked for."""
+"""Read video frames by number, with PyAV."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv")
 JUMP_FRAMES = 100
-"""A frame farther ahead than this is looked for from the nearest key frame, not by decoding all between."""
+"""Seek to a key frame for jumps of more frames than this, instead of decoding all frames between."""
 LOCAL_VIDEO = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf",
 }
-"""What FFmpeg may take a file for: no play list that leads it to other files or to the network."""
+"""FFmpeg options: no playlists, which could open other files or the network."""
 
 _open = threading.local()
 
 
 def count_frames(path: Path) -> int:
-    """Return how many frames a video has, from its packets; nothing is decoded.
+    """Return the number of frames, counted from packets without decoding.
 
     Raises:
         DataError: Not a video, or damaged.
@@ -39,14 +39,13 @@ def count_frames(path: Path) -> int:
 
 
 def read_frame(path: Path, index: int, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
-    """Return a frame as it is displayed: RGB, uint8, (H, W, 3). Larger ones are refused before they are decoded.
+    """Return a frame as displayed: RGB, (H, W, 3) uint8.
 
-    The last video stays open, one a thread: in ascending order each frame is decoded once. Other orders are
-    right, but slower.
+    Each thread keeps its last video open: in ascending order each frame is decoded once; other orders are slower.
 
     Raises:
-        ImageError: The frame has more than `max_pixels`.
-        DataError: The frame cannot be decoded, or is not there.
+        ImageError: The frame has more than `max_pixels` pixels; it is not decoded.
+        DataError: The frame cannot be decoded or does not exist.
         MissingExtraError: PyAV is not installed.
     """
     reader: FrameReader | None = getattr(_open, "reader", None)
@@ -57,7 +56,7 @@ def read_frame(path: Path, index: int, *, max_pixels: int = MAX_PIXELS) -> UInt8
 
 
 def close_video() -> None:
-    """Close the video that `read_frame` left open in this thread."""
+    """Close the video that `read_frame` keeps open in this thread."""
     reader: FrameReader | None = getattr(_open, "reader", None)
     if reader is not None:
         reader.close()
@@ -65,17 +64,17 @@ def close_video() -> None:
 
 
 class FrameReader:
-    """An open video and a place in it."""
+    """Open video and its current frame."""
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.path, self.max_pixels = path, max_pixels
         self._times: list[int] | None = None
         self._end: DataError | None = None
-        """Why no frame follows that could be numbered."""
+        """Error that every further frame raises; None while frames can be decoded."""
         self._restart()
 
     def read(self, index: int) -> UInt8Array:
-        """Return a frame: RGB, uint8, (H, W, 3). What the container says about its rotation is applied."""
+        """Return a frame: RGB, (H, W, 3) uint8, with the container's rotation applied."""
         if index < self._next or (index > self._next + JUMP_FRAMES and self._can_seek()):
             self._seek(index)
         frame = None
@@ -96,12 +95,12 @@ class FrameReader:
         if self._end is None:
             try:
                 frame = next(self._frames, None)
-            except ArgumentError:  # what FFmpeg says of its own `max_pixels`
+            except ArgumentError:  # raised for FFmpeg's option `max_pixels`
                 self._end = self._too_large(f"more than {self.max_pixels}")
             except FFmpegError as error:
                 self._end = DataError(f"{self.path}: damaged from frame {self._next} on: {error.strerror}")
         if frame is None:
-            raise self._end or DataError(f"{self.path}: there is no frame {self._next}: the video ends")
+            raise self._end or DataError(f"{self.path}: no frame {self._next}: the video has ended")
         return frame
 
     def _too_large(self, pixels: str) -> ImageError:
@@ -120,11 +119,11 @@ class FrameReader:
             self._end = self._too_large(f"{codec.width}x{codec.height}")
 
     def _can_seek(self) -> bool:
-        """Others have no index of key frames, or no times to find a frame by."""
+        """Return whether the container has an index of key frames and reliable times."""
         return any(name in self._container.format.name for name in ("mp4", "matroska"))
 
     def _seek(self, index: int) -> None:
-        """Go to a frame, by its time from the key frame before it, or where that fails from the start."""
+        """Go to a frame, from the key frame before it or, if seeking is unavailable, from the start."""
         if self._times is None:
             self._times = _times(self.path)
         self.close()
@@ -144,7 +143,7 @@ class FrameReader:
 
 
 def _times(path: Path) -> list[int]:
-    """Return when each frame is shown, in the stream's own unit, in ascending order."""
+    """Return the presentation time of each frame, in the stream's time base, in ascending order."""
     with needs_extra("video", "reading a video"):
         from av.error import FFmpegError
     try:
@@ -168,12 +167,12 @@ def _open_video(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
         raise DataError(f"{path}: not a video: {error.strerror}") from error
     if not container.streams.video:
         container.close()
-        raise DataError(f"{path}: there is no video in it")
+        raise DataError(f"{path}: no video stream in it")
     return container
 
 
 def _upright(frame: VideoFrame) -> UInt8Array:
-    """Return the pixels as the display matrix has them: turned by right angles, mirrored, or both."""
+    """Return the pixels rotated by right angles and mirrored as the display matrix says, (H, W, 3) uint8."""
     pixels = frame.to_ndarray(format="rgb24")
     if "DISPLAYMATRIX" not in frame.side_data:
         return np.ascontiguousarray(pixels)

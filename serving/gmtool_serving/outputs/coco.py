@@ -1,4 +1,4 @@
-"""A mask as COCO results: one run-length encoded region for each class in it."""
+"""COCO results of a mask: one run-length encoded region a class."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gmtool.images import UInt8Array
 from gmtool.masks.coco_annotations import ImageId
 
 EMPTY = b"[\n]\n"
-"""A JSON list of nothing."""
+"""Empty JSON list."""
 SCORE = 1.0
-"""Of every entry: there is one a class, so none to rank it with, but COCOeval stops without."""
+"""Score of every entry: COCOeval needs one, though with one entry a class there is nothing to rank."""
 
 
 def image_id_of(output: PurePosixPath, coco_id: ImageId | None) -> ImageId:
-    """Return an image's id in results: COCO's own, else the number that its name is, else its relative path."""
+    """Return the image id in results: COCO's own, else the file name if it is a number, else the relative path."""
     if coco_id is not None:
         return coco_id
     is_number = output.name.isascii() and output.name.isdigit() and len(output.name) <= 18
@@ -27,19 +27,19 @@ def image_id_of(output: PurePosixPath, coco_id: ImageId | None) -> ImageId:
 
 
 def encode_entries(mask: UInt8Array, image_id: ImageId, classes: ClassSet) -> bytes:
-    """Return the entries of one image as a JSON list, one a line: as in COCO-Stuff, one mask a class.
+    """Return the result entries of one image as a JSON list, one a line and one a class, as in COCO-Stuff.
 
     Args:
-        mask: Class indices, (H, W). Ignored pixels and the background (`classes.background`) are in no entry.
+        mask: Class indices, (H, W) uint8. Ignored pixels and the background (`classes.background`) are left out.
         image_id: The image's id.
-        classes: Their `raw_ids` are the category ids.
+        classes: Classes; their `raw_ids` are the category ids.
 
     Raises:
         MissingExtraError: pycocotools is not installed.
     """
     with needs_extra("serve", "writing COCO results"):
         from pycocotools import mask as coco_mask
-    by_column = np.asfortranarray(mask)  # comparing keeps the order that pycocotools wants
+    by_column = np.asfortranarray(mask)  # pycocotools needs column order, which comparisons keep
     lines = []
     for index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist():
         if index >= len(classes) or index == classes.background:
@@ -59,7 +59,7 @@ def entries_of(content: bytes, *, where: Path) -> list[bytes]:
     """Return the entries that `encode_entries` wrote, one JSON object each.
 
     Raises:
-        DataError: It is not what that wrote.
+        DataError: The content was not written by `encode_entries`.
     """
     lines = content.splitlines()
     if len(lines) < 2 or lines[0] != b"[" or lines[-1] != b"]":

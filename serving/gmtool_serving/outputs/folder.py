@@ -19,16 +19,16 @@ from gmtool_serving.outputs.manifest import Conditions, Manifest, PastRecords, R
 
 
 class OutputFolder:
-    """Holds a folder, or one shard of it, from the moment it is made until `close`.
+    """Output folder, or one shard of it, locked until `close`.
 
     Args:
-        out: The folder; it is made if its parent exists.
-        shard: The part of a job that is done here; None for all of it.
-        resume: Read what earlier runs recorded, those of all shards.
+        out: Folder; created if its parent exists.
+        shard: Shard of the job; None for the whole job.
+        resume: Read the manifests of earlier runs, of all shards.
 
     Raises:
-        DataError: The folder cannot be made or written, another run writes into it, or a link lies where a file
-            of gmtool must.
+        DataError: The folder cannot be created or written, another run holds it, or the lock or the manifest is a
+            link.
     """
 
     def __init__(self, out: Path, *, shard: Shard | None, resume: bool) -> None:
@@ -36,18 +36,18 @@ class OutputFolder:
         name = "manifest.jsonl" if shard is None else f"manifest-{shard}.jsonl"
         self.manifest_path = out / name
         self.name, self.manifest_name = str(out), str(self.manifest_path)
-        """What people call them."""
+        """Names for messages."""
         if not out.parent.is_dir():
-            raise DataError(f"output folder {out}: cannot be made: there is no folder {out.parent}")
+            raise DataError(f"output folder {out}: cannot be created: its parent {out.parent} does not exist")
         self._is_new = not out.exists()
         try:
             out.mkdir(exist_ok=True)
         except OSError as error:
-            raise DataError(f"output folder {out}: cannot be made: {error.strerror}") from error
+            raise DataError(f"output folder {out}: cannot be created: {error.strerror}") from error
         self._lock = FolderLock(out, "" if shard is None else str(shard))
         try:
             self.needs_sweep = os.path.lexists(self.manifest_path) and not was_closed(self.manifest_path)
-            """Whether the run before was killed and may have left temporary files."""
+            """True if the previous run was killed and may have left temporary files."""
             known = sorted(out.glob("manifest*.jsonl"), key=lambda path: path.lstat().st_mtime)
             self._past = PastRecords(known if resume else [])
             self._manifest = Manifest(self.manifest_path)
@@ -55,19 +55,19 @@ class OutputFolder:
             self._lock.release()
             raise DataError(f"output folder {out}: cannot be written: {error.strerror}") from error
         self.proof = self._lock.path
-        """A file that is there as long as the folder is held."""
+        """A file that exists while the folder is locked."""
 
     def sweep(self, folders: Iterable[Path]) -> None:
-        """Delete temporary files that a killed run left in folders, unless a link leads to them."""
+        """Delete temporary files of a killed run in `folders`, except behind links."""
         out = self.out.resolve()
         for folder in folders:
             if folder.resolve() == out / folder.relative_to(self.out):
                 sweep_leftovers(folder)
 
     def find_done(self, image: InputImage, conditions: Conditions) -> Record | None:
-        """Return the record of an input that needs nothing, else None. Safe in threads.
+        """Return the record of an input that an earlier run completed, else None. Thread-safe.
 
-        Input, model and options are those of the record, and all files are there as they were written.
+        Input hash, model and options are equal, and all output files are unchanged.
         """
         record = self.find_past(image, conditions)
         if record is None or not all(file.is_whole(self.out) for file in record.outputs):
@@ -76,14 +76,14 @@ class OutputFolder:
         return record if sha256 is not None and sha256 == record.sha256 else None
 
     def find_past(self, image: InputImage, conditions: Conditions) -> Record | None:
-        """Return what an earlier run recorded of an input under these conditions, unless it failed; unverified."""
+        """Return an earlier run's record under the same conditions, unless it failed; files are not checked."""
         record = self._past.get(str(image.output))
         if record is None or record.status == "failed" or record.conditions != conditions:
             return None
         return record if {file.path for file in record.outputs} == _files_of(image, conditions.formats) else None
 
     def add(self, record: Record) -> None:
-        """Record an input.
+        """Append a record to the manifest.
 
         Raises:
             OSError: The manifest cannot be written.
@@ -95,18 +95,18 @@ class OutputFolder:
         self._manifest.finish(summary, None if images is None else (str(image.output) for image in images))
 
     def close(self) -> None:
-        """Let the folder go. A run that was refused before its first image leaves nothing behind."""
+        """Release the folder. A run that was refused before its first image leaves no files."""
         self._manifest.close()
         is_empty = self.manifest_path.exists() and not self.manifest_path.stat().st_size
         if is_empty:
             self.manifest_path.unlink()
         self._lock.release()
         if is_empty and self._is_new:
-            with suppress(OSError):  # something else came to lie there
+            with suppress(OSError):  # another file was added
                 self.out.rmdir()
 
 
 def _files_of(image: InputImage, formats: Sequence[FormatName]) -> set[str]:
-    """Return the files of an image, relative to the output folder, with forward slashes."""
+    """Return the output files of an image, relative to the output folder, with forward slashes."""
     folders = format_dirs(Path(), formats)
     return {(folder / path).as_posix() for name, folder in folders.items() for path in paths(name, image.output)}

@@ -1,4 +1,4 @@
-"""Which files a mask becomes: the formats of the benchmarks and of people's own tools, as bytes."""
+"""Output formats of masks: file names and encoded bytes of each."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from gmtool.artifact.spec import OutputName
-from gmtool.classes import ClassSet, Color, load_classes
+from gmtool.classes import ClassSet, load_classes
 from gmtool.errors import ConfigError, DataError
 from gmtool.images import UInt8Array
 from gmtool.masks.coco_annotations import ImageId
-from gmtool.masks.files import PNG_COMPRESSION, encode_mask
+from gmtool.masks.files import PNG_COMPRESSION, VOID_COLOR, color_table, encode_mask
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.outputs.coco import encode_entries, image_id_of
 from gmtool_serving.outputs.overlay import draw_overlay, paint
@@ -26,9 +26,9 @@ FormatName = Literal["voc", "voc-submission", "cityscapes", "trainids", "color",
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
 VOC_RESULTS = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
-"""Where VOC's development kit looks for masks; 6 is the competition in which any training data is allowed."""
+"""Folder that VOC's development kit reads; in competition 6 any training data is allowed."""
 COCO_PIECES = "pieces"
-"""Folder of the COCO results of each image, from which `finish` makes one file."""
+"""Folder of the COCO results of single images, which `finish` merges."""
 CITYSCAPES_IMAGE = "_leftImg8bit"
 CITYSCAPES_LABELS = (
     *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road"),
@@ -37,10 +37,8 @@ CITYSCAPES_LABELS = (
     *("truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
 )
 """Cityscapes' name of each label id, 0 to 33."""
-VOID_COLOR: Color = (224, 224, 192)
-"""Colour of ignored pixels where the classes have none for them: VOC's."""
 NPZ_COMPRESSION = 1
-"""3.5 times faster than zlib's 6 for files a seventh larger (measured on a street scene's grey levels)."""
+"""3.5 times faster than zlib's 6 for files a seventh larger (measured on grey levels of a street scene)."""
 
 _SUFFIXES: dict[FormatName, str] = {
     **{"voc": ".png", "trainids": ".png", "color": ".png"},
@@ -50,22 +48,22 @@ _SUFFIXES: dict[FormatName, str] = {
 
 @dataclass(frozen=True)
 class MaskItem:
-    """What is known of one image when its mask is encoded."""
+    """Mask of one image, with what some formats need beside it."""
 
     output: PurePosixPath
-    """`InputImage.output`: relative path without suffix."""
+    """`InputImage.output`: relative path without a suffix."""
     mask: UInt8Array
     """Class indices (or `ignore_index`), (H, W)."""
     confidence: UInt8Array | None = None
-    """Largest probability times 255, (H, W); for formats of which `needs_confidence` holds."""
+    """Largest probability times 255, (H, W); for formats with `needs_confidence`."""
     pixels: UInt8Array | None = None
-    """The image, RGB, (H, W, 3); for formats of which `needs_pixels` holds."""
+    """Image, RGB, (H, W, 3); for formats with `needs_pixels`."""
     coco_id: ImageId | None = None
     """`InputImage.coco_id`."""
 
 
 def needs_confidence(name: FormatName) -> bool:
-    """Return whether the format holds how sure the model is."""
+    """Return whether the format stores confidence."""
     return name == "npz"
 
 
@@ -84,40 +82,40 @@ def format_dirs(out: Path, formats: Sequence[FormatName]) -> dict[FormatName, Pa
 
 
 def check_formats(formats: Sequence[FormatName], classes: ClassSet, outputs: Sequence[OutputName]) -> None:
-    """Refuse, before anything is computed, formats that a model cannot give.
+    """Check before inference that a model supports the formats.
 
     Args:
-        formats: What was asked for.
-        classes: The model's classes.
-        outputs: What its graph gives (`ArtifactSpec.outputs`).
+        formats: Requested formats.
+        classes: Classes of the model.
+        outputs: Outputs of its graph (`ArtifactSpec.outputs`).
 
     Raises:
-        ConfigError: A benchmark's format of other classes than its own, or confidence of a model without it.
+        ConfigError: The format of a benchmark with other classes, or confidence from a model without it.
     """
     if "voc-submission" in formats and _plain(classes.names) != _plain(load_classes("voc").names):
         raise ConfigError(
             f"--format voc-submission is for the 21 classes of PASCAL VOC in their order, but the model has "
-            f"{len(classes)}, from {classes.names[0]} to {classes.names[-1]}: --format voc takes any classes"
+            f"{len(classes)}, {classes.names[0]} to {classes.names[-1]}: use --format voc, for any classes"
         )
     if "cityscapes" in formats:
         for label, raw_id in zip(classes.names, classes.raw_ids, strict=True):
             if raw_id >= len(CITYSCAPES_LABELS) or CITYSCAPES_LABELS[raw_id] != label:
                 raise ConfigError(
                     f"--format cityscapes writes Cityscapes' label ids, but the model's class {label} has raw id "
-                    f"{raw_id}, which is not one: --format trainids or voc takes any classes"
+                    f"{raw_id}, which is not its label id: use --format trainids or voc, for any classes"
                 )
     if any(map(needs_confidence, formats)) and not {"confidence", "logits"} & set(outputs):
         raise ConfigError(
-            f"--format npz holds the confidence, but the model gives {', '.join(outputs)} alone: "
+            f"--format npz stores confidence, but the model's only output is {', '.join(outputs)}: "
             "export it with --output mask+confidence"
         )
 
 
 def check_names(formats: Sequence[FormatName], images: Iterable[InputImage]) -> None:
-    """Refuse images that would be one in a format: VOC and Cityscapes have names without folders, COCO ids.
+    """Check that no two images get the same name: VOC and Cityscapes drop folders, COCO uses ids.
 
     Raises:
-        DataError: Two images have one name in one of the formats.
+        DataError: Two images have the same name in a format.
     """
     formats = [name for name in formats if name in ("voc-submission", "cityscapes", "coco")]
     taken: dict[tuple[str, ImageId], InputImage] = {}
@@ -127,11 +125,13 @@ def check_names(formats: Sequence[FormatName], images: Iterable[InputImage]) -> 
             key = image_id_of(image.output, image.coco_id) if name == "coco" else key
             other = taken.setdefault((name, key), image)
             if other is not image:
-                raise DataError(f"{other} and {image} would both be {key} in --format {name}: predict them apart")
+                raise DataError(
+                    f"{other} and {image} would both be {key} in --format {name}: predict them separately"
+                )
 
 
 def paths(name: FormatName, output: PurePosixPath) -> list[PurePosixPath]:
-    """Return the files of one image, relative to the format's folder, without encoding anything."""
+    """Return the file paths of one image, relative to the format's folder."""
     if name == "voc-submission":
         return [VOC_RESULTS / f"{output.name}.png"]
     if name == "cityscapes":
@@ -141,9 +141,9 @@ def paths(name: FormatName, output: PurePosixPath) -> list[PurePosixPath]:
 
 
 def encode(name: FormatName, item: MaskItem, classes: ClassSet) -> list[tuple[PurePosixPath, bytes]]:
-    """Return the files of one image: path relative to the format's folder, and content. The same in, the same out.
+    """Return the files of one image: path relative to the format's folder (see `paths`), and content.
 
-    The paths are those that `paths` gives. Safe in threads and in processes.
+    Deterministic and thread-safe.
     """
     return list(zip(paths(name, item.output), [_content(name, item, classes)], strict=True))
 
@@ -151,7 +151,7 @@ def encode(name: FormatName, item: MaskItem, classes: ClassSet) -> list[tuple[Pu
 def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
     mask = item.mask
     if name in ("voc", "voc-submission"):
-        if name == "voc-submission":  # the benchmark's evaluation refuses 255
+        if name == "voc-submission":  # the official evaluation refuses 255
             mask = np.where(mask == classes.ignore_index, 0, mask).astype(np.uint8)
         return encode_mask(mask, classes)
     if name in ("cityscapes", "trainids"):
@@ -163,27 +163,24 @@ def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
     if name == "coco":
         return encode_entries(mask, image_id_of(item.output, item.coco_id), classes)
     if name == "overlay":
-        assert item.pixels is not None  # needs_pixels says so
+        assert item.pixels is not None  # see needs_pixels
         return draw_overlay(item.pixels, mask, classes, colors_of(classes))
-    assert item.confidence is not None  # needs_confidence says so
+    assert item.confidence is not None  # see needs_confidence
     return _npz({"mask": mask, "confidence": item.confidence})
 
 
 def colors_of(classes: ClassSet) -> UInt8Array:
-    """Return the colour of each label, (256, 3); that of ignored pixels is the classes' own, or VOC's."""
-    colors = np.zeros((256, 3), dtype=np.uint8)
-    colors[: len(classes)] = classes.palette
-    colors[classes.ignore_index] = classes.ignore_colors[0] if classes.ignore_colors else VOID_COLOR
-    return colors
+    """Return the colour of each label, (256, 3) uint8; ignored pixels have the classes' own colour, or VOC's."""
+    return color_table(classes, ignored=classes.ignore_colors[0] if classes.ignore_colors else VOID_COLOR)
 
 
 def _plain(names: Iterable[str]) -> list[str]:
-    """Return names without regard to case, spaces and signs: "TV/monitor" is "tvmonitor"."""
+    """Return names in lower case, letters and digits only: "TV/monitor" becomes "tvmonitor"."""
     return ["".join(filter(str.isalnum, name.lower())) for name in names]
 
 
 def _labels_on_disk(labels: Iterable[int], *, ignored: int) -> list[int]:
-    """Return what is written for each of the 256 values of a mask."""
+    """Return the value on disk for each of the 256 mask values."""
     listed = list(labels)
     return listed + [ignored] * (256 - len(listed))
 
@@ -195,7 +192,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _npz(arrays: dict[str, UInt8Array]) -> bytes:
-    """Return what `numpy.savez_compressed` writes, compressed faster."""
+    """Return the bytes of an npz archive, as `numpy.savez_compressed` writes it, but compressed faster."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=NPZ_COMPRESSION) as archive:
         for name, array in arrays.items():

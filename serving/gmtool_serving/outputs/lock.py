@@ -1,4 +1,8 @@
-"""OS lock on an output folder or a shard of it."""
+"""OS lock on an output folder or a shard of it.
+
+Not the library `filelock`: it accepts a hard link or a pipe in place of the lock file, names no holder, and has no
+locks that exclude each other by shard.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,18 @@ PREFIX = ".gmtool-predict"
 
 
 class FolderLock:
-    """Holds an output folder, or one shard of it.
+    """Exclusive lock on an output folder or one shard of it.
 
-    Runs exclude each other unless they are different shards of the same division. The lock is the operating
-    system's (flock, or a locked byte on Windows): it needs no clean-up after a crash, and works between machines
-    where the file system does.
+    Two runs exclude each other unless they are different shards of the same count. The operating system holds the
+    lock (flock, or a locked byte on Windows): a crash releases it, and it works between machines where the file
+    system supports that.
 
     Args:
-        folder: The output folder.
-        shard: `1-of-4`, or "" for the whole of it.
+        folder: Output folder.
+        shard: Shard such as `1-of-4`, or "" for the whole folder.
 
     Raises:
-        DataError: Another run holds it, the folder cannot be written, or a link lies where the lock must.
+        DataError: Another run holds the lock, the folder cannot be written, or the lock file is a link.
     """
 
     def __init__(self, folder: Path, shard: str = "") -> None:
@@ -37,20 +41,20 @@ class FolderLock:
         try:
             self._descriptor = _take(self.path)
             if self._descriptor is None:
-                raise DataError(f"output folder {folder}: {_holder(self.path)} writes into it: wait, or end that")
+                raise _held(folder, self.path)
             division = shard.partition("-of-")[2]
-            # Own lock first, then a look at the others: of two that start at once, one at least sees the other
+            # Own lock first, then the others: of two runs that start at once, at least one sees the other
             for other in sorted(folder.glob(f"{PREFIX}*.lock")):
                 same = bool(shard) and other.name.removesuffix(".lock").endswith(f"-of-{division}")
                 if other != self.path and not same and not _is_free(other):
                     self.release()
-                    raise DataError(f"output folder {folder}: {_holder(other)} writes into it: wait, or end that")
+                    raise _held(folder, other)
         except OSError as error:
             self.release()
             raise DataError(f"output folder {folder}: cannot be written: {error.strerror}") from error
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock and delete its file."""
         if self._descriptor is not None:
             self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
@@ -58,7 +62,7 @@ class FolderLock:
 
 
 def _take(path: Path) -> int | None:
-    """Return a descriptor that holds the lock, or None if it is held."""
+    """Return a descriptor that holds the lock, or None if another process does."""
     while True:
         descriptor = open_unlinked(path, os.O_RDWR | os.O_CREAT)
         if not _lock(descriptor):
@@ -68,7 +72,7 @@ def _take(path: Path) -> int | None:
             same = os.path.samestat(path.lstat(), os.fstat(descriptor))
         except FileNotFoundError:
             same = False
-        if same:  # else the one who held it has just deleted the file
+        if same:  # else its last holder has just deleted the file
             os.truncate(descriptor, 0)
             os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
             return descriptor
@@ -82,7 +86,7 @@ def _is_free(path: Path) -> bool:
         return True
     free = _lock(descriptor)
     if free:
-        path.unlink(missing_ok=True)  # of a process that was killed
+        path.unlink(missing_ok=True)  # left by a killed process
     os.close(descriptor)
     return free
 
@@ -96,12 +100,16 @@ class Holder:
 
 
 def holder_of(content: bytes) -> str:
-    """Return what a lock's text says of its holder, for messages."""
+    """Return the holder that a lock file's content names, for messages."""
     try:
         holder = typed(Holder, parse_json(content, where="lock"), where="lock")
     except DataError:
         return "another gmtool predict"
     return f"another gmtool predict (process {holder.process} on {holder.host})"
+
+
+def _held(folder: Path, lock: Path) -> DataError:
+    return DataError(f"output folder {folder}: {_holder(lock)} writes into it: wait, or stop that run")
 
 
 def _holder(path: Path) -> str:
@@ -116,7 +124,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(descriptor: int) -> bool:
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond the text, which others may read
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # behind the text, which stays readable
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:

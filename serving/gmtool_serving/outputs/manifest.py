@@ -1,4 +1,4 @@
-"""Manifest of a prediction run: one JSON object a line for each input, and a summary."""
+"""Manifest of a prediction run: JSON lines, one for each input and a summary."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from gmtool_serving.outputs.write import OutputFile
 Status = Literal["ok", "failed", "skipped"]
 
 SYNC_EVERY_S = 1.0
-"""Lines reach the operating system at once, and the disk at least so often."""
+"""Lines reach the operating system at once, and the disk at this interval."""
 MAX_LINE_BYTES = 1 << 20
 """Longer lines are not records: the longest paths in all formats are a quarter of it."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the masks of a run depend on beside their images."""
+    """Model, formats and options of a run: all that masks depend on beside their images."""
 
     model_sha256: str
     formats: tuple[FormatName, ...]
     options: Mapping[str, Any]
-    """Orientation, padding, tiles."""
+    """EXIF orientation, bits, padding, tiles."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One input."""
+    """Manifest line of one input."""
 
     path: str
-    """As it was given; bytes that are not UTF-8 are surrogate escapes."""
+    """Path as given; bytes that are not UTF-8 are surrogate escapes."""
     frame: int | None
     output: str
     """`InputImage.output`: the input's name in a run."""
     sha256: str | None
     """Hash of the input's bytes; None if they could not be read."""
     status: Status
-    """`skipped`: done by an earlier run, and still right."""
+    """`skipped`: completed by an earlier run."""
     code: str | None
-    """Which kind of failure."""
+    """Error code of a failure; see docs/prediction.md."""
     error: str | None
     warning: str | None
     outputs: tuple[OutputFile, ...]
@@ -61,7 +61,7 @@ class Record:
 
     @classmethod
     def from_line(cls, line: bytes) -> Record | None:
-        """Read a line; None for a summary, and for a line that is cut short, damaged or made up."""
+        """Return the record of a line; None for a summary and for an invalid line."""
         try:
             value = json.loads(line)
             outputs = tuple(OutputFile(**entry) for entry in value.pop("outputs"))
@@ -72,7 +72,7 @@ class Record:
         return record if record._has_valid_types() else None
 
     def _has_valid_types(self) -> bool:
-        """Return whether every field has its type, and every file lies inside the output folder."""
+        """Return whether all fields have their types and all files lie inside the output folder."""
         texts = (self.sha256, self.code, self.error, self.warning)
         return (
             isinstance(self.path, str)
@@ -95,13 +95,13 @@ def _is_valid_file(file: OutputFile) -> bool:
 
 
 class Manifest:
-    """A manifest that is written to while a run goes on.
+    """Manifest that a run appends to.
 
-    Lines are only appended: a run that is killed leaves what it knew, and at most one line that is cut short,
-    which readers pass over. Of several lines for one output the last one counts.
+    A killed run leaves at most one incomplete line, which readers skip. Of several lines for one output the last
+    one counts.
 
     Raises:
-        OSError: It cannot be opened, or is a link or no regular file.
+        OSError: The file cannot be opened, is a link or is not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,22 +123,21 @@ class Manifest:
             self._synced = now
 
     def finish(self, summary: Mapping[str, Any], outputs: Iterable[str] | None) -> None:
-        """Close with a summary.
+        """Append the summary; put the lines of a complete run in order.
 
         Args:
-            summary: What is true of the run as a whole.
-            outputs: `Record.output` of every input of a run that went to its end: the file then has one line
-                for each, in this order, and the summary. None for a run that was stopped: what it did not come
-                to keeps the lines it had.
+            summary: JSON summary of the run.
+            outputs: `Record.output` of every input of a complete run: the file is rewritten with one line for
+                each, in this order, and the summary. None for a stopped run, which keeps all lines.
         """
         line = json.dumps({"summary": dict(summary)}).encode("ascii") + b"\n"
         self._write(line)
         os.fsync(self._descriptor)
-        if outputs is not None and self._lines > 1:  # one line is in order
+        if outputs is not None and self._lines > 1:  # a single line is in order
             self._compact(outputs, line)
 
     def close(self) -> None:
-        """Close the file as it is."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -154,7 +153,7 @@ class Manifest:
                 file.write(summary)
 
     def _write(self, content: bytes) -> None:
-        while content:  # one call but on a full disk; a line is then cut short
+        while content:  # more than one call only on a full disk, which leaves an incomplete line
             content = content[os.write(self._descriptor, content) :]
 
     def _tail(self, size: int) -> int:
@@ -163,11 +162,11 @@ class Manifest:
 
 
 class PastRecords:
-    """What earlier runs recorded, by output; in memory is where each line begins, not the lines.
+    """Records of earlier runs by output. Memory holds the positions of the lines, not the lines.
 
     Args:
-        paths: Manifests, the newest last: of several records for one output the last one counts. Of those that
-            cannot be read, or are a link, a pipe or a device, nothing is known.
+        paths: Manifests, the newest last: of several records for one output the last one counts. Manifests that
+            cannot be read, or are links, pipes or devices, are skipped.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -178,11 +177,11 @@ class PastRecords:
                     self._places[output] = (path, place)
 
     def __len__(self) -> int:
-        """Return how many outputs are known."""
+        """Return the number of outputs."""
         return len(self._places)
 
     def get(self, output: str) -> Record | None:
-        """Return the record of an output. Safe in threads."""
+        """Return the record of an output, or None. Thread-safe."""
         if output not in self._places:
             return None
         path, place = self._places[output]
@@ -197,7 +196,7 @@ class PastRecords:
 
 
 def read_manifest(path: Path) -> Iterator[Record]:
-    """Yield the records of a manifest, the last one of each output, in the order of the file."""
+    """Yield the records of a manifest, only the last one of each output, in file order."""
     with _open(path) as file:
         places = {output: place for output, place, _ in _scan(file)}
         for output, place, record in _scan(file):
@@ -206,7 +205,7 @@ def read_manifest(path: Path) -> Iterator[Record]:
 
 
 def was_closed(path: Path) -> bool:
-    """Return whether the last run that wrote to a manifest came to an end of its own."""
+    """Return whether the last line is a summary: the last run was not killed."""
     with _open(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 16)))
         last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
@@ -218,7 +217,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _scan(file: BinaryIO) -> Iterator[tuple[str, int, Record]]:
-    """Yield each record with its output and the place of its line; what else lies in the file is passed over."""
+    """Yield output, byte position and record of each valid line; skip all other lines."""
     file.seek(0)
     place, is_start = 0, True
     while line := file.readline(MAX_LINE_BYTES):
@@ -226,4 +225,4 @@ def _scan(file: BinaryIO) -> Iterator[tuple[str, int, Record]]:
         if record is not None:
             yield record.output, place, record
         place += len(line)
-        is_start = line.endswith(b"\n")  # else the next piece is of the same, far too long line
+        is_start = line.endswith(b"\n")  # else the next piece belongs to the same, too long line

@@ -1,4 +1,4 @@
-"""An image under its mask, with a legend: what a person looks at."""
+"""Overlay of an image and its mask, with a legend."""
 
 from __future__ import annotations
 
@@ -13,44 +13,52 @@ from gmtool.images import UInt8Array
 OPACITY = 0.5
 QUALITY = 90
 LEGEND_PX = 240
-"""A legend needs this width: narrower images get a margin."""
+"""Smallest width of the legend; narrower images get a margin."""
 MIN_WIDTH_PX = 120
-"""Smaller images are drawn larger, by a whole number."""
+"""Narrower images are enlarged by a whole factor."""
 FONT_PX = (12, 36)
 PIXELS_PER_FONT_PX = 55
 
 
 def draw_overlay(pixels: UInt8Array, mask: UInt8Array, classes: ClassSet, colors: UInt8Array) -> bytes:
-    """Return a JPEG of the image blended with the colours of its classes; below it, what occurs and how much.
+    """Return `overlay_image` as a JPEG."""
+    buffer = io.BytesIO()
+    overlay_image(pixels, mask, classes, colors).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue()
 
-    The background stays as it is. Images less than 120 pixels wide are enlarged by a whole number.
+
+def overlay_image(pixels: UInt8Array, mask: UInt8Array, classes: ClassSet, colors: UInt8Array) -> Image.Image:
+    """Return the image blended with the colours of its classes; below it, the classes and their shares.
+
+    Background pixels are not tinted. Images narrower than 120 pixels are enlarged by a whole factor.
 
     Args:
         pixels: RGB, (H, W, 3), uint8.
         mask: Class indices, (H, W).
-        classes: Names and background.
-        colors: Colour of each label, (256, 3).
+        classes: Classes, for names and background.
+        colors: Colour of each label, (256, 3) uint8.
     """
+    # Blend, and enlarge small images
     image = _blend(pixels, mask, classes, colors)
     scale = min(-(-MIN_WIDTH_PX // image.width), 16)
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    # Draw the legend, the most frequent class first
     counts = np.bincount(mask.ravel(), minlength=256)
     shown = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     legend = _legend(
         [(_name(label, classes), counts[label] / mask.size, tuple(colors[label].tolist())) for label in shown],
         max(image.width, LEGEND_PX),
     )
+    # Stack image and legend
     canvas = Image.new("RGB", (legend.width, image.height + legend.height), "white")
     canvas.paste(image, (0, 0))
     canvas.paste(legend, (0, image.height))
-    buffer = io.BytesIO()
-    canvas.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
-    return buffer.getvalue()
+    return canvas
 
 
 def paint(mask: UInt8Array, colors: UInt8Array) -> Image.Image:
-    """Return an RGB image in which each label (H, W) has its colour (256, 3); 30 times faster than indexing."""
+    """Return the RGB image of a mask (H, W) and a colour table (256, 3); 30 times faster than indexing."""
     image = Image.fromarray(mask)
     image.putpalette(colors.tobytes())
     return image.convert("RGB")
@@ -69,8 +77,8 @@ def _name(label: int, classes: ClassSet) -> str:
 
 
 def _legend(entries: list[tuple[str, float, tuple[int, ...]]], width: int) -> Image.Image:
-    """Return a strip of swatches and names, in as many rows as they need."""
-    from PIL import ImageDraw, ImageFont  # slow to load, and few runs draw
+    """Return a strip of colour swatches with class names and shares, in as many rows as needed."""
+    from PIL import ImageDraw, ImageFont  # slow to import, and few runs draw
 
     size = min(max(width // PIXELS_PER_FONT_PX, FONT_PX[0]), FONT_PX[1])
     font = ImageFont.load_default(size)

@@ -1,4 +1,4 @@
-"""Files made once at the end of a run from those of its images: VOC's archive and COCO's results."""
+"""Whole-run files of a format: VOC's tar archive and COCO's results file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ RESULT_NAMES: dict[FormatName, str] = {"voc-submission": "results.tar", "coco": 
 
 
 def finish(name: FormatName, folder: Path, outputs: Sequence[PurePosixPath]) -> Path | None:
-    """Make the file that a format has once a run; return its path, or None where a format has none.
+    """Write the whole-run file of a format; return its path, or None if the format has none.
 
-    It holds what lies on disk of `outputs` and nothing else, in the order of their names: a run that is
-    repeated, resumed or sharded ends with the same file. Shards that end at the same time may all call it.
-    One image is in memory at a time.
+    It contains the masks of `outputs` that exist on disk, in the order of their names: a repeated, resumed or
+    sharded run ends with the same file. Shards that end at the same time may all call it. One image is in memory
+    at a time.
 
     Args:
-        name: The format.
-        folder: The format's folder, as `format_dirs` gives it.
-        outputs: `InputImage.output` of all images of the run, those of all shards. One whose file is not there
-            (it failed, or its shard is not done) is left out.
+        name: Format.
+        folder: Folder of the format, see `format_dirs`.
+        outputs: `InputImage.output` of all images of the job, of all shards. Images without a mask are left out.
 
     Raises:
         DataError: The file cannot be written, or the COCO results of an image are damaged or cannot be read.
@@ -40,7 +39,7 @@ def finish(name: FormatName, folder: Path, outputs: Sequence[PurePosixPath]) -> 
         return _make(name, folder, outputs)
     except OSError as error:
         where = error.filename or folder / RESULT_NAMES[name]
-        raise DataError(f"{RESULT_NAMES[name]} was not made: {where}: {error.strerror or error}") from error
+        raise DataError(f"{RESULT_NAMES[name]} was not written: {where}: {error.strerror or error}") from error
 
 
 def _make(name: FormatName, folder: Path, outputs: Sequence[PurePosixPath]) -> Path:
@@ -51,7 +50,7 @@ def _make(name: FormatName, folder: Path, outputs: Sequence[PurePosixPath]) -> P
     while True:
         with open_atomically(target) as file:
             write(file, folder, present)
-        # Another shard may have written its last image, and this file without ours, since we looked
+        # Another shard may meanwhile have written its last image, and this file without the images of this shard
         now = [file for file in files if _is_there(folder / file)]
         if now == present:
             return target
@@ -59,7 +58,7 @@ def _make(name: FormatName, folder: Path, outputs: Sequence[PurePosixPath]) -> P
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether an image has its file; links are not ours. False too where the name is too long for one."""
+    """Return whether a regular file exists (no link); False if its name is too long for the file system."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -71,14 +70,14 @@ def _is_there(path: Path) -> bool:
 
 
 def _write_archive(file: BinaryIO, folder: Path, files: Sequence[PurePosixPath]) -> None:
-    """Write a tar of the masks under their relative names; its bytes depend on names and contents alone."""
+    """Write a tar archive of the masks under their relative names; its bytes depend on names and contents only."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in files:
             with os.fdopen(open_unlinked(folder / name), "rb") as mask:
                 member = tarfile.TarInfo(str(name))
                 member.size = os.fstat(mask.fileno()).st_size
                 archive.addfile(member, mask)
-            archive.getmembers().clear()  # it would keep a kilobyte of each
+            archive.getmembers().clear()  # the list would keep a kilobyte of each
 
 
 def _write_results(file: BinaryIO, folder: Path, files: Sequence[PurePosixPath]) -> None:

@@ -1,25 +1,26 @@
-"""Write the masks of one image in each format, each file whole or not at all."""
+"""Encode the masks of an image in each format and write their files, each whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gmtool.classes import ClassSet
 from gmtool.files import open_unlinked, write_atomically
 from gmtool_serving.inputs.decode import Failure
-from gmtool_serving.outputs.formats import FormatName, MaskItem, encode
+from gmtool_serving.outputs.formats import FormatName, MaskItem, encode, format_dirs
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file that was written."""
+    """Path, size and hash of a written mask file."""
 
     path: str
     """Relative to the output folder, with forward slashes."""
@@ -27,7 +28,7 @@ class OutputFile:
     sha256: str
 
     def is_whole(self, out: Path) -> bool:
-        """Return whether the file is still what was written."""
+        """Return whether the file still has its size and hash."""
         try:
             with os.fdopen(open_unlinked(out / self.path), "rb") as file:
                 is_as_long = os.fstat(file.fileno()).st_size == self.bytes
@@ -36,23 +37,52 @@ class OutputFile:
             return False
 
 
+class MaskStore(Protocol):
+    """Destination of mask files: a local folder or an object store."""
+
+    def locate(self, path: str) -> str:
+        """Return the full name of a file, for messages; `path` is relative, with forward slashes."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, whole or not at all.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        ...
+
+
 class MaskFolders:
-    """Makes the folders of masks, and checks each once in a run.
+    """Local output folder: makes the folders below it, and checks each once in a run.
 
     Args:
         out: The output folder.
-        formats: Folder of each format, inside `out`.
     """
 
-    def __init__(self, out: Path, formats: Mapping[FormatName, Path]) -> None:
-        self.out, self.formats = out, formats
+    def __init__(self, out: Path) -> None:
+        self.out = out
         self._checked = {out}
 
-    def make(self, folder: Path) -> None:
-        """Make a folder, and those it lies in.
+    def locate(self, path: str) -> str:
+        """Return the file's path, for messages."""
+        return str(self.out / path)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, whole or not at all, and make its folder.
 
         Raises:
-            OSError: It cannot be made, or a part of its path below the output folder is a link: a mask would be
+            OSError: It cannot be written, or its folder is a link: see `make`.
+        """
+        target = self.out / path
+        self.make(target.parent)
+        write_atomically(target, content)
+
+    def make(self, folder: Path) -> None:
+        """Create a folder and its parents inside the output folder.
+
+        Raises:
+            OSError: It cannot be created, or a part of its path below the output folder is a link: a mask would be
                 written elsewhere.
         """
         if folder in self._checked:
@@ -66,19 +96,19 @@ class MaskFolders:
             self._checked.add(below)
 
 
-def write_outputs(item: MaskItem, classes: ClassSet, folders: MaskFolders) -> tuple[OutputFile, ...] | Failure:
-    """Encode and write the files of one image in each format."""
+def write_outputs(
+    item: MaskItem, classes: ClassSet, formats: Sequence[FormatName], store: MaskStore
+) -> tuple[OutputFile, ...] | Failure:
+    """Encode and write the files of one image in each format; return them, or the first failure."""
     written = []
-    for name, folder in folders.formats.items():
+    for name, folder in format_dirs(Path(), formats).items():
         for relative, content in encode(name, item, classes):
-            path = folder / relative
+            path = (folder / relative).as_posix()
             try:
-                folders.make(path.parent)
-                write_atomically(path, content)
+                store.write(path, content)
             except OSError as error:
                 reason = error.strerror or str(error)
                 code = "disk_full" if error.errno in DISK_FULL else "cannot_write"
-                return Failure(code, f"{path}: cannot be written: {reason}")
-            digest = hashlib.sha256(content).hexdigest()
-            written.append(OutputFile(path.relative_to(folders.out).as_posix(), len(content), digest))
+                return Failure(code, f"{store.locate(path)}: cannot be written: {reason}")
+            written.append(OutputFile(path, len(content), hashlib.sha256(content).hexdigest()))
     return tuple(written)

@@ -1,4 +1,4 @@
-"""Which images are computed together: those of one size, in the order of the inputs, whatever the timing."""
+"""Group images of one size into batches, in input order."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 class Grouper(Generic[T]):
-    """Collects items of one kind into batches.
+    """Groups items of one kind into batches.
 
-    The batches follow from the order of the items alone, so a run that is repeated computes the same ones.
+    Batches depend on the order of the items alone, not on timing: a repeated run computes the same ones.
 
     Args:
         batch: Items of a full batch.
-        max_waiting: Items that wait for others of their kind; beyond that the kind of the oldest one goes.
-        kind: What items of a batch have in common; None for an item that is computed alone.
+        max_waiting: Maximum of items that wait for others of their kind; beyond it the oldest kind is emitted.
+        kind: Returns the key that items of a batch share; None for an item that is computed alone.
     """
 
     def __init__(self, batch: int, *, max_waiting: int, kind: Callable[[T], Hashable | None]) -> None:
@@ -24,7 +24,7 @@ class Grouper(Generic[T]):
         self._waiting: dict[Hashable, list[T]] = {}  # kinds in the order of their oldest item
 
     def add(self, item: T) -> list[list[T]]:
-        """Take an item; return the batches that are to be computed now."""
+        """Add an item; return the batches that are complete now."""
         kind = self._kind(item)
         if kind is None:
             return [[item]]
@@ -37,14 +37,14 @@ class Grouper(Generic[T]):
         return []
 
     def flush(self) -> list[list[T]]:
-        """Return what is left, as batches that are not full."""
+        """Return the waiting items as incomplete batches."""
         batches = list(self._waiting.values())
         self._waiting.clear()
         return batches
 
 
 def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """Return the size rounded up to a multiple of so many pixels; as it is for 0."""
+    """Return height and width rounded up to `multiple` pixels; unchanged for 0."""
     if multiple == 0:
         return height, width
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple

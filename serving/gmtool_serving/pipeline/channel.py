@@ -1,4 +1,4 @@
-"""What lies between two stages: a queue with room for so much and no more; and how busy each stage was."""
+"""Bounded queue between pipeline stages, and stage timers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 
 class Closed(Exception):  # noqa: N818  an end, not an error
-    """The queue will take or give nothing any more."""
+    """Raised by a closed or exhausted channel."""
 
 
 class Channel(Generic[T]):
-    """A queue between threads, bounded in items and in bytes, that can be ended and closed.
+    """Thread-safe queue, bounded in items and bytes, that can be ended and closed.
 
     Args:
-        max_items: `put` waits while so many are in it.
-        max_bytes: `put` also waits while the bytes would be more; one item always fits.
+        max_items: Capacity in items; `put` waits while it is full.
+        max_bytes: Capacity in bytes; a single item always fits.
     """
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
@@ -29,12 +29,12 @@ class Channel(Generic[T]):
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._ended = self._closed = False
-        # Two conditions on one lock: a put wakes one of those that wait for an item, and nobody else
+        # Two conditions on one lock: `put` wakes one waiting `get` and nothing else
         self._lock = threading.Lock()
         self._has_item, self._has_space = threading.Condition(self._lock), threading.Condition(self._lock)
 
     def put(self, item: T, size_bytes: int = 0) -> None:
-        """Add an item as soon as there is room.
+        """Add an item; wait until there is room.
 
         Raises:
             Closed: The channel was closed.
@@ -49,10 +49,10 @@ class Channel(Generic[T]):
             self._has_item.notify()
 
     def get(self) -> T:
-        """Return the next item as soon as there is one.
+        """Return the next item; wait until there is one.
 
         Raises:
-            Closed: The channel was closed, or ended and everything was taken.
+            Closed: The channel was closed, or ended and is empty.
         """
         with self._lock:
             while not self._closed and not self._items and not self._ended:
@@ -65,13 +65,13 @@ class Channel(Generic[T]):
             return item
 
     def end(self) -> None:
-        """Say that nothing more will be put; what is in it can still be taken."""
+        """Mark the last item as put; items in the channel can still be taken."""
         with self._lock:
             self._ended = True
             self._has_item.notify_all()
 
     def close(self) -> None:
-        """Wake everyone and drop what is in it."""
+        """Drop all items and wake all waiting threads."""
         with self._lock:
             self._closed = True
             self._items.clear()
@@ -85,7 +85,7 @@ class Channel(Generic[T]):
 
 
 class Clock:
-    """How long a stage was busy, over all its threads."""
+    """Busy time of a stage, summed over its threads."""
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
@@ -94,7 +94,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count the time of the block."""
+        """Add the duration of the block to the busy time."""
         started = time.perf_counter()
         try:
             yield
@@ -103,5 +103,5 @@ class Clock:
                 self.busy_s += time.perf_counter() - started
 
     def utilisation(self, wall_s: float) -> float:
-        """Return the share of its time, in [0, 1], that the stage worked in a run of so many seconds."""
+        """Return the share of `wall_s` seconds, in [0, 1], that the stage's threads were busy."""
         return min(1.0, self.busy_s / (self.workers * wall_s)) if wall_s > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The second stage: masks of a batch, with fewer images at once where memory is short."""
+"""Second pipeline stage: predict a batch, halve it on errors or lack of memory."""
 
 from __future__ import annotations
 
@@ -8,58 +8,55 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmtool.errors import BackendError, BackendMemoryError
-from gmtool.images import UInt8Array
+from gmtool.images import MEAN_COLOR, UInt8Array
 from gmtool_serving.backends.base import Backend, refuse_unknown_labels
 from gmtool_serving.backends.tiles import Tiling, predict_tiled
 from gmtool_serving.inputs.decode import Failure
 from gmtool_serving.pipeline.batching import padded_size
 
-PADDING = np.array([124, 116, 104], dtype=np.uint8)
-"""ImageNet's mean colour: what the network itself pads with, to the nearest level."""
-
 
 @dataclass(frozen=True)
 class Labels:
-    """What a model says of one image."""
+    """Mask and confidence of one image."""
 
     mask: UInt8Array
     """Class indices, (H, W)."""
     confidence: UInt8Array | None
-    """Largest probability times 255, (H, W), where the model gives it."""
+    """Largest probability times 255, (H, W); None if the model has no confidence output."""
 
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """What changes masks beside the model."""
+    """Padding and tiling of images before inference."""
 
     pad_px: int = 0
-    """Pad images to a multiple of so many pixels, so that more of them have one size; 0 for never."""
+    """Pad images to a multiple of this many pixels, so that more of them share a batch; 0 for no padding."""
     tiling: Tiling | None = None
-    """Cut images that are larger than a tile."""
+    """Tile size and overlap for larger images; None predicts images whole."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """A batch that went through."""
+    """Results of a batch."""
 
     results: list[Labels | Failure]
     """In the order of the images."""
     fitted: int
-    """Images that fitted into memory at once: less than the batch where it had to be halved."""
+    """Images that fitted into memory at once; fewer than the batch if it was halved."""
 
 
 def predict_batch(
     backend: Backend, images: Sequence[UInt8Array], options: ComputeOptions, *, names: Sequence[str]
 ) -> Computed:
-    """Return the labels of images that have one size (after padding), each (H, W, 3), uint8.
+    """Predict images of one size (after padding), RGB, (H, W, 3) uint8 each.
 
-    A batch that fails is halved until the image that is to blame stands alone; the others get their masks.
+    A batch that fails is halved until the failing image is alone; the others get their masks.
 
     Args:
         backend: A loaded model.
-        images: At least one; one that is tiled stands alone.
+        images: At least one; exactly one if it is tiled.
         options: Padding and tiles.
-        names: What the images are called in messages.
+        names: Names of the images in messages.
     """
     try:
         return Computed(list(_predict(backend, images, options)), len(images))
@@ -101,7 +98,7 @@ def _stack(images: Sequence[UInt8Array], pad_px: int) -> UInt8Array:
         return images[0][None] if len(images) == 1 else np.stack(images)
     height, width = padded_size(images[0].shape[0], images[0].shape[1], pad_px)
     batch: UInt8Array = np.empty((len(images), height, width, 3), dtype=np.uint8)
-    batch[:] = PADDING
+    batch[:] = MEAN_COLOR  # the network itself pads with it, to the nearest level
     for index, image in enumerate(images):
         batch[index, : image.shape[0], : image.shape[1]] = image
     return batch

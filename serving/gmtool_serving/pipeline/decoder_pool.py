@@ -1,4 +1,4 @@
-"""Decoding several inputs at once, in threads or in processes that threads look after."""
+"""Pool of decoding threads, each with a decoding process if isolated."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Decode = Callable[[Path, int | None], Decoded | Failure]
 
 WATCH_S = 1.0
 CLOSE_S = 0.5
-"""How long `close` waits for decoders in the middle of an image, all together."""
+"""Seconds that `close` waits for decoders that are in the middle of an image, all together."""
 
 
 class Decoders:
-    """Threads that decode, each with a process of its own if `isolated`.
+    """Pool of decoding threads.
 
     Args:
         workers: Threads.
-        options: How images are read.
-        isolated: Decode in processes, so that a crash harms one image only.
+        options: Decoding options.
+        isolated: Decode in one process a thread, so that a crash costs one image only.
     """
 
     def __init__(self, workers: int, options: DecodeOptions, *, isolated: bool) -> None:
         self.workers = workers
         self.clock = Clock(workers)
-        """How busy the decoders are; processes that are still starting are not."""
+        """Busy time of the decoders, without the start of their processes."""
         self.processes = [DecodingProcess(options) for _ in range(workers)] if isolated else []
         self._queues: list[SimpleQueue[tuple[Future[Any], Callable[[], None]] | None]] = [
             SimpleQueue() for _ in range(workers)
@@ -56,14 +56,14 @@ class Decoders:
             thread.start()
 
     def start(self, count: int) -> None:
-        """Start the processes of the first `count` inputs now: they get ready while a model is loaded."""
+        """Start up to `count` decoding processes now, while the model is being loaded."""
         for process in self.processes[:count]:
             process.start()
 
     def submit(self, image: InputImage, task: Callable[[Decode], T]) -> Future[T]:
-        """Run `task` with a function that decodes, in the thread with the least to do.
+        """Run `task`, which gets a decoding function, in the thread with the shortest queue.
 
-        The frames of one video all go to one thread: there it stays open.
+        All frames of a video go to one thread, which keeps the video open.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -86,7 +86,7 @@ class Decoders:
         return future
 
     def close(self) -> None:
-        """End threads and processes; what was submitted and not begun is dropped."""
+        """End threads and processes; drop tasks that have not begun."""
         self._closed.set()
         for process in self.processes:
             process.close()

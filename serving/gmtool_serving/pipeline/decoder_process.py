@@ -1,4 +1,4 @@
-"""Decoding in a process that can die alone: a file that crashes a decoder takes only itself with it."""
+"""Decoding in a child process: a file that crashes the decoder costs one image, not the run."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from gmtool.images import UInt8Array
 from gmtool_serving.inputs.decode import Decoded, DecodeOptions, Failure, decode, named
 
 PIPE_BYTES = 1 << 20
-"""Linux gives a pipe 64 KiB, and each refill costs two switches of process."""
+"""Pipe capacity. Linux's default is 64 KiB, and each refill costs two context switches."""
 ATTEMPTS = 2
-"""A process may die of what its neighbours did, once; an image that kills two is to blame."""
+"""Processes that an image may end before it counts as failed; the first may have died for another reason."""
 PATIENCE_S = 60.0
-"""Seconds for one image, after which its process is ended. Time in which it is stopped does not count."""
+"""Timeout for one image, seconds, without the time in which the process is stopped."""
 
 _LENGTH = struct.Struct("<I")
 
 
 class DecodingProcess:
-    """A child that decodes one image at a time; it is started anew when it died. Used by one thread.
+    """Child process that decodes one image at a time and is restarted when it dies. Used by one thread.
 
     Neither fork nor multiprocessing's spawn: the first copies locks of other threads, the second imports the
-    caller's main module. Pixels come as raw bytes and the rest as JSON, so that nothing a broken decoder sends
-    is ever executed.
+    caller's main module. Pixels come as raw bytes and the rest as JSON: nothing that a broken decoder sends
+    is executed.
     """
 
     def __init__(self, options: DecodeOptions) -> None:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._busy_s: float | None = None
-        """Time that the child has had for its image; None between images. Guarded by the lock."""
+        """Seconds that the child has had for its image; None between images. Guarded by the lock."""
         self._ready = self._timed_out = self._closed = False
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the child if there is none, without waiting until it is ready."""
+        """Start the child if none runs; do not wait until it is ready."""
         with self._lock:
             if self._closed:
                 raise _Died
@@ -64,16 +64,16 @@ class DecodingProcess:
         _enlarge(self._process.stdout)
 
     def wait_until_ready(self) -> None:
-        """Start the child and wait until it could decode; what goes wrong is for the call to find."""
+        """Start the child and wait until it is ready; errors are left to the next call."""
         with contextlib.suppress(_Died, OSError):
             self.start()
             self._receive_ready()
 
     def __call__(self, path: Path, frame: int | None) -> Decoded | Failure:
-        """Decode in the child. An image that ends its process twice is a failure.
+        """Decode an image file or a video frame in the child. An image that ends the process twice is a failure.
 
         Raises:
-            GmtoolError: The child cannot even start.
+            GmtoolError: The child does not start.
         """
         ended = ""
         for _ in range(ATTEMPTS):
@@ -86,16 +86,18 @@ class DecodingProcess:
                 was_ready = self._ready
                 ended = self._bury()
                 if not was_ready and not ended.startswith("SIG"):
-                    raise GmtoolError(f"a decoding process did not start ({ended}): take --workers 0") from None
+                    raise GmtoolError(
+                        f"a decoding process did not start ({ended}): decode in threads with --workers 0"
+                    ) from None
             if self._timed_out:
                 return Failure("timed_out", f"{named(path, frame)}: not decoded within {PATIENCE_S:.0f} s")
-        return Failure("worker_died", f"{named(path, frame)}: decoding it ended its process ({ended})")
+        return Failure("worker_died", f"{named(path, frame)}: its decoding process crashed ({ended})")
 
     def count_time(self, seconds: float) -> None:
-        """Add to the time that the child has had for its image, and end it if that is more than `PATIENCE_S`.
+        """Add `seconds` to the time of the current image, and end the child above `PATIENCE_S`.
 
-        Called by one other thread, again and again after as many seconds. No clock is read: where all of the
-        program is stopped (Ctrl-Z, a frozen container) nobody calls, and where the child alone is, nothing counts.
+        Another thread calls this every `seconds` seconds. No clock is read: time does not count while the whole
+        program is stopped (Ctrl-Z, a frozen container), nor while the child is.
         """
         with self._lock:
             process = self._process
@@ -107,7 +109,7 @@ class DecodingProcess:
                 process.kill()
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """Kill the child."""
         with self._lock:
             self._closed = True
             process = self._process
@@ -115,7 +117,7 @@ class DecodingProcess:
             process.kill()
 
     def join(self) -> None:
-        """Wait until the child has ended, and free what it held."""
+        """Wait until the child has ended, and close its pipes."""
         if self._process is not None:
             self._bury()
 
@@ -146,7 +148,7 @@ class DecodingProcess:
             self._ready = True
 
     def _bury(self) -> str:
-        """Return how the child ended."""
+        """End the child; return its signal or exit code, as text."""
         process, self._process, self._ready = self._process, None, False
         assert process is not None
         process.kill()
@@ -160,12 +162,12 @@ class DecodingProcess:
 
 
 def serve() -> None:
-    """Answer requests on stdin until it is closed. The child's main function."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """Decode the images requested on stdin until it is closed: main function of the child."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a native decoder prints does not get between the answers
+    os.dup2(2, 1)  # output of a native decoder must not mix with the answers
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone: the first request says it
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone: reading the first request ends the child
         _send(answers, {"ready": True})
     while True:
         try:
@@ -185,23 +187,23 @@ def serve() -> None:
             return
 
 
-class _Died(Exception):  # noqa: N818  not an error of ours
+class _Died(Exception):  # noqa: N818  internal signal
     """The other end of the pipe is gone."""
 
 
 def _is_stopped(pid: int) -> bool:
-    """Return whether a child was stopped by a signal and has not gone on."""
+    """Return whether a child is stopped by a signal."""
     if not hasattr(os, "waitid"):  # Windows has no such signals
         return False
-    with contextlib.suppress(ChildProcessError):  # it ended, and was waited for
+    with contextlib.suppress(ChildProcessError):  # it has ended and was reaped
         return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     return False
 
 
 def _child_environment() -> dict[str, str]:
-    # The child finds what this process finds, however it was told
+    # The same module search path as this process
     paths = os.pathsep.join(path for path in sys.path if path)
-    # It computes nothing: threads of a linear algebra library would only take memory
+    # The child computes nothing: threads of a linear algebra library would only take memory
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

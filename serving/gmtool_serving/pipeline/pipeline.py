@@ -1,11 +1,11 @@
-"""The stages at work together: decoding, computing and writing overlap, and none runs ahead without bound."""
+"""Prediction pipeline in threads: decode, compute and write at the same time, with bounded queues."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,14 +25,14 @@ from gmtool_serving.pipeline.compute import ComputeOptions, Labels, predict_batc
 from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
 
 MAX_BYTES = 512 << 20
-"""Decoded images that wait to be computed, and masks that wait to be written: at most so much of each, or one."""
+"""Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
 LAST_WORDS_S = 1.0
-"""How long the end of a run waits for a batch that is computed and for masks that are written."""
+"""Seconds that the end of a run waits for the batch and the masks in progress."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input. Its files are whole on disk before anybody sees this."""
+    """Result of one input: written files, skipped, or a failure. Files are complete on disk when it is yielded."""
 
     image: InputImage
     sha256: str | None = None
@@ -43,13 +43,13 @@ class Outcome:
 
     @property
     def error(self) -> str | None:
-        """Return why there is no mask, or None."""
+        """Message of the failure, or None."""
         return None if self.failure is None else self.failure.message
 
 
 @dataclass
 class Clocks:
-    """How busy the stages were, and how many images went through them all."""
+    """Busy time of each stage, and the number of images that passed all of them."""
 
     decode: Clock
     compute: Clock
@@ -58,12 +58,12 @@ class Clocks:
     images: int = 0
 
     def utilisation(self) -> dict[str, float]:
-        """Return each stage's share of the time so far, in [0, 1]."""
+        """Return the busy share of each stage, in [0, 1], by its name."""
         wall_s = time.perf_counter() - self.started
         return {name: clock.utilisation(wall_s) for name, clock in self._named()}
 
     def ms_per_image(self) -> dict[str, float]:
-        """Return the milliseconds that each stage took for an image."""
+        """Return the mean time of each stage for an image, milliseconds, by its name."""
         return {name: 1000 * clock.busy_s / max(1, self.images) for name, clock in self._named()}
 
     def _named(self) -> list[tuple[str, Clock]]:
@@ -72,7 +72,7 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Waiting:
-    """An image between two stages."""
+    """Decoded image that waits for inference."""
 
     image: InputImage
     decoded: Decoded
@@ -80,28 +80,28 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Labeled:
-    """An image between the last two stages."""
+    """Predicted image that waits to be written."""
 
     image: InputImage
     sha256: str
     warning: str | None
     labels: Labels
     pixels: UInt8Array | None
-    """Only where a format shows them."""
+    """RGB, (H, W, 3); None if no format shows the image."""
 
 
 class Pipeline:
-    """Runs images through the stages; a generator of outcomes, to be closed.
+    """Local prediction pipeline; `run` yields an outcome for each image and must be closed.
 
     Args:
-        decoders: Where images are decoded. They belong to the caller.
-        backend: The model.
-        batch: Images that are computed at once, of one size.
-        compute: What changes masks.
-        out: The output folder.
-        folders: Folder of each format.
-        writers: Threads that encode and write. Most of their time they wait for the disk.
-        find_done: Returns the record of an input that needs nothing, or None.
+        decoders: Decoding pool; the caller closes it.
+        backend: Loaded model.
+        batch: Images of one size in a batch.
+        compute: Padding and tiling.
+        out: Output folder.
+        formats: Formats to write.
+        writers: Threads that encode and write; mostly they wait for the disk.
+        find_done: Returns the record of an input that an earlier run completed, or None.
     """
 
     def __init__(
@@ -112,31 +112,34 @@ class Pipeline:
         batch: int,
         compute: ComputeOptions,
         out: Path,
-        folders: Mapping[FormatName, Path],
+        formats: Sequence[FormatName],
         writers: int,
         find_done: Callable[[InputImage], Record | None],
     ) -> None:
         self.clocks = Clocks(decoders.clock, Clock(), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
-        self._folders, self._writers, self._find_done = MaskFolders(out, folders), writers, find_done
-        self._keep_pixels = any(map(needs_pixels, folders))
+        self._formats, self._store = formats, MaskFolders(out)
+        self._writers, self._find_done = writers, find_done
+        self._keep_pixels = any(map(needs_pixels, formats))
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
         self._labeled: Channel[Labeled] = Channel(2 * writers + batch, MAX_BYTES)
         self._outcomes: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
         self._lock = threading.Lock()
 
     def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
-        """Yield what became of each image, as soon as it is known."""
+        """Yield the outcome of each image as soon as it is known."""
+        # Start the stages
         targets = [(self._feed, "feed", (images,)), (self._predict, "compute", ())]
         targets += [(self._write, f"write-{index}", ()) for index in range(self._writers)]
         threads = [
-            # Daemons: a runtime cannot be stopped in a batch, and an interrupted run does not wait for it
+            # Daemons: a runtime cannot be stopped within a batch, and an interrupted run does not wait for it
             threading.Thread(target=self._guarded, args=(target, arguments), name=name, daemon=True)
             for target, name, arguments in targets
         ]
         self.clocks.started = time.perf_counter()
         for thread in threads:
             thread.start()
+        # Pass outcomes on
         try:
             for _ in range(len(images)):
                 outcome = self._outcomes.get()
@@ -146,14 +149,15 @@ class Pipeline:
                     raise outcome
                 yield outcome
         finally:
+            # End the stages, with a moment for work in progress
             self._batches.close()
             self._labeled.close()
-            deadline = time.monotonic() + LAST_WORDS_S  # what is half done is worth a moment
+            deadline = time.monotonic() + LAST_WORDS_S
             for thread in threads:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """End `run` after what is known by now. Safe in a signal handler."""
+        """End `run` after the outcomes that are known by now. Safe in a signal handler."""
         self._outcomes.put(None)
 
     def _guarded(self, target: Callable[..., None], arguments: tuple[object, ...]) -> None:
@@ -161,21 +165,22 @@ class Pipeline:
             target(*arguments)
         except (Closed, CancelledError):
             pass
-        except BaseException as error:  # a bug, or a process that does not start: it ends the run, in its thread
+        except BaseException as error:  # a bug, or a process that does not start: raised again in `run`
             self._outcomes.put(error)
 
     def _feed(self, images: Sequence[InputImage]) -> None:
-        """Keep the decoders busy; put batches together in the order of the images."""
+        """First stage: decode ahead, group decoded images into batches, in input order."""
         grouper = Grouper[Waiting](self._batch, max_waiting=3 * self._batch, kind=self._kind)
         ahead: deque[tuple[InputImage, Future[Decoded | Failure | Record]]] = deque()
         remaining = iter(images)
         window, largest = self._decoders.workers + 1, 0
         while True:
-            # A large image makes the window smaller than what is decoded ahead already: then nothing is added
+            # Submit images to the decoders; a large image may shrink the window below what is submitted already
             room = max(0, window - len(ahead))
             ahead.extend((image, self._submit(image)) for image in islice(remaining, room))
             if not ahead:
                 break
+            # Wait for the oldest image: skipped and failed ones are done, others join a batch
             image, future = ahead.popleft()
             result = future.result()
             if isinstance(result, Record):
@@ -192,7 +197,7 @@ class Pipeline:
         self._batches.end()
 
     def _window(self, largest: int) -> int:
-        """Return how many images are decoded ahead."""
+        """Return the number of images to decode ahead; `largest` is the size of the largest so far, bytes."""
         return max(1, min(2 * self._decoders.workers + self._batch, MAX_BYTES // max(1, largest)))
 
     def _submit(self, image: InputImage) -> Future[Decoded | Failure | Record]:
@@ -252,7 +257,7 @@ class Pipeline:
             image, labels = given.image, given.labels
             item = MaskItem(image.output, labels.mask, labels.confidence, given.pixels, image.coco_id)
             with self.clocks.encode.running():
-                written = write_outputs(item, classes, self._folders)
+                written = write_outputs(item, classes, self._formats, self._store)
             if isinstance(written, Failure):
                 outcome = Outcome(image, sha256=given.sha256, failure=written)
             else:

@@ -1,4 +1,4 @@
-"""A prediction run: images through the pipeline into a folder, with a record of what became of each."""
+"""Prediction run: images through the pipeline into an output folder with a manifest."""
 
 from __future__ import annotations
 
@@ -25,65 +25,64 @@ from gmtool_serving.pipeline.decoder_pool import Decoders
 from gmtool_serving.pipeline.pipeline import Clocks, Outcome, Pipeline
 
 WRITERS = 4
-"""Threads that encode and write. Syncing a file takes milliseconds of waiting and none of computing."""
+"""Threads that encode and write. Syncing a file takes milliseconds of waiting, not of computing."""
 DECODING_THREADS = 2
-"""Threads that decode where no processes do."""
+"""Decoding threads where no decoding processes are used."""
 MAX_WORKERS = 8
-"""Decoding processes by default at most: more seldom feed a model faster, and each takes 60 MB."""
+"""Largest default number of decoding processes: more are seldom faster, and each takes 60 MB."""
 FEW = 4
-"""Images for which no processes are started: they would be ready when everything is done."""
+"""Up to this many images no decoding processes are started: they would be ready too late."""
 FULL_DISK_PATIENCE = 5
-"""Masks in a row that find the disk full before a run gives up."""
+"""Consecutive masks that fail on a full disk before the run is stopped."""
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How a run goes about it."""
+    """Options of a prediction run."""
 
     formats: tuple[FormatName, ...] = ("voc",)
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     batch: int | None = None
-    """Images of one size that are computed at once; None for what suits the model's device."""
+    """Images of one size in a batch; None for the default of the model's device."""
     workers: int | None = None
-    """Processes that decode; 0 for threads of this process, which a broken decoder would end. None for one a core,
-    and for threads where there are only `FEW` images."""
+    """Decoding processes; 0 decodes in threads of this process, which a crashing decoder would end. None: one a
+    core, or threads for up to `FEW` images."""
     resume: bool = False
-    """Leave alone what an earlier run did, if input, model, options and files are still the same."""
+    """Skip inputs that an earlier run completed with the same input, model, options and files."""
     shard: Shard | None = None
 
     def conditions(self, model_sha256: str) -> Conditions:
-        """Return what masks depend on beside their images."""
-        bits = {} if self.decode.bits == 16 else {"bits": self.decode.bits}  # as records of before have it
-        how = {"exif": self.decode.exif, **bits, **asdict(self.compute)}
-        return Conditions(model_sha256, self.formats, how)
+        """Return model, formats and options: all that masks depend on beside their images."""
+        options = {"exif": self.decode.exif, "bits": self.decode.bits, **asdict(self.compute)}
+        return Conditions(model_sha256, self.formats, options)
 
 
 @dataclass
-class Tally:
-    """How far a run is."""
+class PredictionTally:
+    """Counts of a run's inputs by outcome, and its duration."""
 
     inputs: int
     ok: int = 0
     failed: int = 0
     skipped: int = 0
     failures: dict[str, int] = field(default_factory=dict)
-    """Failed inputs of each kind."""
+    """Number of failed inputs by error code."""
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
 
     @property
     def not_reached(self) -> int:
-        """Inputs of which it is not known yet what becomes of them."""
+        """Inputs without an outcome yet."""
         return self.inputs - self.ok - self.failed - self.skipped
 
     @property
     def seconds(self) -> float:
-        """Since the run began, or from its beginning to its end."""
+        """Duration of the run, seconds; so far if it has not ended."""
         return (self.ended or time.monotonic()) - self.started
 
     def count(self, outcome: Outcome) -> None:
-        """Count one more."""
+        """Count an outcome."""
         if outcome.failure is not None:
             self.failed += 1
             self.failures[outcome.failure.code] = self.failures.get(outcome.failure.code, 0) + 1
@@ -94,34 +93,34 @@ class Tally:
 
 
 class Stages(Protocol):
-    """What runs images through decoding, computing and writing, here or elsewhere; as `Pipeline` does."""
+    """Interface of a prediction pipeline: `Pipeline` in this process, `RayPipeline` on a cluster."""
 
     clocks: Clocks
 
     def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
-        """Yield what became of each image, as soon as it is known."""
+        """Yield the outcome of each image as soon as it is known."""
         ...
 
     def stop(self) -> None:
-        """End `run` after what is known by now. Safe in a signal handler."""
+        """End `run` after the outcomes that are known by now. Safe in a signal handler."""
         ...
 
 
 class PredictionRun:
-    """One run into an output folder; to be closed.
+    """Prediction run into an output folder; to be closed.
 
-    Made before the model is loaded: a folder that cannot be written, or that another run holds, is said at once,
-    and decoding processes get ready meanwhile.
+    Create it before the model is loaded: an output folder that cannot be used is refused at once, and decoding
+    processes start meanwhile.
 
     Args:
-        images: All inputs of the job; those of other shards are left out here.
-        out: The output folder; it is made if its parent exists.
-        options: How to go about it.
-        folder: The output folder, if it is none on this machine.
-        make_stages: Makes the stages, if they do not run in this process.
+        images: All inputs of the job; images of other shards are dropped here.
+        out: Output folder; created if its parent exists.
+        options: Options of the run.
+        folder: Replacement for a local output folder.
+        make_stages: Makes a replacement for the local `Pipeline`.
 
     Raises:
-        DataError: The folder cannot be made or written, or another run writes into it.
+        DataError: The folder cannot be created or written, or another run holds it.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class PredictionRun:
         self.options = options
         shard = options.shard
         self.images = images if shard is None else [image for image in images if shard.holds(image)]
-        self.tally = Tally(len(self.images))
+        self.tally = PredictionTally(len(self.images))
         self.interrupted = False
         self.pipeline: Stages | None = None
         self.folders = format_dirs(out, options.formats)
@@ -151,15 +150,17 @@ class PredictionRun:
         self._decoders.start(len(self.images))
 
     def outcomes(self, backend: Backend) -> Iterator[Outcome]:
-        """Compute, record and yield what becomes of each input.
+        """Predict all images; record and yield the outcome of each.
 
         Raises:
-            ConfigError: The model cannot give what was asked for.
+            ConfigError: The model lacks an output or the classes that the options need.
             DataError: The disk is full.
         """
+        # Refuse options that the model does not support
         check_formats(self.options.formats, backend.spec.classes, backend.spec.outputs)
         if self.options.compute.tiling is not None:
             require_logits(backend)
+        # Start the pipeline
         if self.folder.needs_sweep:
             self.sweep()
         conditions = self.options.conditions(backend.model_sha256)
@@ -168,6 +169,7 @@ class PredictionRun:
             self.pipeline.stop()
         self.tally.started = time.monotonic()
         outcomes = self.pipeline.run(self.images)
+        # Record outcomes; stop on a full disk
         full_in_a_row = 0
         try:
             for outcome in outcomes:
@@ -190,22 +192,25 @@ class PredictionRun:
             batch=self.options.batch or backend.preferred_batch,
             compute=self.options.compute,
             out=folder.out,
-            folders=self.folders,
+            formats=self.options.formats,
             writers=WRITERS,
             find_done=lambda image: folder.find_done(image, conditions),
         )
 
     def make_files_of_the_whole(self, images: Sequence[InputImage]) -> None:
-        """Make the files that some formats have once a run, from what is on disk of all inputs of the job.
+        """Write `results.tar` and `results.json` of the formats that have them, from the masks on disk.
 
-        Several shards may do this at the same time; the last one to end finds everything.
+        Several shards may do this at the same time; the last one to end finds all masks.
+
+        Args:
+            images: All inputs of the job, those of all shards.
 
         Raises:
-            DataError: One of them cannot be made.
+            DataError: A file cannot be written.
         """
         from gmtool_serving.outputs.whole_run_files import RESULT_NAMES, finish
 
-        outputs, folders = [image.output for image in images], MaskFolders(self.folder.out, self.folders)
+        outputs, folders = [image.output for image in images], MaskFolders(self.folder.out)
         for name, folder in self.folders.items():
             if name not in RESULT_NAMES:
                 continue
@@ -216,11 +221,11 @@ class PredictionRun:
             finish(name, folder, outputs)
 
     def sweep(self) -> None:
-        """Delete temporary files that killed processes left."""
+        """Delete temporary files of killed runs."""
         self.folder.sweep(self._target_folders())
 
     def interrupt(self) -> bool:
-        """End after what is known by now; return False if no image has been begun. Safe in a signal handler."""
+        """Stop the run; return False if no image has been started. Safe in a signal handler."""
         self.interrupted = True
         if self.pipeline is None:
             return False
@@ -228,7 +233,7 @@ class PredictionRun:
         return True
 
     def close(self) -> None:
-        """Let processes and the folder go."""
+        """End decoding processes and release the output folder."""
         if self._decoders is not None:
             self._decoders.close()
         self.folder.close()
@@ -242,7 +247,7 @@ class PredictionRun:
         self.close()
 
     def summary(self, backend: Backend) -> dict[str, Any]:
-        """Return what is true of the run as a whole."""
+        """Return the JSON summary of the run: counts, timings, model, options."""
         assert self.pipeline is not None
         tally, shard = self.tally, self.options.shard
         return {
@@ -293,10 +298,10 @@ class PredictionRun:
 
     def _what_to_do(self) -> str:
         missing = self.tally.inputs - self.tally.ok - self.tally.skipped
-        return f"{missing} of {self.tally.inputs} images have no mask: make room and go on with --resume"
+        return f"{missing} of {self.tally.inputs} images have no mask: free disk space and continue with --resume"
 
     def _target_folders(self) -> set[Path]:
-        """Return the folders that masks are written to."""
+        """Return all folders that masks are written to."""
         return {
             (folder / path).parent
             for name, folder in self.folders.items()
@@ -312,10 +317,10 @@ def _default_workers(images: int) -> int:
 def predict_images(
     backend: Backend, images: Sequence[InputImage], out: Path, options: PredictOptions | None = None
 ) -> Iterator[Outcome]:
-    """Write the masks of images; yield what became of each, once its files are whole on disk.
+    """Write the masks of images; yield the outcome of each once its files are complete on disk.
 
     Raises:
-        DataError: The folder cannot be used, or the disk is full.
+        DataError: The output folder cannot be used, or the disk is full.
     """
     with PredictionRun(images, out, options or PredictOptions(workers=0)) as run:
         yield from run.outcomes(backend)

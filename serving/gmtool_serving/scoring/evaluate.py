@@ -1,4 +1,4 @@
-"""Scoring predictions against ground truth: one loop, whatever makes the predictions."""
+"""Score predictions against ground truth: the loop over images, and the examples of a report."""
 
 from __future__ import annotations
 
@@ -25,39 +25,40 @@ from gmtool.report.metrics import confusion_matrix
 from gmtool.report.pictures import Example
 from gmtool.report.report import IoUReport, Protocol, Provenance
 
-Progress = Callable[[Iterable[str]], Iterator[str]]
-"""Passes ids on and shows how far it is."""
+ScoreProgress = Callable[[Iterable[str]], Iterator[str]]
+"""Passes image ids on, and shows a progress bar."""
 
 WORKERS = 2
 AHEAD = 6
-"""Images that are decoded before they are needed, at most; memory stays flat."""
+"""Maximum of images that are decoded ahead; bounds memory."""
 NUM_WORST = 5
 NUM_MEDIAN = 3
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be scored: images by id, and what a prediction and its ground truth come from."""
+    """Images to score, with functions that load and predict them."""
 
     ids: tuple[str, ...]
     classes: ClassSet
     load: Callable[[str], tuple[UInt8Array, UInt8Array]]
-    """From an id to what `predict` takes, and the ground truth (H, W). May raise GmtoolError; used in threads."""
+    """Returns the input of `predict` and the ground truth, (H, W) uint8, of an id. Called in threads; may raise
+    GmtoolError."""
     predict: Callable[[UInt8Array], UInt8Array]
-    """From what `load` gave to a label map (H, W). May raise GmtoolError."""
+    """Returns the mask, (H, W) uint8, of the input that `load` returned. May raise GmtoolError."""
     picture: Callable[[str], UInt8Array | None] | None
-    """From an id to the RGB image (H, W, 3) to show; None where there are no pictures."""
+    """Returns the image of an id for the report, RGB, (H, W, 3) uint8, or None; None if there are no images."""
     provenance: Provenance
     protocol: Protocol
     may_lack_class: bool = False
-    """Whether the ignore index in a prediction stands for no class; else such a prediction fails."""
+    """Accept the ignore index in predictions as "no class"; else such a prediction fails."""
     surplus: tuple[str, ...] = ()
-    """Predictions without ground truth: they are left out, and said."""
+    """Predictions without ground truth: reported as left out."""
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What became of loading an image: `source` and `truth`, or the error."""
+    """Loaded input and ground truth of an image, or the error."""
 
     id: str
     source: UInt8Array | None = None
@@ -65,13 +66,18 @@ class _Loaded:
     error: str = ""
 
 
-def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoUReport:
-    """Compare every prediction with its ground truth. Images that fail are listed and in no figure.
+def score(task: Task, *, progress: ScoreProgress, with_boundary: bool = False) -> IoUReport:
+    """Compare every prediction with its ground truth. Failed images are listed and count in no score.
 
-    An image whose ground truth ignores all of it is left out and listed too.
+    Images whose ground truth ignores every pixel are left out and listed too.
+
+    Args:
+        task: Images to score.
+        progress: Progress bar over the images.
+        with_boundary: Also compute boundary IoU.
 
     Raises:
-        DataError: Not one image could be scored.
+        DataError: No image could be scored.
     """
     classes = task.classes
     kind = {"num_classes": len(classes), "ignore_index": classes.ignore_index}
@@ -79,6 +85,7 @@ def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoU
     boundary = np.zeros((2, len(classes)), dtype=np.int64)
     images = ScoreCollector(len(classes))
     failed, left_out, ignored_pixels = [], [], 0
+    # Add up the confusion matrices of all images
     for loaded in _load_ahead(task, progress):
         try:
             source, truth = _loaded(loaded)
@@ -96,16 +103,19 @@ def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoU
         matrix[:, : counts.shape[1]] += counts
         ignored_pixels += truth.size - counted
         images.add(loaded.id, _sha256_of_labels(truth), counts)
+    # Warn of ground truth that looks misread
     scores = images.scores()
     values: MaskValues = "raw" if MEANINGS["raw"] in (task.protocol.truth_values or "") else "index"
     pixels = matrix.sum(axis=1)
     doubt = doubt_ignored(pixels, ignored_pixels, classes=classes, values=values, option=IN_EVALUATION)
     if doubt is not None:
         remark(f"warning: ground truth: {doubt}")
+    # Refuse an empty result
     if not task.ids:
         raise DataError(f"{task.provenance.split}: no image to score")
     if not len(scores):
-        raise DataError(f"not one of {len(task.ids)} images could be scored; the first: {(failed or left_out)[0]}")
+        raise DataError(f"none of {len(task.ids)} images could be scored; the first: {(failed or left_out)[0]}")
+    # Report
     left_out += [f"{name}: no ground truth" for name in task.surplus]
     versions = tuple(f"{package} {version(package)}" for package in ("numpy", "pillow"))
     return IoUReport(
@@ -125,13 +135,13 @@ def score(task: Task, *, progress: Progress, with_boundary: bool = False) -> IoU
 
 
 def find_examples(task: Task, report: IoUReport) -> list[Example]:
-    """Return the worst images and those around the median by their own mIoU; they are predicted once more."""
+    """Return the images with the worst and the median mIoU as examples; they are predicted again."""
     assert report.images is not None
     return [_example(task, kind, place, report.images) for kind, place in choose_examples(report.images)]
 
 
 def choose_examples(images: ImageScores) -> list[tuple[str, int]]:
-    """Return ("worst" or "median", place) of the images to show, each once, the worst first."""
+    """Return ("worst" or "median", index) of the example images, each once, the worst first."""
     order = images.miou.argsort(kind="stable").tolist()
     worst = order[:NUM_WORST]
     start = max(0, (len(order) - NUM_MEDIAN) // 2)
@@ -146,8 +156,8 @@ def _example(task: Task, kind: str, place: int, images: ImageScores) -> Example:
     return Example(image_id, kind, float(images.miou[place]), picture, truth, task.predict(source))
 
 
-def _load_ahead(task: Task, progress: Progress) -> Iterator[_Loaded]:
-    """Load in threads (decoding releases the interpreter lock), in order, with at most `AHEAD` waiting."""
+def _load_ahead(task: Task, progress: ScoreProgress) -> Iterator[_Loaded]:
+    """Load in threads (decoding releases the interpreter lock), in order, at most `AHEAD` images ahead."""
 
     def load(image_id: str) -> _Loaded:
         try:

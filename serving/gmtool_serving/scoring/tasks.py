@@ -1,4 +1,4 @@
-"""What can be scored: a model on a data set, or masks against a folder of masks or a data set."""
+"""Scoring tasks: a model on a data set; masks against a folder of ground truth or a data set."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ TRUTH_OPTION = "--mask-values"
 
 
 def model_task(backend: Backend, split: Split, *, values: MaskValues, averaging: Averaging | None = None) -> Task:
-    """Score a model on a split of a data set.
+    """Return the task of scoring a model on a split of a data set.
+
+    Args:
+        backend: Loaded model.
+        split: Images with ground truth.
+        values: Encoding of the ground-truth masks.
+        averaging: Test-time averaging; None for one pass over the whole image.
 
     Raises:
-        ConfigError: Logits are to be averaged, and the model gives none.
+        ConfigError: Averaging needs logits, and the model has none.
     """
     averaging = averaging or Averaging()
     check_averaging(backend, averaging)
@@ -71,27 +77,28 @@ def masks_task(
     prediction_values: MaskValues | None = None,
     images: Path | None = None,
 ) -> Task:
-    """Score masks against a folder of ground truth.
+    """Return the task of scoring masks against a folder of ground truth.
 
-    Every ground-truth mask, or every one in the list, counts as asked for: one without a prediction fails.
+    All images of the list, or of the ground truth, are expected: one without a prediction fails.
 
     Args:
-        predictions: A folder of PNG or npz files, or a COCO results file.
-        ground_truth: The same of the ground truth; each prediction has the relative name of its ground truth, or
-            begins with the same city, sequence and frame.
-        list_path: The images to score; None for all that have ground truth.
-        classes: What the labels may be.
-        values: What the pixels of the ground truth are; None to recognise it.
-        prediction_values: The same of the predictions.
-        images: Folder of the images, with the same names, for the pictures of a report.
+        predictions: Folder of PNG or npz masks, or a COCO results file.
+        ground_truth: Folder or file of ground truth; a prediction has the relative name of its ground truth, or
+            starts with the same city, sequence and frame.
+        list_path: List of the images to score; None for all with ground truth.
+        classes: Classes of the masks.
+        values: Encoding of the ground-truth masks; None to detect it.
+        prediction_values: Encoding of the predictions; None to detect it.
+        images: Folder of the images, with the same names, for the examples of a report.
 
     Raises:
-        DataError: Something is missing, or it is not sure what masks hold.
+        DataError: A folder or file is missing, or the encoding of masks is ambiguous.
     """
+    # Open both sides
     truth = open_masks(ground_truth, classes, values, option=TRUTH_OPTION)
     source = open_masks(predictions, classes, prediction_values, option=PREDICTION_OPTION)
     names = [entry.name for entry in read_split(list_path)] if list_path else list(truth.names)
-    # A published list names images with their folder; what it means by that is the ground truth's own name
+    # Published lists name images with their folder: match them with the names of the ground truth
     ids = tuple(dict.fromkeys(_id_in(truth, name) for name in names))
     pictures = None if images is None else _pictures(images)
 
@@ -122,7 +129,7 @@ def data_masks_task(
     values: MaskValues,
     prediction_values: MaskValues | None = None,
 ) -> Task:
-    """Score masks against the ground truth of a data set; see `masks_task`."""
+    """Return the task of scoring masks against the ground truth of a data set; see `masks_task`."""
     source, samples = open_masks(predictions, classes, prediction_values, option=PREDICTION_OPTION), _by_id(split)
 
     def load(image_id: str) -> tuple[UInt8Array, UInt8Array]:
@@ -165,7 +172,7 @@ def _masks_provenance(predictions: Path, split: str, split_sha256: str) -> Prove
 
 
 def _id_in(truth: MaskSource, name: str) -> str:
-    """Return the id of an image: how it is matched, or its own name where there is no ground truth of it."""
+    """Return the matching key of an image, or its name if it has no ground truth."""
     try:
         return image_key(truth.find(name))
     except DataError:

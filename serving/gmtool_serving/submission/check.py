@@ -1,4 +1,4 @@
-"""Whether masks can be handed in: names, number, size, mode and values, as the benchmarks' own scripts have it."""
+"""Check masks before submission: names, number, size, mode and labels, by the benchmarks' official scripts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gmtool_serving.submission.names import (
 
 Size = tuple[int, int]
 """(height, width)."""
-Progress = Callable[[Sequence[SubmittedFile]], Iterable[SubmittedFile]]
+CheckProgress = Callable[[Sequence[SubmittedFile]], Iterable[SubmittedFile]]
 
 LARGEST_LABEL: dict[Benchmark, int] = {"voc": 20, "cityscapes": 33}
 MODES: dict[Benchmark, tuple[str, ...]] = {"voc": ("P", "L", "1"), "cityscapes": ("P", "L")}
@@ -38,24 +38,24 @@ CITYSCAPES_SIZE: Size = (1024, 2048)
 CITYSCAPES_SCORED = {7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33}
 NUM_TRAIN_IDS = 19
 AT_ONCE = 32
-"""Masks that are in memory at the same time."""
+"""Masks in memory at the same time."""
 WORKERS = 2
 
 
 @dataclass(frozen=True)
 class SubmissionReport:
-    """What was looked at, and what is wrong."""
+    """Result of a submission check."""
 
     benchmark: Benchmark
     source: str
     masks: int
-    """Masks that were looked at."""
+    """Number of checked masks."""
     expected: int | None
-    """Images for which there must be a mask; None where neither images nor a list said it."""
+    """Number of images that need a mask; None without images and list."""
     compared_sizes: bool
-    """Whether masks were compared with their images; else Cityscapes' with 2048x1024, and VOC's with nothing."""
+    """Mask sizes were compared with the images; else Cityscapes masks with 2048x1024, VOC masks not."""
     surplus: int
-    """Masks of images that were not asked for; the official scripts do not look at them."""
+    """Masks of other images, which the official scripts ignore."""
     problems: tuple[Problem, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,28 +79,30 @@ def check_submission(
     *,
     images: Path | None = None,
     list_path: Path | None = None,
-    progress: Progress = iter,
+    progress: CheckProgress = iter,
 ) -> SubmissionReport:
     """Check masks by the rules of VOCevalseg.m or of cityscapesScripts' evalPixelLevelSemanticLabeling.
 
-    Beyond those, Cityscapes masks of trainIds are a problem: the script scores them, as other classes.
+    Beyond those, Cityscapes masks of trainIds are a problem: the script would score them as other classes.
 
     Args:
-        benchmark: Whose rules.
-        source: A folder of masks, or a tar or zip archive of one.
-        images: Folder of the images (of Cityscapes also the ground truth): for which there must be a mask,
-            unless `list_path` says it, and how large each must be.
-        list_path: List of the images for which there must be a mask.
-        progress: Passes the files on and shows how far it is.
+        benchmark: Benchmark whose rules apply.
+        source: Folder of masks, or a tar or zip archive of one.
+        images: Folder of the images (for Cityscapes also of the ground truth): gives the sizes and, without
+            `list_path`, the images that need a mask.
+        list_path: List of the images that need a mask.
+        progress: Progress bar over the files.
 
     Raises:
-        DataError: The source, the images or the list cannot be read, or there is no mask at all.
+        DataError: The source, the images or the list cannot be read, or there is no mask.
     """
+    # Find the images that need a mask
     known = images_by_id(benchmark, images) if images else {}
     wanted = ids_in(benchmark, list_path) if list_path else sorted(known)
     unknown = [name for name in wanted if images and name not in known]
     if unknown:
         raise DataError(f"{images}: {len(unknown)} images of {list_path} are not in it, such as {unknown[0]}")
+    # Match masks with images, and check each mask
     with open_submission(source) as files:
         assign = assign_voc if benchmark == "voc" else assign_cityscapes
         matched, problems = assign(files, wanted, archived=not source.is_dir())
@@ -109,8 +111,9 @@ def check_submission(
             problems += [Problem(kind, name, message) for kind, message in found]
             labels |= seen
     if benchmark == "cityscapes" and max(labels, default=0) < NUM_TRAIN_IDS and labels - CITYSCAPES_SCORED - {0}:
-        message = "no label above 18, but such as no class has: these are trainIds; expected label ids"
+        message = "all labels are below 19, and some are not evaluated: these are trainIds; expected label ids"
         problems.append(Problem("label", str(source), message))
+    # Report
     return SubmissionReport(
         benchmark=benchmark,
         source=str(source),
@@ -122,16 +125,16 @@ def check_submission(
     )
 
 
-Finding = tuple[ProblemKind, str]
+MaskProblem = tuple[ProblemKind, str]
 
 
 def _decoded(
-    benchmark: Benchmark, matched: Sequence[Match], known: Mapping[str, Path], progress: Progress
-) -> Iterator[tuple[str, list[Finding], set[int]]]:
-    """Return for each mask its name, what is wrong with it, and its labels."""
+    benchmark: Benchmark, matched: Sequence[Match], known: Mapping[str, Path], progress: CheckProgress
+) -> Iterator[tuple[str, list[MaskProblem], set[int]]]:
+    """Yield name, problems and labels of each mask."""
     ids = {id(file): name for file, name in matched}
 
-    def look(file: SubmittedFile, content: bytes | Exception) -> tuple[str, list[Finding], set[int]]:
+    def look(file: SubmittedFile, content: bytes | Exception) -> tuple[str, list[MaskProblem], set[int]]:
         if isinstance(content, Exception):
             return str(file.name), [("unreadable", f"cannot be read: {content}")], set()
         image = known.get(ids[id(file)])
@@ -148,12 +151,12 @@ def _decoded(
 def _content(file: SubmittedFile) -> bytes | Exception:
     try:
         return file.read()
-    except Exception as error:  # damaged archives raise half a dozen types
+    except Exception as error:  # damaged archives raise many types
         return error
 
 
-def _look_at(benchmark: Benchmark, content: bytes, expected: Size | None) -> tuple[list[Finding], set[int]]:
-    """Return what is wrong with one mask, and its labels."""
+def _look_at(benchmark: Benchmark, content: bytes, expected: Size | None) -> tuple[list[MaskProblem], set[int]]:
+    """Return problems and labels of one mask."""
     try:
         image = Image.open(io.BytesIO(content), formats=("PNG",))
         if image.mode not in MODES[benchmark]:
@@ -162,9 +165,9 @@ def _look_at(benchmark: Benchmark, content: bytes, expected: Size | None) -> tup
         if expected is not None and size != expected:
             return [("size", f"{_text(size)} pixels; expected {_text(expected)}")], set()
         if size[0] * size[1] > MAX_PIXELS:
-            return [("size", f"{_text(size)} pixels; at most {MAX_PIXELS} in all are looked at")], set()
+            return [("size", f"{_text(size)} pixels; the limit is {MAX_PIXELS} in all")], set()
         counts = np.bincount(np.asarray(image, dtype=np.uint8).ravel(), minlength=256)
-    except Exception as error:  # Pillow's plugin raises a dozen types for damaged files
+    except Exception as error:  # Pillow raises many types for damaged files
         return [("unreadable", f"not a whole PNG: {error}")], set()
     labels = np.flatnonzero(counts).tolist()
     largest = LARGEST_LABEL[benchmark]
@@ -183,5 +186,5 @@ def _text(size: Size) -> str:
 
 def _size_of(path: Path) -> Size:
     image = open_image(path)
-    # Pillow decodes a whole PNG to look for EXIF behind its pixels
+    # Not `displayed_size`: Pillow would decode a whole PNG to find EXIF behind its pixels
     return (image.height, image.width) if image.format == "PNG" else displayed_size(image)

@@ -1,4 +1,4 @@
-"""The masks that are to be handed in, in a folder or in the archive that goes to the server."""
+"""Masks of a submission, in a folder or an archive."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from gmtool.errors import DataError
 
 @dataclass(frozen=True)
 class SubmittedFile:
-    """One PNG file. It is read when it is asked for; files of an archive one at a time, in their order."""
+    """PNG file of a submission, read on demand; files of an archive one at a time, in order."""
 
     name: PurePosixPath
-    """Its path below the folder or in the archive."""
+    """Path below the folder or in the archive."""
     read: Callable[[], bytes]
-    """Returns the content. Raises OSError, or what damaged archives raise."""
+    """Returns the content. Raises OSError, or errors of damaged archives."""
 
 
 @contextmanager
 def open_submission(source: Path) -> Iterator[list[SubmittedFile]]:
-    """Return the PNG files in a folder and below it, or in a tar (compressed or not) or zip; hidden ones left out.
+    """Yield the PNG files below a folder, or in a tar (compressed or not) or zip archive, without hidden ones.
 
     Raises:
-        DataError: There is no such folder or archive, it is damaged, or there is no PNG file in it.
+        DataError: The folder or archive is missing or damaged, or contains no PNG file.
     """
     try:
         if source.is_dir():
@@ -62,7 +62,7 @@ def _in_folder(source: Path) -> list[SubmittedFile]:
 def _tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> SubmittedFile:
     def read() -> bytes:
         file = archive.extractfile(member)
-        assert file is not None  # it is a regular file
+        assert file is not None  # a regular file
         return file.read()
 
     return SubmittedFile(PurePosixPath(os.path.normpath(member.name)), read)  # without a leading ./

@@ -1,4 +1,4 @@
-"""Which submitted mask is that of which image, and what is wrong with their names, places and number."""
+"""Match submitted masks with images; check names, folders and number."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ Benchmark = Literal["voc", "cityscapes"]
 ProblemKind = Literal["missing", "twice", "name", "place", "unreadable", "mode", "size", "label"]
 
 CITYSCAPES_ID = re.compile(r"^[^_]+_\d{6}_\d{6}(?=[_.])")
-"""City, sequence and frame; what stands behind them is free."""
+"""City, sequence and frame; any text may follow."""
 VOC_FOLDER = re.compile(r"results/VOC20\d\d/Segmentation/comp[56]_(train|val|trainval|test)_cls")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why the benchmark would refuse the masks, or score them as something else."""
+    """Reason why the benchmark would refuse or misread the masks."""
 
     kind: ProblemKind
     file: str
-    """The mask; of a missing one the image's id; of all masks together the source."""
+    """Mask file; the image id of a missing mask; the source for all masks together."""
     message: str
-    """What was got and what was expected."""
+    """Found and expected value."""
 
 
 Match = tuple[SubmittedFile, str]
-"""A mask and the id of its image."""
+"""Mask file and image id."""
 
 
 def images_by_id(benchmark: Benchmark, images: Path) -> dict[str, Path]:
-    """Return an image of each id, which gives the size that its mask must have.
+    """Return the images of a folder by id.
 
     Raises:
-        DataError: The folder is missing, or there is none in it.
+        DataError: The folder is missing or contains no image.
     """
     if not images.is_dir():
         raise DataError(f"folder of images {images} does not exist")
@@ -60,10 +60,10 @@ def images_by_id(benchmark: Benchmark, images: Path) -> dict[str, Path]:
 
 
 def ids_in(benchmark: Benchmark, list_path: Path) -> list[str]:
-    """Return the ids of the images that a list names, whatever folder or suffix stands around them.
+    """Return the image ids in a list, without folders and suffixes.
 
     Raises:
-        DataError: It cannot be read, or a line is no id.
+        DataError: The list cannot be read, or a line is not an id.
     """
     names = [PurePosixPath(entry.name).name for entry in read_split(list_path)]
     if benchmark == "voc":
@@ -71,14 +71,14 @@ def ids_in(benchmark: Benchmark, list_path: Path) -> list[str]:
     matches = [CITYSCAPES_ID.match(f"{name}.") for name in names]
     for name, match in zip(names, matches, strict=True):
         if match is None:
-            raise DataError(f"{list_path}: {name} is no Cityscapes image: expected CITY_SEQUENCE_FRAME")
+            raise DataError(f"{list_path}: {name} is not a Cityscapes image: expected CITY_SEQUENCE_FRAME")
     return [match.group() for match in matches if match]
 
 
 def assign_voc(
     files: Sequence[SubmittedFile], wanted: Sequence[str], *, archived: bool
 ) -> tuple[list[Match], list[Problem]]:
-    """Match `ID.png` in the folder that the development kit names; in a folder on disk also right in it."""
+    """Match `ID.png` in the development kit's folder; in a folder on disk also at its top level."""
     placed = [file for file in files if VOC_FOLDER.fullmatch(str(file.name.parent))]
     problems = []
     if not placed and archived:
@@ -88,7 +88,9 @@ def assign_voc(
     elif not placed:
         placed = [file for file in files if len(file.name.parts) == 1]
     if not placed:
-        raise DataError("no masks right in the folder, nor in results/VOC2012/Segmentation/comp6_test_cls in it")
+        raise DataError(
+            "no masks at the top level of the folder, nor in its results/VOC2012/Segmentation/comp6_test_cls"
+        )
     matched: list[Match] = []
     asked = set(wanted)
     for folder in dict.fromkeys(file.name.parent for file in placed):
@@ -103,14 +105,14 @@ def assign_voc(
 def assign_cityscapes(
     files: Sequence[SubmittedFile], wanted: Sequence[str], *, archived: bool
 ) -> tuple[list[Match], list[Problem]]:
-    """Match `CITY_SEQUENCE_FRAME*.png` in any folder: there must be exactly one."""
+    """Match `CITY_SEQUENCE_FRAME*.png` in any folder: exactly one an image."""
     ordered = sorted(files, key=lambda file: file.name.name)
     names = [file.name.name for file in ordered]
     problems: list[Problem] = []
     if not wanted:
         ids = {name: CITYSCAPES_ID.match(name) for name in names}
         problems += [
-            Problem("name", name, "expected CITY_SEQUENCE_FRAME (six digits each) and anything behind it")
+            Problem("name", name, "expected CITY_SEQUENCE_FRAME (six digits each) and any ending")
             for name, found in ids.items()
             if found is None
         ]

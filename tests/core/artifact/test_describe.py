@@ -121,7 +121,7 @@ def test_case_29_weights_that_are_not_the_checkpoints_are_named(toy_run: Path, t
         ("x.json", b'{"confusion_matrix": [], "provenance": 3}', "damaged"),
         ("x.json", b'{"weights": "w", "iteration": 3}', "damaged"),
         ("x.plan", b"plan", "has no sidecar x.plan.json"),
-        ("x.safetensors", b"", "no checkpoint beside it names it"),
+        ("x.safetensors", b"", "no checkpoint JSON in its folder names it"),
         ("x.pth", b"\x80\x02}q\x00.", "is not a model that gmtool export wrote"),
         (None, None, "no such file"),
     ],
@@ -155,7 +155,7 @@ def test_case_36_weights_in_other_files_are_refused_even_under_a_right_hash(
         onnx.external_data_helper.set_external_data(tensor, location)
         path = tmp_path / "model.onnx"
         path.write_bytes(seal(model.SerializeToString()))
-        with pytest.raises(ArtifactError, match="keeps weights in other files"):
+        with pytest.raises(ArtifactError, match="has weights in other files"):
             read_sealed_spec(path.read_bytes(), where=path)
 
 

@@ -125,7 +125,7 @@ def test_trust_without_a_sidecar_takes_the_classes_of_the_onnx_model_of_that_nam
 ) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENT)
-    with pytest.raises(ArtifactError, match=r"put the ONNX model .* beside it, as model_fp16.onnx"):
+    with pytest.raises(ArtifactError, match=r"put the ONNX model .* into its folder, as model_fp16.onnx"):
         read_plan(path, trust=True)
     (tmp_path / "model_fp16.onnx").write_bytes(_sealed_onnx(SPEC))
     loaded = read_plan(path, trust=True)

@@ -275,7 +275,7 @@ def test_0_for_what_is_not_labeled_has_a_remedy_that_works(cli: Cli, tmp_path: P
     for name in IMAGES[:2] + IMAGES[3:]:
         Image.fromarray(disc(20, 16, 3)).save(root / f"masks/{name}.png")
     (root / "classes.json").write_text(json.dumps({"names": ["disc", "bar"], "ignore_index": 0}))
-    with pytest.raises(DataError, match=r'"raw_ids": \[1, 2\], and read them with --set data\.mask_values=raw'):
+    with pytest.raises(DataError, match=r'"raw_ids": \[1, 2\], and read masks with --set data\.mask_values=raw'):
         prepare(root)
     (root / "classes.json").write_text(json.dumps({"names": ["disc", "bar"], "raw_ids": [1, 2]}))
     code, findings = check(cli, root, "--set", "data.mask_values=raw")

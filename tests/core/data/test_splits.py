@@ -43,7 +43,7 @@ def test_a_written_list_is_read_back_whatever_its_names(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("", "is empty"),
-        ("a\nb\na\n", "list.txt:3: a stands on line 1 already"),
+        ("a\nb\na\n", "list.txt:3: a is already on line 1"),
         ("a b c\n", "list.txt:1: 3 columns"),
         ("../a.jpg\n", "not a path inside the data set"),
     ],

@@ -94,7 +94,7 @@ MISTAKES: dict[str, tuple[Sequence[str], str]] = {
         ("images/{id}.png", "{part}/{id}.png"),
         r"data.masks=.* has {part}, but data.images=",
     ),
-    "the same files": (("x/{id}.png", "x/{id}.png"), "which files are the masks"),
+    "the same files": (("x/{id}.png", "x/{id}.png"), "expected different paths"),
     "any suffix of masks": (("images/{id}.*", "masks/{id}.*"), "masks have one suffix"),
     "out of the folder": (("../{id}.png", "masks/{id}.png"), "expected a path below"),
 }
@@ -117,5 +117,5 @@ def test_a_missing_folder_names_the_template_and_what_is_there(tmp_path: Path) -
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     make(tmp_path, "images/a.png", "images/a.jpg")
-    with pytest.raises(DataError, match="differ in their suffix alone: which is a"):
+    with pytest.raises(DataError, match="differ only in their suffix: keep one"):
         load_split(config(tmp_path, "images/{id}.*", "masks/{id}.png"), "train", None)

@@ -159,7 +159,7 @@ def test_classes_of_a_file_are_matched_by_name(config: DataConfig, tmp_path: Pat
     ours, theirs = masks_of(config), masks_of(config, other)
     np.testing.assert_array_equal(np.array([2, 3, 1, 0])[ours], theirs)
     without = ClassSet.from_dict({"names": ["background", "person", "dogs"]}, where="here")
-    with pytest.raises(DataError, match="annotation 7 .image 1. is of category dog, .*did you mean dogs"):
+    with pytest.raises(DataError, match="annotation 7 .image 1. has category dog, .*did you mean dogs"):
         masks_of(config, without)
 
 
@@ -224,8 +224,8 @@ DAMAGE: dict[str, tuple[Change, str]] = {
         lambda v: v["images"][0].update(file_name="../x.jpg"),
         "image 1: file_name '../x",
     ),
-    "an unknown image": (lambda v: v["annotations"][0].update(image_id=77), "annotation 7 is of image 77"),
-    "an unknown category": (lambda v: v["annotations"][0].update(category_id=5), "annotation 7 is of category 5"),
+    "an unknown image": (lambda v: v["annotations"][0].update(image_id=77), "annotation 7 has image 77"),
+    "an unknown category": (lambda v: v["annotations"][0].update(category_id=5), "annotation 7 has category 5"),
     "an annotation without id": (lambda v: v["annotations"][0].pop("id"), "annotation null: id is null"),
     "a category twice": (
         lambda v: v["categories"].append({"id": 2, "name": "dog"}),
@@ -311,7 +311,7 @@ def test_any_text_as_compressed_rle_is_refused_or_read(root: Path) -> None:
 
 def test_a_list_that_names_masks_is_refused(root: Path, config: DataConfig) -> None:
     (root / "labeled.txt").write_text("train2017/000000000001.jpg masks/1.png\n")
-    with pytest.raises(DataError, match="names mask masks/1.png, but masks are taken from annotations"):
+    with pytest.raises(DataError, match="names mask masks/1.png, but the ground truth is COCO annotations"):
         load_training_data(replace(config, labeled=root / "labeled.txt"))
 
 

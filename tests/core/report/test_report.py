@@ -43,14 +43,14 @@ def test_markdown_says_the_same(tmp_path: Path) -> None:
 
 
 def test_what_failed_by_the_thousand_is_one_line_a_kind_and_whole_in_the_json(tmp_path: Path) -> None:
-    failed = [f"town/{index}: no mask of it in predictions" for index in range(1000)]
+    failed = [f"town/{index}: no mask in predictions" for index in range(1000)]
     report = replace(ONE, failed=(*failed, "x: masks/x.png has label 34"))
     save_report(report, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    line = "- town/0: no mask of it in predictions (1000 such: town/0, town/1, town/2 and 997 more)"
+    line = "- town/0: no mask in predictions (1000 such: town/0, town/1, town/2 and 997 more)"
     assert text.splitlines().count(line) == 1
     assert "- x: masks/x.png has label 34" in text.splitlines()
-    assert "All of them are in report.json." in text and len(text) < 3000
+    assert "report.json has all of them." in text and len(text) < 3000
     assert len(report_html(report)) < len(report_html(ONE)) + 500
     assert json.loads((tmp_path / "report.json").read_text())["failed"] == list(report.failed)
 
@@ -89,7 +89,7 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: No such file"):
         load_report(path)
     save_report(REPORT, tmp_path)  # as training writes it
-    with pytest.raises(DataError, match="no scores of each image: write it anew with gmtool evaluate --out"):
+    with pytest.raises(DataError, match="no scores of single images: write it again with gmtool evaluate --out"):
         load_report(tmp_path)
     for content, expected in (
         ("{}", "not a report"),
@@ -124,7 +124,7 @@ def test_results_that_do_not_belong_together_are_refused() -> None:
     other_truth = replace(TWO, images=replace(TWO.images, truth_sha256=("hash 0", "changed")))
     with pytest.raises(DataError, match="other ground truth for 1 of 2 images, for example image 1"):
         compare(ONE, [other_truth])
-    with pytest.raises(DataError, match="no id in common"):
+    with pytest.raises(DataError, match="no common image id"):
         compare(ONE, [replace(TWO, images=replace(TWO.images, ids=("p", "q")))])
     renamed = ClassSet(("a", "b", "c"), voc_palette(3), (0, 1, 2))
     with pytest.raises(DataError, match="scored on other classes"):
@@ -132,5 +132,5 @@ def test_results_that_do_not_belong_together_are_refused() -> None:
 
 
 def test_official_keys_are_for_cityscapes_alone() -> None:
-    with pytest.raises(ConfigError, match="the classes must be Cityscapes' 19"):
+    with pytest.raises(ConfigError, match="needs the 19 classes of Cityscapes"):
         official_dict(ONE)

@@ -7,8 +7,9 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from gmtool_serving.backends.multi_view import Averaging, check_averaging, predict_mask, window_starts
+from gmtool_serving.backends.multi_view import Averaging, check_averaging, predict_mask
 from gmtool_serving.backends.onnx_runtime import OrtBackend
+from gmtool_serving.backends.tiles import window_starts
 from onnx import TensorProto, helper, numpy_helper
 
 from gmtool.artifact.sealed_onnx import SHA256_KEY, SPEC_KEY, UNSEALED, seal

@@ -1,13 +1,27 @@
-"""ONNX Runtime as a guest: what it prints does not get between results."""
+"""ONNX Runtime: the contract of a backend, and its own messages on stderr only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
+from backend_contract import BackendContract
 from gmtool_serving.backends.onnx_runtime import OrtBackend
 from onnxruntime.capi import onnxruntime_inference_collection as sessions
+
+from gmtool.images import UInt8Array
+
+
+class TestOnnxRuntime(BackendContract):
+    @pytest.fixture(scope="class")
+    def backend(self, toy_model: Path) -> OrtBackend:
+        return OrtBackend(toy_model, device="cpu", threads=1)
+
+    @pytest.fixture
+    def refused(self) -> UInt8Array:
+        return np.zeros((1, 32, 32, 4), np.uint8)
 
 
 def test_what_is_said_of_missing_cuda_libraries_goes_to_stderr(

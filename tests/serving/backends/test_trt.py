@@ -1,30 +1,40 @@
 """What of running a plan needs no GPU; and where there is one, that it gives ONNX Runtime's masks."""
 
+import ctypes
 import dataclasses
 import gc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from backend_contract import BackendContract, random_images
 from conftest import Cli
+from fakes import FakeBackend
 from gmtool_export.tensorrt.build import BuildOptions, build_plan
+from gmtool_serving.backends import cuda_memory
+from gmtool_serving.backends import tensorrt as trt_backend
 from gmtool_serving.backends import tensorrt_engine as trt_engine
 from gmtool_serving.backends.cuda_memory import GRAIN_BYTES, TensorMemory, grown_size
 from gmtool_serving.backends.opening import open_backend
-from gmtool_serving.backends.tensorrt import deserialize, refuse_misfit
+from gmtool_serving.backends.tensorrt import TrtBackend, deserialize, refuse_misfit
 from gmtool_serving.backends.tensorrt_engine import TrtEngine, pick_profile
 
 from gmtool.artifact.nvidia import cuda_result, read_gpu, tensorrt_log, this_platform
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
+from gmtool.artifact.spec import OutputName
 from gmtool.artifact.tensorrt_plan import Gpu, Host, LoadedPlan, read_plan, sidecar_path, write_plan
 from gmtool.errors import ArtifactError, BackendError
+from gmtool.images import UInt8Array
 
 pytest.importorskip("tensorrt_rtx")
 
+OUTPUTS: tuple[OutputName, ...] = ("mask", "logits")
 SMALL = ShapeProfile(BatchShape(1, 32, 32), BatchShape(1, 64, 64), BatchShape(2, 128, 128))
 LARGE = ShapeProfile(BatchShape(1, 64, 64), BatchShape(1, 256, 256), BatchShape(8, 512, 1024))
 
@@ -54,12 +64,12 @@ def plan_path(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @needs_no_gpu
 def test_a_machine_without_a_gpu_is_told_so_in_one_line(plan_path: Path) -> None:
-    with pytest.raises(BackendError, match="there is no NVIDIA driver on this machine, and TensorRT runs on an"):
+    with pytest.raises(BackendError, match="no NVIDIA driver on this machine; TensorRT needs an"):
         open_backend(plan_path)
 
 
 def test_a_plan_is_not_for_the_processor(plan_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"--device cpu: .*\.plan is a TensorRT plan.*take the ONNX model"):
+    with pytest.raises(BackendError, match=r"--device cpu: .*\.plan is a TensorRT plan.*use the ONNX model"):
         open_backend(plan_path, device="cpu")
 
 
@@ -97,7 +107,7 @@ def test_the_command_line_asks_for_trust_and_takes_it(
     assert (code, out) == (1, "") and "has no sidecar" in err and "--trust" in err and err.count("\n") == 1
     bare.with_name("model_fp32.onnx").write_bytes(plan_path.with_name("model_fp32.onnx").read_bytes())
     code, _, err = cli([*arguments, "--trust"])
-    assert code == 1 and "there is no NVIDIA driver" in err
+    assert code == 1 and "no NVIDIA driver" in err
 
 
 def test_case_36_tensorrt_refuses_a_foreign_file_that_was_trusted(plan_path: Path) -> None:
@@ -260,6 +270,120 @@ def test_an_engine_is_released_in_order_without_the_collector(monkeypatch: pytes
         del engine
     assert released == ["context", "engine", "stream"]
     assert gc.isenabled()
+
+
+class HostRuntime:
+    """CUDA's runtime with the machine's own memory as the GPU's."""
+
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+    cudaStreamNonBlocking = 1  # noqa: N815
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, np.ndarray] = {}
+
+    def cudaMalloc(self, size: int) -> tuple[Any, int]:  # noqa: N802
+        block = np.zeros(size, np.uint8)
+        self._blocks[block.ctypes.data] = block
+        return cuda_success(), block.ctypes.data
+
+    cudaMallocHost = cudaMalloc  # noqa: N815
+
+    def cudaFree(self, address: int) -> None:  # noqa: N802
+        del self._blocks[address]
+
+    cudaFreeHost = cudaFree  # noqa: N815
+
+    def cudaMemcpyAsync(self, to: int, source: int, count: int, kind: int, stream: int) -> tuple[Any]:  # noqa: N802
+        ctypes.memmove(to, source, count)
+        return (cuda_success(),)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, int]:  # noqa: N802
+        return cuda_success(), 1
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[Any]:  # noqa: N802
+        return (cuda_success(),)
+
+    cudaStreamSynchronize = cudaStreamDestroy  # noqa: N815
+
+
+class ComputingContext(Context):
+    """An execution context that computes what `FakeBackend` does, in the memory that it was given."""
+
+    def __init__(self) -> None:
+        self._fake = FakeBackend(outputs=OUTPUTS)
+        self._shape: tuple[int, ...] = ()
+        self._addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = tuple(shape)
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        count, height, width, _ = self._shape
+        return (count, 3, height, width) if name == "logits" else (count, height, width)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        given = self._fake.predict(self._at("image", self._shape, np.uint8))
+        self._at("mask", self.get_tensor_shape("mask"), np.uint8)[...] = given.mask
+        self._at("logits", self.get_tensor_shape("logits"), np.float32)[...] = given.logits
+        return True
+
+    def _at(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        memory = TensorMemory()
+        memory._host = self._addresses[name]
+        return memory.view(shape, dtype)
+
+
+class ComputingEngine(Engine):
+    """An engine for one or two images of 32 to 64 pixels a side, with a mask and logits."""
+
+    num_io_tensors = 3
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("image", *OUTPUTS)[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name == "image" else "output"
+
+    def get_tensor_dtype(self, name: str) -> type:
+        return np.float32 if name == "logits" else np.uint8
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        return [(1, 32, 32, 3), (1, 64, 64, 3), (2, 64, 64, 3)]
+
+    def create_execution_context(self) -> ComputingContext:
+        return ComputingContext()
+
+
+class TestTensorRT(BackendContract):
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrtBackend]:
+        runtime = HostRuntime()
+        monkeypatch.setattr(trt_engine, "runtime", runtime)
+        monkeypatch.setattr(cuda_memory, "runtime", runtime)
+        plan = LoadedPlan(b"plan", "0" * 64, FakeBackend(outputs=OUTPUTS).spec, None)
+        modes = SimpleNamespace(INPUT="input", OUTPUT="output")
+        tensorrt = SimpleNamespace(TensorIOMode=modes, nptype=lambda dtype: dtype)
+        replacements: dict[str, Any] = {
+            "read_plan": lambda path, *, trust: plan,
+            "this_host": lambda flavour: Host("1", this_platform(), Gpu("RTX 3090", "8.6", 24 << 30)),
+            "load_tensorrt": lambda flavour: tensorrt,
+            "deserialize": lambda flavour, plan, *, where: ComputingEngine(),
+        }
+        for name, replacement in replacements.items():
+            monkeypatch.setattr(trt_backend, name, replacement)
+        backend = TrtBackend(Path("model_fp32.rtx.plan"), trust=True)
+        yield backend
+        backend.close()
+        assert not runtime._blocks
+
+    @pytest.fixture
+    def refused(self) -> UInt8Array:
+        return random_images(1, 96, 96)
 
 
 def cuda_success() -> Any:

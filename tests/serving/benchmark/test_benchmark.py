@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli
-from gmtool_serving.backends.base import DeviceName, Prediction
+from gmtool_serving.backends.base import InferenceDevice, Prediction
 from gmtool_serving.backends.onnx_runtime import OrtBackend
 from gmtool_serving.benchmark import run as benchmark
 from gmtool_serving.benchmark.images import ImageBatch, load_batches, samples_below, spread
@@ -187,7 +187,7 @@ def test_a_shape_that_a_model_does_not_take_is_told(
     other = tmp_path / "narrow.onnx"
     shutil.copy(toy_model, other)
 
-    def opened(path: Path, *, device: DeviceName, threads: int, trust: bool) -> OrtBackend:
+    def opened(path: Path, *, device: InferenceDevice, threads: int, trust: bool) -> OrtBackend:
         return (Narrow if path == other else OrtBackend)(path, device=device, threads=threads)
 
     monkeypatch.setattr(benchmark, "open_backend", opened)

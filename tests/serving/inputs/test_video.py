@@ -56,7 +56,7 @@ def test_frames_are_found_by_number_in_any_order(tmp_path: Path, suffix: str) ->
     assert count_frames(path) == FRAMES
     for index in (0, 1, 7, 119, 3, 4, 118, 60):  # 7 to 119 and back are jumps
         assert number_of(path, index) == pytest.approx(index, abs=1.2)
-    with pytest.raises(DataError, match="there is no frame 120: the video ends"):
+    with pytest.raises(DataError, match="no frame 120: the video has ended"):
         read_frame(path, 120)
     video.close_video()
 
@@ -69,7 +69,7 @@ def test_frames_are_inputs_of_their_own(tmp_path: Path) -> None:
     assert [str(image.output) for image in found] == ["clip", "clip_000000", "clip_000050", "clip_000100"]
     assert str(found[2]) == f"{path} frame 50"
     assert read_pixels(found[2])[20:].mean() / 2 == pytest.approx(50, abs=1.2)
-    with pytest.raises(DataError, match=r"no images in .*but videos: name them \(.*in/\*.mkv"):
+    with pytest.raises(DataError, match=r"no images in .*but videos: give them by name \(.*in/\*.mkv"):
         (tmp_path / "in" / "clip.jpg").unlink()
         collect_images([str(tmp_path / "in")], tmp_path / "out")
 
@@ -139,7 +139,7 @@ def test_damage_inside_is_an_error_and_not_a_wrong_number(tmp_path: Path) -> Non
     count = count_frames(path)
     assert 20 < count < FRAMES
     assert number_of(path, count - 3) == pytest.approx(count - 3, abs=1.2)
-    with pytest.raises(DataError, match="there is no frame"):
+    with pytest.raises(DataError, match="no frame"):
         read_frame(path, FRAMES - 1)
 
 

@@ -110,7 +110,7 @@ sys.path[:0] = sys.argv[2:4]
 from fakes import CLASSES
 from test_manifest import record
 import numpy as np
-from gmtool_serving.outputs.formats import MaskItem, format_dirs
+from gmtool_serving.outputs.formats import MaskItem
 from gmtool_serving.outputs.manifest import Manifest, read_manifest
 from gmtool_serving.outputs.write import MaskFolders, write_outputs
 from pathlib import PurePosixPath
@@ -129,10 +129,10 @@ def counted(function):
 
 def job(out):
     manifest = Manifest(out / "manifest.jsonl")
-    folders = MaskFolders(out, format_dirs(out, ["voc"]))
+    folders = MaskFolders(out)
     for index in range(2):
         item = MaskItem(PurePosixPath(f"x{index}"), np.full((4, 4), index, np.uint8))
-        written = write_outputs(item, CLASSES, folders)
+        written = write_outputs(item, CLASSES, ["voc"], folders)
         assert isinstance(written, tuple)
         from dataclasses import replace
         manifest.add(replace(record(f"x{index}"), outputs=written))
@@ -180,7 +180,7 @@ def test_case_19_a_crash_at_any_operation_leaves_whole_masks_and_a_true_manifest
     memory = Path("/dev/shm")  # where syncing costs nothing
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         done = subprocess.run(
-            [sys.executable, script, folder, HERE, HERE.parent], capture_output=True, text=True, check=False
+            [sys.executable, script, folder, HERE, HERE.parents[1]], capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 15
@@ -194,7 +194,7 @@ def test_case_26_a_folder_has_one_run_or_shards_of_one_division(tmp_path: Path) 
     first.release()
     shards = [FolderLock(tmp_path, "1-of-2"), FolderLock(tmp_path, "2-of-2")]
     for shard in ("", "1-of-2", "1-of-4"):
-        with pytest.raises(DataError, match="wait, or end that"):
+        with pytest.raises(DataError, match="wait, or stop that run"):
             FolderLock(tmp_path, shard)
     for lock in shards:
         lock.release()

@@ -221,7 +221,7 @@ def test_case_17_after_five_masks_that_find_the_disk_full_a_run_gives_up(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(writing, "write_atomically", full)
-    with pytest.raises(DataError, match=f"{os.strerror(code)}: 20 of 20 images have no mask: make room"):
+    with pytest.raises(DataError, match=f"{os.strerror(code)}: 20 of 20 images have no mask: free disk space"):
         run(folder, out)
     records = list(read_manifest(out / "manifest.jsonl"))
     assert [record.code for record in records] == ["disk_full"] * 5

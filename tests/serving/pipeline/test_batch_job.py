@@ -213,7 +213,9 @@ def test_case_17_a_disk_that_stays_full_ends_the_run_with_what_to_do(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"(No space left on device: \d+ of 30 images have no mask: make room)"):
+    with pytest.raises(
+        DataError, match=r"(No space left on device: \d+ of 30 images have no mask: free disk space)"
+    ):
         run(folder, out)
     monkeypatch.undo()
     records = list(read_manifest(out / "manifest.jsonl"))
@@ -247,8 +249,8 @@ def test_case_18_a_folder_that_cannot_be_written_is_said_before_anything_else(
     image = InputImage(Path("x.png"), PurePosixPath("x"))
     for out, expected in (
         (unwritable, "cannot be written: Permission denied"),
-        (unwritable / "new", "cannot be made: Permission denied"),
-        (unwritable / "no" / "new", "cannot be made: there is no folder"),
+        (unwritable / "new", "cannot be created: Permission denied"),
+        (unwritable / "no" / "new", "cannot be created: its parent"),
     ):
         with pytest.raises(DataError, match=expected):
             PredictionRun([image], out, OPTIONS)

@@ -12,7 +12,7 @@ from gmtool_serving.pipeline.run import predict_images
 from PIL import Image
 
 from gmtool.errors import ArtifactError, BackendError, ImageTooLargeError
-from gmtool.images import UInt8Array, read_image
+from gmtool.images import read_image
 from gmtool.masks.files import read_mask
 from gmtool.nn.checkpoint import load_network
 from gmtool.nn.model import normalize
@@ -102,17 +102,10 @@ def test_case_52_an_image_too_large_for_the_container_fails_and_one_that_fitted_
         backend.predict(large)
 
 
-def test_a_runtime_failure_is_one_line(backend: OrtBackend) -> None:
-    wrong: UInt8Array = np.zeros((1, 8, 8, 4), dtype=np.uint8)
-    with pytest.raises(BackendError, match="onnxruntime failed") as error:
-        backend.predict(wrong)
-    assert "\n" not in str(error.value)
-
-
 def test_asking_for_cuda_without_it_is_an_error_and_not_a_silent_fallback(toy_model: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(BackendError, match="--device cuda: there is no CUDA driver"):
+    with pytest.raises(BackendError, match="--device cuda: no CUDA driver"):
         OrtBackend(toy_model, device="cuda")
     assert "CPUExecutionProvider" in OrtBackend(toy_model, device="auto").description
 

@@ -110,7 +110,7 @@ def test_case_25_what_cannot_be_scored_is_listed_and_left_out_of_the_mean(tmp_pa
     assert "has label 9" in failed["label of the truth"]
     assert "has label 7" in failed["label of the prediction"]
     assert failed["other size"] == "mask of 3x1 pixels, but its ground truth has 4x1"
-    assert "no prediction: no mask of it in" in failed["no prediction"]
+    assert "no prediction: no mask in" in failed["no prediction"]
     assert "damaged" in failed["damaged truth"]
 
 
@@ -137,7 +137,7 @@ def test_nothing_scored_is_an_error(tmp_path: Path, toy_data: Path) -> None:
     (tmp_path / "other").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "other/x.png")
     classes = load_classes(str(toy_data / "classes.json"))
-    for predictions, expected in ((tmp_path / "other", "not one of 24"), (tmp_path / "x", "no such folder")):
+    for predictions, expected in ((tmp_path / "other", "none of 24"), (tmp_path / "x", "no such folder")):
         with pytest.raises(DataError, match=expected):
             score_folders(predictions, toy_data / "SegmentationClass", classes=classes)
 

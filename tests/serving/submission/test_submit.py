@@ -159,7 +159,7 @@ def test_masks_of_trainids_are_found_though_the_official_script_scores_them(
     assert official_takes(cityscapes, monkeypatch)
     report = check_submission("cityscapes", cityscapes / "out", images=cityscapes / "gtFine")
     assert [problem.message for problem in report.problems] == [
-        "no label above 18, but such as no class has: these are trainIds; expected label ids"
+        "all labels are below 19, and some are not evaluated: these are trainIds; expected label ids"
     ]
 
 
@@ -256,8 +256,8 @@ def test_a_damaged_archive_and_a_list_of_other_images_are_one_line(voc: Path) ->
     (voc / "list.txt").write_text("2008_000001\n2009_000001\n")
     with pytest.raises(DataError, match="1 images of .*list.txt are not in it, such as 2009_000001"):
         check_submission("voc", voc / "out", images=voc / "JPEGImages", list_path=voc / "list.txt")
-    with pytest.raises(DataError, match="2008_000001 is no Cityscapes image"):
+    with pytest.raises(DataError, match="2008_000001 is not a Cityscapes image"):
         check_submission("cityscapes", voc / "out", list_path=voc / "list.txt")
     shutil.move(voc / "out" / VOC_DIR, voc / "out" / "elsewhere")
-    with pytest.raises(DataError, match="no masks right in the folder, nor in results/VOC2012"):
+    with pytest.raises(DataError, match="no masks at the top level of the folder, nor in its results/VOC2012"):
         check_submission("voc", voc / "out")

@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import pytest
-from gmtool_training.data.crops import MEAN_COLOR, CropWindow, crop_image, crop_mask, draw_window
+from gmtool_training.data.crops import CropWindow, crop_image, crop_mask, draw_window
 from PIL import Image, ImageFilter
+
+from gmtool.images import MEAN_COLOR
 
 
 def picture(height: int = 40, width: int = 60) -> np.ndarray:

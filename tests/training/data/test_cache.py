@@ -146,7 +146,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_decoding(
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 200_000))
     monkeypatch.setattr(cache, "_fill", None)
-    pattern = rf"^data.cache=ram needs 0.000\d+ GiB of {where}.*; 0.000186 GiB are free, .* 90%: take --cache none"
+    pattern = rf"^data.cache=ram needs 0.000\d+ GiB of {where}.*; 0.000186 GiB are free, .* 90%: use --cache none"
     with pytest.raises(DataError, match=pattern) as error:
         readers(toy_config, "ram")
     assert "\n" not in str(error.value)

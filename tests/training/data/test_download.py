@@ -158,7 +158,7 @@ def test_voc_stays_when_sbd_fails(tmp_path: Path, served: tuple[Path, str]) -> N
 def test_masks_of_unknown_origin_are_not_overwritten(tmp_path: Path) -> None:
     voc = download_voc(tmp_path / "data")
     (voc / "SegmentationClassAug").mkdir()
-    with pytest.raises(DataError, match="is there without .*trainaug.txt"):
+    with pytest.raises(DataError, match="exists without .*trainaug.txt"):
         download_sbd(tmp_path / "data", voc)
 
 

@@ -18,7 +18,7 @@ from gmtool_training.engine.optim import build_optimizer
 from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop import hooks as hooks_module
 from gmtool_training.loop import run as run_module
-from gmtool_training.loop.figures import Tally
+from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.run import resume, train
 from gmtool_training.method.losses import StepLosses
@@ -96,7 +96,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(toy_settings: Settings, tmp_path:
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 def test_case_35_a_skipped_step_leaves_weights_and_momentum_alone(network: GuidedMixNet, momentum: float) -> None:
     optimizer = build_optimizer(network, OptimConfig(lr=0.1, momentum=momentum))
-    tally, one = Tally(torch.device("cpu")), torch.ones(())
+    sums, one = StepSums(torch.device("cpu")), torch.ones(())
     losses = StepLosses(one, one, one, one, 1.0)
     for bad in (True, False, True, True):
         before = deepcopy((network.state_dict(), optimizer.state_dict()["state"]))
@@ -106,7 +106,7 @@ def test_case_35_a_skipped_step_leaves_weights_and_momentum_alone(network: Guide
             assert network.classifier.bias is not None
             network.classifier.bias.grad = torch.full_like(network.classifier.bias, float("nan"))
         grads = [p.grad for p in network.parameters() if p.grad is not None]
-        optimizer.found_inf = tally.add(losses, grads, loss_scale=one)  # type: ignore[attr-defined]
+        optimizer.found_inf = sums.add(losses, grads, loss_scale=one)  # type: ignore[attr-defined]
         optimizer.step()
         after = (network.state_dict(), optimizer.state_dict()["state"])
         same = all(torch.equal(after[0][name], value) for name, value in before[0].items())
@@ -114,10 +114,10 @@ def test_case_35_a_skipped_step_leaves_weights_and_momentum_alone(network: Guide
         if bad and momentum:
             for index, state in before[1].items():
                 assert torch.equal(state["momentum_buffer"], after[1][index]["momentum_buffer"])
-    reading = tally.start_reading()()
+    reading = sums.start_interval()()
     assert (reading.skipped, reading.skipped_in_a_row) == (3, 2)
     assert reading.means["ce"] == 1.0, "skipped steps are in no mean"
-    assert tally.start_reading()().means["ce"] is None
+    assert sums.start_interval()().means["ce"] is None
 
 
 def poisoned(calls: set[int]) -> Callable[..., StepLosses]:

@@ -142,7 +142,7 @@ def test_case_28_killed_at_a_random_step(
     config = replace(short_config, data=replace(short_config.data, workers=workers))
     script = (
         "import sys, time; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from gmtool.settings import load_config; from gmtool_training import run, fit\n"
+        "from gmtool.settings import load_config; from gmtool_training.loop import fit, run\n"
         "real = fit.RunLog.step\n"
         "fit.RunLog.step = lambda self, iteration: (real(self, iteration), time.sleep(0.2))\n"
         "run.train(load_config(Path(sys.argv[1])), Path(sys.argv[2]))\n"
@@ -175,7 +175,7 @@ def test_a_real_sigterm_saves_and_exits_with_143(
     run_dir = tmp_path / "run"
     code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])
     assert code == 143, err
-    assert "gmtool train --resume goes on" in err
+    assert "continue with gmtool train --resume" in err
     assert json.loads((run_dir / "checkpoints/last.json").read_text())["iteration"] == 1
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["gmtool"])
@@ -219,7 +219,7 @@ def test_case_29_and_49_the_checkpoint_before_a_damaged_one_is_used(
     else:
         flip_a_bit(run_dir / "checkpoints" / value[damaged])
     resume(run_dir)
-    assert "going on from the checkpoint before, of step 2" in capsys.readouterr().err
+    assert "resuming from the previous checkpoint, of step 2" in capsys.readouterr().err
     assert fingerprint(run_dir) == uninterrupted
 
 
@@ -243,13 +243,6 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
     with pytest.raises(ConfigError, match="the labeled images of .* have changed"):
         resume(run_dir)
     labeled.write_text("\n".join(lines))
-    for path in (run_dir / "checkpoints").glob("*.json"):
-        value = read_sealed(path)
-        if value["training"] is not None:
-            del value["training"]["settings"]
-            path.write_text(sealed(value))
-    with pytest.raises(CheckpointError, match="an older gmtool saved the state of last: train anew"):
-        resume(run_dir)
     for path in (run_dir / "checkpoints").glob("state-*"):
         flip_a_bit(path)
     with pytest.raises(CheckpointError, match="is damaged: its sha256"):

@@ -94,7 +94,7 @@ def test_what_does_not_touch_the_computation_may_change(copied: Path) -> None:
     ],
 )
 def test_what_changes_the_computation_is_refused_in_one_line(finished: Path, setting: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"{setting} was .*, is {value}: .*train anew$") as raised:
+    with pytest.raises(ConfigError, match=rf"{setting} was .*, is {value}: .*start a new run$") as raised:
         resume(finished / "run", {setting: value, "optim.iterations": 8})
     assert "\n" not in str(raised.value)
     assert load_config(finished / "run/config.toml").optim.iterations == 4
@@ -190,7 +190,7 @@ def test_case_50_a_run_folder_that_another_run_filled_meanwhile_is_refused(
         (tmp_path / "run").mkdir()
         (tmp_path / "run/config.toml").write_text("of the other")
 
-    with pytest.raises(ConfigError, match="another gmtool train used this run folder meanwhile"):
+    with pytest.raises(ConfigError, match="another gmtool train started in this run folder"):
         train(config, tmp_path / "run", prepare=other_run)
     assert (tmp_path / "run/config.toml").read_text() == "of the other"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from gmtool_training.loop.run import train
-from gmtool_training.loop.schedule import FitPlan
+from gmtool_training.loop.schedule import FitSchedule
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(toy_settings: Settings, tmp_pat
 def test_validations_are_evenly_spaced_and_the_last_follows_the_last_step(
     iterations: int, validations: int
 ) -> None:
-    plan = FitPlan(
+    schedule = FitSchedule(
         iterations=iterations,
         unlabeled_from=0,
         omega_at=lambda _: 0.0,
@@ -167,7 +167,7 @@ def test_validations_are_evenly_spaced_and_the_last_follows_the_last_step(
         max_skipped=10,
         channels_last=False,
     )
-    moments = [done for done in range(1, iterations + 1) if plan.is_validated(done)]
+    moments = [done for done in range(1, iterations + 1) if schedule.is_validated(done)]
     assert len(moments) == validations
     assert moments[-1] == iterations
     gaps = {after - before for before, after in zip([0, *moments], moments, strict=False)}

@@ -1,14 +1,12 @@
 import math
 
 import pytest
-import scipy.stats
 import torch
 import torch.nn.functional as F
 from gmtool_training.method.losses import (
     StepLosses,
     cross_entropy,
     image_classification,
-    lowest_entropy,
     omega_at,
     squared_difference,
 )
@@ -35,22 +33,6 @@ def test_image_classification_asks_which_foreground_classes_occur() -> None:
     logits = torch.tensor([[0.3, -0.2], [1.0, 0.5]])
     expected = F.binary_cross_entropy_with_logits(logits, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     torch.testing.assert_close(image_classification(logits, masks, foreground=(1, 2)), expected)
-
-
-def test_the_pixels_of_lowest_entropy_are_a_share_of_those_that_count() -> None:
-    torch.manual_seed(0)
-    pseudo = torch.randn(3, 5, 8, 10).softmax(dim=1)
-    entropy = torch.from_numpy(scipy.stats.entropy(pseudo.numpy(), axis=1))
-    expected = entropy <= torch.quantile(entropy, 0.25, interpolation="lower")
-    lowest = lowest_entropy(0.6 * pseudo, None, share=0.25)  # of any scale
-    assert torch.equal(lowest, expected)
-    assert lowest.sum() == 60
-    counted = torch.rand(3, 8, 10) < 0.5
-    lowest = lowest_entropy(pseudo, counted, share=0.3)
-    assert not (lowest & ~counted).any()
-    assert lowest.sum() == math.ceil(0.3 * counted.sum())
-    assert entropy[lowest].max() < entropy[counted & ~lowest].min()
-    assert not lowest_entropy(pseudo, torch.zeros_like(counted), share=0.5).any()
 
 
 def test_squared_difference_is_a_mean_over_batch_classes_and_pixels() -> None:

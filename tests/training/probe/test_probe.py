@@ -12,6 +12,9 @@ from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labe
 from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, install
 from gmtool_training.probe.run import class_pixel_weights
 from gmtool_training.probe.self_training import (
+    PseudoOptions,
+    Reliability,
+    choose_threshold,
     labeled_rows,
     pixel_miou,
     pseudo_rows,
@@ -154,7 +157,7 @@ def test_rows_without_a_target_do_not_count() -> None:
 def test_pseudo_labels_are_those_of_sure_pixels_and_rare_classes_weigh_more() -> None:
     probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.95, 0.05], [0.2, 0.8], [0.45, 0.55]])
     bank = Bank((torch.zeros(6, 4),), torch.full((6,), 255), torch.zeros(6))
-    rows = pseudo_rows(bank, probabilities, threshold=0.6, balance=0.5)
+    rows = pseudo_rows(bank, probabilities, PseudoOptions(2, threshold=0.6, balance=0.5, weight=0.5))
     assert rows.targets.gt(0).tolist() == [[True, False]] * 4 + [[False, True], [False, False]]
     assert float(rows.targets[4, 1] / rows.targets[0, 0]) == pytest.approx((4 / 1) ** 0.5)
 
@@ -173,11 +176,8 @@ def test_self_training_moves_the_border_into_the_gap_between_clusters() -> None:
         lambda rows, start: fit_linear(rows, start=start),
         labeled,
         unlabeled,
-        num_classes=2,
+        PseudoOptions(2, threshold=0.6, balance=0.0, weight=0.9),
         rounds=3,
-        threshold=0.6,
-        balance=0.0,
-        weight=0.9,
     )
     scores = [pixel_miou(head, test, 2) for head in heads]
     assert len(heads) == 4
@@ -189,7 +189,7 @@ def test_kept_out_images_are_whole_and_reliability_counts_them() -> None:
     rest, kept = split_images(bank, share=0.25, random=np.random.default_rng(0))
     assert not set(rest.images.tolist()) & set(kept.images.tolist())
     assert len(rest.labels) + len(kept.labels) == 200
-    assert len(kept.images.unique()) == 5
+    assert len(set(kept.images.tolist())) == 5
     head = fit_linear([labeled_rows(rest, NUM_CLASSES)])
     measured = reliability(head, kept)
     confidence, predicted = head.probabilities(kept.features).max(dim=1)
@@ -198,13 +198,19 @@ def test_kept_out_images_are_whole_and_reliability_counts_them() -> None:
     assert measured.right[1] == pytest.approx((predicted == kept.labels)[sure].float().mean().item())
 
 
+def test_the_threshold_is_the_lowest_above_which_most_pseudo_labels_are_right() -> None:
+    thresholds = (0.6, 0.7, 0.8)
+    assert choose_threshold(Reliability(thresholds, (0.9, 0.8, 0.7), (0.8, 0.91, 0.95))) == 0.7
+    assert choose_threshold(Reliability(thresholds, (0.9, 0.8, 0.0), (0.5, 0.6, float("nan")))) == 0.8
+
+
 def test_a_run_of_the_probe_exports_and_is_a_run_like_any_other(
     toy_settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = build_config(toy_settings, CHANGES, {"probe.input_scales": (0.5, 1.0)})
     result = train(config, tmp_path / "run")
     err = capfd.readouterr().err
-    for line in ("input scale", "classifier: ", "unlabeled images: ", "features of 8 labeled images, 6 views"):
+    for line in ("input scale", "classifier: ", "unlabeled images ", "features of 8 labeled images, 6 views"):
         assert line in err
     assert result.report.miou > 0
     network, checkpoint = load_network(tmp_path / "run", "best")

@@ -1,4 +1,4 @@
-"""Which images come when: a function of the seed and of how many came before, and of nothing else."""
+"""Order of the training images, a function of the seed and the batch number only."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from gmtool.data.samples import Sample
 Key = tuple[int, int]
 """(epoch, index of the sample)"""
 
-Part = Literal["labeled", "unlabeled"]
-STREAMS: dict[Part, int] = {"labeled": 1, "unlabeled": 2}
-"""Both parts are drawn from one seed, independently of each other."""
+Stream = Literal["labeled", "unlabeled"]
+STREAMS: dict[Stream, int] = {"labeled": 1, "unlabeled": 2}
+"""Seed offset of each stream: both are drawn from one seed, independently."""
 
 
 class EndlessBatches(Sampler[list[Key]]):
-    """One permutation of the samples after another, in batches. What comes n-th depends on the seed and n alone.
+    """Endless batches of successive permutations of the samples; the n-th depends only on the seed and n.
 
     Args:
         num_samples: Samples in an epoch.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
         batch: Samples in a batch.
-        start: How many batches are skipped.
-        share: (i, n): only the i-th of n equal parts of each batch, for the i-th of n processes.
+        start: Number of batches to skip.
+        share: (i, n): the i-th of n equal parts of each batch, for the i-th of n processes.
     """
 
     def __init__(
@@ -66,7 +66,16 @@ def ids_in_batch(
     number: int,
     unlabeled_number: int,
 ) -> list[str]:
-    """Return which images a step worked on, for messages: those of the `number`-th batches, from 0."""
+    """Return the ids of the images of a step, for messages.
+
+    Args:
+        labeled: Labeled samples.
+        unlabeled: Unlabeled samples; None for supervised training.
+        config: Sizes of the batches.
+        seed: Seed of the run.
+        number: Number of the labeled batch, from 0.
+        unlabeled_number: Number of the unlabeled batch; below 0 in warm-up.
+    """
     keys = next(iter(batch_order("labeled", labeled, config, seed=seed, start=number)))
     ids = [labeled[index].id for _, index in keys]
     if unlabeled is not None and unlabeled_number >= 0:
@@ -76,7 +85,7 @@ def ids_in_batch(
 
 
 def batch_order(
-    part: Part,
+    stream: Stream,
     samples: Sequence[Sample],
     config: DataConfig,
     *,
@@ -84,6 +93,6 @@ def batch_order(
     start: int,
     share: tuple[int, int] = (0, 1),
 ) -> EndlessBatches:
-    """Return the order of one part's images from batch `start` on; `share` as in `EndlessBatches`."""
-    batch = config.labeled_batch if part == "labeled" else config.unlabeled_batch
-    return EndlessBatches(len(samples), [seed, STREAMS[part]], batch=batch, start=start, share=share)
+    """Return the order of a stream's images from batch `start` on; `share` as in `EndlessBatches`."""
+    batch = config.labeled_batch if stream == "labeled" else config.unlabeled_batch
+    return EndlessBatches(len(samples), [seed, STREAMS[stream]], batch=batch, start=start, share=share)

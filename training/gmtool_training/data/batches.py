@@ -1,4 +1,4 @@
-"""Batches for training: labeled and unlabeled images drawn independently, each draw from (seed, epoch, image)."""
+"""Training batches of labeled and unlabeled crops, drawn independently from (seed, epoch, image)."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from gmtool_training.data.crops import CropWindow, crop_image, crop_inside, crop
 from gmtool_training.data.readers import ImageReader, LabeledReader, image_files, labeled_files
 
 NAMED_UNREADABLE = 3
-"""Unreadable images that are named; more are counted."""
+"""Number of unreadable images that are named; more are only counted."""
 
 
 class LabeledBatch(NamedTuple):
-    """Labeled crops."""
+    """Batch of labeled crops."""
 
     images: Tensor
     """(B, 3, H, W) uint8 RGB."""
     masks: Tensor
-    """(B, H, W) uint8: class indices, and the ignore index."""
+    """(B, H, W) uint8 class indices and ignore index."""
 
 
 class UnlabeledBatch(NamedTuple):
-    """Unlabeled crops."""
+    """Batch of unlabeled crops."""
 
     images: Tensor
     """(B, 3, H, W) uint8 RGB."""
     inside: Tensor
-    """(B, H, W) bool: False outside of the image, where a crop has the mean colour."""
+    """(B, H, W) bool: False outside of the image, where the crop has the mean colour."""
 
 
 @dataclass(frozen=True)
@@ -57,29 +57,29 @@ class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
         try:
             image, mask = self.read(key[1])
         except DataError as error:
-            return error  # raised in the training process: see _stack
+            return error  # raised in the training process, see _stack
         window = _window(image, self.config, [self.seed, STREAMS["labeled"], *key])
         cropped_mask = crop_mask(mask, window, ignore_index=self.ignore_index)
         return _to_chw(crop_image(image, window)), torch.from_numpy(cropped_mask)
 
 
 class UnlabeledCrop(NamedTuple):
-    """One crop of an unlabeled image."""
+    """Crop of an unlabeled image."""
 
     image: Tensor
     """(3, H, W) uint8 RGB."""
     inside: Tensor
-    """(H, W) bool: where the crop shows the image."""
+    """(H, W) bool: False outside of the image."""
     problems: tuple[tuple[int, str], ...]
-    """Index of each image that could not be read before this one, and why."""
+    """Index and error of each unreadable image that was skipped for this one."""
 
 
 @dataclass(frozen=True)
 class UnlabeledCrops(Dataset[UnlabeledCrop | DataError]):
-    """Random crops of images. No mask is opened.
+    """Random crops of unlabeled images; no mask is opened.
 
-    In place of an image that cannot be read comes the next one of the list that can: which one depends on
-    the files alone, so a resumed run sees the same.
+    An unreadable image is replaced by the next readable one, which depends on the files only, so that a resumed
+    run gets the same.
     """
 
     read: ImageReader
@@ -103,20 +103,20 @@ class UnlabeledCrops(Dataset[UnlabeledCrop | DataError]):
 
 
 class UnreadableImages:
-    """Unlabeled images that could not be read in this run: the first ones are named, all are counted."""
+    """Unreadable unlabeled images of a run: the first ones are named, all are counted."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
         self._found: set[int] = set()
 
     def add(self, index: int, problem: str) -> None:
-        """Note an image; name it if it is new and one of the first."""
+        """Record an image; remark it if it is new and one of the first."""
         if index not in self._found and len(self._found) < NAMED_UNREADABLE:
             remark(f"warning: unlabeled image skipped: {problem}")
         self._found.add(index)
 
     def remark_count(self) -> None:
-        """Say how many there were, with the first names, if there were any."""
+        """Remark the number of unreadable images, with the first ids."""
         if self._found:
             ids = [self._split.samples[index].id for index in sorted(self._found)]
             more = ", ..." if len(ids) > NAMED_UNREADABLE else ""
@@ -137,12 +137,20 @@ def labeled_batches(
     share: tuple[int, int] = (0, 1),
     read: LabeledReader | None = None,
 ) -> Iterator[LabeledBatch]:
-    """Return endless batches of labeled crops, from batch `start` on, read by `read` or from their files.
+    """Yield endless batches of labeled crops.
 
-    `share` is that of `EndlessBatches`.
+    Args:
+        samples: Labeled samples.
+        classes: Classes of the masks.
+        config: Augmentation, batch size, workers.
+        seed: Seed of the run.
+        pin_memory: Put batches into pinned memory, for copies to a GPU.
+        start: Number of the first batch.
+        share: As in `EndlessBatches`.
+        read: Reader of images and masks; None: from their files.
 
     Raises:
-        DataError: (while iterating) An image or a mask cannot be used; the message names the file.
+        DataError: (while iterating) An image or mask cannot be read; the message names the file.
     """
     loader = _loader(
         LabeledCrops(read or labeled_files(samples, classes, config), classes.ignore_index, config, seed),
@@ -165,13 +173,20 @@ def unlabeled_batches(
     read: ImageReader | None = None,
     unreadable: UnreadableImages | None = None,
 ) -> Iterator[UnlabeledBatch]:
-    """Return endless batches of unlabeled crops; the rest as for labeled ones.
+    """Yield endless batches of unlabeled crops; other arguments as for `labeled_batches`.
 
-    They are read by `read`, or from their files. Images that cannot be read are left out, and noted in
-    `unreadable`.
+    Args:
+        samples: Unlabeled samples.
+        config: Augmentation, batch size, workers.
+        seed: Seed of the run.
+        pin_memory: Put batches into pinned memory.
+        start: Number of the first batch.
+        share: As in `EndlessBatches`.
+        read: Reader of images; None: from their files.
+        unreadable: Receives unreadable images, which are skipped.
 
     Raises:
-        DataError: (while iterating) No image can be used; the message names one.
+        DataError: (while iterating) No image can be read; the message names one.
     """
     loader = _loader(
         UnlabeledCrops(read or image_files(samples), len(samples), config, seed),
@@ -194,12 +209,17 @@ def whole_images(
     read: LabeledReader | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return each image at its own size, (3, H, W) uint8, and its mask, (H, W) uint8, in order.
+    """Yield each image at its own size, (3, H, W) uint8, with its mask, (H, W) uint8, in order.
 
-    They are read by `read`, or from their files; `share` (i, n): every n-th from the i-th on.
+    Args:
+        samples: Labeled samples.
+        classes: Classes of the masks.
+        config: Encoding of the masks, workers.
+        read: Reader of images and masks; None: from their files.
+        share: (i, n): every n-th sample from the i-th on.
 
     Raises:
-        DataError: (while iterating) An image or a mask cannot be used.
+        DataError: (while iterating) An image or mask cannot be read.
     """
     first, step = share
     indices = range(first, len(samples), step)
@@ -223,7 +243,7 @@ class _WholeImages(Dataset[tuple[Tensor, Tensor] | DataError]):
             image, mask = self.read(self.indices[index])
         except DataError as error:
             return error
-        return _to_chw(image), torch.from_numpy(mask.copy())  # a reader may keep what it returns
+        return _to_chw(image), torch.from_numpy(mask.copy())  # the reader may reuse its array
 
 
 def _loader(dataset: Dataset[Any], batches: EndlessBatches, *, workers: int, pin_memory: bool) -> DataLoader[Any]:
@@ -234,13 +254,13 @@ def _loader(dataset: Dataset[Any], batches: EndlessBatches, *, workers: int, pin
         collate_fn=_stack,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        # Of its own: creating an iterator must not draw from the global generator
+        # Else creating an iterator draws from the global generator
         generator=torch.Generator(),
     )
 
 
 def _stack(items: list[Any]) -> Any:
-    """Stack samples; pass on the first that failed. A DataLoader would wrap an exception in a traceback."""
+    """Stack samples; return the first error instead, since a DataLoader would wrap it in a traceback."""
     for item in items:
         if isinstance(item, DataError):
             return item
@@ -248,7 +268,7 @@ def _stack(items: list[Any]) -> Any:
         images, insides, problems = zip(*items, strict=True)
         found = [one for several in problems for one in several]
         return default_collate(list(images)), default_collate(list(insides)), found
-    return default_collate(items)  # in a worker, into the memory that it shares
+    return default_collate(items)  # in a worker, into shared memory
 
 
 def _checked(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -270,5 +290,5 @@ def _window(image: UInt8Array, config: DataConfig, seed: list[int]) -> CropWindo
 
 
 def _to_chw(image: UInt8Array) -> Tensor:
-    """Return an image (H, W, 3) as (3, H, W). A crop lies in memory that way already: nothing is copied."""
+    """Return an image (H, W, 3) as (3, H, W); a crop is stored that way, so it is not copied."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

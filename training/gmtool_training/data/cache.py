@@ -1,4 +1,4 @@
-"""Decoded images and masks, held once in memory that every worker process shares (`data.cache = "ram"`)."""
+"""Cache of decoded images and masks in memory shared by all worker processes (`data.cache = "ram"`)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from gmtool.resources import SHARED_DIR, available_memory
 from gmtool_training.data.readers import ImageReader, LabeledReader, image_files, labeled_files
 
 MAX_SHARE = 0.9
-"""How much of what is free a cache may take; training needs some too."""
+"""Largest share of the free memory that a cache may use."""
 
 
 @dataclass(frozen=True)
 class Readers:
-    """Where a run's images come from."""
+    """Readers of labeled, unlabeled and validation images."""
 
     labeled: LabeledReader
     unlabeled: ImageReader
@@ -38,26 +38,30 @@ class Readers:
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Decoded samples of one split, one after another: (H, W, 3) image, then the (H, W) mask if there is one."""
+    """Decoded samples of one split in one block: (H, W, 3) image, then (H, W) mask of labeled samples."""
 
     pixels: Tensor
-    """(bytes,) uint8 in shared memory. Sent to another process, it is a handle, not a copy."""
+    """(bytes,) uint8 in shared memory; other processes get a handle, not a copy."""
     offsets: npt.NDArray[np.int64]
     """(N,) first byte of each sample."""
     sizes: npt.NDArray[np.int64]
-    """(N, 2) height and width; 0 and 0 of an image that could not be read."""
+    """(N, 2) height and width; 0 and 0 for an unreadable image."""
     problems: dict[int, str] = field(default_factory=dict)
-    """Why, by index."""
+    """Error message by index of an unreadable image."""
 
     def image(self, index: int) -> UInt8Array:
-        """Return an image (H, W, 3). Like all that this class returns, it cannot be written to."""
+        """Return an image (H, W, 3), read-only.
+
+        Raises:
+            DataError: The image could not be read.
+        """
         if index in self.problems:
             raise DataError(self.problems[index])
         height, width = self.sizes[index]
         return self._part(self.offsets[index], height * width * 3).reshape(height, width, 3)
 
     def labeled(self, index: int) -> tuple[UInt8Array, UInt8Array]:
-        """Return an image (H, W, 3) and its mask (H, W)."""
+        """Return an image (H, W, 3) and its mask (H, W), read-only."""
         height, width = self.sizes[index]
         mask = self._part(self.offsets[index] + height * width * 3, height * width).reshape(height, width)
         return self.image(index), mask
@@ -69,11 +73,11 @@ class Shared:
 
 
 def open_readers(data: TrainingData, classes: ClassSet, config: DataConfig) -> Readers:
-    """Return how a run reads its images: from their files, or from a cache that is filled here.
+    """Return the readers of a run: from files, or from a cache that is filled here.
 
     Raises:
-        DataError: The cache does not fit into memory, or a labeled image or a mask cannot be used. Of an
-            unlabeled image, its reader raises that.
+        DataError: The cache does not fit into memory, or a labeled image or mask cannot be read. For an unlabeled
+            image, its reader raises the error.
     """
     labeled = labeled_files(data.labeled.samples, classes, config)
     unlabeled = image_files(data.unlabeled.samples)
@@ -81,7 +85,7 @@ def open_readers(data: TrainingData, classes: ClassSet, config: DataConfig) -> R
     if config.cache == "none":
         return Readers(labeled, unlabeled, val)
     splits = [data.labeled.samples, data.unlabeled.samples, data.val.samples]
-    readable = (_size_of, _size_or_none, _size_of)  # of unlabeled images, some may be unreadable
+    readable = (_size_of, _size_or_none, _size_of)  # unlabeled images may be unreadable
     with ThreadPoolExecutor() as pool:  # reading and decoding release the interpreter lock
         sizes = [
             np.array(list(pool.map(size_of, samples)), np.int64).reshape(-1, 2)
@@ -123,8 +127,8 @@ def _refuse_too_large(need: int) -> None:
         if need > MAX_SHARE * available:
             needed, free = (f"{count / 2**30:.3g} GiB" for count in (need, available))
             raise DataError(
-                f"data.cache=ram needs {needed} of {place}; {free} are free, of which it takes at most "
-                f"{MAX_SHARE:.0%}: take --cache none, or make more available"
+                f"data.cache=ram needs {needed} of {place}; {free} are free, of which it uses at most "
+                f"{MAX_SHARE:.0%}: use --cache none, or free memory"
             )
 
 
@@ -135,7 +139,7 @@ def _fill(
     *,
     may_fail: Shared,
 ) -> None:
-    """Decode every sample into its place, in threads, with a progress bar; `may_fail` notes what cannot be."""
+    """Decode every sample into its place, with a progress bar; `may_fail` records unreadable images."""
 
     def decode(place: tuple[int, int]) -> None:
         part, index = place
@@ -148,8 +152,8 @@ def _fill(
             target.problems[index] = str(error)
             return
         if 3 * target.sizes[index].prod() != arrays[0].size:
-            raise DataError(f"{splits[part][index].image_path} was changed while it was read: start again")
-        # A PNG may say only after its pixels that it lies on its side; its length is the same
+            raise DataError(f"{splits[part][index].image_path} changed while it was read: start again")
+        # A PNG may have its orientation after the pixels: height and width swap, the length stays
         target.sizes[index] = arrays[0].shape[:2]
         start = int(target.offsets[index])
         for array in arrays:

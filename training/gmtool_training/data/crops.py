@@ -1,4 +1,4 @@
-"""Augmentation of METHOD 3 as one affine warp: only the pixels of the crop are ever computed."""
+"""Augmentation as one affine warp of the crop's pixels (docs/method.md, section 3)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.images import UInt8Array
+from gmtool.images import MEAN_COLOR, UInt8Array
 
-cv2.setNumThreads(0)  # the loader's processes are the parallelism; a thread pool does not survive their fork
-
-MEAN_COLOR = (124, 116, 104)
-"""ImageNet's mean, so that what lies outside the image is zero after normalisation."""
+cv2.setNumThreads(0)  # the loader's processes are parallel already; a thread pool does not survive their fork
 
 
 @dataclass(frozen=True)
 class CropWindow:
-    """Where a square crop comes from. Draw it with `draw_window`."""
+    """Position of a square crop in an image, drawn by `draw_window`."""
 
     size_px: int
+    """Height and width of the crop."""
     scale: float
-    """Size of the image in the crop over its own size."""
+    """Scale of the image in the crop over its own."""
     center: tuple[float, float]
     """Centre of the crop (x, y) in pixels of the image."""
     rotation_deg: float
@@ -43,16 +41,16 @@ def draw_window(
     """Draw a random crop: scale, position, rotation, mirroring.
 
     Args:
-        random: Source of every draw.
+        random: Source of all random numbers.
         image_size: (height, width) of the image in pixels.
         size_px: Height and width of the crop.
-        scale: Smallest and largest scale.
-        rotation_deg: Largest rotation to either side.
-        flip: Whether half of the crops are mirrored.
+        scale: Smallest and largest scale factor.
+        rotation_deg: Largest rotation to either side, in degrees.
+        flip: Flip half of the crops horizontally.
 
     Returns:
-        A window that lies inside the image along each axis on which the scaled image is large enough, and
-        is centred along the others.
+        A window inside the image along each axis in which the scaled image is large enough, centred along the
+        others.
     """
     factor = random.uniform(*scale)
     reach = size_px / 2 / factor
@@ -69,9 +67,9 @@ def draw_window(
 
 
 def crop_image(image: UInt8Array, window: CropWindow) -> UInt8Array:
-    """Return the crop of an image (H, W, 3), bilinear; outside of the image it has the mean colour.
+    """Return the crop of an image (H, W, 3) uint8, bilinear; the mean colour outside of the image.
 
-    In memory the crop lies channel by channel, as the network takes it.
+    The crop is stored channel by channel, like the input of the network.
     """
     part, matrix = _part_and_matrix(image, window)
     # Four channels are warped and separated twice as fast as three, into the same values
@@ -82,29 +80,29 @@ def crop_image(image: UInt8Array, window: CropWindow) -> UInt8Array:
 
 
 def crop_mask(mask: UInt8Array, window: CropWindow, *, ignore_index: int) -> UInt8Array:
-    """Return the crop of a mask (H, W), nearest; outside of the image it is ignored."""
+    """Return the crop of a mask (H, W) uint8, nearest neighbour; `ignore_index` outside of the image."""
     part, matrix = _part_and_matrix(mask, window)
     return _warp(part, matrix, window.size_px, cv2.INTER_NEAREST, (ignore_index,))
 
 
 def crop_inside(size: tuple[int, int], window: CropWindow) -> npt.NDArray[np.bool_]:
-    """Return which pixels of a crop lie inside of an image of this (height, width): (H, W) bool."""
+    """Return the pixels of a crop inside of an image of `size` (height, width): (H, W) bool."""
     return crop_mask(np.ones(size, dtype=np.uint8), window, ignore_index=0) > 0
 
 
 def _part_and_matrix(image: UInt8Array, window: CropWindow) -> tuple[UInt8Array, npt.NDArray[np.float64]]:
-    """Return what a crop needs of an image, and where in it each pixel of the crop lies, (2, 3)."""
+    """Return the part of an image that a crop needs, and the matrix (2, 3) from crop to part coordinates."""
     angle = math.radians(window.rotation_deg)
     cosine, sine = math.cos(angle) / window.scale, math.sin(angle) / window.scale
-    # Of a large image only this part is touched; 2: the neighbours that bilinear sampling looks at
+    # Only this part of the image is read; 2: neighbours of bilinear sampling
     reach = window.size_px / 2 * (abs(cosine) + abs(sine)) + 2
     (height, width), (center_x, center_y) = image.shape[:2], window.center
     left, above = max(0, math.floor(center_x - reach)), max(0, math.floor(center_y - reach))
     right, below = min(width, math.ceil(center_x + reach)), min(height, math.ceil(center_y + reach))
-    # Rotated and scaled about the two centres
+    # Rotate and scale about the centres
     mirror = -1 if window.mirrored else 1
     turn = np.array([[mirror * cosine, -mirror * sine], [sine, cosine]])
-    # OpenCV counts from the middle of a pixel, a window from its corner
+    # OpenCV coordinates start at the middle of a pixel, those of a window at its corner
     middle = (window.size_px - 1) / 2
     offset = np.array([center_x - left - 0.5, center_y - above - 0.5]) - turn @ [middle, middle]
     return image[above:below, left:right], np.column_stack([turn, offset])

@@ -1,4 +1,4 @@
-"""Fetching PASCAL VOC 2012 and SBD with torchvision, and building SBD's larger training set."""
+"""Download PASCAL VOC 2012 and SBD with torchvision; build SBD's larger training set."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gmtool.classes import load_classes
+from gmtool.config import DataConfig
 from gmtool.console import remark
 from gmtool.errors import DataError, needs_extra
 from gmtool.files import TEMPORARY_SUFFIX, write_atomically
@@ -24,18 +25,25 @@ TRAIN_LIST = "ImageSets/Segmentation/trainaug.txt"
 VOC_DIR = "VOCdevkit/VOC2012"
 
 
+def download_data(config: DataConfig) -> None:
+    """Fetch PASCAL VOC into the data's folder if it is missing; SBD too if its masks are asked for."""
+    voc = download_voc(config.root)
+    if config.mask_dir == MASK_DIR:
+        download_sbd(config.root, voc)
+
+
 def download_voc(root: Path) -> Path:
-    """Fetch PASCAL VOC 2012 into `root`, unless it is there. It appears whole, or not at all.
+    """Download PASCAL VOC 2012 into `root` atomically, unless it exists.
 
     Returns:
-        The folder that has `JPEGImages` in it.
+        Folder that contains `JPEGImages`.
 
     Raises:
         DataError: The download failed.
     """
     for voc in (root, root / "VOC2012", root / VOC_DIR):
         if (voc / "JPEGImages").is_dir():
-            remark(f"PASCAL VOC is in {voc} already")
+            remark(f"PASCAL VOC already exists in {voc}")
             return voc
     from torchvision.datasets import VOCSegmentation
     from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -50,33 +58,33 @@ def download_voc(root: Path) -> Path:
 
 
 def download_sbd(root: Path, voc: Path) -> None:
-    """Fetch SBD and build `MASK_DIR` and `TRAIN_LIST` from it, unless they are there.
+    """Download SBD and build `MASK_DIR` and `TRAIN_LIST`, unless they exist.
 
-    The list has the images of SBD and of VOC's training set without VOC's validation set: 10 582. Where VOC
-    has a mask, it is taken: it is finer, and marks borders as void. VOC's validation masks are there as well.
+    The list has the images of SBD and of VOC's training set without VOC's validation set: 10 582. Masks of VOC are
+    preferred, since they are finer and mark borders as void; VOC's validation masks are copied too.
 
     Args:
-        root: Where the archive is kept while it is unpacked.
-        voc: The folder that has `JPEGImages` in it.
+        root: Folder for the archive.
+        voc: Folder that contains `JPEGImages`.
 
     Raises:
-        DataError: The download failed, or a half of what is built is there already.
+        DataError: The download failed, or only the masks or the list exist.
     """
     masks, train_list = voc / MASK_DIR, voc / TRAIN_LIST
     if masks.is_dir() and train_list.is_file():
-        remark(f"SBD is in {masks} already")
+        remark(f"SBD already exists in {masks}")
         return
     if masks.exists():
-        raise DataError(f"{masks} is there without {train_list}: add the list, or remove the folder to build both")
+        raise DataError(f"{masks} exists without {train_list}: add the list, or remove the folder to build both")
     with needs_extra("train", "reading SBD"):
-        import scipy.io  # noqa: F401  torchvision says it in other words, after the download
+        import scipy.io  # noqa: F401  torchvision would fail after the download
     from torchvision.datasets import SBDataset
 
     with _fetching(root, SBDataset.filename, url=SBDataset.url, md5=SBDataset.md5) as folder:
         SBDataset(folder, image_set="train", mode="segmentation", download=True)
         built = folder / MASK_DIR
         ids = _build_masks(folder, voc, built)
-        # The masks come last: while they are missing, nothing counts as there
+        # Masks last: without them SBD counts as missing
         write_atomically(train_list, "".join(f"{name}\n" for name in ids))
         built.rename(masks)
     remark(f"{len(ids)} training images with masks of SBD: {masks}, {train_list}")
@@ -108,14 +116,14 @@ def _read_sbd_mask(path: Path) -> UInt8Array:
 
 @contextmanager
 def _fetching(root: Path, filename: str, *, url: str, md5: str) -> Iterator[Path]:
-    """Give an empty folder in `root` to download into, which is gone afterwards, and name failures.
+    """Yield a temporary folder in `root` to download into; turn failures into `DataError`.
 
-    An archive that lies in `root` already is taken instead.
+    An archive that exists in `root` is used instead of a download.
     """
     from torchvision.datasets.utils import check_integrity
 
     folder = root / f".{filename}{TEMPORARY_SUFFIX}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     try:
         folder.mkdir(parents=True)
         if check_integrity(root / filename, md5):

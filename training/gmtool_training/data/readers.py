@@ -1,4 +1,4 @@
-"""How a sample becomes pixels: functions from its index to its image, or to its image and its mask."""
+"""Readers: functions from the index of a sample to its image, or its image and mask."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gmtool.data.samples import Sample
 from gmtool.images import UInt8Array
 
 LabeledReader = Callable[[int], tuple[UInt8Array, UInt8Array]]
-"""From the index of a sample to its image (H, W, 3) and its mask (H, W); raises DataError."""
+"""Returns image (H, W, 3) and mask (H, W), uint8, of a sample by index; raises `DataError`."""
 ImageReader = Callable[[int], UInt8Array]
-"""From the index of a sample to its image (H, W, 3); raises DataError."""
+"""Returns the image (H, W, 3) uint8 of a sample by index; raises `DataError`."""
 
 
 def labeled_files(samples: Sequence[Sample], classes: ClassSet, config: DataConfig) -> LabeledReader:
-    """Return a reader of images and masks that decodes their files at each call."""
+    """Return a reader that decodes the files of image and mask at each call."""
     return partial(_read_labeled_at, samples, classes, config)
 
 
 def image_files(samples: Sequence[Sample]) -> ImageReader:
-    """Return a reader of images that decodes their files at each call. It opens no mask."""
+    """Return a reader that decodes the image file at each call; it opens no mask."""
     return partial(_read_image_at, samples)
 
 
@@ -31,14 +31,14 @@ def read_labeled(sample: Sample, classes: ClassSet, config: DataConfig) -> tuple
     """Return an image (H, W, 3) and its mask (H, W).
 
     Raises:
-        DataError: One of them cannot be used, or their sizes differ.
+        DataError: Image or mask cannot be read, or their sizes differ.
     """
     image = sample.read_image()
     size = (image.shape[0], image.shape[1])
     return image, read_truth(sample, classes, values=config.mask_values, size=size)
 
 
-# Functions of the module, so that a worker process can be sent one
+# Module functions, so that they can be sent to worker processes
 
 
 def _read_labeled_at(

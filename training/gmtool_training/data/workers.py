@@ -1,4 +1,4 @@
-"""Failures of the processes that decode images, as one line with a remedy."""
+"""Failures of DataLoader workers as errors of one line with a remedy."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gmtool.resources import SHARED_DIR
 
 @contextmanager
 def explained_worker_failures(run_dir: Path) -> Iterator[None]:
-    """Turn what torch raises when a DataLoader's process dies, or finds no shared memory, into `GmtoolError`.
+    """Turn torch's errors for dead DataLoader workers and missing shared memory into `GmtoolError`.
 
-    torch raises it from a signal handler, at whatever the training process does then.
+    torch raises them from a signal handler, anywhere in the training process.
     """
     try:
         yield
@@ -30,7 +30,7 @@ def explained_worker_failures(run_dir: Path) -> Iterator[None]:
 
 
 def _remedy(message: str) -> str | None:
-    """Return what happened and what to do, or None for another error."""
+    """Return cause and remedy; None for another error."""
     if "Bus error" in message or ("/torch_" in message and "No space left" in message):
         free = f"{shutil.disk_usage(SHARED_DIR).free / 2**20:.0f} MiB free" if SHARED_DIR.is_dir() else "full"
         return (

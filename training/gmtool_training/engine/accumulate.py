@@ -1,4 +1,4 @@
-"""A step in parts: its batch is what the settings say, whatever fits into memory at once."""
+"""Gradient accumulation: a step computed in parts of its batch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from gmtool_training.method.step import Step, StepInput
 
 
 def propagate(fabric: Fabric, network: nn.Module, step: Step, inputs: Sequence[StepInput]) -> StepLosses:
-    """Compute the losses of a step part by part and leave the gradient of their mean in the network.
+    """Compute the losses of a step part by part; accumulate the gradient of their mean in the network.
 
     Args:
-        fabric: Set up `network`.
-        network: With no gradients.
+        fabric: Device, precision and processes.
+        network: Network set up by `fabric`, without gradients.
         step: Computes and propagates the losses of a part.
-        inputs: The parts of this process's share of the batch, from `split_batch`.
+        inputs: Parts of this process's share of the batch, from `split_batch`.
 
     Returns:
-        The mean of each term over the parts, and over the processes.
+        Mean of each loss term over parts and processes.
     """
     parts = len(inputs)
 
     def backward(loss: Tensor) -> None:
         fabric.backward(loss / parts if parts > 1 else loss)
 
-    # Gradients are averaged once, below
+    # Gradients are averaged over processes once, below
     with fabric.no_backward_sync(cast(_FabricModule, network), enabled=fabric.world_size > 1):
         losses = mean_losses([step(network, part, backward) for part in inputs])
     average_over_processes(fabric, network)
@@ -46,10 +46,10 @@ def propagate(fabric: Fabric, network: nn.Module, step: Step, inputs: Sequence[S
 
 
 def split_batch(fabric: Fabric, inputs: StepInput, *, parts: int, ignore_index: int) -> list[StepInput]:
-    """Cut a process's share of a batch into equal parts whose mean loss is that of the whole batch.
+    """Split a process's share of a batch into equal parts whose mean loss equals that of the whole batch.
 
-    The cross-entropy is a mean over pixels that are not ignored, and parts have different numbers of them:
-    each part divides by the whole batch's number over the number of parts of all processes.
+    The cross-entropy is a mean over pixels that are not ignored. Since their number differs between parts, each
+    part divides by the number of the whole batch over the number of parts of all processes.
     """
     if parts == 1 and fabric.world_size == 1:
         return [inputs]

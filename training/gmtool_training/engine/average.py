@@ -1,4 +1,4 @@
-"""A running mean of the weights: steadier than the last ones, and what is validated and saved in their place."""
+"""Exponential moving average (EMA) of the weights, which is validated, saved and exported."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def averaged_copy(network: NetworkT) -> NetworkT:
-    """Return a copy of a network that no optimiser moves, in evaluation mode."""
+    """Return a copy of a network in evaluation mode, without gradient."""
     return deepcopy(network).eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, *, decay: float, step: int) -> None:
-    """Move the average towards the network: average = d average + (1 - d) network.
+    """Update the average in place: average = d average + (1 - d) network.
 
     Args:
-        average: From `averaged_copy`; changed in place.
-        network: The trained one. Its running statistics are copied.
-        decay: d, in [0, 1).
-        step: Steps done before. At first d is (1 + step) / (10 + step), so that random weights are forgotten.
+        average: Copy from `averaged_copy`.
+        network: Network in training; its running statistics are copied.
+        decay: Decay d, in [0, 1).
+        step: Index of the step, from 0. Early, d is (1 + step) / (10 + step), which discards the initial weights.
     """
     rate = min(decay, (1 + step) / (10 + step))
     averaged, current = list(average.parameters()), list(network.parameters())

@@ -1,4 +1,4 @@
-"""What a run computes on: the device, the precision, and the processes that share a step."""
+"""Device, precision and processes of a run, through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -18,27 +18,31 @@ from gmtool.console import remark
 from gmtool.errors import BackendError, ConfigError
 
 LONGEST_WAIT = timedelta(hours=4)
-"""How long processes wait for each other: the first one may have a large data set to check."""
+"""Timeout of processes waiting for each other: the first one may check a large data set."""
 
 
 def build_fabric(device: DeviceName, precision: PrecisionName) -> tuple[Fabric, DeviceName, PrecisionName]:
-    """Return Fabric on the asked device, and what `auto` came to.
+    """Return Fabric on a device, with the device and precision that `auto` selects.
 
-    Under `torchrun` there is one process a device, on one machine or several; otherwise there is one process.
+    Under `torchrun` one process a device, on one or several machines; otherwise one process.
 
     Raises:
-        BackendError: The device is not there.
-        ConfigError: The device has no such precision.
+        BackendError: Device unavailable.
+        ConfigError: The device does not support the precision.
     """
+    # Device and precision
     if device == "cuda" and not torch.cuda.is_available():
-        raise BackendError("--device cuda: torch sees no CUDA device here: take --device cpu, or auto")
+        raise BackendError("--device cuda: torch finds no CUDA device: use --device cpu or auto")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise BackendError("--device mps: torch sees no Apple GPU here: take --device cpu, or auto")
+        raise BackendError("--device mps: torch finds no Apple GPU: use --device cpu or auto")
     found = _found_device(device)
     precision = _native_precision(found) if precision == "auto" else precision
     if precision == "16-mixed" and found == "mps":
-        raise ConfigError("run.precision=16-mixed needs a loss scale, which torch has not for Apple GPUs: 32-true")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # says what the next line says
+        raise ConfigError(
+            "run.precision=16-mixed needs a loss scaler, missing in torch on Apple GPUs: use 32-true"
+        )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # repeats the remark below
+    # Processes of torchrun
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
@@ -46,7 +50,7 @@ def build_fabric(device: DeviceName, precision: PrecisionName) -> tuple[Fabric, 
         strategy=DDPStrategy(timeout=LONGEST_WAIT) if processes > 1 else "auto",
         devices=local,
         num_nodes=processes // local,
-        # Given as a plugin, because Fabric by itself replaces 16-mixed on a processor by bf16-mixed
+        # As a plugin, since Fabric replaces 16-mixed on a CPU by bf16-mixed
         **(
             {"plugins": MixedPrecision("16-mixed", device=found)}
             if precision == "16-mixed"
@@ -60,29 +64,29 @@ def build_fabric(device: DeviceName, precision: PrecisionName) -> tuple[Fabric, 
 
 
 def loss_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
-    """Return what scales the loss in `16-mixed`; its scale is part of a run's state."""
+    """Return the loss scaler of `16-mixed`, which is part of a run's state; None for other precisions."""
     plugin = fabric.strategy.precision
     return plugin.scaler if isinstance(plugin, MixedPrecision) else None
 
 
 def share_batch_statistics(fabric: Fabric, network: nn.Module) -> None:
-    """Let batch normalisation take its statistics over all processes, in place.
+    """Compute batch statistics over all processes (SyncBN), in place.
 
-    torch has this for GPUs alone; on processors each process normalises by its own part of the batch.
+    torch supports it on GPUs only; on CPUs each process normalises by its own images.
     """
     if fabric.world_size == 1:
         return
     if fabric.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     else:
-        remark("batch normalisation: each process by its own images (torch shares statistics on GPUs alone)")
+        remark("batch normalisation: statistics of each process alone (SyncBN needs GPUs)")
 
 
 def average_over_processes(fabric: Fabric, network: nn.Module) -> None:
-    """Replace every gradient and every running statistic by its mean over the processes.
+    """Replace gradients and running statistics by their mean over the processes.
 
-    Once a step, after the last of its backward passes, which do not all reach every parameter: DDP's own
-    hooks would wait for those that get no gradient in one of them.
+    Called once a step after the last backward pass. DDP's own hooks would wait for parameters without gradient,
+    since not every backward pass reaches every parameter.
     """
     if fabric.world_size == 1:
         return
@@ -109,6 +113,6 @@ def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed"]:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if device == "mps":
         return "32-true"
-    # Not public, so it may be missing; then 32-bit is the safe answer
+    # Private function, so it may be missing; then use 32-true
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return "bf16-mixed" if has_bf16() else "32-true"

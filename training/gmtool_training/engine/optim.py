@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate by step."""
+"""Optimiser and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gmtool.nn.model import GuidedMixNet
 
 
 def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
-    """Return SGD with two parameter groups: the encoder, and everything else at a multiple of its rate.
+    """Return SGD with two parameter groups: encoder, and all other layers with a multiple of its learning rate.
 
-    A frozen encoder's group is empty.
-    It is fused: such an optimiser can be told on the device to skip a step. The network must be where it stays.
+    The group of a frozen encoder is empty. SGD is fused, to skip steps without waiting for the device; the network
+    must be on its final device.
     """
     encoder = [parameter for parameter in network.encoder.parameters() if parameter.requires_grad]
     known = {id(parameter) for parameter in network.encoder.parameters()}
@@ -30,16 +30,16 @@ def build_optimizer(network: GuidedMixNet, config: OptimConfig) -> Optimizer:
     )
     if config.momentum:
         for parameter in (*encoder, *heads):
-            # torch would leave the buffers unset if the very first step were skipped
+            # else unset if the first step is skipped
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def set_learning_rates(optimizer: Optimizer, config: OptimConfig, done: int) -> None:
-    """Set the rates of the step after `done` steps: lr (1 - done / iterations) ** poly_power, in place.
+    """Set the learning rates after `done` steps in place: lr (1 - done / iterations) ** poly_power.
 
-    A function of the steps done alone, so that a resumed run needs no state for it, and a run that is made
-    longer follows the polynomial of its new length.
+    They depend on the steps done only, so a resumed run needs no state, and an extended run follows the polynomial
+    of its new length.
     """
     rate = config.lr * max(0.0, 1 - done / config.iterations) ** config.poly_power
     encoder, heads = optimizer.param_groups

@@ -1,4 +1,4 @@
-"""Trading time for memory: activations that are computed again in the backward pass instead of kept."""
+"""Activation checkpointing: recompute activations in the backward pass to save memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gmtool_training.method.batchnorm import same_statistics_again
 
 
 def recompute_activations(network: GuidedMixNet) -> None:
-    """Let each stage of the network keep its input alone, in place; the rest is computed again when needed.
+    """Checkpoint each stage of the network in place: only its input is stored.
 
-    The second computation normalises by the batch, like the first, but leaves the running statistics alone.
+    The recomputation uses batch statistics like the first pass, without updating the running statistics.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), same_statistics_again(network)
 
     for stage in network.stages:
-        # On the instance: names in the state dict stay. Nothing is random inside, so no state is kept
+        # On the instance, to keep the names in the state dict. No random state, since stages have no randomness
         stage.forward = partial(
             checkpoint, stage.forward, use_reentrant=False, context_fn=contexts, preserve_rng_state=False
         )

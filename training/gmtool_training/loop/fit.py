@@ -1,4 +1,4 @@
-"""The training loop. It knows optimisers, logs, validation and checkpoints, but nothing of the method."""
+"""Training loop: steps, optimiser, logging, validation and checkpoints, independent of the method."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from gmtool.report.metrics import Int64Array, mean_iou
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.engine.accumulate import propagate, split_batch
 from gmtool_training.engine.machine import loss_scaler
-from gmtool_training.loop.figures import Reading, Tally
+from gmtool_training.loop.figures import LoggedMeans, StepSums
 from gmtool_training.loop.log import RunLog, SilentLog
-from gmtool_training.loop.progress import Progress
-from gmtool_training.loop.schedule import FitPlan
+from gmtool_training.loop.progress import TrainingProgress
+from gmtool_training.loop.schedule import FitSchedule
 from gmtool_training.loop.sigterm import StopRequest
 from gmtool_training.method.step import Step, StepInput
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """How the run scored."""
+    """Final progress and last validation of a run."""
 
-    progress: Progress
+    progress: TrainingProgress
     last: Int64Array
     """Confusion matrix of the last validation."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls at its moments."""
+    """Callbacks of the training loop."""
 
     validate: Callable[[], Int64Array]
-    """Returns the confusion matrix of the validation set; may raise `TerminatedError`."""
+    """Returns the confusion matrix of the validation set, (C, C) int64; may raise `TerminatedError`."""
     after_update: Callable[[int], None]
-    """Called after each update of the weights, with the number of steps done before."""
-    after_validation: Callable[[Progress], None]
-    """Called after each validation, once it is logged and the weights are saved."""
-    save: Callable[[Progress, float | None, bool], None]
-    """Keeps weights and state: (where the run stands, mIoU if just validated, whether it is the best so far)."""
+    """Called after each update of the weights with the index of the step, from 0."""
+    after_validation: Callable[[TrainingProgress], None]
+    """Called after each validation, when it is logged and the weights are saved."""
+    save: Callable[[TrainingProgress, float | None, bool], None]
+    """Saves weights and state; arguments: progress, mIoU if just validated, whether it is the best so far."""
     describe_step: Callable[[int], str]
-    """Says on which images a step worked, by its index from 0."""
+    """Returns the ids of the images of a step, by its index from 0."""
 
 
 def fit(
@@ -61,35 +61,35 @@ def fit(
     set_learning_rates: Callable[[int], None],
     step: Step,
     *,
-    plan: FitPlan,
-    start: Progress,
-    tally: Tally,
+    schedule: FitSchedule,
+    start: TrainingProgress,
+    sums: StepSums,
     labeled: Iterator[LabeledBatch],
     unlabeled: Iterator[UnlabeledBatch] | None,
     hooks: Hooks,
     stop: StopRequest,
     log: RunLog | SilentLog,
 ) -> FitResult:
-    """Train until `plan.iterations` steps are done, or until `plan.patience` is.
+    """Train for `schedule.iterations` steps, or until `schedule.patience` stops the run early.
 
     Args:
-        fabric: Carries device, precision and processes.
-        network: Set up by `fabric`.
-        optimizer: Set up by `fabric`; fused, so that it can be told on the device to skip a step.
+        fabric: Device, precision and processes.
+        network: Network set up by `fabric`.
+        optimizer: Optimiser set up by `fabric`; fused, to skip steps without waiting for the device.
         set_learning_rates: Called with the number of steps done, before the first step and after each.
         step: Computes and propagates the losses of a batch or of a part of it.
-        plan: Lengths and intervals.
-        start: Where the run stands.
-        tally: What the steps since the last log gave.
-        labeled: Endless batches, from step `start` on; of several processes, each has its share.
-        unlabeled: Endless batches, from the first step with unlabeled images on; None for supervised training.
-        hooks: What to call when.
-        stop: Whether the process was asked to end.
-        log: Receives every figure.
+        schedule: Length and intervals.
+        start: Progress so far.
+        sums: Figures of the steps since the last log event.
+        labeled: Endless batches from step `start` on; each process gets its share.
+        unlabeled: Endless batches from the first step with unlabeled images on; None for supervised training.
+        hooks: Callbacks.
+        stop: Requests to end the process (SIGTERM).
+        log: Receives all figures.
 
     Raises:
-        TerminatedError: The process was asked to end; everything was saved before.
-        GmtoolError: Too many gradients in a row are not finite, or a batch could not be read.
+        TerminatedError: SIGTERM; the state is saved.
+        GmtoolError: Too many non-finite gradients in a row, or a batch cannot be read.
     """
     progress, matrix = start, None
 
@@ -107,24 +107,28 @@ def fit(
         hooks.after_validation(progress)
         return found
 
+    # Start, or go on where the run was stopped
     network.train()
     set_learning_rates(start.iteration)
     if not start.validated:
         matrix = validate_and_save()
-    figures = _DelayedFigures(plan, tally, hooks, log)
-    while not plan.is_over(progress):
+    figures = _DelayedFigures(schedule, sums, hooks, log)
+    while not schedule.is_over(progress):
+        # SIGTERM: save and end
         try:
             stop.raise_between_steps(progress.iteration)
         except TerminatedError:
             figures.flush()
             hooks.save(progress, None, False)
             raise
-        inputs = _next_inputs(fabric, plan, progress.iteration, labeled, unlabeled)
-        parts = split_batch(fabric, inputs, parts=plan.accumulation, ignore_index=plan.ignore_index)
+        # Forward and backward passes, update
+        inputs = _next_inputs(fabric, schedule, progress.iteration, labeled, unlabeled)
+        parts = split_batch(fabric, inputs, parts=schedule.accumulation, ignore_index=schedule.ignore_index)
         optimizer.zero_grad(set_to_none=True)
         losses = propagate(fabric, network, step, parts)
-        _update(optimizer, skip=tally.add(losses, _gradients(network), loss_scale=_loss_scale(fabric)))
+        _update(optimizer, skip=sums.add(losses, _gradients(network), loss_scale=_loss_scale(fabric)))
         hooks.after_update(progress.iteration)
+        # Next learning rate, log
         done = progress.iteration + 1
         set_learning_rates(done)
         progress = replace(progress, iteration=done)
@@ -134,11 +138,12 @@ def fit(
             images=images * fabric.world_size,
             rates={"omega": losses.omega, "lr": optimizer.param_groups[0]["lr"]},
         )
-        if not (plan.is_validated(done) or plan.is_saved(done)):
+        # Validate and save
+        if not (schedule.is_validated(done) or schedule.is_saved(done)):
             continue
         figures.flush()
         with figures.paused():
-            if plan.is_validated(done):
+            if schedule.is_validated(done):
                 matrix = validate_and_save()
             else:
                 hooks.save(progress, None, False)
@@ -147,28 +152,28 @@ def fit(
 
 
 class _DelayedFigures:
-    """Figures on their way to the log: read from the device once it works on the step after them."""
+    """Figures that are logged one step late, so that the device never idles while they are read."""
 
-    def __init__(self, plan: FitPlan, tally: Tally, hooks: Hooks, log: RunLog | SilentLog) -> None:
-        self._plan, self._tally, self._hooks, self._log = plan, tally, hooks, log
+    def __init__(self, schedule: FitSchedule, sums: StepSums, hooks: Hooks, log: RunLog | SilentLog) -> None:
+        self._schedule, self._sums, self._hooks, self._log = schedule, sums, hooks, log
         self._pending: Callable[[], None] | None = None
         self._images, self._since = 0, time.monotonic()
 
     def after_step(self, done: int, *, images: int, rates: dict[str, float]) -> None:
-        """Log what is pending; if the plan says so, begin to read what the steps up to `done` gave."""
+        """Log pending figures; if `done` is a step to log, start to read its figures."""
         self.flush()
         self._images += images
         self._log.step(done)
-        if self._plan.is_logged(done):
+        if self._schedule.is_logged(done):
             speed = {"images_per_s": self._images / (time.monotonic() - self._since)}
             self._images, self._since = 0, time.monotonic()
-            self._pending = partial(self._record, self._tally.start_reading(), done, rates | speed)
+            self._pending = partial(self._record, self._sums.start_interval(), done, rates | speed)
 
     def flush(self) -> None:
-        """Log what is pending.
+        """Log pending figures.
 
         Raises:
-            GmtoolError: Too many of the last steps had a gradient that is not finite.
+            GmtoolError: Too many consecutive steps had a non-finite gradient.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -176,46 +181,47 @@ class _DelayedFigures:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time in this block out of images/s: validating and saving is not training."""
+        """Exclude the time of the block from images per second."""
         started = time.monotonic()
         yield
         self._since += time.monotonic() - started
 
-    def _record(self, read: Callable[[], Reading], done: int, rates: dict[str, float]) -> None:
-        reading = read()
-        self._log.event("train", done, reading.means | rates | {"skipped": reading.skipped})
-        if reading.skipped_in_a_row > self._plan.max_skipped:
+    def _record(self, read: Callable[[], LoggedMeans], done: int, rates: dict[str, float]) -> None:
+        means = read()
+        self._log.event("train", done, means.means | rates | {"skipped": means.skipped})
+        if means.skipped_in_a_row > self._schedule.max_skipped:
             raise GmtoolError(
-                f"{reading.skipped_in_a_row} steps in a row had a gradient that is not finite and were "
-                f"skipped, the last with {self._hooks.describe_step(done - 1)}: look at these images, lower "
+                f"{means.skipped_in_a_row} steps in a row were skipped for non-finite gradients, the last with "
+                f"{self._hooks.describe_step(done - 1)}: check these images, lower "
                 "optim.lr, or --set run.precision=32-true"
             )
 
 
 def _next_inputs(
     fabric: Fabric,
-    plan: FitPlan,
+    schedule: FitSchedule,
     iteration: int,
     labeled: Iterator[LabeledBatch],
     unlabeled: Iterator[UnlabeledBatch] | None,
 ) -> StepInput:
-    uses_unlabeled = unlabeled is not None and iteration >= plan.unlabeled_from
+    uses_unlabeled = unlabeled is not None and iteration >= schedule.unlabeled_from
     batch = LabeledBatch(*fabric.to_device(tuple(next(labeled))))
     others, inside = None, None
     if unlabeled is not None and uses_unlabeled:
         others, inside = fabric.to_device(tuple(next(unlabeled)))
-    if plan.channels_last:
+    if schedule.channels_last:
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         others = None if others is None else others.contiguous(memory_format=torch.channels_last)
-    random = np.random.default_rng([plan.seed, 3, iteration])
-    return StepInput(labeled=batch, unlabeled=others, omega=plan.omega_at(iteration), random=random, inside=inside)
+    random = np.random.default_rng([schedule.seed, 3, iteration])
+    return StepInput(
+        labeled=batch, unlabeled=others, omega=schedule.omega_at(iteration), random=random, inside=inside
+    )
 
 
 def _update(optimizer: Optimizer, *, skip: Tensor) -> None:
-    """Step the optimiser unless `skip` is 1.0; nothing waits for the device.
+    """Step the optimiser unless `skip` is 1.0, without waiting for the device.
 
-    A fused optimiser reads `found_inf` on the device, as torch's `GradScaler` has it do. In 16-mixed the scaler
-    sets it itself.
+    A fused optimiser reads `found_inf` on the device, as with torch's `GradScaler`, which sets it in 16-mixed.
     """
     inner = cast(Any, optimizer).optimizer  # Fabric's wrapper does not pass attributes on
     inner.found_inf = skip

@@ -1,4 +1,4 @@
-"""Lock on a run folder: one `gmtool train` at a time writes into it."""
+"""Lock on a run folder: only one `gmtool train` writes into it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LOCK_NAME = ".gmtool-train.lock"
 
 @contextmanager
 def locked(run_dir: Path, fabric: Fabric) -> Iterator[None]:
-    """Hold an existing run folder within the block; of several processes of a run, the first one holds it.
+    """Lock an existing run folder within the block; of several processes of a run, the first one locks.
 
-    The lock is the operating system's: it ends with the process, however that ends.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises:
-        ConfigError: Another run holds the folder.
+        ConfigError: Another run has locked the folder.
     """
     if not fabric.is_global_zero:
         yield

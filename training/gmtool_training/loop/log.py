@@ -1,4 +1,4 @@
-"""What a run tells while it goes: `metrics.jsonl`, TensorBoard, and a progress bar or lines on stderr."""
+"""Log of a run: `metrics.jsonl`, TensorBoard, and a progress bar or lines on stderr."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gmtool.files import write_atomically
 from gmtool.report.report import percent
 
 SECONDS_BETWEEN_LINES = 15.0
-"""Where stderr is not a terminal, one line at most this often."""
+"""Shortest time between two lines if stderr is not a terminal."""
 
 
 class RunLog:
-    """One sink for everything that a run measures. A context manager: it closes its files.
+    """Log of all figures of a run; a context manager that closes its files.
 
     Args:
-        run_dir: The run folder.
-        iterations: Steps in the run.
-        start: Steps done before; what was recorded of later ones is dropped.
+        run_dir: Folder of the run.
+        iterations: Steps of the run.
+        start: Steps done; events of later steps are dropped.
     """
 
     def __init__(self, run_dir: Path, *, iterations: int, start: int = 0) -> None:
@@ -62,16 +62,16 @@ class RunLog:
         self._events.close()
 
     def step(self, iteration: int) -> None:
-        """Move the progress bar to a finished step."""
+        """Set the progress bar to the number of steps done."""
         self._progress.update(self._task, completed=iteration)
 
     def event(self, kind: str, iteration: int, figures: Mapping[str, float | None]) -> None:
-        """Record figures of one moment: a line in `metrics.jsonl`, TensorBoard scalars, a text for people.
+        """Log figures: a line in `metrics.jsonl`, TensorBoard scalars, and a text on stderr.
 
         Args:
             kind: "train" or "val".
-            iteration: Finished optimiser steps.
-            figures: Scalars by name; None for "not defined".
+            iteration: Optimiser steps done.
+            figures: Scalars by name; None: undefined.
         """
         seconds = round(time.monotonic() - self._start, 3)
         self._events.write(
@@ -95,7 +95,7 @@ class RunLog:
 
 
 class SilentLog:
-    """The log of the other processes, when several share a run."""
+    """Log of the processes of a run other than the first: does nothing."""
 
     def __enter__(self) -> SilentLog:
         return self
@@ -111,7 +111,7 @@ class SilentLog:
 
 
 def _drop_later_events(path: Path, start: int) -> None:
-    """Keep the lines of steps up to `start`; a killed process may have left half a line at the end."""
+    """Keep the events of steps up to `start`, without a half-written line of a killed process."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):

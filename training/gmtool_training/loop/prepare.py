@@ -1,11 +1,13 @@
-"""What stands before the first step: the machine, the data, the network with its optimiser."""
+"""Preparation of a run: device, data, network and optimiser."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
@@ -13,28 +15,49 @@ from gmtool.console import remark
 from gmtool.data.check import check_masks
 from gmtool.data.datasets import TrainingData, load_training_data
 from gmtool.errors import ConfigError
+from gmtool.nn.encoder import Attention
 from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import processors
+from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.engine.machine import build_fabric, loss_scaler, share_batch_statistics
 from gmtool_training.engine.optim import build_optimizer
-from gmtool_training.loop.figures import Tally
+from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.resume import RunState
+from gmtool_training.loop.validation_memory import refuse_too_large_images
 from gmtool_training.method.batchnorm import freeze
+from gmtool_training.method.class_weights import labeled_class_weights
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Constant parts of a run: settings, folder, device, data."""
+
+    config: TrainConfig
+    run_dir: Path
+    fabric: Fabric
+    data: TrainingData
+    classes: ClassSet
+    readers: Readers
+    """Readers of images and masks: from files, or from a cache."""
+    class_weights: Tensor | None
+    """(C,) float32 on the device, those of `method.balance`; None: all classes alike."""
 
 
 def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
-    """Return Fabric, and the configuration with what `auto` came to here."""
+    """Return Fabric, and the configuration with `auto` and None replaced by values for this machine."""
     fabric, device, precision = build_fabric(config.run.device, config.run.precision)
     parts = fabric.world_size * config.optim.accumulation
     for name, batch in (("labeled", config.data.labeled_batch), ("unlabeled", config.data.unlabeled_batch)):
         if batch % parts or batch < 2 * parts:
             raise ConfigError(
-                f"data.{name}_batch={batch} is the images of a whole step: {fabric.world_size} processes times "
+                f"data.{name}_batch={batch} must be divisible: {fabric.world_size} processes times "
                 f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
             )
     workers = min(8, processors()) if config.data.workers is None else config.data.workers
-    torch.set_num_threads(min(torch.get_num_threads(), processors()))  # torch knows no container's quota
+    torch.set_num_threads(
+        min(torch.get_num_threads(), processors())
+    )  # torch does not know the quota of a container
     return fabric, replace(
         config,
         data=replace(config.data, workers=workers),
@@ -43,7 +66,7 @@ def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
 
 
 def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> TrainingData:
-    """Find the images of a run and say how many there are; `check` looks into every mask first."""
+    """Find the images of a run and print their numbers; with `check`, read every mask first."""
     data = load_training_data(config.data)
     if config.method.name == "guidedmix" and not data.unlabeled.samples:
         raise ConfigError(
@@ -61,8 +84,36 @@ def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> Trai
     return data
 
 
+def build_context(
+    config: TrainConfig,
+    run_dir: Path,
+    fabric: Fabric,
+    data: TrainingData,
+    classes: ClassSet,
+    *,
+    attention: Attention | None,
+) -> RunContext:
+    """Check the memory for validation, compute the class weights, and fill the cache if the settings ask for one.
+
+    Raises:
+        DataError: A validation image or the cache does not fit into memory, or a mask cannot be used.
+    """
+    half = config.run.precision != "32-true"
+    refuse_too_large_images(data.val.samples, attention, fabric.device, half=half)
+    weights = labeled_class_weights(data.labeled.samples, classes, config)
+    return RunContext(
+        config=config,
+        run_dir=run_dir,
+        fabric=fabric,
+        data=data,
+        classes=classes,
+        readers=open_readers(data, classes, config.data),
+        class_weights=None if weights is None else fabric.to_device(weights),
+    )
+
+
 def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> RunState:
-    """Move the network to its device, and put everything beside it that a run changes."""
+    """Move the network to its device; return it with optimiser, average, loss scaler and sums."""
     share_batch_statistics(fabric, network)
     network.to(fabric.device)
     if config.run.channels_last:
@@ -74,5 +125,5 @@ def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> R
         average=averaged_copy(network) if config.optim.ema_decay else None,
         optimizer=build_optimizer(network, config.optim),
         scaler=loss_scaler(fabric),
-        tally=Tally(fabric.device),
+        sums=StepSums(fabric.device),
     )

@@ -7,22 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from gmtool.artifact.run_config import save_run_config
 from gmtool.artifact.runs import CHECKPOINT_DIR
-from gmtool.classes import ClassSet
-from gmtool.config import TrainConfig
 from gmtool.console import remark
-from gmtool.data.datasets import TrainingData
 from gmtool.errors import ConfigError
 from gmtool.nn.checkpoint import build_network
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
 from gmtool.report.metrics import mean_iou
-from gmtool_training.data.cache import Readers
 from gmtool_training.loop.fit import FitResult
-from gmtool_training.loop.progress import Progress
+from gmtool_training.loop.prepare import RunContext
+from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
 from gmtool_training.probe.run import check_probe, choose_input_scale, fit_probe
 
@@ -33,39 +29,34 @@ def refuse_finished_probe(run_dir: Path) -> None:
         raise ConfigError(f"{run_dir} is finished: its method is the probe, which is fitted once")
 
 
-def run_probe(
-    config: TrainConfig,
-    run_dir: Path,
-    fabric: Fabric,
-    network: GuidedMixNet,
-    data: TrainingData,
-    classes: ClassSet,
-    read: Readers,
-) -> FitResult:
+def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
     """Fit the probe, validate it, and save it as the last and best checkpoint.
 
     Raises:
         ConfigError: The settings do not fit the probe.
     """
+    config, fabric, data, classes, read = run.config, run.fabric, run.data, run.classes, run.readers
     check_probe(config, fabric.world_size)
     network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Input scale: the same encoder in a network that scales its images otherwise
     scale = choose_input_scale(network, config, data, classes, read)
     if scale != config.model.input_scale:
         config = replace(config, model=replace(config.model, input_scale=scale))
-        save_run_config(run_dir, config)
+        save_run_config(run.run_dir, config)
         encoder = network.encoder
         network = build_network(config.model, classes)
         network.encoder = encoder
         network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Fit, validate, save
     fitted = fit_probe(network, config, data, classes, read)
     remark(f"validating on {len(data.val.samples)} images")
     matrix = validate(
         fabric, network, data.val, classes=classes, config=config.data, before_image=lambda: None, read=read.val
     )
     miou = mean_iou(matrix)
-    progress, _ = Progress(iteration=fitted.steps).after_validation(None if math.isnan(miou) else miou)
+    progress, _ = TrainingProgress(iteration=fitted.steps).after_validation(None if math.isnan(miou) else miou)
     save_checkpoint(
-        run_dir,
+        run.run_dir,
         ["last", "best"],
         network,
         iteration=fitted.steps,

@@ -1,4 +1,4 @@
-"""Where a run stands."""
+"""Progress of a run: steps done, best score, early stopping."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What is counted, and survives an interruption."""
+class TrainingProgress:
+    """Counters of a run, kept in its checkpoints."""
 
     iteration: int = 0
     """Optimiser steps done."""
     best_miou: float | None = None
-    """None before the first validation, and while no pixel was scored."""
+    """Best validation mIoU in [0, 1]; None before the first validation, or if no pixel was scored."""
     best_iteration: int = 0
+    """Steps done at the best validation; 0: none yet."""
     stale: int = 0
     """Validations since the best one."""
     validated: bool = True
-    """False if a validation was due after this step and did not take place."""
+    """False if the validation after this step is still to be done."""
 
-    def after_validation(self, miou: float | None) -> tuple[Progress, bool]:
-        """Return where the run stands after a validation, and whether it was the best so far."""
+    def after_validation(self, miou: float | None) -> tuple[TrainingProgress, bool]:
+        """Return the progress after a validation with this mIoU, and whether it is the best so far."""
         is_best = self.best_iteration == 0 or (miou or 0.0) > (self.best_miou or 0.0)
         if is_best:
             best = replace(self, best_miou=miou, best_iteration=self.iteration, stale=0, validated=True)

@@ -1,9 +1,8 @@
-"""Save and restore training state, so that a resumed run ends as one that was never stopped.
+"""Save and restore training state, so that a resumed run ends like an uninterrupted one.
 
-Every draw that touches data depends on (seed, epoch, sample) or (seed, step) alone, and the learning rate on the
-step, so the number of steps done says where all of them stand. What is left: weights, their average, momentum,
-the loss scale, the best score, what was counted since the last log, torch's random state. The settings that the
-computation depends on are saved too: `config.toml` may be edited between two starts.
+Random numbers for data depend only on (seed, epoch, sample) or (seed, step), and the learning rate on the step, so
+the number of steps restores them. Saved: weights, their average, momentum, loss scale, best score, sums since the
+last log event, torch's random state, and the settings of the computation, since `config.toml` may be edited.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from gmtool.nn.checkpoint import (
     resumable_names,
 )
 from gmtool.nn.model import GuidedMixNet
-from gmtool_training.loop.figures import Tally
-from gmtool_training.loop.progress import Progress
+from gmtool_training.loop.figures import StepSums
+from gmtool_training.loop.progress import TrainingProgress
 
 FREE_SETTINGS = frozenset(
     (
-        # Which images they lead to is compared by the hash of their names; classes are those of the checkpoint
+        # Images are compared by the hash of their ids; classes come from the checkpoint
         *(f"data.{name}" for name in ("root", "labeled", "unlabeled", "val", "classes")),
         *(f"data.{name}" for name in ("workers", "cache")),
         "optim.iterations",
@@ -46,28 +45,31 @@ FREE_SETTINGS = frozenset(
         *(f"run.{name}" for name in ("patience", "max_skipped")),
     )
 )
-"""Settings that may change between two starts of a run: what a step computes does not depend on them."""
+"""Settings that may change when a run is resumed: the computation of a step does not depend on them."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything that a run changes while it goes."""
+    """State that changes during a run."""
 
     network: GuidedMixNet
     average: GuidedMixNet | None
-    """Running mean of the weights; None where there is none."""
+    """Moving average of the weights; None without `optim.ema_decay`."""
     optimizer: Optimizer
     scaler: torch.amp.GradScaler | None
-    tally: Tally
+    """Loss scaler of 16-mixed; else None."""
+    sums: StepSums
 
     @property
     def saved_network(self) -> GuidedMixNet:
-        """The network whose weights are validated, saved and exported."""
+        """Network whose weights are validated, saved and exported."""
         return self.average or self.network
 
 
-def pack_state(state: RunState, progress: Progress, data: TrainingData, config: TrainConfig) -> TrainingState:
-    """Return what `restore` needs, beside the weights of `saved_network`."""
+def pack_state(
+    state: RunState, progress: TrainingProgress, data: TrainingData, config: TrainConfig
+) -> TrainingState:
+    """Return the state that `restore` reads, besides the weights of `saved_network`."""
     tensors = {
         f"momentum.{index}": value["momentum_buffer"]
         for index, value in state.optimizer.state_dict()["state"].items()
@@ -76,7 +78,7 @@ def pack_state(state: RunState, progress: Progress, data: TrainingData, config: 
     if state.average is not None:
         tensors |= {f"network.{name}": value for name, value in state.network.state_dict().items()}
     return TrainingState(
-        tensors=tensors | {"tally": state.tally.state(), "random.torch": torch.get_rng_state()},
+        tensors=tensors | {"sums": state.sums.state(), "random.torch": torch.get_rng_state()},
         values={
             "progress": asdict(progress),
             "scaler": None if state.scaler is None else state.scaler.state_dict(),
@@ -88,44 +90,44 @@ def pack_state(state: RunState, progress: Progress, data: TrainingData, config: 
     )
 
 
-def restore(run_dir: Path, state: RunState, data: TrainingData) -> Progress:
-    """Put the newest checkpoint that is whole back into `state` and return where the run stands.
+def restore(run_dir: Path, state: RunState, data: TrainingData) -> TrainingProgress:
+    """Load the newest undamaged checkpoint into `state` and return the progress of the run.
 
     Raises:
-        CheckpointError: There is no checkpoint to go on from, or all are damaged.
-        ConfigError: The run's lists have changed.
+        CheckpointError: No checkpoint can be resumed, or all are damaged.
+        ConfigError: The images of the run have changed.
     """
     saved, weights = _newest_whole(run_dir)
     for name, split in (("labeled", data.labeled), ("unlabeled", data.unlabeled), ("val", data.val)):
         if saved.values[f"{name}_sha256"] != split.sha256:
-            raise ConfigError(f"the {name} images of {run_dir} have changed since it began: train anew")
+            raise ConfigError(f"the {name} images of {run_dir} have changed since it began: start a new run")
     state.saved_network.load_state_dict(weights)
     if state.average is not None:
         state.network.load_state_dict(_below("network.", saved.tensors))
     _restore_momentum(state.optimizer, _below("momentum.", saved.tensors))
     if state.scaler is not None:
         state.scaler.load_state_dict(saved.values["scaler"])
-    state.tally.restore(saved.tensors["tally"])
+    state.sums.restore(saved.tensors["sums"])
     torch.set_rng_state(saved.tensors["random.torch"])
-    return Progress(**saved.values["progress"])
+    return TrainingProgress(**saved.values["progress"])
 
 
 def saved_classes(run_dir: Path) -> ClassSet:
-    """Return the classes that a run was started with.
+    """Return the classes of a run, from its newest checkpoint.
 
     Raises:
-        CheckpointError: It has no checkpoint, or all are damaged.
+        CheckpointError: The run has no checkpoint, or all are damaged.
     """
     return _newest_description(run_dir).classes
 
 
 def refuse_other_computation(run_dir: Path, config: TrainConfig) -> None:
-    """Raise `ConfigError` if a setting that the computation depends on is not that of the run's checkpoints.
+    """Raise `ConfigError` if a setting that the computation depends on differs from the run's checkpoints.
 
     Raises:
-        CheckpointError: It has no checkpoint, or all are damaged.
+        CheckpointError: The run has no checkpoint, or all are damaged.
     """
-    saved = (_newest_description(run_dir).training or {}).get("settings", {})
+    saved = (_newest_description(run_dir).training or {})["settings"]
     changed = [
         f"{name} was {saved[name]}, is {value}"
         for name, value in _computation(config).items()
@@ -134,20 +136,20 @@ def refuse_other_computation(run_dir: Path, config: TrainConfig) -> None:
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ConfigError(
-            f"{run_dir / CONFIG_NAME}: changed since the run began: {'; '.join(changed[:3])}{more}: what a step "
-            "computes depends on it: put it back, or train anew"
+            f"{run_dir / CONFIG_NAME}: changed since the run began: {'; '.join(changed[:3])}{more}: the "
+            "computation depends on it: restore it, or start a new run"
         )
 
 
 def _computation(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that the computation depends on, by dotted name, as JSON has them."""
+    """Return the settings that the computation depends on by dotted name, as JSON values."""
     tree: dict[str, dict[str, Any]] = json.loads(json.dumps(asdict(config), default=str))
     names = {f"{section}.{name}": value for section, table in tree.items() for name, value in table.items()}
     return {name: value for name, value in names.items() if name not in FREE_SETTINGS}
 
 
 def _newest_description(run_dir: Path) -> Checkpoint:
-    """Return what the newest checkpoint says whose description is not damaged."""
+    """Return the newest undamaged description of a checkpoint."""
     problems = []
     for name in resumable_names(run_dir):
         try:
@@ -158,7 +160,7 @@ def _newest_description(run_dir: Path) -> Checkpoint:
 
 
 def _newest_whole(run_dir: Path) -> tuple[TrainingState, dict[str, Any]]:
-    """Return state and weights of the newest checkpoint that is not damaged; say which ones are."""
+    """Return state and weights of the newest undamaged checkpoint; remark damaged ones."""
     problems = []
     for name in resumable_names(run_dir):
         try:
@@ -167,14 +169,11 @@ def _newest_whole(run_dir: Path) -> tuple[TrainingState, dict[str, Any]]:
         except CheckpointError as error:
             problems.append(error)
             continue
-        if "tally" not in state.tensors or "settings" not in state.values:
-            problems.append(CheckpointError(f"{run_dir}: an older gmtool saved the state of {name}: train anew"))
-            continue
         if checkpoint.iteration != state.values["progress"]["iteration"]:
-            problems.append(CheckpointError(f"{run_dir}: weights and state of {name} are of different steps"))
+            problems.append(CheckpointError(f"{run_dir}: weights and state of {name} belong to different steps"))
             continue
         for problem in problems:
-            remark(f"warning: {problem}: going on from the checkpoint before, of step {checkpoint.iteration}")
+            remark(f"warning: {problem}: resuming from the previous checkpoint, of step {checkpoint.iteration}")
         return state, network.state_dict()
     raise problems[0]
 
@@ -182,7 +181,7 @@ def _newest_whole(run_dir: Path) -> tuple[TrainingState, dict[str, Any]]:
 def _restore_momentum(optimizer: Optimizer, momentum: dict[str, Tensor]) -> None:
     for index, parameter in enumerate(_parameters(optimizer)):
         if str(index) in momentum:
-            # Into the memory layout of the parameter, which a fused optimiser relies on
+            # In the memory format of the parameter, which a fused optimiser needs
             buffer = torch.empty_like(parameter).copy_(momentum[str(index)])
             optimizer.state[parameter]["momentum_buffer"] = buffer
 

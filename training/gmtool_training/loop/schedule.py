@@ -1,4 +1,4 @@
-"""How long a run trains, and what happens after which step."""
+"""Schedule of a run in steps: length, logging, validation, saving, early stopping."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from functools import partial
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
-from gmtool_training.loop.progress import Progress
+from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.method.losses import omega_at
 
 
 @dataclass(frozen=True)
-class FitPlan:
-    """How long to train, and how often to stop and look."""
+class FitSchedule:
+    """Length of a run and intervals of logging, validation and saving, in steps."""
 
     iterations: int
+    """Optimiser steps of the run."""
     unlabeled_from: int
-    """First step that gets unlabeled images; `iterations` for none."""
+    """First step with unlabeled images; `iterations`: none."""
     omega_at: Callable[[int], float]
     """Weight of the unlabeled loss by step."""
     seed: int
     accumulation: int
-    """Parts in which a process computes its share of a batch."""
+    """Parts of a process's share of a batch, computed one after another."""
     ignore_index: int
     log_every: int
     validations: int
     save_every: int
     patience: int | None
-    """Validations without a better score after which training ends; None: never."""
+    """Validations without a better score after which training ends; None: no early stopping."""
     max_skipped: int
-    """Steps in a row whose gradient may be not finite."""
+    """Consecutive steps that may have a non-finite gradient."""
     channels_last: bool
 
     def is_saved(self, done: int) -> bool:
-        """Return whether the last checkpoint is saved after `done` steps, validation or not."""
+        """Return whether the last checkpoint is saved after `done` steps, apart from validations."""
         return done % self.save_every == 0
 
     def is_logged(self, done: int) -> bool:
-        """Return whether figures are recorded after `done` steps."""
+        """Return whether figures are logged after `done` steps."""
         return done % self.log_every == 0 or done == self.iterations
 
     def is_validated(self, done: int) -> bool:
@@ -47,18 +48,18 @@ class FitPlan:
         number = done * self.validations // self.iterations
         return number > (done - 1) * self.validations // self.iterations
 
-    def is_over(self, progress: Progress) -> bool:
-        """Return whether nothing is left to do."""
+    def is_over(self, progress: TrainingProgress) -> bool:
+        """Return whether the run is finished: all steps done, or stopped early, and validated."""
         stale = self.patience is not None and progress.stale >= self.patience
         return (progress.iteration >= self.iterations or stale) and progress.validated
 
 
-def build_plan(config: TrainConfig, classes: ClassSet) -> FitPlan:
-    """Return what the settings come to, in steps."""
+def build_schedule(config: TrainConfig, classes: ClassSet) -> FitSchedule:
+    """Return the schedule of a configuration, in steps."""
     iterations, method, run = config.optim.iterations, config.method, config.run
     supervised = method.name == "supervised"
     warmup = iterations if supervised else round(method.warmup_fraction * iterations)
-    return FitPlan(
+    return FitSchedule(
         iterations=iterations,
         unlabeled_from=warmup,
         omega_at=partial(

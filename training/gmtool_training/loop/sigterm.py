@@ -1,4 +1,4 @@
-"""SIGTERM: schedulers and preempted machines ask a run to end; it saves first."""
+"""Handle SIGTERM of schedulers and preempted machines: save, then end."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from lightning_fabric import Fabric
 from gmtool.errors import TerminatedError
 
 STEPS_BETWEEN_QUESTIONS = 10
-"""How often several processes ask each other: each question waits for the device."""
+"""Steps between two checks over several processes; each check waits for the device."""
 
 
 class StopRequest:
-    """Whether the process was asked to end, and the moments at which it may."""
+    """Request to end the process, raised between steps or images."""
 
     def __init__(self, fabric: Fabric) -> None:
         self._fabric = fabric
         self._asked = threading.Event()
 
     def ask(self) -> None:
-        """Ask the process to end."""
+        """Request the end of the process."""
         self._asked.set()
 
     def raise_between_steps(self, iteration: int) -> None:
-        """Raise `TerminatedError` if any process was asked; several processes all do so at the same step."""
+        """Raise `TerminatedError` if any process was asked to end; all processes raise at the same step."""
         if self._fabric.world_size > 1:
             if iteration % STEPS_BETWEEN_QUESTIONS:
                 return
@@ -39,20 +39,20 @@ class StopRequest:
             self._raise_if(self._asked.is_set())
 
     def raise_within_step(self) -> None:
-        """Raise `TerminatedError` if this process was asked and has no others that would wait for it."""
+        """Raise `TerminatedError` if this process was asked to end and is the only one of the run."""
         self._raise_if(self._fabric.world_size == 1 and self._asked.is_set())
 
     def _raise_if(self, stops: bool) -> None:
         if stops:
-            raise TerminatedError("asked to end (SIGTERM); the run is saved: gmtool train --resume goes on")
+            raise TerminatedError("SIGTERM received; the run is saved: continue with gmtool train --resume")
 
 
 @contextmanager
 def stop_on_sigterm(fabric: Fabric) -> Iterator[StopRequest]:
-    """Give what tells whether SIGTERM has arrived.
+    """Yield a `StopRequest` that SIGTERM sets.
 
-    The signal itself interrupts nothing: a save in progress ends first. Outside the main thread signals cannot
-    be caught, so nothing is ever asked there.
+    The signal interrupts nothing: a save in progress ends first. Outside of the main thread signals cannot be
+    caught, so the request is never set there.
     """
     request = StopRequest(fabric)
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Scoring the network on whole images while it trains."""
+"""Validation during training: confusion matrix over whole images."""
 
 from __future__ import annotations
 
@@ -32,11 +32,21 @@ def validate(
     before_image: Callable[[], None],
     read: LabeledReader | None = None,
 ) -> Int64Array:
-    """Return the confusion matrix over a split: whole images at their own size, one scale, no flip.
+    """Return the confusion matrix over a split, (C, C) int64: whole images, one scale, no flip.
 
-    Each process scores its share of the images, and their counts are added: no image counts twice.
-    `before_image` is called before each image and may raise. Images come from `read`, or from
-    their files. The network is left in the mode it was in.
+    Each process scores its share of the images; the counts are summed. The network's mode does not change.
+
+    Args:
+        fabric: Device, precision and processes.
+        network: Network to score.
+        split: Labeled images.
+        classes: Classes of the masks.
+        config: Encoding of the masks, workers.
+        before_image: Called before each image; may raise.
+        read: Reader of images and masks; None: from their files.
+
+    Raises:
+        DataError: An image or mask cannot be read, or an image does not fit into memory.
     """
     was_training = network.training
     network.eval()

@@ -1,4 +1,4 @@
-"""Memory that validation needs for its largest image, compared with what is free before the first step."""
+"""Check before training that the largest validation image fits into memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gmtool.nn.encoder import Attention
 from gmtool.resources import available_memory
 
 COPIES = 2
-"""Matrices of attention scores that exist at once: before and after the softmax."""
+"""Attention matrices in memory at once: before and after the softmax."""
 REMEDY = (
-    "validation looks at whole images: scale the validation images down or cut them into tiles, or train without "
-    "attention (--set model.non_local_1=false) or at a coarser stride (--set model.output_stride=16: a sixteenth)"
+    "validation uses whole images: scale the validation images down, cut them into tiles, or train without "
+    "attention (--set model.non_local_1=false) or with --set model.output_stride=16 (a sixteenth of the memory)"
 )
 
 
 def refuse_too_large_images(
     samples: Sequence[Sample], attention: Attention | None, device: torch.device, *, half: bool
 ) -> None:
-    """Raise `DataError` if the attention scores of the largest validation image do not fit into memory.
+    """Raise `DataError` if the attention matrices of the largest validation image do not fit into memory.
 
-    Only image headers are read. Other activations are much smaller and not counted.
+    Only image headers are read. Other activations are much smaller and are not counted.
     """
 
     def size_of(sample: Sample) -> tuple[int, int]:
@@ -47,7 +47,7 @@ def refuse_too_large_images(
 
 
 def attention_bytes(height: int, width: int, attention: Attention | None, *, half: bool) -> int:
-    """Return what the scores between all positions of the features of one image take, in bytes; 0 without any."""
+    """Return the bytes of the attention matrices of one image; 0 without attention."""
     if attention is None:
         return 0
     positions = ceil(height / attention.stride) * ceil(width / attention.stride)
@@ -55,5 +55,5 @@ def attention_bytes(height: int, width: int, attention: Attention | None, *, hal
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of torch means that memory ran out, on a GPU or on the processor."""
+    """Return whether an error of torch means out of memory, on a GPU or CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

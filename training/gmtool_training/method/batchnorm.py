@@ -1,4 +1,4 @@
-"""Batch normalisation that normalises by the batch without remembering it."""
+"""Batch normalisation with batch statistics, without updates of the running statistics."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def same_statistics_again(network: nn.Module) -> AbstractContextManager[None]:
-    """Return a context that computes as the network would now, but leaves the running statistics alone.
+    """Return a context for recomputing activations: as in the first pass, without updating the running statistics.
 
-    For a second computation of the same activations: it must save the same tensors for the backward pass, and
-    running statistics are among them unless they are frozen now.
+    The recomputation must save the same tensors for the backward pass, which include the running statistics unless
+    they are frozen.
     """
     tracking = any(module.track_running_stats for module in network.modules() if isinstance(module, _BatchNorm))
     return _unmoved_statistics(network) if tracking else frozen_statistics(network)
@@ -51,6 +51,6 @@ def _unmoved_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def freeze(part: nn.Module) -> None:
-    """Let a part of a network stay as it is, in place: no gradient, and running statistics for a batch's."""
+    """Freeze a part of a network in place: no gradient, running statistics instead of batch statistics."""
     part.requires_grad_(False).eval()
     part.train = lambda mode=True: part  # type: ignore[method-assign]

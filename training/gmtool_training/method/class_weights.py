@@ -1,4 +1,4 @@
-"""How much more a pixel of a rare class counts than one of a frequent class."""
+"""Class weights from the frequency of classes in the labeled masks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gmtool.report.metrics import Int64Array
 
 
 def labeled_class_weights(samples: Sequence[Sample], classes: ClassSet, config: TrainConfig) -> Tensor | None:
-    """Return the weights of `method.balance`, from the masks of the labeled samples, and say them; None for 0.
+    """Return the class weights of `method.balance`, (C,) float32, from the labeled masks; None if it is 0.
 
     Raises:
-        DataError: A mask cannot be used, or none has a pixel of a class.
+        DataError: A mask cannot be read, or no mask has a pixel of a class.
     """
     if not config.method.balance:
         return None
@@ -42,17 +42,17 @@ def labeled_class_weights(samples: Sequence[Sample], classes: ClassSet, config: 
 
 
 def class_weights(pixels: Int64Array, *, balance: float) -> Tensor:
-    """Return the weight of each class, (C,) float32: (share of the pixels) ** -balance, 1 in the mean over pixels.
+    """Return class weights, (C,) float32: (share of the pixels) ** -balance, scaled to mean 1 over pixels.
 
     Args:
-        pixels: Pixels of each class, (C,). A class without any gets the largest weight of the others.
-        balance: 0: all pixels count alike; 1: all classes do.
+        pixels: Pixels of each class, (C,). A class without pixels gets the largest weight of the others.
+        balance: Exponent in [0, 1]. 0: all pixels weigh the same; 1: all classes do.
 
     Raises:
-        DataError: There is no pixel at all.
+        DataError: No pixel of any class.
     """
     if not pixels.any():
-        raise DataError("method.balance: the labeled masks have no pixel of any class; expected some to weigh by")
+        raise DataError("method.balance: the labeled masks have no pixel of any class")
     share = pixels / pixels.sum()
     weights = np.maximum(share, share[share > 0].min()) ** -balance
     return torch.from_numpy(weights / (share * weights).sum()).float()

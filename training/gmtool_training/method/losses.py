@@ -1,4 +1,4 @@
-"""The terms of the GuidedMix-Net loss, as pure functions of tensors, and their sum."""
+"""Loss terms of GuidedMix-Net as pure functions of tensors (docs/method.md, section 2)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Every term of one step, scalars on the device without gradient. L_dec and L_usup are 0 when not used."""
+    """Loss terms of one step: scalars on the device without gradient; L_dec and L_usup are 0 if not used."""
 
     cross_entropy: Tensor
     """L_ce (Eq. 1)."""
     classification: Tensor
-    """L_cla."""
+    """L_cla, image classification."""
     labeled_decoupling: Tensor
     """L_dec (Eq. 12)."""
     unlabeled: Tensor
@@ -54,16 +54,15 @@ def cross_entropy(
     hardest: float = 1.0,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean cross-entropy over the pixels that are not ignored; 0 if all are.
+    """Return the mean cross-entropy over the pixels that are not ignored (Eq. 1); 0 if all are ignored.
 
     Args:
         logits: (B, C, H, W).
         masks: (B, H, W) class indices, any integer type.
-        ignore_index: Label that does not count.
-        scored_pixels: What the sum over pixels is divided by; by default the pixels of `masks` that are not
-            ignored.
-        hardest: Share of those pixels, the ones with the largest loss, that count: online hard example mining.
-        class_weights: (C,) by which the cross-entropy of each pixel is multiplied, before anything else.
+        ignore_index: Label of ignored pixels.
+        scored_pixels: Divisor of the sum over pixels; default: number of pixels that are not ignored.
+        hardest: Online hard example mining: share of those pixels, the ones with the largest loss, that count.
+        class_weights: (C,) factors of each pixel's cross-entropy by its class, applied first.
     """
     target = masks.long()
     if hardest < 1:
@@ -76,7 +75,7 @@ def cross_entropy(
 def _hardest_cross_entropy(
     logits: Tensor, target: Tensor, class_weights: Tensor | None, *, ignore_index: int, share: float
 ) -> Tensor:
-    """Return the mean over the hardest pixels of this batch; where to cut is decided on the device."""
+    """Return the mean over the hardest pixels of this batch, without waiting for the device."""
     logits = logits.float()
     each = F.cross_entropy(logits, target, class_weights, ignore_index=ignore_index, reduction="none").flatten()
     counts = (target != ignore_index).flatten()
@@ -86,10 +85,10 @@ def _hardest_cross_entropy(
 
 
 def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tuple[int, ...]) -> Tensor:
-    """Return the mean binary cross-entropy of "this class occurs in the crop" over images and classes.
+    """Return L_cla: binary cross-entropy of the presence of each class in the crop, mean over images and classes.
 
     Args:
-        image_logits: (B, F) scores of the foreground classes.
+        image_logits: (B, F) logits of the foreground classes.
         masks: (B, H, W) uint8 labels.
         foreground: The F class indices.
     """
@@ -99,44 +98,27 @@ def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tup
 
 
 def pseudo_cross_entropy(logits: Tensor, pseudo: Tensor, weights: Tensor | None, *, soft: bool = False) -> Tensor:
-    """Return the cross-entropy with the likeliest class of a pseudo mask, times the weight of each pixel.
+    """Return the weighted cross-entropy with the likeliest class of a pseudo mask, mean over all pixels.
 
     Args:
         logits: (B, C, H, W).
-        pseudo: (B, C, H, W), constant.
-        weights: (B, H, W), or None for ones. The mean is over all pixels, whatever they weigh.
-        soft: Whether every class counts with its share of the pseudo mask instead.
+        pseudo: Pseudo mask (B, C, H, W), constant.
+        weights: Weight of each pixel (B, H, W); None: all 1.
+        soft: Use the probabilities of the pseudo mask as soft labels instead.
     """
-    # On a processor max is four times as fast as argmax
+    # On a CPU, max is four times as fast as argmax
     target = pseudo.float() if soft else pseudo.max(dim=1).indices
     each = F.cross_entropy(logits.float(), target, reduction="none")
     return each.mean() if weights is None else (weights * each).mean()
 
 
-def lowest_entropy(pseudo: Tensor, counted: Tensor | None, *, share: float) -> Tensor:
-    """Return which pixels of a batch have the lowest entropy: (B, H, W) bool.
+def squared_difference(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the squared difference of two masks, mean over batch, classes and pixels (Eq. 10, 12).
 
     Args:
-        pseudo: Pseudo masks (B, C, H, W); below zero they count as zero, and as if they summed to one.
-        counted: (B, H, W) bool, the pixels of which the share is taken; None for all.
-        share: How many of them are returned, in (0, 1]; more where several are tied.
-    """
-    positive = pseudo.clamp(min=0)
-    entropy = torch.special.entr(positive / positive.sum(dim=1, keepdim=True).clamp(min=1e-6)).sum(dim=1)
-    if counted is not None:
-        entropy = entropy.masked_fill(~counted, torch.inf)
-    # Where to cut is decided on the device
-    total = counted.sum() if counted is not None else torch.tensor(entropy.numel(), device=entropy.device)
-    last = ((share * total).ceil().long() - 1).clamp(min=0)
-    limit = entropy.flatten().sort().values.gather(0, last[None])
-    lowest: Tensor = (entropy <= limit) & entropy.isfinite()
-    return lowest
-
-
-def squared_difference(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the squared difference of two masks (B, C, H, W), mean over batch, classes and pixels.
-
-    `weights` (B, H, W) multiplies that of each pixel; the mean stays one over all pixels.
+        prediction: Probabilities (B, C, H, W).
+        target: Pseudo mask (B, C, H, W).
+        weights: Weight of each pixel (B, H, W); None: all 1. The mean is over all pixels.
     """
     if weights is None:
         return F.mse_loss(prediction, target)
@@ -144,13 +126,13 @@ def squared_difference(prediction: Tensor, target: Tensor, weights: Tensor | Non
 
 
 def omega_at(iteration: int, *, iterations: int, warmup: int, ramp_fraction: float, omega_max: float) -> float:
-    """Return the weight of the unlabeled loss: 0 in warm-up, then omega_max exp(-5 (1 - t)^2), t from 0 to 1.
+    """Return the weight of the unlabeled loss: 0 in warm-up, then omega_max exp(-5 (1 - t)^2), t in [0, 1].
 
     Args:
         iteration: Index of the step, from 0.
         iterations: Steps in the run.
-        warmup: Steps without unlabeled images.
-        ramp_fraction: Share of the steps after warm-up in which t rises.
+        warmup: Steps of warm-up, without unlabeled images.
+        ramp_fraction: Share of the steps after warm-up in which t rises from 0 to 1.
         omega_max: Final weight.
     """
     if iteration < warmup:

@@ -1,7 +1,7 @@
-"""One training step: supervised, and GuidedMix-Net in full (paper Sec. 3; the order is METHOD 2's).
+"""One training step: supervised, and GuidedMix-Net (paper Sec. 3; docs/method.md, section 2).
 
-A step computes its losses and propagates each part by `backward` as soon as it stands, so that the
-activations of one part are gone before those of the next exist. The optimiser belongs to the loop.
+A step calls `backward` for each part of its loss as soon as that is computed, so that the activations of one part
+are freed before the next part is computed. The training loop owns the optimiser.
 """
 
 from __future__ import annotations
@@ -20,19 +20,13 @@ from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
 from gmtool_training.method.losses import StepLosses, cross_entropy, image_classification, squared_difference
-from gmtool_training.method.mixing import (
-    decouple,
-    draw_lambda,
-    mix_pairs,
-    nearest_others,
-    random_others,
-)
+from gmtool_training.method.mixing import decouple, draw_lambda, mix_pairs, nearest_others, random_others
 from gmtool_training.method.unlabeled import (
-    Known,
+    LabeledPredictions,
+    Teacher,
+    predict_view,
     statistics_of_changed_images,
-    strong_target,
     unlabeled_loss,
-    weak_target,
 )
 
 Backward = Callable[[Tensor], None]
@@ -40,7 +34,7 @@ Backward = Callable[[Tensor], None]
 
 @dataclass(frozen=True)
 class StepInput:
-    """What one step works on."""
+    """Input of one training step: batches, loss weight and random generator."""
 
     labeled: LabeledBatch
     unlabeled: Tensor | None
@@ -48,15 +42,15 @@ class StepInput:
     omega: float
     """Weight of the unlabeled loss."""
     random: np.random.Generator
-    """Source of every draw of this step."""
+    """Source of all random numbers of this step."""
     inside: Tensor | None = None
-    """(B, H, W) bool: where the unlabeled crops show their images; None: everywhere."""
+    """(B, H, W) bool: False where an unlabeled crop lies outside of its image; None: all inside."""
     scored_pixels: Tensor | None = None
-    """What the sum of the cross-entropy is divided by; None: the pixels of this batch that are not ignored."""
+    """Divisor of the summed cross-entropy; None: number of pixels of this batch that are not ignored."""
 
 
 class Step(Protocol):
-    """What `fit` calls: compute the losses of one step, and propagate them with `backward`."""
+    """Function that computes the losses of one step and propagates them with `backward`."""
 
     def __call__(self, network: nn.Module, inputs: StepInput, backward: Backward) -> StepLosses: ...
 
@@ -70,9 +64,15 @@ def supervised_step(
     classes: ClassSet,
     class_weights: Tensor | None = None,
 ) -> StepLosses:
-    """L_ce + L_cla on the labeled images alone. Unlabeled images are not looked at.
+    """Compute L_ce + L_cla of the labeled images and propagate it; unlabeled images are ignored.
 
-    `class_weights` (C,) are those of `method.balance`, on the network's device.
+    Args:
+        network: The network in training.
+        inputs: Batch of the step.
+        backward: Propagates a loss.
+        method: Switches of the losses.
+        classes: Ignore index and foreground classes.
+        class_weights: (C,), those of `method.balance`, on the network's device; None: all classes alike.
     """
     output: Output = network(normalize(inputs.labeled.images))
     ce, cla = _labeled_losses(output, inputs, method, classes, class_weights)
@@ -91,73 +91,88 @@ def guidedmix_step(
     average: nn.Module | None = None,
     class_weights: Tensor | None = None,
 ) -> StepLosses:
-    """L_ce + L_cla + L_dec + omega L_usup, with every switch of `MethodConfig`.
+    """Compute L_ce + L_cla + L_dec + omega L_usup and propagate it, with every switch of `MethodConfig`.
 
-    Without unlabeled images (warm-up) it is the supervised step. Each labeled image goes through the
-    network once by itself; its probabilities serve both decouplings and are constants there. `average` is
-    the running mean of the weights, where it is the teacher; `class_weights` (C,) are those of `method.balance`.
+    Without unlabeled images (warm-up) it is the supervised step. Labeled images go through the network once; both
+    decouplings use their probabilities as constants.
+
+    Args:
+        network: The network in training.
+        inputs: Batches of the step.
+        backward: Propagates a loss.
+        method: Switches of the method.
+        classes: Ignore index and foreground classes.
+        average: Running mean of the weights; needed by `method.teacher=average`.
+        class_weights: (C,), those of `method.balance`, on the network's device; None: all classes alike.
     """
     if inputs.unlabeled is None:
         return supervised_step(
             network, inputs, backward, method=method, classes=classes, class_weights=class_weights
         )
-    teacher = network if method.teacher == "student" or average is None else average
-    x_l, x_u = normalize(inputs.labeled.images), normalize(inputs.unlabeled)
+    x_l = normalize(inputs.labeled.images)
     lam = draw_lambda(inputs.random, bound=method.lambda_bound)
 
-    # Labeled images: supervised losses, and what both decouplings need
-    joint = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
+    # Labeled images: supervised losses, and the predictions that both decouplings use
+    joint = network(torch.cat([x_l, normalize(inputs.unlabeled)])) if method.batch_norm == "joint" else None
     out_l = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
     ce, cla = _labeled_losses(out_l, inputs, method, classes, class_weights)
-    known = known_of(x_l, out_l)
+    labeled = labeled_predictions(x_l, out_l)
     if joint is None:
         backward(ce + cla)
     del out_l
 
-    # Unlabeled images: a prediction with gradient against the teacher's mask
-    taught = known_by_teacher(teacher, network, known, method)
-    if method.view == "strong":
-        target = strong_target(
-            teacher,
-            inputs.unlabeled,
-            inputs.inside,
-            inputs.labeled,
-            taught,
-            lam,
-            inputs.random,
-            method,
-            ignore_index=classes.ignore_index,
-        )
-        with statistics_of_changed_images(network, method):
-            out_u: Output = network(target.images)
-    else:
-        out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
-        own = out_u if teacher is network else None
-        target = weak_target(teacher, own, x_u, inputs.inside, taught, lam, inputs.random, method)
+    # Unlabeled images: the network's prediction against the teacher's pseudo mask
+    target, out_u = predict_view(
+        network,
+        teacher_of(network, average, labeled, lam, inputs.random, method),
+        inputs.unlabeled,
+        inside=inputs.inside,
+        labeled=inputs.labeled,
+        joint=None if joint is None else Output(*(part[len(x_l) :] for part in joint)),
+        ignore_index=classes.ignore_index,
+    )
     usup = unlabeled_loss(out_u.logits, target, method, class_weights)
     del out_u, target
     backward(inputs.omega * usup if joint is None else ce + cla + inputs.omega * usup)
     del joint
 
-    # Labeled pairs: the decoupled mask of a mixed pair against the known prediction
+    # Labeled pairs: the decoupled mask of a mixed pair against the labeled image's own prediction
     dec = torch.zeros_like(ce.detach())
     if method.labeled_decoupling and len(x_l) >= 2:
-        dec = _labeled_decoupling_loss(network, known, lam, inputs.random, method)
+        dec = _labeled_decoupling_loss(network, labeled, lam, inputs.random, method)
         backward(dec)
     return StepLosses(ce.detach(), cla.detach(), dec.detach(), usup.detach(), inputs.omega)
 
 
-def known_of(images: Tensor, output: Output) -> Known:
-    """Return what a forward of labeled images gave, as constants."""
-    return Known(images, torch.softmax(output.logits.detach(), dim=1), output.embedding.detach())
+def labeled_predictions(images: Tensor, output: Output) -> LabeledPredictions:
+    """Return a network's output for labeled images (B, 3, H, W) as constants."""
+    return LabeledPredictions(images, torch.softmax(output.logits.detach(), dim=1), output.embedding.detach())
 
 
-def known_by_teacher(teacher: nn.Module, network: nn.Module, known: Known, method: MethodConfig) -> Known:
-    """Return what the teacher says of the labeled images, where it is another network and mixes them in."""
-    if teacher is network or method.pseudo == "direct":
-        return known
-    with torch.no_grad(), frozen_statistics(teacher):
-        return known_of(known.images, teacher(known.images))
+def teacher_of(
+    network: nn.Module,
+    average: nn.Module | None,
+    labeled: LabeledPredictions,
+    lam: float,
+    random: np.random.Generator,
+    method: MethodConfig,
+) -> Teacher:
+    """Return the teacher of a step.
+
+    Args:
+        network: The network in training, the teacher by default.
+        average: Running mean of its weights, the teacher of `method.teacher=average`.
+        labeled: Predictions of `network` for the labeled images.
+        lam: Mixing coefficient, in [0, 0.5).
+        random: Source of random partners and strong views.
+        method: Switches of the method.
+    """
+    if method.teacher == "student" or average is None:
+        return Teacher(network, labeled, lam, random, method)
+    if method.pseudo != "direct":  # mixing subtracts the teacher's own prediction
+        with torch.no_grad(), frozen_statistics(average):
+            labeled = labeled_predictions(labeled.images, average(labeled.images))
+    return Teacher(average, labeled, lam, random, method)
 
 
 def _labeled_losses(
@@ -178,14 +193,14 @@ def _labeled_losses(
 
 
 def _labeled_decoupling_loss(
-    network: nn.Module, known: Known, lam: float, random: np.random.Generator, method: MethodConfig
+    network: nn.Module, labeled: LabeledPredictions, lam: float, random: np.random.Generator, method: MethodConfig
 ) -> Tensor:
     """L_dec (Eq. 12): gradient through the mixed prediction only."""
     if method.pairing == "similar":
-        other = nearest_others(known.embedding)
+        other = nearest_others(labeled.embedding)
     else:
-        other = random_others(len(known.images), random).to(known.images.device)
+        other = random_others(len(labeled.images), random).to(labeled.images.device)
     with statistics_of_changed_images(network, method):
-        mixed: Output = network(mix_pairs(known.images, known.images[other], lam))
-    m_dec = decouple(torch.softmax(mixed.logits, dim=1), known.probabilities, lam, method=method)
-    return squared_difference(m_dec, known.probabilities[other])
+        mixed: Output = network(mix_pairs(labeled.images, labeled.images[other], lam))
+    m_dec = decouple(torch.softmax(mixed.logits, dim=1), labeled.probabilities, lam, method=method)
+    return squared_difference(m_dec, labeled.probabilities[other])

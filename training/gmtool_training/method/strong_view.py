@@ -1,6 +1,6 @@
-"""The strong view of an unlabeled image: other colours, blurred, with a box of another image (as in UniMatch).
+"""Strong view of unlabeled images: colour jitter, blur, and boxes of other images (as in UniMatch).
 
-Every draw is from a passed generator; the work is torchvision's, on whatever device the images are.
+Random numbers come from a passed generator; torchvision computes on the device of the images.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from torchvision.transforms.v2 import functional as V
 
 JITTER_PROBABILITY, GRAY_PROBABILITY, BLUR_PROBABILITY = 0.8, 0.2, 0.5
 JITTER, HUE = 0.5, 0.25
-"""Largest change of brightness, contrast and saturation as a share, and of hue as a share of its circle."""
+"""Largest relative change of brightness, contrast and saturation, and of hue in turns."""
 BLUR_SIGMA_PX = (0.1, 2.0)
 BOX_AREA, BOX_ASPECT = (0.02, 0.4), (0.3, 1 / 0.3)
-"""Smallest and largest area of a box as a share of the image, and its height over its width."""
+"""Smallest and largest area of a box over that of the image, and height over width."""
 
 
 def change_colors(images: Tensor, random: np.random.Generator, *, share: float = 1.0) -> Tensor:
-    """Return images (B, 3, H, W) uint8 RGB, each with colours of its own and, half of them, blurred.
+    """Return images (B, 3, H, W) uint8 RGB with colour jitter and, with probability 0.5, blur.
 
     Args:
         images: (B, 3, H, W) uint8 RGB.
-        random: Source of every draw.
-        share: Probability with which an image is changed at all.
+        random: Source of all random numbers.
+        share: Probability with which an image is changed, in [0, 1].
     """
     return torch.stack([_change_one(image, random) if random.random() < share else image for image in images])
 
 
 def draw_boxes(count: int, size: tuple[int, int], *, share: float, random: np.random.Generator) -> Tensor:
-    """Return where each of `count` images shows another one: (count, H, W) bool, a box or nothing.
+    """Return random boxes as masks, (count, H, W) bool: one box or none an image.
 
     Args:
-        count: Images.
+        count: Number of images.
         size: (height, width) in pixels.
-        share: How many of the images get a box, in [0, 1].
-        random: Source of every draw.
+        share: Probability of a box, in [0, 1].
+        random: Source of all random numbers.
     """
     height, width = size
     boxes = torch.zeros(count, height, width, dtype=torch.bool)
@@ -55,7 +55,7 @@ def draw_boxes(count: int, size: tuple[int, int], *, share: float, random: np.ra
 
 
 def paste(values: Tensor, boxes: Tensor) -> Tensor:
-    """Return values (B, ..., H, W) in which each box (B, H, W) shows the next row's; the last row's, the first."""
+    """Return values (B, ..., H, W) with the next row's values in each box (B, H, W), cyclically."""
     inside = boxes.view(len(boxes), *[1] * (values.dim() - 3), *boxes.shape[1:])
     return torch.where(inside, values.roll(-1, dims=0), values)
 

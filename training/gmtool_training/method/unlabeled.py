@@ -14,14 +14,14 @@ from gmtool.config import MethodConfig
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
-from gmtool_training.method.losses import lowest_entropy, pseudo_cross_entropy, squared_difference
+from gmtool_training.method.losses import pseudo_cross_entropy, squared_difference
 from gmtool_training.method.mixing import decouple, mix_pairs, nearest_partners, random_partners
 from gmtool_training.method.strong_view import change_colors, draw_boxes, paste
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the labeled images' own forward gave, as constants."""
+class LabeledPredictions:
+    """Predictions for the labeled images, as constants."""
 
     images: Tensor
     """(B, 3, H, W), normalised."""
@@ -32,20 +32,34 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """Network that predicts the pseudo masks of one step, with all that its predictions depend on."""
+
+    network: nn.Module
+    """The network in training (paper), or the running mean of its weights."""
+    labeled: LabeledPredictions
+    """Its predictions for the labeled images."""
+    lam: float
+    """Mixing coefficient, in [0, 0.5)."""
+    random: np.random.Generator
+    method: MethodConfig
+
+
+@dataclass(frozen=True)
 class PseudoMask:
-    """What the teacher says of unlabeled images, and what it was asked with."""
+    """Pseudo masks of unlabeled images, with the mixed images that they come from."""
 
     mask: Tensor
     """(B, C, H, W)."""
     partners: Tensor | None = None
-    """(B, K) indices of each image's labeled partners, nearest first; None where none is mixed in."""
+    """(B,) index of the labeled partner of each image; None without mixing."""
     mixed: Tensor | None = None
-    """(B, 3, H, W) mixed images, normalised; None where none is mixed in."""
+    """(B, 3, H, W) mixed images, normalised; None without mixing."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the network is to predict for a view of the unlabeled images."""
+    """View of the unlabeled images, and its pseudo mask."""
 
     images: Tensor
     """(B, 3, H, W): the view, normalised."""
@@ -54,70 +68,96 @@ class Target:
     counted: Tensor | None
     """(B, H, W) bool: pixels that may count; None: all."""
     source: PseudoMask
-    """What the pseudo mask comes from."""
+    """Pseudo mask of the images before their view was made."""
 
 
-def weak_target(
-    teacher: nn.Module,
-    own: Output | None,
-    x_u: Tensor,
+def predict_view(
+    network: nn.Module,
+    teacher: Teacher,
+    images: Tensor,
+    *,
     inside: Tensor | None,
-    known: Known,
-    lam: float,
-    random: np.random.Generator,
-    method: MethodConfig,
-) -> Target:
-    """Return what is to be predicted for the unlabeled images as they are (Eq. 10).
+    labeled: LabeledBatch,
+    joint: Output | None,
+    ignore_index: int,
+) -> tuple[Target, Output]:
+    """Return a view of unlabeled images with its pseudo mask, and the network's output for the view.
 
     Args:
-        teacher: Predicts the pseudo masks; the network in training itself in the paper.
-        own: What the teacher gave for `x_u`, if that is known.
-        x_u: Unlabeled images, (B, 3, H, W), normalised.
+        network: The network in training.
+        teacher: Predicts the pseudo masks.
+        images: Unlabeled images, (B, 3, H, W) uint8 RGB.
         inside: (B, H, W) bool, False outside of the image; None: all pixels count.
-        known: Of the labeled images, by `teacher`.
-        lam: The mixing coefficient.
-        random: Source of the partners where they are random.
-        method: Every switch.
+        labeled: Labeled batch; the strong view may paste boxes of it.
+        joint: Output of `network` for the weak view, if a joint forward gave it.
+        ignore_index: Label of pixels without a class.
+    """
+    if teacher.method.view == "strong":
+        target = strong_target(teacher, images, inside=inside, labeled=labeled, ignore_index=ignore_index)
+        with statistics_of_changed_images(network, teacher.method):
+            return target, network(target.images)
+    x_u = normalize(images)
+    output: Output = network(x_u) if joint is None else joint
+    own = output if teacher.network is network else None
+    return weak_target(teacher, x_u, own=own, inside=inside), output
+
+
+def weak_target(teacher: Teacher, x_u: Tensor, *, own: Output | None, inside: Tensor | None) -> Target:
+    """Return the unlabeled images unchanged, and their pseudo mask (Eq. 10).
+
+    Args:
+        teacher: Predicts the pseudo masks.
+        x_u: Unlabeled images, (B, 3, H, W), normalised.
+        own: The teacher's output for `x_u`, if known.
+        inside: (B, H, W) bool, False outside of the image; None: all pixels count.
     """
     # As a target, the mixed pass needs no gradient and saves no activations
-    with torch.no_grad() if method.detach == "pseudo" else nullcontext():
-        source = _pseudo_mask(teacher, own, x_u, known, lam, random, method)
-    return Target(x_u, source.mask, None if method.margin else inside, source)
+    with torch.no_grad() if teacher.method.detach == "pseudo" else nullcontext():
+        source = _pseudo_mask(teacher, x_u, own=own)
+    return Target(x_u, source.mask, None if teacher.method.margin else inside, source)
 
 
 @torch.no_grad()
 def strong_target(
-    teacher: nn.Module,
-    images: Tensor,
-    inside: Tensor | None,
-    labeled: LabeledBatch,
-    known: Known,
-    lam: float,
-    random: np.random.Generator,
-    method: MethodConfig,
-    *,
-    ignore_index: int,
+    teacher: Teacher, images: Tensor, *, inside: Tensor | None, labeled: LabeledBatch, ignore_index: int
 ) -> Target:
-    """Return the same for a strong view of unlabeled images, (B, 3, H, W) uint8: weak teaches strong (FixMatch).
+    """Return the strong view of unlabeled images, and its pseudo mask from the weak view (FixMatch).
 
-    Boxes may show another unlabeled image with its pseudo mask, or one of `labeled` with its true mask.
+    Boxes show another unlabeled image with its pseudo mask, or an image of `labeled` with its true mask.
+
+    Args:
+        teacher: Predicts the pseudo masks.
+        images: Unlabeled images, (B, 3, H, W) uint8 RGB.
+        inside: (B, H, W) bool, False outside of the image; None: all pixels count.
+        labeled: Labeled batch.
+        ignore_index: Label of pixels without a class, which do not count where they are pasted.
     """
-    source = _pseudo_mask(teacher, None, normalize(images), known, lam, random, method)
-    size, device = (images.shape[-2], images.shape[-1]), images.device
-    boxes = draw_boxes(len(images), size, share=method.cutmix, random=random).to(device)
+    method, random = teacher.method, teacher.random
+    # Weak view: the pseudo mask
+    source = _pseudo_mask(teacher, normalize(images), own=None)
+    # Strong view: boxes of other unlabeled images, other colours
+    size = (images.shape[-2], images.shape[-1])
+    boxes = draw_boxes(len(images), size, share=method.cutmix, random=random).to(images.device)
     strong, pseudo = paste(change_colors(images, random, share=method.colors), boxes), paste(source.mask, boxes)
     counted = None if inside is None or method.margin else paste(inside, boxes)
+    # Boxes of labeled images
     if method.paste:
-        boxes = draw_boxes(len(images), size, share=method.paste, random=random)
-        counted = torch.ones_like(boxes, device=device) if counted is None else counted
+        counted = torch.ones_like(boxes) if counted is None else counted
         strong, pseudo, counted = _paste_labeled(
-            strong, pseudo, counted, boxes, labeled, random, colors=method.colors, ignore_index=ignore_index
+            teacher, strong, pseudo, counted, labeled, ignore_index=ignore_index
         )
     return Target(normalize(strong), pseudo, counted, source)
 
 
 def unlabeled_loss(logits: Tensor, target: Target, method: MethodConfig, class_weights: Tensor | None) -> Tensor:
-    """Return L_usup of logits (B, C, H, W) for a view; `class_weights` (C,) are those of `method.balance`."""
+    """Return L_usup (Eq. 10), a scalar.
+
+    Args:
+        logits: Prediction for the view, (B, C, H, W).
+        target: The view's pseudo mask.
+        method: `unlabeled_loss`, `detach` and the weights of the pixels apply.
+        class_weights: (C,), those of `method.balance`; None: all classes alike.
+    """
     pseudo, weights = weighted_mask(target, method, class_weights)
     if method.unlabeled_loss != "squared":
         return pseudo_cross_entropy(logits, pseudo, weights, soft=method.unlabeled_loss == "soft-cross-entropy")
@@ -128,7 +168,7 @@ def unlabeled_loss(logits: Tensor, target: Target, method: MethodConfig, class_w
 def weighted_mask(
     target: Target, method: MethodConfig, class_weights: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the pseudo mask as the loss takes it, and how much each pixel counts, (B, H, W); None: all alike."""
+    """Return the pseudo mask of the loss, (B, C, H, W), and the weight of each pixel, (B, H, W); None: all 1."""
     pseudo = target.pseudo
     if method.renormalize:
         pseudo = pseudo.clamp(min=0)
@@ -140,64 +180,53 @@ def weighted_mask(
     return pseudo, weights
 
 
+def statistics_of_changed_images(network: nn.Module, method: MethodConfig) -> AbstractContextManager[None]:
+    """Return the context of a forward of mixed or strong images: by default it keeps the running statistics."""
+    return nullcontext() if method.mixed_statistics else frozen_statistics(network)
+
+
 def _paste_labeled(
-    images: Tensor,
-    pseudo: Tensor,
-    counted: Tensor,
-    boxes: Tensor,
-    labeled: LabeledBatch,
-    random: np.random.Generator,
-    *,
-    colors: float,
-    ignore_index: int,
+    teacher: Teacher, images: Tensor, pseudo: Tensor, counted: Tensor, labeled: LabeledBatch, *, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images, pseudo masks and what counts of them, with a labeled image and its mask in each box."""
-    rows = boxes.flatten(1).any(dim=1).nonzero()[:, 0]  # the others need no work
+    """Paste boxes of labeled images with their masks; return images, pseudo masks and pixels that count."""
+    method, random = teacher.method, teacher.random
+    boxes = draw_boxes(len(images), (images.shape[-2], images.shape[-1]), share=method.paste, random=random)
+    rows = boxes.flatten(1).any(dim=1).nonzero()[:, 0]  # images with a box
     boxes, rows = boxes[rows].to(images.device), rows.to(images.device)
     partners = rows % len(labeled.images)
     truth = labeled.masks[partners].long()
     known_pixels = truth != ignore_index
     one_hot = F.one_hot(truth * known_pixels, pseudo.shape[1]).permute(0, 3, 1, 2).to(pseudo.dtype)
     if len(rows):
-        shown = change_colors(labeled.images[partners], random, share=colors)
+        shown = change_colors(labeled.images[partners], random, share=method.colors)
         images = images.index_copy(0, rows, torch.where(boxes[:, None], shown, images[rows]))
     pseudo = pseudo.index_copy(0, rows, torch.where(boxes[:, None], one_hot, pseudo[rows]))
     return images, pseudo, counted.index_copy(0, rows, torch.where(boxes, known_pixels, counted[rows]))
 
 
-def statistics_of_changed_images(network: nn.Module, method: MethodConfig) -> AbstractContextManager[None]:
-    """Return the context in which mixed or strongly changed images go through a network."""
-    return nullcontext() if method.mixed_statistics else frozen_statistics(network)
-
-
-def _pseudo_mask(
-    teacher: nn.Module,
-    own: Output | None,
-    x_u: Tensor,
-    known: Known,
-    lam: float,
-    random: np.random.Generator,
-    method: MethodConfig,
-) -> PseudoMask:
-    """Return what unlabeled images should be; `own` is the teacher's output for them, if known."""
+def _pseudo_mask(teacher: Teacher, x_u: Tensor, *, own: Output | None) -> PseudoMask:
+    """Return the pseudo mask of images (B, 3, H, W); `own` is the teacher's output for them, if known."""
+    method, labeled = teacher.method, teacher.labeled
+    # The teacher's direct prediction
     needs_own = method.pseudo != "decoupled" or method.pairing == "similar"
     if needs_own and own is None:
-        with frozen_statistics(teacher):
-            own = teacher(x_u)
+        with frozen_statistics(teacher.network):
+            own = teacher.network(x_u)
     if method.pseudo == "direct":
         assert own is not None
         return PseudoMask(torch.softmax(own.logits, dim=1))
+    # Pairing (Eq. 3)
     if method.pairing == "similar":
         assert own is not None
-        partners = nearest_partners(own.embedding.detach(), known.embedding, count=method.partners)
+        partners = nearest_partners(own.embedding.detach(), labeled.embedding)
     else:
-        partners = random_partners(len(x_u), len(known.images), random, count=method.partners).to(x_u.device)
-    # Several partners share lambda: their mean is the labeled part, and its prediction what is subtracted
-    minor, subtracted = known.images[partners].mean(dim=1), known.probabilities[partners].mean(dim=1)
-    images = mix_pairs(minor, x_u, lam)
-    with statistics_of_changed_images(teacher, method):
-        mixed: Output = teacher(images)
-    mask = decouple(torch.softmax(mixed.logits, dim=1), subtracted, lam, method=method)
+        partners = random_partners(len(x_u), len(labeled.images), teacher.random).to(x_u.device)
+    # Mixing (Eq. 2) and decoupling (Eq. 7, 8)
+    images = mix_pairs(labeled.images[partners], x_u, teacher.lam)
+    with statistics_of_changed_images(teacher.network, method):
+        mixed: Output = teacher.network(images)
+    subtracted = labeled.probabilities[partners]
+    mask = decouple(torch.softmax(mixed.logits, dim=1), subtracted, teacher.lam, method=method)
     if method.pseudo == "mean":
         assert own is not None
         mask = (mask + torch.softmax(own.logits.detach(), dim=1)) / 2
@@ -205,17 +234,11 @@ def _pseudo_mask(
 
 
 def _weights(pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor | None:
-    """Return how much each pixel counts, (B, H, W) in [0, 1]; None where all count alike."""
-    if counted is None and not (method.confidence or method.confidence_weighting or method.entropy_share < 1):
+    """Return the weight of each pixel, (B, H, W) in [0, 1]; None: all 1."""
+    if counted is None and not (method.confidence or method.confidence_weighting):
         return None
     largest = pseudo.amax(dim=1)
     weights = (largest >= method.confidence).to(pseudo.dtype)
     if method.confidence_weighting:
         weights = weights * largest.clamp(0, 1)
-    if counted is not None:
-        weights = weights * counted
-    return (
-        weights * lowest_entropy(pseudo, counted, share=method.entropy_share)
-        if method.entropy_share < 1
-        else weights
-    )
+    return weights if counted is None else weights * counted

@@ -1,4 +1,4 @@
-"""The course of a run as one picture, `training.png`, drawn from `metrics.jsonl`."""
+"""Training curves of a run (`training.png`), drawn from `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Series = npt.NDArray[np.float64]
 
 PICTURE_NAME = "training.png"
 EVENTS_SMOOTHED = 150
-"""With more events than this, a running mean is drawn, and the single events pale behind it."""
+"""Number of events above which a running mean is drawn over the pale single events."""
 
 COLORS = {
     "total": "#222222",
@@ -36,9 +36,9 @@ COLORS = {
 
 
 def draw_training(run_dir: Path) -> Path:
-    """Draw losses, validation mIoU, learning rate and ω of a run so far; return the picture's path.
+    """Draw losses, validation mIoU, learning rate and ω of a run so far; return the path of the picture.
 
-    Safe in threads and without a display. A line that a killed process left half written is passed over.
+    Works in threads and without a display. A half-written line of a killed process is skipped.
 
     Raises:
         CheckpointError: `run_dir` has no `metrics.jsonl`.
@@ -55,10 +55,10 @@ def training_figure(events: Sequence[Event], *, title: str) -> Figure:
     """Return four panels over the iterations: loss terms, validation mIoU, learning rate, ω.
 
     Args:
-        events: As `RunLog.event` writes them. Keys that are not drawn are passed over; None is a gap.
-        title: Of the whole figure.
+        events: Events of `RunLog.event`; None is a gap.
+        title: Title of the figure.
     """
-    # Not pyplot: it keeps global state and looks for a display
+    # Not pyplot, which has global state and needs a display
     from matplotlib.figure import Figure
 
     train = [event for event in events if event.get("kind") == "train"]
@@ -66,7 +66,7 @@ def training_figure(events: Sequence[Event], *, title: str) -> Figure:
     figure = Figure(figsize=(9, 10), dpi=110, facecolor="white")
     figure.suptitle(title, fontweight="bold")
     panels = figure.subplots(4, 1, sharex=True, height_ratios=(4, 3, 1.3, 1.3))
-    # Fixed margins: matplotlib's own layout would take half of the time
+    # Fixed margins: automatic layout would take half of the time
     figure.subplots_adjust(left=0.08, right=0.98, top=0.95, bottom=0.05, hspace=0.1)
     for panel in panels:
         panel.grid(visible=True, color="#e4e4e4", linewidth=0.8)
@@ -98,7 +98,7 @@ def _draw_losses(panel: Axes, train: Sequence[Event]) -> None:
     }
     window = max(1, len(train) // 50) if len(train) > EVENTS_SMOOTHED else 1
     for name, values in terms.items():
-        positive = np.where(values > 0, values, np.nan)  # a term that is off is 0, which a log scale lacks
+        positive = np.where(values > 0, values, np.nan)  # unused terms are 0, which a log scale cannot show
         color, width = COLORS[name], 2.0 if name == "total" else 1.5
         if window > 1:
             panel.plot(iterations, positive, color=color, alpha=0.2, linewidth=0.6)
@@ -128,13 +128,13 @@ def _draw_miou(panel: Axes, val: Sequence[Event]) -> None:
 
 
 def _series(events: Sequence[Event], name: str) -> Series:
-    """Return the values of one key, (N,); what is missing, None or infinite is a gap (NaN)."""
+    """Return the values of one key, (N,) float64; missing, None and infinite values are NaN."""
     values = np.array([np.nan if (value := event.get(name)) is None else float(value) for event in events])
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def _running_mean(values: Series, window: int) -> Series:
-    """Return the mean of the `window` values around each one, gaps left out; a gap stays one."""
+    """Return the mean of the `window` values around each value without NaN; NaN stays NaN."""
     known = np.isfinite(values)
     box = np.ones(window)
     total = np.convolve(np.where(known, values, 0), box, mode="same")
@@ -143,7 +143,7 @@ def _running_mean(values: Series, window: int) -> Series:
 
 
 def _marker(events: Sequence[Event]) -> str:
-    return "o" if len(events) == 1 else ""  # a line of one point is not seen
+    return "o" if len(events) == 1 else ""  # a line of one point is invisible
 
 
 def _read_events(path: Path) -> list[Event]:

@@ -1,4 +1,4 @@
-"""Picture of what the recipe in hand does with one batch, by the functions that the step itself calls."""
+"""Picture of one batch of the run's recipe, computed by the functions of the training step."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from torch import Tensor, nn
 
 from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
-from gmtool.images import UInt8Array
+from gmtool.images import IMAGENET_MEAN, IMAGENET_STD, UInt8Array
 from gmtool.masks.files import PNG_COMPRESSION
-from gmtool.nn.encoder import IMAGENET_MEAN, IMAGENET_STD
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
-from gmtool_training.method.step import known_by_teacher, known_of
-from gmtool_training.method.unlabeled import Target, strong_target, weak_target, weighted_mask
+from gmtool_training.method.step import labeled_predictions, teacher_of
+from gmtool_training.method.unlabeled import Target, predict_view, weighted_mask
 from gmtool_training.pictures.sheet import MaskTile, Tile, draw_sheet
 
 PICTURE_NAME = "pairs.png"
 MAX_ROWS = 4
 SEED = 0
-"""Of the picture's own draws: the same batch gives the same picture."""
+"""Seed of the picture's random numbers: the same batch gives the same picture."""
 
 NOTE = "Paler: less certain, or counts less. The unlabeled loss pulls the prediction to the pseudo mask."
 
@@ -43,20 +42,21 @@ def draw_pairs(
 ) -> bytes:
     """Return a PNG with a row for each of up to 4 unlabeled images.
 
-    A row shows what the method computes: labeled partner, its mask and the mixed image where it mixes; the strong
-    view where it has one; the pseudo mask, what counts of it where not all pixels count alike, and the prediction.
-    The networks are left as they were, and no global random state is drawn from.
+    Columns: labeled partner, its mask and the mixed image if the method mixes; the unlabeled image; the strong
+    view if the method has one; the pseudo mask; its weighted pixels unless all weigh alike; the prediction.
+    Networks and global random state do not change.
 
     Args:
         network: On any device, in any mode.
-        average: The running mean of its weights; None if there is none.
-        labeled: One batch; it may lie on another device.
-        unlabeled: Another one.
-        method: Every switch, as in the step.
+        average: Running mean of its weights, or None.
+        labeled: Labeled batch, on any device.
+        unlabeled: Unlabeled batch, on any device.
+        method: Switches of the method.
         classes: Palette and names.
         lam: Share of the labeled image in the mixed one, in [0, 0.5).
         class_weights: (C,), those of `method.balance`.
     """
+    # Targets and prediction
     device = next(network.parameters()).device
     labeled = LabeledBatch(*(part.to(device) for part in labeled))
     unlabeled = UnlabeledBatch(*(part.to(device) for part in unlabeled))
@@ -64,13 +64,14 @@ def draw_pairs(
         network, average, labeled, unlabeled, method=method, classes=classes, lam=lam
     )
     pseudo, weights = weighted_mask(target, method, class_weights)
-    # The share that ideal mixing leaves of the unlabeled image's certainty
+    # Ideal mixing leaves 1 - λ of the unlabeled image's probabilities
     scaled = method.renormalize or method.pseudo == "direct" or (method.decoupling == "soft" and method.normalize)
+    # Columns
     columns: dict[str, list[Tile]] = {}
     if target.source.partners is not None:
         partners = target.source.partners
-        columns["labeled partner"] = [_to_array(labeled.images[row].float().mean(dim=0)) for row in partners]
-        columns["its mask"] = [MaskTile(labeled.masks[row[0]].cpu().numpy()) for row in partners]
+        columns["labeled partner"] = [_to_array(labeled.images[row]) for row in partners]
+        columns["its mask"] = [MaskTile(labeled.masks[row].cpu().numpy()) for row in partners]
     columns["unlabeled image"] = [_to_array(image) for image in unlabeled.images]
     if target.source.mixed is not None:
         columns[f"mixed, λ = {lam:.2f}"] = _to_pictures(target.source.mixed)
@@ -82,6 +83,7 @@ def draw_pairs(
         labels = pseudo.argmax(dim=1).to(torch.uint8).cpu().numpy()
         columns["what counts"] = [MaskTile(*pair) for pair in zip(labels, share, strict=True)]
     columns["prediction"] = [_likeliest(mask, full=1.0) for mask in prediction]
+    # Sheet
     rows = list(zip(*(tiles[:MAX_ROWS] for tiles in columns.values()), strict=True))
     buffer = io.BytesIO()
     sheet = draw_sheet(tuple(columns), rows, classes=classes, note=NOTE)
@@ -102,37 +104,28 @@ def compute_target(
 ) -> tuple[Target, Tensor]:
     """Return the target of `guidedmix_step` for a batch, and the network's probabilities for it, (B, C, H, W).
 
-    The networks keep no trace of it. All draws are from a generator with a seed of its own.
+    Networks do not change. Random numbers come from a generator with the seed `SEED`.
     """
-    teacher = network if method.teacher == "student" or average is None else average
     random = np.random.default_rng(SEED)
     x_l, x_u = normalize(labeled.images), normalize(unlabeled.images)
-    with _training_mode(network), frozen_statistics(network), frozen_statistics(teacher):
+    frozen_average = frozen_statistics(network if average is None else average)
+    with _training_mode(network), frozen_statistics(network), frozen_average:
         joint: Output | None = network(torch.cat([x_l, x_u])) if method.batch_norm == "joint" else None
         out_l: Output = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
-        known = known_by_teacher(teacher, network, known_of(x_l, out_l), method)
-        if method.view == "strong":
-            target = strong_target(
-                teacher,
-                unlabeled.images,
-                unlabeled.inside,
-                labeled,
-                known,
-                lam,
-                random,
-                method,
-                ignore_index=classes.ignore_index,
-            )
-            out_u: Output = network(target.images)
-        else:
-            out_u = network(x_u) if joint is None else Output(*(part[len(x_l) :] for part in joint))
-            own = out_u if teacher is network else None
-            target = weak_target(teacher, own, x_u, unlabeled.inside, known, lam, random, method)
+        target, out_u = predict_view(
+            network,
+            teacher_of(network, average, labeled_predictions(x_l, out_l), lam, random, method),
+            unlabeled.images,
+            inside=unlabeled.inside,
+            labeled=labeled,
+            joint=None if joint is None else Output(*(part[len(x_l) :] for part in joint)),
+            ignore_index=classes.ignore_index,
+        )
     return target, torch.softmax(out_u.logits.float(), dim=1)
 
 
 def _title(method: MethodConfig) -> str:
-    """Return what the pseudo mask is, in words."""
+    """Return the column title of the pseudo mask."""
     masks = {"decoupled": "decoupled pseudo mask", "direct": "pseudo mask", "mean": "mean pseudo mask"}
     of_view = ", pasted" if method.view == "strong" and (method.cutmix or method.paste) else ""
     return masks[method.pseudo] + of_view
@@ -140,7 +133,7 @@ def _title(method: MethodConfig) -> str:
 
 @contextmanager
 def _training_mode(network: nn.Module) -> Iterator[None]:
-    """Put every module into training mode, and back into its own."""
+    """Set every module to training mode within the block."""
     modes = [(module, module.training) for module in network.modules()]
     network.train()
     try:
@@ -151,13 +144,13 @@ def _training_mode(network: nn.Module) -> Iterator[None]:
 
 
 def _likeliest(mask: Tensor, *, full: float) -> MaskTile:
-    """Return the class of the largest value of (C, H, W), and that value as a share of `full`."""
+    """Return the class with the largest value of (C, H, W), and that value over `full`, clamped to [0, 1]."""
     value, label = mask.float().cpu().max(dim=0)
     return MaskTile(label.to(torch.uint8).numpy(), (value / full).clamp(0, 1).numpy())
 
 
 def _to_pictures(images: Tensor) -> list[Tile]:
-    """Return normalised images (B, 3, H, W) as they look."""
+    """Return normalised images (B, 3, H, W) as uint8 pictures (H, W, 3)."""
     mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
     return [_to_array((image.float().cpu() * std + mean) * 255) for image in images]
 

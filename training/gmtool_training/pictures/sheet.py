@@ -1,8 +1,7 @@
-"""Images and masks as one sheet: rows of tiles in titled columns, with a legend of the classes that occur."""
+"""Sheet of images and masks: rows of tiles in titled columns, with a legend of the classes."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,27 +13,27 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gmtool.classes import ClassSet
 from gmtool.images import UInt8Array
-from gmtool.masks.files import encode_mask
+from gmtool.masks.files import color_table
 
 TILE_PX = 240
-"""Width of one tile."""
+"""Width of a tile in pixels."""
 GAP_PX = 8
 FONT_PX = 15
 LINE_PX = 22
 INK, PALE_INK, FRAME = "#222222", "#666666", "#aaaaaa"
 PALEST = 0.15
-"""How much of its colour a pixel keeps that nothing is known about."""
+"""Opacity of pixels with certainty 0."""
 
 
 @dataclass(frozen=True)
 class MaskTile:
-    """A label map (H, W) uint8 and how certain each pixel is, (H, W) in [0, 1]."""
+    """Label map (H, W) uint8, and the certainty of each pixel (H, W) in [0, 1]."""
 
     labels: UInt8Array
     certainty: npt.NDArray[np.float32] | None = None
 
     def paint(self, colors: UInt8Array) -> UInt8Array:
-        """Return the mask in its colours (256, 3), paler where it is less certain."""
+        """Return the mask in colours (256, 3), paler where less certain: (H, W, 3) uint8."""
         painted: UInt8Array = colors[self.labels]
         if self.certainty is None:
             return painted
@@ -44,21 +43,22 @@ class MaskTile:
 
 
 Tile = UInt8Array | MaskTile
-"""An image (H, W, 3) uint8, or a mask."""
+"""Image (H, W, 3) uint8, or a mask."""
 
 
 def draw_sheet(
     titles: Sequence[str], rows: Sequence[Sequence[Tile]], *, classes: ClassSet, note: str
 ) -> Image.Image:
-    """Return the sheet: titles, rows of tiles, the classes that occur, most frequent first, and a note.
+    """Return the sheet: titles, rows of tiles, legend (most frequent class first), and a note.
 
     Args:
-        titles: One a column.
-        rows: Tiles of one size, as many a row as there are titles.
+        titles: Titles of the columns.
+        rows: Rows of tiles of equal size, one tile a title.
         classes: Palette and names.
         note: One line at the bottom.
     """
-    colors = _colors(classes)
+    # Sizes
+    colors = color_table(classes)
     height, width = _to_size(rows[0][0])
     legend = _legend_lines(rows, classes, room=len(titles) * (width + GAP_PX) - GAP_PX)
     top = GAP_PX + LINE_PX
@@ -66,6 +66,7 @@ def draw_sheet(
     size = (GAP_PX + len(titles) * (width + GAP_PX), below + (len(legend) + 1) * LINE_PX + GAP_PX)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
+    # Titles and tiles
     for column, title in enumerate(titles):
         left = GAP_PX + column * (width + GAP_PX)
         draw.text((left + width / 2, GAP_PX + LINE_PX / 2), title, fill=INK, font=_font(), anchor="mm")
@@ -77,6 +78,7 @@ def draw_sheet(
             above = top + row * (height + GAP_PX)
             canvas.paste(picture, (left, above))
             draw.rectangle((left - 1, above - 1, left + width, above + height), outline=FRAME)
+    # Legend and note
     for number, line in enumerate(legend):
         y = below + number * LINE_PX
         for left, label, name in line:
@@ -91,7 +93,7 @@ def draw_sheet(
 def _legend_lines(
     rows: Sequence[Sequence[Tile]], classes: ClassSet, *, room: int
 ) -> list[list[tuple[int, int, str]]]:
-    """Return (left edge, label, name) of the classes that occur, most frequent first, in lines that fit."""
+    """Return lines of (left edge, label, name) of the classes, most frequent first, each within `room` pixels."""
     masks = [tile for tiles in rows for tile in tiles if isinstance(tile, MaskTile)]
     pixels = sum((np.bincount(mask.labels.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))
     lines: list[list[tuple[int, int, str]]] = [[]]
@@ -107,16 +109,9 @@ def _legend_lines(
     return lines
 
 
-def _colors(classes: ClassSet) -> UInt8Array:
-    """Return the colour of each label as mask files have it, (256, 3)."""
-    every_label = np.arange(256, dtype=np.uint8)[None]
-    colors: UInt8Array = np.array(Image.open(io.BytesIO(encode_mask(every_label, classes))).convert("RGB"))[0]
-    return colors
-
-
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    """Return a font that has Greek letters, which Pillow's own lacks."""
+    """Return a font with Greek letters, which Pillow's default lacks."""
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), FONT_PX)

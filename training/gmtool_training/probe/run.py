@@ -23,6 +23,8 @@ from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import Bank, BankBuilder, View, any_pixels, labeled_pixels, views_of
 from gmtool_training.probe.head import Head, HiddenOptions, Rows, fit_hidden, fit_linear, install
 from gmtool_training.probe.self_training import (
+    PseudoOptions,
+    choose_threshold,
     labeled_rows,
     pixel_miou,
     reliability,
@@ -110,33 +112,27 @@ def fit_probe(
     fit.hidden = hidden
     fit_seconds = time.monotonic() - started
     # Features of the unlabeled images, and whether they help
-    helps, rounds, unlabeled = False, 0, None
+    judged_by = _Judge(judged, kept_out, len(classes), probe)
+    options, helps = judged_by.options, False
+    unlabeled = None
     if probe.rounds and data.unlabeled.samples:
+        seconds = (1 - FIT_SHARE) * (budget.left_s - fit_seconds)
         unlabeled = unlabeled_bank(
             network,
             data,
             read,
             views,
             config=config,
-            seconds=(1 - FIT_SHARE) * (budget.left_s - fit_seconds),
+            seconds=seconds,
             seconds_a_view=seconds_a_view,
             random=random,
         )
-        options = {
-            "num_classes": len(classes),
-            "threshold": probe.threshold,
-            "balance": probe.balance,
-            "weight": probe.weight,
-        }
-        alone, trained = self_train(fit, fitted, unlabeled, rounds=1, start=judged, **options)  # type: ignore[arg-type]
-        before, after = (pixel_miou(head, kept_out, len(classes)) for head in (alone, trained))
-        helps = after >= before
-        _tell_verdict(before, after, judged, kept_out, probe.threshold)
-        rounds = probe.rounds if helps else 0
+        trained = self_train(fit, fitted, unlabeled, options, rounds=1, start=judged)[-1]
+        helps = judged_by.tell(trained)
     # The classifier of all labels
     heads = [fit([labeled_rows(labeled, len(classes))], None)]
     if helps and unlabeled is not None:
-        heads = self_train(fit, labeled, unlabeled, rounds=rounds, start=heads[0], **options)  # type: ignore[arg-type]
+        heads = self_train(fit, labeled, unlabeled, options, rounds=probe.rounds, start=heads[0])
     _install(heads[-1], network)
     return ProbeResult(probe.steps * len(heads), config.model.decoder_channels if fit.hidden else 0, helps)
 
@@ -172,17 +168,27 @@ def _choose_head(
     return (hidden, True) if better else (linear, False)
 
 
-def _tell_verdict(before: float, after: float, head: Head, kept_out: Bank, threshold: float) -> None:
-    measured = reliability(head, kept_out)
-    place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
-    remark(
-        f"pseudo labels above {measured.thresholds[place]}: {100 * measured.kept[place]:.0f} % of the pixels, "
-        f"{100 * measured.right[place]:.0f} % of them right"
-    )
-    verdict = "they are used" if after >= before else "they are left out: labels alone"
-    remark(
-        f"unlabeled images: {100 * before:.1f} -> {100 * after:.1f} % on the labeled images kept out; {verdict}"
-    )
+class _Judge:
+    """Judges self-training by labeled images that were kept out of the fit."""
+
+    def __init__(self, alone: Head, kept_out: Bank, num_classes: int, probe: ProbeConfig) -> None:
+        self._alone, self._kept_out, self._num_classes = alone, kept_out, num_classes
+        self._measured = reliability(alone, kept_out)
+        threshold = choose_threshold(self._measured) if probe.threshold is None else probe.threshold
+        self.options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
+
+    def tell(self, trained: Head) -> bool:
+        """Return whether a self-trained head is at least as good as that of labels alone, and say so."""
+        threshold, measured = self.options.threshold, self._measured
+        place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
+        remark(
+            f"pseudo labels above {threshold:g}: {100 * measured.kept[place]:.0f} % of the pixels, "
+            f"{100 * measured.right[place]:.0f} % of them right"
+        )
+        before, after = (pixel_miou(head, self._kept_out, self._num_classes) for head in (self._alone, trained))
+        verdict = "used" if after >= before else "left out: labels alone"
+        remark(f"unlabeled images {verdict}; labeled images kept out: {100 * before:.1f} -> {100 * after:.1f} %")
+        return after >= before
 
 
 def _install(head: Head, network: GuidedMixNet) -> None:

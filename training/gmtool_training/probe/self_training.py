@@ -14,7 +14,9 @@ from gmtool_training.probe.head import Head, Rows
 
 Fit = Callable[[Sequence[Rows], Head | None], Head]
 """From training rows, and a head to start from, to a fitted head."""
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
+LEAST_RIGHT = 0.9
+"""Share of the pseudo labels above a threshold that must be right for it to be taken."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,6 @@ class Reliability:
     """Share of those whose pseudo label is the label; NaN where none is kept."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether unlabeled images help, judged on the labeled images that were kept out."""
-
-    labels_alone: float
-    """Mean IoU over classes of the sampled pixels, in [0, 1]."""
-    self_trained: float
-    """The same after one round of self-training."""
-    reliability: Reliability
-
-    @property
-    def helps(self) -> bool:
-        """Return whether self-training is worth it: it does not lose on the images that were kept out."""
-        return self.self_trained >= self.labels_alone
-
-
 def labeled_rows(bank: Bank, num_classes: int) -> Rows:
     """Return the labeled pixels of a bank, each counting alike: they were drawn by their classes' weights."""
     targets = torch.zeros(len(bank.labels), num_classes)
@@ -52,36 +38,39 @@ def labeled_rows(bank: Bank, num_classes: int) -> Rows:
     return Rows(bank.features, targets)
 
 
-def pseudo_rows(bank: Bank, probabilities: Tensor, *, threshold: float, balance: float) -> Rows:
+@dataclass(frozen=True)
+class PseudoOptions:
+    """How pseudo labels count."""
+
+    num_classes: int
+    threshold: float
+    """Pixels whose largest probability is below do not count."""
+    balance: float
+    """A pixel weighs (share of its class among those that count) ** -balance."""
+    weight: float
+    """Share of the unlabeled pixels in the whole, in (0, 1)."""
+
+
+def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions) -> Rows:
     """Return unlabeled pixels with their likeliest classes as targets, where a teacher is sure.
 
     Args:
         bank: Unlabeled pixels.
         probabilities: (N, K) of a teacher.
-        threshold: Pixels whose largest probability is below do not count.
-        balance: A pixel weighs (share of its class among those that count) ** -balance.
+        options: What counts, and how much.
     """
     confidence, classes = probabilities.max(dim=1)
-    keep = (confidence >= threshold).float()
+    keep = (confidence >= options.threshold).float()
     counts = torch.zeros(probabilities.shape[1]).index_add_(0, classes, keep)
     share = counts / counts.sum().clamp(min=1)
-    weights = torch.where(share > 0, share.clamp(min=1e-5) ** -balance, torch.zeros(()))
+    weights = torch.where(share > 0, share.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
     targets = torch.zeros_like(probabilities)
     targets[torch.arange(len(classes)), classes] = keep * weights[classes]
     return Rows(bank.features, targets)
 
 
 def self_train(
-    fit: Fit,
-    labeled: Bank,
-    unlabeled: Bank,
-    *,
-    num_classes: int,
-    rounds: int,
-    threshold: float,
-    balance: float,
-    weight: float,
-    start: Head | None = None,
+    fit: Fit, labeled: Bank, unlabeled: Bank, options: PseudoOptions, *, rounds: int, start: Head | None = None
 ) -> list[Head]:
     """Return the head of labels alone, then that of each round; the teacher of a round is the head before it.
 
@@ -89,23 +78,18 @@ def self_train(
         fit: Fits a head.
         labeled: Labeled pixels.
         unlabeled: Unlabeled ones.
-        num_classes: Number of classes.
+        options: How pseudo labels count.
         rounds: Rounds of self-training.
-        threshold: See `pseudo_rows`.
-        balance: See `pseudo_rows`.
-        weight: Share of the unlabeled pixels in the whole, in (0, 1).
         start: The head of labels alone, if it was fitted before.
     """
-    rows = labeled_rows(labeled, num_classes)
+    rows = labeled_rows(labeled, options.num_classes)
     heads = [start or fit([rows], None)]
     for _ in range(rounds):
-        pseudo = pseudo_rows(
-            unlabeled, heads[-1].probabilities(unlabeled.features), threshold=threshold, balance=balance
-        )
+        pseudo = pseudo_rows(unlabeled, heads[-1].probabilities(unlabeled.features), options)
         total = float(pseudo.targets.sum()) * len(pseudo.features)
         if total == 0:
             break
-        factor = weight / (1 - weight) * float(rows.targets.sum()) * len(rows.features) / total
+        factor = options.weight / (1 - options.weight) * float(rows.targets.sum()) * len(rows.features) / total
         heads.append(fit([rows, Rows(pseudo.features, pseudo.targets * factor)], heads[-1]))
     return heads
 
@@ -122,8 +106,11 @@ def reliability(head: Head, held_out: Bank) -> Reliability:
     )
 
 
-def choose_threshold(measured: Reliability, *, least: float) -> float:
-    """Return the lowest threshold whose pseudo labels are right at least as often as `least`; else the highest."""
+def choose_threshold(measured: Reliability, *, least: float = LEAST_RIGHT) -> float:
+    """Return the lowest threshold above which at least the share `least` is right; else the highest.
+
+    A strict filter where confident means right, else a floor that adapts (CW-BASS v2, arXiv 2608.12773).
+    """
     for threshold, right in zip(measured.thresholds, measured.right, strict=True):
         if right >= least:
             return threshold

@@ -1,14 +1,14 @@
-"""The recipe of each data set kind, as settings over the defaults (which are the paper's for VOC)."""
+"""Settings of each data set kind over the defaults, which are the paper's for VOC."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gmtool.errors import ConfigError, did_you_mean
+from gmtool.errors import UsageError, did_you_mean
 from gmtool.settings import Settings
 
 PRESETS: Mapping[str, Settings] = {
-    # The paper's VOC recipe is what `gmtool.config` has as defaults
+    # Defaults of `gmtool.config`: the paper's VOC recipe
     "voc": {"data.layout": "voc"},
     # The same with SBD's masks: 10 582 training images
     "voc-aug": {
@@ -16,7 +16,7 @@ PRESETS: Mapping[str, Settings] = {
         "data.mask_dir": "SegmentationClassAug",
         "data.train_list": "ImageSets/Segmentation/trainaug.txt",
     },
-    # The paper's: wider crops, random pairs, no image classifier
+    # The paper's settings: larger crops, random pairs, no image classifier
     "cityscapes": {
         "data.layout": "cityscapes",
         "data.classes": "cityscapes",
@@ -40,11 +40,11 @@ PRESETS: Mapping[str, Settings] = {
         "data.labeled_batch": 4,
         "data.unlabeled_batch": 4,
     },
-    # A data set of one's own: the same recipe with a batch that fits smaller machines
+    # Own data sets: a smaller batch
     "folder": {"data.layout": "folder", "data.labeled_batch": 4, "data.unlabeled_batch": 4},
-    # The same for COCO's annotations
+    # The same for COCO annotations
     "coco": {"data.layout": "coco", "data.labeled_batch": 4, "data.unlabeled_batch": 4},
-    # Generated shapes, a narrow network from random weights: minutes on a CPU
+    # Generated shapes, narrow network, random weights: minutes on a CPU
     "toy": {
         "data.layout": "voc",
         "data.crop_px": 96,
@@ -54,7 +54,7 @@ PRESETS: Mapping[str, Settings] = {
         "model.encoder": "toy",
         "model.encoder_weights": "none",
         "model.decoder_channels": 64,
-        # The paper's weight of 30 is for 40 000 iterations; in a few hundred it drowns the labels
+        # The paper's 30 is for 40 000 iterations; in a few hundred it outweighs the labeled loss
         "method.omega_max": 3.0,
         "optim.iterations": 600,
         "optim.lr": 0.02,
@@ -68,8 +68,8 @@ def preset(kind: str) -> Settings:
     """Return the settings for a data set kind.
 
     Raises:
-        ConfigError: There is no such kind.
+        UsageError: Unknown kind.
     """
     if kind not in PRESETS:
-        raise ConfigError(f"unknown data set kind {kind}{did_you_mean(kind, PRESETS)}")
+        raise UsageError(f"unknown data set kind {kind}{did_you_mean(kind, PRESETS)}")
     return PRESETS[kind]

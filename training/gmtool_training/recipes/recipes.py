@@ -1,14 +1,14 @@
-"""Recipes: what a step computes, as settings over those of a data set kind."""
+"""Recipes: settings of the training step over those of a data set kind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gmtool.errors import ConfigError, did_you_mean
+from gmtool.errors import UsageError, did_you_mean
 from gmtool.settings import Settings
 
 RECIPES: Mapping[str, Settings] = {
-    # Labeled images alone
+    # Labeled images only
     "supervised": {"method.name": "supervised"},
     # A small classifier of a frozen encoder's features, and rounds of self-training
     "probe": {
@@ -21,7 +21,7 @@ RECIPES: Mapping[str, Settings] = {
         "probe.input_scales": (1.0, 2.0),
         "run.precision": "32-true",
     },
-    # GuidedMix-Net to the letter; pairing, the bound of lambda and the image classifier are the kind's
+    # GuidedMix-Net as in the paper; pairing, bound of lambda and image classifier come from the kind
     "paper": {
         "method.name": "guidedmix",
         "method.decoupling": "soft",
@@ -30,7 +30,7 @@ RECIPES: Mapping[str, Settings] = {
         "method.warmup_fraction": 0.05,
         "method.ramp_fraction": 0.1,
     },
-    # FixMatch for segmentation, as UniMatch states it, with the running mean of the weights as teacher
+    # FixMatch for segmentation as in UniMatch, with an EMA teacher
     "fixmatch": {
         "method.name": "guidedmix",
         "method.pseudo": "direct",
@@ -45,8 +45,8 @@ RECIPES: Mapping[str, Settings] = {
         "method.ramp_fraction": 0.0,
         "optim.ema_decay": 0.996,
     },
-    # Labeled images guide by being pasted, with their true masks, into unlabeled ones; rare classes count more,
-    # which on CamVid is all of its gain (docs/RESULTS.md). Decoupling is one setting away.
+    # EMA teacher, pasted labeled images, confidence above 0.6 as weight, class weights, longer warm-up; on CamVid
+    # all of the gain is from the class weights (docs/RESULTS.md)
     "plus": {
         "method.name": "guidedmix",
         "method.pseudo": "direct",
@@ -74,8 +74,8 @@ def recipe(name: str) -> Settings:
     """Return the settings of a recipe.
 
     Raises:
-        ConfigError: There is no such recipe.
+        UsageError: Unknown recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(f"unknown recipe {name}{did_you_mean(name, RECIPES)}")
+        raise UsageError(f"unknown recipe {name}{did_you_mean(name, RECIPES)}")
     return RECIPES[name]

@@ -1,4 +1,4 @@
-"""What a training step costs, so that methods can be compared within one budget of compute."""
+"""Cost of a training step in forward passes, to compare methods within one budget of compute."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def step_cost(method: MethodConfig, data: DataConfig) -> float:
     if method.labeled_decoupling:
         cost += FORWARD_AND_BACKWARD
     unlabeled = data.unlabeled_batch / data.labeled_batch
-    cost += FORWARD_AND_BACKWARD * unlabeled  # the view that learns
+    cost += FORWARD_AND_BACKWARD * unlabeled  # the view with gradient
     if method.pseudo != "direct":
-        # The mixed image; it has a gradient where nothing but the direct prediction is constant
+        # The mixed images; with gradient unless the pseudo mask is detached
         cost += (FORWARD if method.detach == "pseudo" else FORWARD_AND_BACKWARD) * unlabeled
         if method.teacher == "average":
-            cost += FORWARD  # the labeled images, by the teacher
-    own_is_there = method.view == "weak" and method.teacher == "student"
-    if not own_is_there and (method.pseudo != "decoupled" or method.pairing == "similar"):
-        cost += FORWARD * unlabeled  # the unlabeled images as they are, by the teacher
+            cost += FORWARD  # the teacher's forward of the labeled images
+    has_own_prediction = method.view == "weak" and method.teacher == "student"
+    if not has_own_prediction and (method.pseudo != "decoupled" or method.pairing == "similar"):
+        cost += FORWARD * unlabeled  # the teacher's forward of the unlabeled images
     return cost
 
 
 def iterations_within(budget: float, method: MethodConfig, data: DataConfig) -> int:
-    """Return how many steps fit into a budget of forward passes, warm-up included; at least one."""
+    """Return the number of steps within a budget of forward passes, with warm-up; at least 1."""
     warmup = 1.0 if method.name == "supervised" else method.warmup_fraction
     mean = warmup * FORWARD_AND_BACKWARD + (1 - warmup) * step_cost(method, data)
     return max(1, int(budget / mean))

@@ -1,4 +1,4 @@
-"""From a data set kind and options to a configuration: the layers of settings, in their order."""
+"""Build a run's configuration from its layers of settings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gmtool_training.recipes.presets import preset
-from gmtool_training.recipes.recipes import recipe
-
 from gmtool.classes import BUILT_IN
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.errors import ConfigError
-from gmtool.settings import Settings, build_config, load_toml, parse_assignments
+from gmtool.settings import Settings, as_settings, build_config, load_toml
+from gmtool_training.recipes.presets import preset
+from gmtool_training.recipes.recipes import recipe
 
 
 def configure(
@@ -21,7 +20,7 @@ def configure(
     *,
     recipe_name: str | None = None,
     config_path: Path | None = None,
-    assignments: Sequence[str] = (),
+    settings: Settings | Sequence[str] = (),
 ) -> TrainConfig:
     """Return defaults < settings of the kind < `--recipe` < `--config` < `--set` < named flags (None: not given).
 
@@ -30,7 +29,7 @@ def configure(
     """
     asked = {
         **(load_toml(config_path) if config_path else {}),
-        **parse_assignments(assignments),
+        **as_settings(settings),
         **{name: value for name, value in flags.items() if value is not None},
     }
     method = recipe(recipe_name) if recipe_name else {}

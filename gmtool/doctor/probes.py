@@ -1,4 +1,4 @@
-"""What is tried in a process of its own, because it may print, hang or crash: `python -m gmtool.cli.probes NAME`.
+"""Probes, each in a process of its own: one may print, hang or crash. `python -m gmtool.doctor.probes NAME`.
 
 Each probe prints what it found as one line of JSON, its last one.
 """
@@ -39,7 +39,7 @@ class Probe:
 
 def run_probe(name: str) -> Probe:
     """Run a probe in a process of its own."""
-    command = [sys.executable, "-m", "gmtool.cli.probes", name]
+    command = [sys.executable, "-m", "gmtool.doctor.probes", name]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, errors="replace"

@@ -1,4 +1,4 @@
-"""What is well, absent, doubtful or broken on a machine, judged from what was found on it, and what to do."""
+"""Judge facts on a machine: what works, is absent, doubtful or broken, and the remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, release
-from gmtool.cli.probes import Probe
+from gmtool.doctor.probes import Probe
 from gmtool.resources import Resources
 
 State = Literal["ok", "absent", "warning", "problem"]

@@ -1,61 +1,48 @@
-"""`gmtool predict --ray`: the same prediction on a Ray cluster, in shared folders and in buckets."""
+"""A prediction job on a Ray cluster, in shared folders and in buckets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from gmtool.console import remark
-from gmtool.errors import ArtifactError, ConfigError, DataError, needs_extra
+from gmtool.errors import ArtifactError, UsageError
 from gmtool.resources import temporary_dir
-
-if TYPE_CHECKING:
-    from gmtool_serving.backends.base import Backend
-    from gmtool_serving.cluster.pipeline import RayPipeline
-    from gmtool_serving.cluster.ray import Cluster, Wanted
-    from gmtool_serving.inputs.collect import InputImage
-    from gmtool_serving.outputs.folder import OutputFolder
-    from gmtool_serving.outputs.formats import FormatName
-    from gmtool_serving.outputs.manifest import Conditions
-    from gmtool_serving.pipeline.run import PredictionRun, PredictOptions
+from gmtool_serving.backends.base import Backend, InferenceDevice
+from gmtool_serving.backends.opening import open_backend
+from gmtool_serving.cluster.pipeline import RayPipeline
+from gmtool_serving.cluster.ray import Cluster, Wanted, check_address, connect
+from gmtool_serving.cluster.storage import check_uri, is_uri, read_file
+from gmtool_serving.cluster.stored_folder import StoredFolder
+from gmtool_serving.cluster.stored_images import collect_stored_images
+from gmtool_serving.cluster.workers import Job
+from gmtool_serving.inputs.collect import InputImage, collect_images
+from gmtool_serving.outputs.folder import OutputFolder
+from gmtool_serving.outputs.formats import FormatName, check_formats, check_names
+from gmtool_serving.outputs.manifest import Conditions
+from gmtool_serving.outputs.whole_run_files import RESULT_NAMES
+from gmtool_serving.pipeline.job import Observer, PredictionSummary, Scoring, carry_out
+from gmtool_serving.pipeline.run import PredictionRun, PredictOptions
 
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where the stages run."""
+    """Cluster and its workers."""
 
     address: str
+    """`auto`, HOST:PORT, or `local` for a cluster that is started here."""
     wanted: Wanted
 
-
-def ray_options(
-    address: str | None, *, actors: int | None, cpus: float | None, gpus: float | None
-) -> RayOptions | None:
-    """Return the options of `--ray`, None without it.
-
-    Raises:
-        ConfigError: Not an address, or the others without it.
-    """
-    if address is None:
-        for name, value in (("--ray-actors", actors), ("--ray-cpus", cpus), ("--ray-gpus", gpus)):
-            if value is not None:
-                raise ConfigError(f"{name} is of --ray: give that with it")
-        return None
-    with needs_extra("serve", "predicting"):
-        from gmtool_serving.cluster.ray import Wanted, check_address
-    check_address(address)
-    return RayOptions(address, Wanted(actors, cpus, gpus))
+    def __post_init__(self) -> None:
+        check_address(self.address)
 
 
 def refuse_with_ray(given: Mapping[str, bool]) -> None:
     """Refuse options of one machine; `given` says for each whether it was given.
 
     Raises:
-        ConfigError: One of them was.
+        UsageError: One of them was.
     """
     remedies = {
         "--shard": "Ray divides the work itself",
@@ -65,42 +52,35 @@ def refuse_with_ray(given: Mapping[str, bool]) -> None:
     }
     for name, is_given in given.items():
         if is_given:
-            raise ConfigError(f"{name} means nothing with --ray: {remedies[name]}")
+            raise UsageError(f"{name} means nothing with --ray: {remedies[name]}")
 
 
 def check_places(formats: Sequence[FormatName], out: str, *, scored: bool) -> None:
     """Refuse what cannot be done where masks go to a bucket.
 
     Raises:
-        ConfigError: Files of the whole run, or scores, which need the masks here.
+        UsageError: Files of the whole run, or scores, which need the masks here.
     """
-    from gmtool_serving.cluster.storage import check_uri, is_uri
-    from gmtool_serving.outputs.whole_run_files import RESULT_NAMES
-
     if not is_uri(out):
         return
     check_uri(out)
     for name in formats:
         if name in RESULT_NAMES:
-            raise ConfigError(
+            raise UsageError(
                 f"--format {name} ends in one file of all masks ({RESULT_NAMES[name]}), which is made on this "
                 "machine: take an --out that is a folder"
             )
     if scored:
-        raise ConfigError("--ground-truth scores masks in a folder: copy them from the bucket for gmtool evaluate")
+        raise UsageError("--ground-truth scores masks in a folder: copy them from the bucket for gmtool evaluate")
 
 
 def collect_for_ray(inputs: Sequence[str], out: str, *, root: str | None) -> Sequence[InputImage]:
     """Return the images that paths or URIs name.
 
     Raises:
-        ConfigError: Both kinds at once, or a video.
+        UsageError: Both kinds at once, or a video.
         DataError: See `collect_images` and `collect_stored_images`.
     """
-    from gmtool_serving.cluster.storage import check_uri, is_uri
-    from gmtool_serving.cluster.stored_images import collect_stored_images
-    from gmtool_serving.inputs.collect import collect_images
-
     if any(map(is_uri, inputs)) or (root is not None and is_uri(root)):
         if root is not None and is_uri(root):
             check_uri(root)
@@ -108,35 +88,45 @@ def collect_for_ray(inputs: Sequence[str], out: str, *, root: str | None) -> Seq
     images = collect_images(inputs, Path(out), root=None if root is None else Path(root))
     for image in images:
         if image.frame is not None:
-            raise ConfigError(
+            raise UsageError(
                 f"input {image.path}: a video is decoded from its beginning on one machine: predict without --ray"
             )
     return images
 
 
-@contextmanager
-def opened_on_ray(
-    images: Sequence[InputImage],
+def predict_on_ray(
+    inputs: Sequence[str],
     out: str,
     options: PredictOptions,
     ray: RayOptions,
     *,
     model: str,
-    device: Literal["auto", "cpu", "cuda"],
-    threads: int,
-    quiet: bool,
-) -> Iterator[tuple[PredictionRun, Backend]]:
-    """Hold the output folder, look at the model and join the cluster, so that what is wrong is said at once.
+    root: str | None = None,
+    device: InferenceDevice = "auto",
+    threads: int = 0,
+    scoring: Scoring | None = None,
+    observer: Observer | None = None,
+) -> PredictionSummary:
+    """Predict on a cluster; see `carry_out`.
 
-    Yields:
-        The run, and the model as this machine sees it.
+    The output folder, the model and the cluster are opened before any image is read.
+
+    Args:
+        inputs: Paths or URIs.
+        out: Output folder or URI.
+        options: Formats, decoding, batches.
+        ray: Cluster and workers.
+        model: Path or URI of an ONNX model.
+        root: Folder or URI of relative paths in lists.
+        device: Device of the workers.
+        threads: Processor threads of each worker; 0 for as many as it has processors.
+        scoring: Ground truth; None for no score.
+        observer: Follows the job.
     """
-    from gmtool_serving.cluster.ray import connect
-    from gmtool_serving.cluster.storage import is_uri
-    from gmtool_serving.cluster.stored_folder import StoredFolder
-    from gmtool_serving.outputs.formats import check_formats
-    from gmtool_serving.pipeline.run import PredictionRun
-
+    observer = observer or Observer()
+    check_places(options.formats, out, scored=scoring is not None)
+    images = collect_for_ray(inputs, out, root=root)
+    check_names(options.formats, images)
     content = _read_model(model)
     cluster: Cluster | None = None
 
@@ -161,10 +151,10 @@ def opened_on_ray(
         check_formats(options.formats, backend.spec.classes, backend.spec.outputs)
         run.sweep()
         with connect(ray.address, ray.wanted, device=device) as cluster:
-            if not quiet:
-                remark(_room_line(cluster))
-            yield run, backend
+            observer.tell(_room_line(cluster))
+            summary = carry_out(run, backend, images, scoring=scoring, observer=observer)
         run.sweep()  # of workers that died
+        return summary
 
 
 def _make_stages(
@@ -176,13 +166,9 @@ def _make_stages(
     out: str,
     options: PredictOptions,
     content: bytes,
-    device: Literal["auto", "cpu", "cuda"],
+    device: InferenceDevice,
     threads: int,
 ) -> RayPipeline:
-    from gmtool_serving.cluster.pipeline import RayPipeline
-    from gmtool_serving.cluster.storage import is_uri
-    from gmtool_serving.cluster.workers import Job
-
     place = out if is_uri(out) else os.path.abspath(out)  # noqa: PTH100  workers have folders of their own
     job = Job(
         options=options,
@@ -199,10 +185,8 @@ def _make_stages(
 
 def _read_model(model: str) -> bytes:
     """Return the bytes of a model's file, which are sent to the workers."""
-    from gmtool_serving.cluster.storage import check_uri, is_uri, read_file
-
     if Path(model).suffix.lower() != ".onnx":
-        raise ConfigError(
+        raise UsageError(
             f"--model {model}: --ray sends .onnx files to its workers; a plan belongs to the GPU it was built for"
         )
     try:
@@ -216,9 +200,6 @@ def _read_model(model: str) -> bytes:
 
 def _open_here(model: str, content: bytes) -> Backend:
     """Load the model on this machine's processor: a damaged one is found before the cluster has it."""
-    from gmtool_serving.backends.opening import open_backend
-    from gmtool_serving.cluster.storage import is_uri
-
     if not is_uri(model):
         return open_backend(Path(model), device="cpu", threads=1)
     with temporary_dir() as folder:
@@ -236,14 +217,3 @@ def _room_line(cluster: Cluster) -> str:
     gpus = f" and {cluster.gpus:g} GPU" if cluster.gpus else ""
     room = "" if cluster.first_actors == cluster.actors else f", room for {cluster.first_actors} now"
     return f"Ray {cluster.version}: {cluster.actors} actors of {cluster.cpus:g} CPU{gpus}{room}"
-
-
-def refuse_uris(paths: Sequence[str | None]) -> None:
-    """Refuse URIs where nothing reads them.
-
-    Raises:
-        DataError: There is one.
-    """
-    for path in paths:
-        if path is not None and "://" in path:
-            raise DataError(f"{path}: buckets are read with --ray; --ray local needs no cluster")

@@ -1,0 +1,161 @@
+"""Train a model, and resume a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gmtool.api.arguments import PathLike, given
+from gmtool.errors import UsageError, needs_extra
+
+if TYPE_CHECKING:
+    from gmtool_training.loop.run import RunResult
+
+    from gmtool.settings import Settings
+
+
+def train(
+    kind: str = "folder",
+    *,
+    data: PathLike | None = None,
+    classes: PathLike | None = None,
+    labels: PathLike | None = None,
+    unlabeled: PathLike | None = None,
+    val: PathLike | None = None,
+    encoder_weights: PathLike | None = None,
+    recipe: str | None = None,
+    config: PathLike | None = None,
+    settings: Settings | Sequence[str] = (),
+    out: PathLike | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    iterations: int | None = None,
+    compile: bool | None = None,
+    cache: str | None = None,
+    download: bool = False,
+) -> RunResult:
+    """Train a model with a few labeled and many unlabeled images.
+
+    Settings: defaults, then those of the kind, then `recipe`, `config`, `settings`, and the named ones.
+
+    Args:
+        kind: `voc`, `voc-aug`, `cityscapes`, `context`, `folder`, `coco` or `toy`.
+        data: Folder of the data set; for `toy` it is made there.
+        classes: `voc`, `cityscapes`, `context`, a classes.json, or COCO annotations.
+        labels: List of the labeled images. Without it, and without `unlabeled`, all training images are labeled.
+        unlabeled: List or folder of unlabeled images; by default all that are not labeled.
+        val: List of the validation images.
+        encoder_weights: `imagenet`, `none`, or a .safetensors or .pth file.
+        recipe: `supervised`, `paper`, `fixmatch` or `plus`.
+        config: TOML file of settings.
+        settings: `{"optim.lr": 0.01}` or `["optim.lr=0.01"]`.
+        out: Run folder, which is empty or does not exist; by default a fresh one below `runs/`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        seed: Seed of every random draw.
+        iterations: Optimiser steps.
+        compile: Translate the network with torch.compile.
+        cache: `none`, or `ram`: decode every image once.
+        download: Fetch PASCAL VOC, for `voc-aug` SBD too.
+
+    Returns:
+        Run folder, report of the last weights, and seconds.
+
+    Raises:
+        GmtoolError: Something is wrong with settings, data or weights. If it was found before the first step, no
+            run folder was made.
+    """
+    from gmtool.artifact.runs import fresh_dir, require_empty
+    from gmtool.console import speaks
+    from gmtool.data.toy import ToyConfig, generate_toy
+    from gmtool.settings import as_settings
+
+    with needs_extra("train", "training"):
+        from gmtool_training.data.download import download_data
+        from gmtool_training.loop.run import train as run
+        from gmtool_training.recipes.configure import configure
+    if download and kind not in ("voc", "voc-aug"):
+        raise UsageError(f"--download fetches voc and voc-aug, not {kind}: give its folder with --data")
+    named = {
+        "data.root": data,
+        "data.classes": classes,
+        "data.labeled": labels,
+        "data.unlabeled": unlabeled,
+        "data.val": val,
+        "model.encoder_weights": encoder_weights,
+        "run.device": device,
+        "run.seed": seed,
+        "optim.iterations": iterations,
+        "run.compile": compile,
+        "data.cache": cache,
+    }
+    run_dir = fresh_dir(kind) if out is None else Path(out)
+    if speaks():  # another process may have begun to fill it
+        require_empty(run_dir)
+    full = configure(
+        kind,
+        given(named),
+        recipe_name=recipe,
+        config_path=None if config is None else Path(config),
+        settings=as_settings(settings),
+    )
+
+    def prepare() -> None:
+        if download:
+            download_data(full.data)
+        if kind == "toy":
+            generate_toy(full.data.root, ToyConfig())
+
+    return run(full, run_dir, prepare=prepare)
+
+
+def resume(
+    run: PathLike,
+    *,
+    data: PathLike | None = None,
+    labels: PathLike | None = None,
+    unlabeled: PathLike | None = None,
+    val: PathLike | None = None,
+    settings: Settings | Sequence[str] = (),
+    device: str | None = None,
+    seed: int | None = None,
+    iterations: int | None = None,
+    compile: bool | None = None,
+    cache: str | None = None,
+) -> RunResult:
+    """Continue a stopped run from its last checkpoint; the result is the same as without the stop.
+
+    Args:
+        run: Run folder.
+        data: Folder of the data set, if it was moved.
+        labels: List of the labeled images, if it was moved.
+        unlabeled: List or folder of the unlabeled images, if it was moved.
+        val: List of the validation images, if it was moved.
+        settings: Settings that no computation depends on: `{"data.workers": 0}` or `["data.workers=0"]`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        seed: The run's own; another is refused.
+        iterations: Optimiser steps in all, to train longer.
+        compile: Translate the network with torch.compile.
+        cache: `none` or `ram`.
+
+    Raises:
+        CheckpointError: Not a run, or all its checkpoints are damaged.
+        ConfigError: The run is finished, its data has changed, another process trains it, or a setting was
+            changed that the computation depends on.
+    """
+    from gmtool.settings import as_settings
+
+    with needs_extra("train", "training"):
+        from gmtool_training.loop.run import resume as go_on
+    named = {
+        "data.root": data,
+        "data.labeled": labels,
+        "data.unlabeled": unlabeled,
+        "data.val": val,
+        "run.device": device,
+        "run.seed": seed,
+        "optim.iterations": iterations,
+        "run.compile": compile,
+        "data.cache": cache,
+    }
+    return go_on(Path(run), {**as_settings(settings), **given(named)})

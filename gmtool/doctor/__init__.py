@@ -1,0 +1,1 @@
+"""Diagnosis of a machine: packages, GPU, runtimes, memory, disk."""
