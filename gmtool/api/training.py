@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gmtool.api.arguments import PathLike, given
 from gmtool.errors import UsageError, needs_extra
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    kind: str = "folder",
+    kind: str | None = None,
     *,
     data: PathLike | None = None,
     classes: PathLike | None = None,
@@ -31,6 +31,7 @@ def train(
     device: str | None = None,
     seed: int | None = None,
     iterations: int | None = None,
+    minutes: float | None = None,
     compile: bool | None = None,
     cache: str | None = None,
     download: bool = False,
@@ -40,20 +41,23 @@ def train(
     Settings: defaults, then those of the kind, then `recipe`, `config`, `settings`, and the named ones.
 
     Args:
-        kind: `voc`, `voc-aug`, `cityscapes`, `context`, `folder`, `coco` or `toy`.
+        kind: `voc`, `voc-aug`, `cityscapes`, `context`, `folder`, `coco` or `toy`, with the settings of that kind.
+            None, or the folder of a data set: the layout is recognised, and what is not asked for is chosen from
+            the data: encoder, recipe, input scale, time.
         data: Folder of the data set; for `toy` it is made there.
         classes: `voc`, `cityscapes`, `context`, a classes.json, or COCO annotations.
         labels: List of the labeled images. Without it, and without `unlabeled`, all training images are labeled.
         unlabeled: List or folder of unlabeled images; by default all that are not labeled.
         val: List of the validation images.
         encoder_weights: `imagenet`, `none`, or a .safetensors or .pth file.
-        recipe: `supervised`, `paper`, `fixmatch` or `plus`.
+        recipe: `supervised`, `paper`, `fixmatch`, `plus` or `probe`.
         config: TOML file of settings.
         settings: `{"optim.lr": 0.01}` or `["optim.lr=0.01"]`.
         out: Run folder, which is empty or does not exist; by default a fresh one below `runs/`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         seed: Seed of every random draw.
         iterations: Optimiser steps.
+        minutes: Time that training may take, where it is chosen from the data or the recipe is `probe`.
         compile: Translate the network with torch.compile.
         cache: `none`, or `ram`: decode every image once.
         download: Fetch PASCAL VOC, for `voc-aug` SBD too.
@@ -66,20 +70,32 @@ def train(
             run folder was made.
     """
     from gmtool.artifact.runs import fresh_dir, require_empty
-    from gmtool.console import speaks
+    from gmtool.console import remark, speaks
+    from gmtool.data.recognize import own_file, recognize_kind
     from gmtool.data.toy import ToyConfig, generate_toy
     from gmtool.settings import as_settings
 
     with needs_extra("train", "training"):
         from gmtool_training.data.download import download_data
         from gmtool_training.loop.run import train as run
+        from gmtool_training.recipes.automatic import choose_settings
         from gmtool_training.recipes.configure import configure
+        from gmtool_training.recipes.presets import PRESETS
+    recognized = ""
+    if kind is None or (kind not in PRESETS and data is None and Path(kind).is_dir()):
+        data = kind if data is None else data
+        if data is None:
+            raise UsageError("train what? give the folder of a data set")
+        kind, recognized = recognize_kind(Path(data))
     if download and kind not in ("voc", "voc-aug"):
         raise UsageError(f"--download fetches voc and voc-aug, not {kind}: give its folder with --data")
+    automatic = bool(recognized) and recipe is None and config is None
+    if minutes is not None and not automatic and recipe != "probe":
+        raise UsageError("--minutes is for gmtool train DIR and for --recipe probe; others take --iterations")
     named = {
         "data.root": data,
-        "data.classes": classes,
-        "data.labeled": labels,
+        "data.classes": classes or (own_file(data, "classes.json") if recognized else None),
+        "data.labeled": labels or (own_file(data, "labeled.txt") if recognized else None),
         "data.unlabeled": unlabeled,
         "data.val": val,
         "model.encoder_weights": encoder_weights,
@@ -88,17 +104,22 @@ def train(
         "optim.iterations": iterations,
         "run.compile": compile,
         "data.cache": cache,
+        "probe.minutes": minutes,
     }
     run_dir = fresh_dir(kind) if out is None else Path(out)
     if speaks():  # another process may have begun to fill it
         require_empty(run_dir)
-    full = configure(
-        kind,
-        given(named),
-        recipe_name=recipe,
-        config_path=None if config is None else Path(config),
-        settings=as_settings(settings),
-    )
+    layers: dict[str, Any] = {
+        "recipe_name": recipe,
+        "config_path": None if config is None else Path(config),
+        "settings": as_settings(settings),
+    }
+    full = configure(kind, given(named), **layers)
+    if automatic:
+        chosen = choose_settings(full.data, minutes=minutes)
+        for line in (f"data set: {kind}, recognised by {recognized}", *chosen.reasons):
+            remark(line)
+        full = configure(kind, given(named), **layers, chosen=chosen.settings)
 
     def prepare() -> None:
         if download:

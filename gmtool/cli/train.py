@@ -16,9 +16,9 @@ from gmtool.errors import UsageError
 
 EPILOG = groups(
     {
-        "data": "KIND --data --classes --labels --unlabeled --val --download",
+        "data": "DIR|KIND --data --classes --labels --unlabeled --val --download",
         "model": "--encoder-weights --recipe --config --set",
-        "schedule": "--iterations --seed --resume",
+        "schedule": "--minutes --iterations --seed --resume",
         "machine": "--device --compile --cache",
         "output": "--out",
     }
@@ -28,12 +28,20 @@ EPILOG = groups(
 def train(
     kind: Annotated[
         str | None,
-        typer.Argument(help="Data set and its recipe: voc, voc-aug, cityscapes, context, folder, coco, toy."),
+        typer.Argument(
+            metavar="[DIR|KIND]",
+            help="Folder of a data set: its layout is recognised and settings are chosen from the data. Or a kind "
+            "with its settings: voc, voc-aug, cityscapes, context, folder, coco, toy.",
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
     labels: Labels = None,
     recipe: Annotated[
-        str | None, typer.Option(help="supervised, paper, fixmatch or plus; default: the paper's.")
+        str | None,
+        typer.Option(help="supervised, paper, fixmatch, plus or probe; of a KIND the paper's."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Time that training may take: with DIR, or --recipe probe.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: a fresh one below runs/.")] = None,
@@ -84,6 +92,7 @@ def train(
             "--config": config,
             "--out": out,
             "--download": download,
+            "--minutes": minutes,
         }
         for name, value in new_runs.items():
             if value:
@@ -103,12 +112,13 @@ def train(
                 cache=cache,
             )
     # A new run
-    elif kind is None:
+    elif kind is None and data is None:
         raise UsageError(
-            "train what? known: voc, voc-aug, cityscapes, context, folder, coco, toy; or --resume RUN"
+            "train what? give the folder of a data set, or a kind: voc, voc-aug, cityscapes, context, folder, coco, "
+            "toy; or --resume RUN"
         )
     else:
-        out = out or fresh_dir(kind)
+        out = out or fresh_dir(Path(kind or data or "run").name)
         with advising_to_resume(out):
             trained = training.train(
                 kind,
@@ -125,6 +135,7 @@ def train(
                 device=device,
                 seed=seed,
                 iterations=iterations,
+                minutes=minutes,
                 compile=compile_,
                 cache=cache,
                 download=download,

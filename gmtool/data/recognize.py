@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gmtool.errors import DataError, some_names
@@ -33,3 +34,9 @@ def recognize_kind(root: Path) -> tuple[str, str]:
         "masks/, JPEGImages/, leftImg8bit/ or annotations/instances_*.json: gmtool train folder --data DIR with "
         "--set data.images=... and --set data.masks=... reads others"
     )
+
+
+def own_file(root: str | os.PathLike[str] | None, name: str) -> Path | None:
+    """Return a file that lies in the folder of a data set; None if it does not."""
+    path = Path(root or ".") / name
+    return path if path.is_file() else None

@@ -21,8 +21,11 @@ def configure(
     recipe_name: str | None = None,
     config_path: Path | None = None,
     settings: Settings | Sequence[str] = (),
+    chosen: Settings | None = None,
 ) -> TrainConfig:
     """Return defaults < settings of the kind < `--recipe` < `--config` < `--set` < named flags (None: not given).
+
+    `chosen` takes the place of a recipe: settings that `choose_settings` found in the data.
 
     Raises:
         ConfigError: The kind or a setting does not exist, or a value is wrong.
@@ -32,7 +35,7 @@ def configure(
         **as_settings(settings),
         **{name: value for name, value in flags.items() if value is not None},
     }
-    method = recipe(recipe_name) if recipe_name else {}
+    method = recipe(recipe_name) if recipe_name else chosen or {}
     return build_config(preset(kind), _own_files(kind, asked), method, asked)
 
 
