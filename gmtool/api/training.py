@@ -81,6 +81,7 @@ def train(
         from gmtool_training.recipes.automatic import choose_settings
         from gmtool_training.recipes.configure import configure
         from gmtool_training.recipes.presets import PRESETS
+        from gmtool_training.recipes.recipes import RECIPES
     recognized = ""
     if kind is None or (kind not in PRESETS and data is None and Path(kind).is_dir()):
         data = kind if data is None else data
@@ -114,7 +115,7 @@ def train(
         "config_path": None if config is None else Path(config),
         "settings": as_settings(settings),
     }
-    full = configure(kind, given(named), **layers)
+    full = configure(kind, given(named), **layers, chosen=RECIPES["probe"] if automatic else None)
     if automatic:
         chosen = choose_settings(full.data, minutes=minutes)
         for line in (f"data set: {kind}, recognised by {recognized}", *chosen.reasons):

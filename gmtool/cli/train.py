@@ -114,8 +114,8 @@ def train(
     # A new run
     elif kind is None and data is None:
         raise UsageError(
-            "train what? give the folder of a data set, or a kind: voc, voc-aug, cityscapes, context, folder, coco, "
-            "toy; or --resume RUN"
+            "train what? give the folder of a data set, or a kind: voc, voc-aug, cityscapes, context, folder, "
+            "coco, toy; or --resume RUN"
         )
     else:
         out = out or fresh_dir(Path(kind or data or "run").name)

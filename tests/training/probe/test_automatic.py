@@ -8,16 +8,7 @@ from gmtool_training.recipes.automatic import input_scales
 
 from gmtool.settings import load_config
 
-QUICK = [
-    "--set",
-    "model.encoder=toy",
-    "--encoder-weights",
-    "none",
-    "--set",
-    "probe.steps=10",
-    "--set",
-    "model.decoder_channels=8",
-]
+QUICK = ["--set", "model.encoder=toy", "--encoder-weights", "none", "--set", "probe.steps=10"]
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,14 @@ def test_a_run_of_the_probe_exports_and_is_a_run_like_any_other(
     config = build_config(toy_settings, CHANGES, {"probe.input_scales": (0.5, 1.0)})
     result = train(config, tmp_path / "run")
     err = capfd.readouterr().err
-    for line in ("input scale", "classifier: ", "unlabeled images ", "features of 8 labeled images, 6 views"):
+    for line in (
+        "input scale",
+        "classifier: ",
+        "unlabeled images ",
+        "hidden layer: ",
+        "linear: ",
+        "features of 8 labeled images, 6 views",
+    ):
         assert line in err
     assert result.report.miou > 0
     network, checkpoint = load_network(tmp_path / "run", "best")

@@ -21,8 +21,9 @@ from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool.resources import available_memory
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import Bank, BankBuilder, View, any_pixels, labeled_pixels, views_of
-from gmtool_training.probe.head import Head, HiddenOptions, Rows, fit_hidden, fit_linear, install
+from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, install
 from gmtool_training.probe.self_training import (
+    Fit,
     PseudoOptions,
     choose_threshold,
     labeled_rows,
@@ -97,98 +98,104 @@ def fit_probe(
     budget = _Budget(probe.minutes)
     network.eval()
     views = views_of(probe.scales)
-    # Features of the labeled images, and the kind of classifier
+    # Features of the labeled and, as far as the time goes, of the unlabeled images
     started = time.monotonic()
     labeled = labeled_bank(
         network, data, classes, read, views, pixels=probe.labeled_pixels, balance=probe.balance, random=random
     )
     seconds = time.monotonic() - started
     remark(f"features of {len(data.labeled.samples)} labeled images, {len(views)} views each: {seconds:.0f} s")
-    seconds_a_view = seconds / (len(data.labeled.samples) * len(views))
-    fit = _Fit(probe, config.model.decoder_channels, random)
-    fitted, kept_out = split_images(labeled, share=KEPT_OUT, random=random)
-    started = time.monotonic()
-    judged, hidden = _choose_head(fit, fitted, kept_out, len(classes), probe)
-    fit.hidden = hidden
-    fit_seconds = time.monotonic() - started
-    # Features of the unlabeled images, and whether they help
-    judged_by = _Judge(judged, kept_out, len(classes), probe)
-    options, helps = judged_by.options, False
     unlabeled = None
     if probe.rounds and data.unlabeled.samples:
-        seconds = (1 - FIT_SHARE) * (budget.left_s - fit_seconds)
         unlabeled = unlabeled_bank(
             network,
             data,
             read,
             views,
             config=config,
-            seconds=seconds,
-            seconds_a_view=seconds_a_view,
+            seconds=(1 - FIT_SHARE) * budget.left_s,
+            seconds_a_view=seconds / (len(data.labeled.samples) * len(views)),
             random=random,
         )
-        trained = self_train(fit, fitted, unlabeled, options, rounds=1, start=judged)[-1]
-        helps = judged_by.tell(trained)
-    # The classifier of all labels
-    heads = [fit([labeled_rows(labeled, len(classes))], None)]
-    if helps and unlabeled is not None:
-        heads = self_train(fit, labeled, unlabeled, options, rounds=probe.rounds, start=heads[0])
+    # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
+    fitted, kept_out = split_images(labeled, share=KEPT_OUT, random=random)
+    fits = _fits(probe, config.model.decoder_channels, random)
+    judged = [_judge(kind, fit, fitted, kept_out, unlabeled, len(classes), probe) for kind, fit in fits.items()]
+    best = max(judged, key=lambda one: one.score)
+    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}")
+    # That classifier on all labels
+    fit, heads = fits[best.kind], []
+    if best.helps and unlabeled is not None:
+        heads = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds)
+    else:
+        heads = [fit([labeled_rows(labeled, len(classes))], None)]
     _install(heads[-1], network)
-    return ProbeResult(probe.steps * len(heads), config.model.decoder_channels if fit.hidden else 0, helps)
+    channels = config.model.decoder_channels if best.kind == "hidden layer" else 0
+    return ProbeResult(probe.steps * len(heads), channels, best.helps)
 
 
-class _Fit:
-    """Fits a classifier of the kind that was chosen."""
+def _fits(probe: ProbeConfig, channels: int, random: np.random.Generator) -> dict[str, Fit]:
+    """Return the kinds of classifiers that the settings allow, and what fits one."""
+    options = HiddenOptions(channels=channels, steps=probe.steps)
+    every: dict[str, Fit] = {
+        "hidden layer": lambda rows, start: fit_hidden(rows, options=options, random=random, start=start),
+        "linear": lambda rows, start: fit_linear(rows, start=start),
+    }
+    if channels == 0 or probe.head == "linear":
+        del every["hidden layer"]
+    elif probe.head == "hidden":
+        del every["linear"]
+    return every
 
-    def __init__(self, probe: ProbeConfig, channels: int, random: np.random.Generator) -> None:
-        self._options = HiddenOptions(channels=channels, steps=probe.steps)
-        self._random = random
-        self.hidden = probe.head != "linear" and channels > 0
 
-    def __call__(self, rows: Sequence[Rows], start: Head | None) -> Head:
-        if self.hidden:
-            return fit_hidden(rows, options=self._options, random=self._random, start=start)
-        return fit_linear(rows, start=start)
+@dataclass(frozen=True)
+class _Judged:
+    """A kind of classifier on the labeled images that were kept out of its fit."""
+
+    kind: str
+    options: PseudoOptions
+    alone: float
+    """Mean IoU of labels alone, in [0, 1]."""
+    trained: float | None
+    """The same after one round of self-training; None without unlabeled images."""
+
+    @property
+    def helps(self) -> bool:
+        """Return whether self-training does not lose."""
+        return self.trained is not None and self.trained >= self.alone
+
+    @property
+    def score(self) -> float:
+        """Return the better of the two."""
+        return max(self.alone, self.trained or 0.0)
 
 
-def _choose_head(
-    fit: _Fit, fitted: Bank, kept_out: Bank, num_classes: int, probe: ProbeConfig
-) -> tuple[Head, bool]:
-    """Return a head of the labels that are not kept out, and whether it has a hidden layer."""
-    rows = [labeled_rows(fitted, num_classes)]
-    if probe.head != "auto" or not fit.hidden:
-        return fit(rows, None), fit.hidden
-    hidden, linear = fit(rows, None), fit_linear(rows)
-    scores = [pixel_miou(head, kept_out, num_classes) for head in (hidden, linear)]
-    better = scores[0] >= scores[1]
+def _judge(
+    kind: str,
+    fit: Fit,
+    fitted: Bank,
+    kept_out: Bank,
+    unlabeled: Bank | None,
+    num_classes: int,
+    probe: ProbeConfig,
+) -> _Judged:
+    """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does."""
+    head = fit([labeled_rows(fitted, num_classes)], None)
+    measured, alone = reliability(head, kept_out), pixel_miou(head, kept_out, num_classes)
+    threshold = choose_threshold(measured) if probe.threshold is None else probe.threshold
+    options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
+    line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
+    if unlabeled is None:
+        remark(line)
+        return _Judged(kind, options, alone, None)
+    trained = self_train(fit, fitted, unlabeled, options, rounds=1, start=head)[-1]
+    after = pixel_miou(trained, kept_out, num_classes)
+    place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
     remark(
-        f"classifier: {'hidden layer' if better else 'linear'}; on the labeled images kept out, hidden layer "
-        f"{100 * scores[0]:.1f} %, linear {100 * scores[1]:.1f} %"
+        f"{line}, {100 * after:.1f} % with pseudo labels above {threshold:g}: "
+        f"{100 * measured.kept[place]:.0f} % of the pixels, {100 * measured.right[place]:.0f} % of them right"
     )
-    return (hidden, True) if better else (linear, False)
-
-
-class _Judge:
-    """Judges self-training by labeled images that were kept out of the fit."""
-
-    def __init__(self, alone: Head, kept_out: Bank, num_classes: int, probe: ProbeConfig) -> None:
-        self._alone, self._kept_out, self._num_classes = alone, kept_out, num_classes
-        self._measured = reliability(alone, kept_out)
-        threshold = choose_threshold(self._measured) if probe.threshold is None else probe.threshold
-        self.options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
-
-    def tell(self, trained: Head) -> bool:
-        """Return whether a self-trained head is at least as good as that of labels alone, and say so."""
-        threshold, measured = self.options.threshold, self._measured
-        place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
-        remark(
-            f"pseudo labels above {threshold:g}: {100 * measured.kept[place]:.0f} % of the pixels, "
-            f"{100 * measured.right[place]:.0f} % of them right"
-        )
-        before, after = (pixel_miou(head, self._kept_out, self._num_classes) for head in (self._alone, trained))
-        verdict = "used" if after >= before else "left out: labels alone"
-        remark(f"unlabeled images {verdict}; labeled images kept out: {100 * before:.1f} -> {100 * after:.1f} %")
-        return after >= before
+    return _Judged(kind, options, alone, after)
 
 
 def _install(head: Head, network: GuidedMixNet) -> None:
