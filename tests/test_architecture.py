@@ -68,6 +68,7 @@ def imports() -> dict[str, set[str]]:
                 full = {f"{node.module}.{alias.name}" for alias in node.names}
                 graph[name] |= full & set(modules) or {node.module}
         graph[name] &= set(modules) - {name}
+    graph["gmtool"] = set()  # it names the API for type checkers alone, and loads it when asked
     return graph
 
 

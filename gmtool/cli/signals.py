@@ -33,7 +33,7 @@ class Stopped(SystemExit):
 
 
 class _State:
-    """What is known of signals in this process."""
+    """Signals received by this process."""
 
     number: int | None = None
     """The first signal that came."""

@@ -49,7 +49,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found. A probe is None where the package is not installed."""
+    """Facts about the machine. A probe is None where the package is not installed."""
 
     extras: Mapping[str, Extra]
     torch: Probe | None

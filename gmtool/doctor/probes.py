@@ -29,7 +29,7 @@ ORT = "onnxruntime:"
 
 @dataclass(frozen=True)
 class Probe:
-    """What came of a probe."""
+    """Result of a probe."""
 
     value: dict[str, Any]
     """What it found; empty if it failed."""

@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What training needs beside the weights, to go on as if it had never stopped."""
+    """Training state beside the weights, for exact resume."""
 
     tensors: dict[str, Tensor]
     """Optimiser and random state by name."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Decoded(NamedTuple):
-    """What every decoder gives for the feature maps of an encoder."""
+    """Scores and context that a decoder computes from feature maps."""
 
     scores: Tensor
     """(B, num_classes, H / stride, W / stride): class scores before softmax."""

@@ -20,7 +20,7 @@ from gmtool.nn.timm_encoder import TimmEncoder
 
 
 class Output(NamedTuple):
-    """What one forward pass gives."""
+    """Output of one forward pass."""
 
     logits: Tensor
     """(B, C, H, W): class scores at the input's size, before softmax."""

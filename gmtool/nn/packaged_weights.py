@@ -7,7 +7,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from gmtool.errors import CheckpointError
@@ -19,22 +18,23 @@ PACKAGES: Mapping[str, tuple[str, str]] = {
 """Encoder -> module and class of the package that holds its weights (Apache-2.0)."""
 
 
-def packaged_weights(name: str) -> dict[str, Tensor] | None:
-    """Return an encoder's weights from an installed package, in timm's names; None if there is no such package.
-
-    The packages name their tensors in another way than timm, and list them in the same order.
-
-    Raises:
-        CheckpointError: The tensors of the package are not those of timm's network.
-    """
+def packaged_file(name: str) -> Path | None:
+    """Return the file of an encoder's weights in an installed package; None if there is no such package."""
     module, holder = PACKAGES.get(name, ("", ""))
     if not module or find_spec(module) is None:
         return None
+    return Path(getattr(import_module(module), holder).get_model_file_path())
+
+
+def in_timms_names(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a package's weights under the names of `TimmEncoder`; it has other names in the same order.
+
+    Raises:
+        CheckpointError: The tensors are not those of timm's network.
+    """
     import timm
 
-    path = Path(getattr(import_module(module), holder).get_model_file_path())
-    values = list(torch.load(path, map_location="cpu", weights_only=True).values())
     wanted = timm.create_model(name.removeprefix("timm:"), pretrained=False).state_dict()
-    if [value.shape for value in values] != [value.shape for value in wanted.values()]:
-        raise CheckpointError(f"encoder weights of package {module}: not the tensors of {name}: update timm")
-    return {f"model.{key}": value for key, value in zip(wanted, values, strict=True)}
+    if [value.shape for value in weights.values()] != [value.shape for value in wanted.values()]:
+        raise CheckpointError(f"packaged weights of {name}: not the tensors of timm's network: update timm")
+    return {f"model.{key}": value for key, value in zip(wanted, weights.values(), strict=True)}

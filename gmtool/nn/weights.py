@@ -13,7 +13,7 @@ from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.errors import CheckpointError
 from gmtool.files import sha256_of_file
 from gmtool.nn.encoder import Encoder
-from gmtool.nn.packaged_weights import packaged_weights
+from gmtool.nn.packaged_weights import in_timms_names, packaged_file
 from gmtool.nn.timm_encoder import TimmEncoder, as_encoder_names, download_timm_weights
 
 
@@ -34,10 +34,13 @@ def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str)
     if source == "none":
         return f"encoder {name}: starts from random weights"
     if isinstance(encoder, TimmEncoder):
-        if source == "imagenet":
-            weights = packaged_weights(name) or download_timm_weights(name)
-        else:
+        packaged = packaged_file(name)
+        if source != "imagenet":
             weights = as_encoder_names(_read(Path(source)))
+        elif packaged is not None:
+            weights = in_timms_names(name, _read(packaged))
+        else:
+            weights = download_timm_weights(name)
     else:
         weights = _download(name) if source == "imagenet" else _read(Path(source))
     return _fill(encoder, weights, where=f"encoder weights {source}")
