@@ -206,9 +206,9 @@ def test_failed_images_are_counted_and_a_file_of_the_whole_that_fails_is_raised(
         ("predict", {"ray_cpus": 2}, "--ray-cpus needs --ray"),
         ("predict", {"format": "vok"}, "unknown format vok; did you mean voc?"),
         ("predict", {"model": "s3://bucket/m.onnx"}, "buckets are read with --ray"),
-        ("train", {"download": True}, "--download fetches voc and voc-aug, not folder"),
-        ("train", {"recipe": "plsu", "data": "x"}, "unknown recipe plsu; did you mean plus?"),
-        ("train", {"settings": ["optim.lr"]}, "--set optim.lr: expected name=value"),
+        ("train", {"kind": "folder", "download": True}, "--download fetches voc and voc-aug, not folder"),
+        ("train", {"kind": "folder", "recipe": "plsu", "data": "x"}, "unknown recipe plsu; did you mean plus?"),
+        ("train", {"kind": "folder", "settings": ["optim.lr"]}, "--set optim.lr: expected name=value"),
     ],
 )
 def test_contradictions_are_usage_errors(

@@ -111,7 +111,6 @@ def predict(
         UnfinishedError: All masks are written, but a file of the whole run or the score cannot be made.
         UsageError: A bad value, or keywords that contradict each other.
     """
-    from gmtool.artifact.lookup import find_model
 
     with needs_extra("serve", "predicting"):
         from gmtool_serving.backends.tiles import parse_tiling
@@ -160,7 +159,7 @@ def predict(
             os.fspath(out),
             options,
             RayOptions(ray, Wanted(ray_actors, ray_cpus, ray_gpus)),
-            model=os.fspath(find_model(None) if model_path is None else model_path),
+            model=None if model_path is None else os.fspath(model_path),
             root=given_root,
             device=device,
             threads=threads,

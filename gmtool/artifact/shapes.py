@@ -29,9 +29,10 @@ class BatchShape:
         Raises:
             UsageError: Not three whole numbers above zero.
         """
-        batch, height, width = _parse_sides(
-            text, 3, where=where, expected="batch x height x width, for example 1x512x1024"
-        )
+        sides = _sides(text)
+        if sides is None or len(sides) != 3:
+            raise UsageError(f"{where} {text}: expected batch x height x width, for example 1x512x1024")
+        batch, height, width = sides
         return cls(batch, height, width)
 
     @property
@@ -85,13 +86,17 @@ def parse_size(size: str | tuple[int, int], *, where: str) -> tuple[int, int]:
     """
     if isinstance(size, tuple):
         size = "x".join(map(str, size))
-    both = size if "x" in size.lower() else f"{size}x{size}"
-    height, width = _parse_sides(both, 2, where=where, expected="HEIGHTxWIDTH in pixels, such as 512x1024")
-    return height, width
+    sides = _sides(size)
+    if sides is None or len(sides) > 2:
+        raise UsageError(f"{where} {size}: expected HEIGHTxWIDTH in pixels, such as 512x1024")
+    return sides[0], sides[-1]
 
 
-def _parse_sides(text: str, count: int, *, where: str, expected: str) -> list[int]:
+def _sides(text: str) -> list[int] | None:
+    """Return numbers above zero that stand between `x`; None if there are others."""
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != count or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"{where} {text}: expected {expected}")
-    return [int(part) for part in parts]
+    return (
+        [int(part) for part in parts]
+        if all(part.isascii() and part.isdigit() and int(part) for part in parts)
+        else None
+    )

@@ -169,7 +169,7 @@ SICK: dict[str, tuple[Facts, str, str, str, str]] = {
         replace(WELL, tensorrt={"tensorrt": changed(None or WELL.driver, error="tensorrt is a placeholder")}),
         "TensorRT",
         "problem",
-        "stub",
+        "placeholder",
         "",
     ),
     "TensorRT-RTX and a data centre GPU": (

@@ -33,7 +33,11 @@ def run(arguments: list[object], folder: Path) -> subprocess.CompletedProcess[st
     for name in ("home", "tmp", "hook"):
         (folder / name).mkdir()
     (folder / "hook/sitecustomize.py").write_text(HOOK)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("XDG_", "ORT_", "TORCHINDUCTOR_"))
+    }
     environment |= {
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),

@@ -146,7 +146,7 @@ def test_one_plan_is_built_for_the_gpus_that_were_asked_for(spec: ArtifactSpec) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"compute_capabilities": ("8.6", "9.0")}, r"9.0: TensorRT-RTX .* builds for 7.5, 8.0, .* take TensorRT"),
+        ({"compute_capabilities": ("8.6", "9.0")}, r"9.0: TensorRT-RTX .* builds for 7.5, 8.0, .* use TensorRT"),
         ({"compute_capabilities": ("86",)}, "--compute-capability 86: "),
         ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX has no such option"),
         ({"version_compatible": True}, "--version-compatible: TensorRT-RTX has no such option"),

@@ -169,7 +169,7 @@ MISTAKES: dict[str, tuple[Callable[[Callable[..., Path], Path], list[Path]], str
     "both kinds": (lambda plan, onnx: [onnx, plan("8.6")], "one ONNX file, or plans"),
     "no file": (lambda plan, onnx: [Path("nowhere.onnx")], "no such file"),
     "rtx": (lambda plan, onnx: [plan("8.6", flavour="tensorrt_rtx")], "which Triton does not load"),
-    "one GPU twice": (lambda plan, onnx: [plan("8.6"), plan("8.6")], "compute capability 8.6 too"),
+    "one GPU twice": (lambda plan, onnx: [plan("8.6"), plan("8.6")], "the same compute capability 8.6"),
     "two versions": (
         lambda plan, onnx: [plan("8.6"), plan("9.0", version="11.4.0")],
         "differ in their TensorRT version",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmtool.artifact.lookup import find_model
 from gmtool.errors import ArtifactError, UsageError
 from gmtool.resources import temporary_dir
 from gmtool_serving.backends.base import Backend, InferenceDevice
@@ -100,7 +101,7 @@ def predict_on_ray(
     options: PredictOptions,
     ray: RayOptions,
     *,
-    model: str,
+    model: str | None,
     root: str | None = None,
     device: InferenceDevice = "auto",
     threads: int = 0,
@@ -116,7 +117,7 @@ def predict_on_ray(
         out: Output folder or URI.
         options: Formats, decoding, batches.
         ray: Cluster and workers.
-        model: Path or URI of an ONNX model.
+        model: Path or URI of an ONNX model; None for the newest.
         root: Folder or URI of relative paths in lists.
         device: Device of the workers.
         threads: Processor threads of each worker; 0 for as many as it has processors.
@@ -127,6 +128,7 @@ def predict_on_ray(
     check_places(options.formats, out, scored=scoring is not None)
     images = collect_for_ray(inputs, out, root=root)
     check_names(options.formats, images)
+    model = os.fspath(find_model(None)) if model is None else model
     content = _read_model(model)
     cluster: Cluster | None = None
 

@@ -216,7 +216,8 @@ def test_folders_of_images_and_masks_go_together_by_name(
         (["--images", tmp_path / "nowhere"], "no such folder"),
         (["--images", truth / "a", "--ground-truth", images], "no mask for any image"),
         (["--ground-truth", truth], "give both, or neither"),
-        (["--images", images, "--size", "512"], "expected height x width"),
+        (["--images", images, "--size", "512x"], "expected HEIGHTxWIDTH"),
     ):
         code, _, err = cli(["benchmark", toy_model, *arguments, "--device", "cpu"])
-        assert (code, expected in err) == (1, True), err
+        usage = arguments[0] == "--ground-truth" or "--size" in arguments
+        assert (code, expected in err) == (2 if usage else 1, True), err

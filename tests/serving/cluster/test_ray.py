@@ -134,7 +134,7 @@ def test_masks_and_manifest_are_those_of_one_machine_though_a_worker_is_killed(
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_predictor, args=(on_ray, killed))
     killer.start()
-    code, out, err = cli(["predict", images, "--out", on_ray, *common, "--ray", "--json"])
+    code, out, err = cli(["predict", images, "--out", on_ray, *common, "--ray", "auto", "--json"])
     killer.join()
     assert code == 3
     assert killed and 0 < killed[0] < 61  # midway
@@ -171,6 +171,7 @@ def test_a_bucket_is_read_and_written_and_resumed(
         "--model",
         f"{store}/model.onnx",
         "--ray",
+        "auto",
         "--ray-actors",
         1,
     ]
@@ -211,7 +212,7 @@ def test_an_interrupted_run_closes_its_manifest(
 
     threading.Thread(target=interrupt, daemon=True).start()
     code, out, _ = cli(
-        ["predict", images, "--out", manifest.parent, "--model", toy_model, "--ray", "--ray-actors", 1]
+        ["predict", images, "--out", manifest.parent, "--model", toy_model, "--ray", "auto", "--ray-actors", 1]
     )
     assert code == 130
     assert "not reached" in out

@@ -278,7 +278,7 @@ def test_case_21_killed_and_resumed_is_as_never_stopped(tmp_path: Path, monkeypa
     run(folder, tmp_path / "whole", options)
     script, out = tmp_path / "job.py", tmp_path / "out"
     script.write_text(JOB)
-    done = subprocess.run([sys.executable, script, folder, out, Path(__file__).parent.parent], check=False)
+    done = subprocess.run([sys.executable, script, folder, out, Path(__file__).parents[2]], check=False)
     assert done.returncode == -signal.SIGKILL
     known = {record.output for record in read_manifest(out / "manifest.jsonl")}
     assert 17 <= len(known) < 40

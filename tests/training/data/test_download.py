@@ -123,7 +123,7 @@ def test_sbd_completes_voc(tmp_path: Path, served: tuple[Path, str], capfd: pyte
     for path in served[0].iterdir():
         path.unlink()
     download_sbd(root, voc)
-    assert "is in" in capfd.readouterr().err.splitlines()[-1]
+    assert "already exists in" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(tmp_path: Path, served: tuple[Path, str]) -> None:
@@ -175,6 +175,6 @@ def test_download_and_train_in_one_command(cli: Cli, tmp_path: Path, kind: str, 
 
 def test_other_kinds_are_not_downloaded(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli(["train", "cityscapes", "--download", "--data", tmp_path / "data"])
-    assert code == 1
+    assert code == 2
     assert "--download fetches voc and voc-aug, not cityscapes" in err
     assert err.count("\n") == 1

@@ -197,4 +197,4 @@ def test_coco_from_its_check_to_its_score(cli: Cli, toy_data: Path, tmp_path: Pa
     assert scores[0]["num_images"] == 4
     assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
     code, _, err = cli([*model, "--set", "optim.lr=1"])
-    assert code == 1 and "only settings of the data apply" in err
+    assert code == 2 and "only settings of the data apply" in err

@@ -236,7 +236,7 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
         resume(tmp_path / "nowhere")
     for more in (["voc"], ["--classes", "voc"], ["--recipe", "plus"], ["--out", "elsewhere"]):
         code, _, err = cli(["train", *more, "--resume", run_dir])
-        assert code == 1
+        assert code == 2
         assert err == f"error: {more[0]} begins a new run, --resume goes on with one: take one of them\n"
     lines = labeled.read_text().splitlines()
     labeled.write_text("\n".join(lines[:-1]))

@@ -271,6 +271,6 @@ def test_every_recipe_trains(toy_settings: Settings, tmp_path: Path, name: str) 
 def test_a_recipe_is_chosen_on_the_command_line(toy_data: Path, tmp_path: Path, cli: Cli) -> None:
     options = ["--data", toy_data, "--labels", toy_data / "splits/labeled.txt", "--out", tmp_path / "run"]
     code, _, err = cli(["train", "voc", "--recipe", "fixmach", *options])
-    assert code == 1
+    assert code == 2
     assert "unknown recipe fixmach; did you mean fixmatch?" in err
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ from gmtool.resources import SHARED_DIR
 def explained_worker_failures(run_dir: Path) -> Iterator[None]:
     """Turn torch's errors for dead DataLoader workers and missing shared memory into `GmtoolError`.
 
-    torch raises them from a signal handler, anywhere in the training process.
+    torch raises them from a signal handler, anywhere in the process, also while its loader is taken apart:
+    what Python would print of that is left out from here on.
     """
+    usual = sys.unraisablehook
+    sys.unraisablehook = lambda ignored: None if _remedy(str(ignored.exc_value)) else usual(ignored)
     try:
         yield
     except (RuntimeError, OSError) as error:

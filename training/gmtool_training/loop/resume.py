@@ -127,7 +127,10 @@ def refuse_other_computation(run_dir: Path, config: TrainConfig) -> None:
     Raises:
         CheckpointError: The run has no checkpoint, or all are damaged.
     """
-    saved = (_newest_description(run_dir).training or {})["settings"]
+    training = _newest_description(run_dir).training
+    if training is None:  # `restore` says that there is no state to go on from
+        return
+    saved = training["settings"]
     changed = [
         f"{name} was {saved[name]}, is {value}"
         for name, value in _computation(config).items()
