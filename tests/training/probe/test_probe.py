@@ -15,14 +15,16 @@ from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
     choose_threshold,
+    folds_of,
     labeled_rows,
-    pixel_miou,
+    mean_iou,
+    pixel_confusion,
     pseudo_rows,
     reliability,
     self_train,
-    split_images,
 )
 from torch import nn
+from torchmetrics import JaccardIndex
 
 from gmtool.config import ModelConfig
 from gmtool.errors import ConfigError
@@ -179,23 +181,34 @@ def test_self_training_moves_the_border_into_the_gap_between_clusters() -> None:
         PseudoOptions(2, threshold=0.6, balance=0.0, weight=0.9),
         rounds=3,
     )
-    scores = [pixel_miou(head, test, 2) for head in heads]
+    scores = [mean_iou(pixel_confusion(head, test, 2)) for head in heads]
     assert len(heads) == 4
     assert scores[-1] > scores[0]
 
 
-def test_kept_out_images_are_whole_and_reliability_counts_them() -> None:
+def test_each_image_is_kept_out_once_and_whole() -> None:
     bank = blobs(200, seed=3)
-    rest, kept = split_images(bank, share=0.25, random=np.random.default_rng(0))
-    assert not set(rest.images.tolist()) & set(kept.images.tolist())
-    assert len(rest.labels) + len(kept.labels) == 200
-    assert len(set(kept.images.tolist())) == 5
-    head = fit_linear([labeled_rows(rest, NUM_CLASSES)])
-    measured = reliability(head, kept)
-    confidence, predicted = head.probabilities(kept.features).max(dim=1)
-    sure = confidence >= measured.thresholds[1]
-    assert measured.kept[1] == pytest.approx(sure.float().mean().item())
-    assert measured.right[1] == pytest.approx((predicted == kept.labels)[sure].float().mean().item())
+    folds = folds_of(bank, 3, np.random.default_rng(0))
+    for rest, kept in folds:
+        assert not set(rest.images.tolist()) & set(kept.images.tolist())
+        assert len(rest.labels) + len(kept.labels) == 200
+    assert sorted(image for _, kept in folds for image in set(kept.images.tolist())) == list(range(20))
+
+
+def test_reliability_counts_what_is_kept_and_what_is_right() -> None:
+    confidence = torch.tensor([0.5, 0.65, 0.85, 0.99])
+    measured = reliability(confidence, torch.tensor([True, False, True, True]))
+    assert measured.thresholds == (0.6, 0.7, 0.8, 0.9, 0.95)
+    assert measured.kept == (0.75, 0.5, 0.5, 0.25, 0.25)
+    assert measured.right == pytest.approx((2 / 3, 1, 1, 1, 1))
+
+
+def test_the_scores_are_those_of_torchmetrics() -> None:
+    bank = blobs(200, seed=3, spread=3.0)
+    head = fit_linear([labeled_rows(bank, NUM_CLASSES)])
+    predicted = head.probabilities(bank.features[:1]).argmax(dim=1)
+    reference = JaccardIndex(task="multiclass", num_classes=NUM_CLASSES)(predicted, bank.labels)
+    assert mean_iou(pixel_confusion(head, bank, NUM_CLASSES)) == pytest.approx(float(reference))
 
 
 def test_the_threshold_is_the_lowest_above_which_most_pseudo_labels_are_right() -> None:

@@ -94,10 +94,13 @@ def self_train(
     return heads
 
 
-def reliability(head: Head, held_out: Bank) -> Reliability:
-    """Return how often the pseudo labels of pixels that the fit has not seen are right."""
-    confidence, classes = head.probabilities(held_out.features).max(dim=1)
-    right = classes == held_out.labels
+def reliability(confidence: Tensor, right: Tensor) -> Reliability:
+    """Return how often pseudo labels are right.
+
+    Args:
+        confidence: (N,) largest probabilities for pixels that the fit has not seen.
+        right: (N,) bool, whether the likeliest class is the label.
+    """
     kept = [confidence >= threshold for threshold in THRESHOLDS]
     return Reliability(
         THRESHOLDS,
@@ -117,21 +120,24 @@ def choose_threshold(measured: Reliability, *, least: float = LEAST_RIGHT) -> fl
     return measured.thresholds[-1]
 
 
-def split_images(bank: Bank, *, share: float, random: np.random.Generator) -> tuple[Bank, Bank]:
-    """Return two parts of a bank, whole images each: the rest, and `share` of the images, kept out."""
-    images = torch.unique(bank.images)
-    count = max(1, round(share * len(images)))
-    held = images[torch.from_numpy(random.permutation(len(images))[:count].copy())]
-    is_held = torch.isin(bank.images, held)
-    return bank.rows(~is_held), bank.rows(is_held)
+def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[tuple[Bank, Bank]]:
+    """Return `count` divisions of a bank: the rest, and a part of the images that is kept out, each once."""
+    order = random.permutation(torch.unique(bank.images).numpy())
+    kept = [torch.isin(bank.images, torch.from_numpy(order[fold::count].copy())) for fold in range(count)]
+    return [(bank.rows(~each), bank.rows(each)) for each in kept]
 
 
-def pixel_miou(head: Head, bank: Bank, num_classes: int) -> float:
-    """Return the mean IoU over the classes that occur among the pixels of a bank, in the first view."""
+def pixel_confusion(head: Head, bank: Bank, num_classes: int) -> Tensor:
+    """Return the confusion matrix of the labeled pixels of a bank, in the first view: (K, K), rows are labels."""
     predicted = head.probabilities(bank.features[:1]).argmax(dim=1)
     known = (bank.labels >= 0) & (bank.labels < num_classes)
     pairs = bank.labels[known] * num_classes + predicted[known]
-    matrix = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).double()
+    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Return the mean IoU over the classes that occur, in [0, 1]."""
+    matrix = confusion.double()
     union = matrix.sum(dim=0) + matrix.sum(dim=1) - matrix.diagonal()
     occurs = matrix.sum(dim=1) > 0
     return float((matrix.diagonal()[occurs] / union[occurs]).mean())
