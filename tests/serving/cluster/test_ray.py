@@ -211,11 +211,11 @@ def test_an_interrupted_run_closes_its_manifest(
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    code, out, _ = cli(
+    code, out, err = cli(
         ["predict", images, "--out", manifest.parent, "--model", toy_model, "--ray", "auto", "--ray-actors", 1]
     )
-    assert code == 130
-    assert "not reached" in out
+    assert code == 130, err
+    assert "not reached" in out, err
     by_output, summary = records(manifest.read_bytes())
     assert 0 < len(by_output) < 61
     assert summary["not_reached"] == 61 - len(by_output)

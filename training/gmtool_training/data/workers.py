@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ def explained_worker_failures(run_dir: Path) -> Iterator[None]:
         remedy = _remedy(str(error))
         if remedy is None:
             raise
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise once more for the same worker
         raise GmtoolError(
             f"{remedy}; gmtool train --resume {run_dir} goes on from the last checkpoint, also with another "
             "--set data.workers=N"
