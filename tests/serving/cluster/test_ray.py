@@ -24,6 +24,7 @@ from gmtool_serving.cluster.stored_images import collect_stored_images
 from gmtool_serving.outputs.manifest import Record
 from PIL import Image
 
+from gmtool.cli import signals
 from gmtool.errors import BackendError, DataError
 
 
@@ -204,16 +205,24 @@ def test_an_interrupted_run_closes_its_manifest(
 ) -> None:
     monkeypatch.setattr(ray_pipeline, "BLOCK", 1)
     manifest = tmp_path / "masks" / "manifest.jsonl"
+    # The handler that the program's entry point installs, with a state of its own
+    monkeypatch.setattr(signals, "_state", type(signals._state)())
+    for module, hook in ((sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, hook, getattr(module, hook))
 
     def interrupt() -> None:
         while not (manifest.exists() and manifest.stat().st_size):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    usual = signal.signal(signal.SIGINT, signals._handle)
     threading.Thread(target=interrupt, daemon=True).start()
-    code, out, err = cli(
-        ["predict", images, "--out", manifest.parent, "--model", toy_model, "--ray", "auto", "--ray-actors", 1]
-    )
+    try:
+        code, out, err = cli(
+            ["predict", images, "--out", manifest.parent, "--model", toy_model, "--ray", "auto", "--ray-actors", 1]
+        )
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert code == 130, err
     assert "not reached" in out, err
     by_output, summary = records(manifest.read_bytes())

@@ -46,7 +46,7 @@ RECIPES: Mapping[str, Settings] = {
         "optim.ema_decay": 0.996,
     },
     # EMA teacher, pasted labeled images, confidence above 0.6 as weight, class weights, longer warm-up; on CamVid
-    # all of the gain is from the class weights (docs/RESULTS.md)
+    # all of the gain is from the class weights (docs/results-history.md)
     "plus": {
         "method.name": "guidedmix",
         "method.pseudo": "direct",
