@@ -1,6 +1,7 @@
 """The probe: features of sampled pixels, its classifiers, self-training, and a run of it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from gmtool_export.run import ExportOptions, export_run
 from gmtool_training.loop.run import resume, train
 from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labeled_pixels, views_of
 from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, install
-from gmtool_training.probe.run import class_pixel_weights
+from gmtool_training.probe.run import _affordable_views, class_pixel_weights
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -102,6 +103,23 @@ def test_a_mirrored_view_shows_the_same_pixels(network: GuidedMixNet) -> None:
 def test_the_view_that_the_network_predicts_from_comes_first() -> None:
     assert views_of((0.7, 1.0, 1.4))[:2] == (View(1.0, False), View(1.0, True))
     assert len(views_of((0.7, 1.0, 1.4))) == 6
+
+
+def test_views_are_left_out_where_there_is_no_time_for_them(
+    network: GuidedMixNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    samples = SimpleNamespace(labeled=SimpleNamespace(samples=[None] * 10))
+    read = SimpleNamespace(labeled=lambda index: (image, None))
+    every = views_of((0.5, 1.0, 2.0))
+    clock = iter([0.0, 1.0] * 3)  # a second an image
+    monkeypatch.setattr("gmtool_training.probe.run.time.monotonic", lambda: next(clock))
+    taken = [_affordable_views(network, samples, read, every, seconds) for seconds in (1.0, 25.0, 1e9)]  # type: ignore[arg-type]
+    assert [[view.scale for view in views] for views in taken] == [
+        [1.0, 1.0],
+        [1.0, 1.0, 0.5, 0.5],
+        [1.0, 1.0, 0.5, 0.5, 2.0, 2.0],
+    ]
 
 
 def test_pixels_are_drawn_by_the_weights_of_their_classes() -> None:

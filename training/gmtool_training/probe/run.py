@@ -20,7 +20,15 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool.resources import available_memory
 from gmtool_training.data.cache import Readers
-from gmtool_training.probe.bank import Bank, BankBuilder, View, any_pixels, labeled_pixels, views_of
+from gmtool_training.probe.bank import (
+    Bank,
+    BankBuilder,
+    View,
+    any_pixels,
+    features_at,
+    labeled_pixels,
+    views_of,
+)
 from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, install
 from gmtool_training.probe.self_training import (
     Fit,
@@ -42,6 +50,8 @@ SCALE_PIXELS = 200
 """Pixels of a labeled image from which the input scale is chosen."""
 MAX_SHARE = 0.25
 """Share of the memory that is free which the features of unlabeled images may take."""
+LABELED_SHARE = 0.2
+"""Share of the time that the features of the labeled images may take; views are left out to stay within it."""
 FIT_SHARE = 0.4
 """Share of the time left that is kept for fitting once the features are computed."""
 
@@ -98,7 +108,7 @@ def fit_probe(
     probe, random = config.probe, np.random.default_rng(config.run.seed)
     budget = _Budget(probe.minutes)
     network.eval()
-    views = views_of(probe.scales)
+    views = _affordable_views(network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s)
     # Features of the labeled and, as far as the time goes, of the unlabeled images
     started = time.monotonic()
     labeled = labeled_bank(
@@ -133,6 +143,21 @@ def fit_probe(
     _install(heads[-1], network)
     channels = config.model.decoder_channels if best.kind == "hidden layer" else 0
     return ProbeResult(probe.steps * len(heads), channels, best.helps)
+
+
+def _affordable_views(
+    network: GuidedMixNet, data: TrainingData, read: Readers, views: Sequence[View], seconds: float
+) -> tuple[View, ...]:
+    """Return the views that all labeled images take within `seconds`: the image as it is, then the cheapest."""
+    image = read.labeled(0)[0]
+    somewhere = torch.zeros(1, dtype=torch.int64)
+    started = time.monotonic()
+    features_at(network, image, View(1.0, False), somewhere, somewhere)
+    # The time grows with the pixels
+    whole = (time.monotonic() - started) * len(data.labeled.samples)
+    ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))
+    costs = np.cumsum([whole * view.scale**2 for view in ordered])
+    return tuple(ordered[: max(2, int((costs <= seconds).sum()))])
 
 
 def _fits(probe: ProbeConfig, channels: int, random: np.random.Generator) -> dict[str, Fit]:
