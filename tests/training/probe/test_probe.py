@@ -10,8 +10,8 @@ import torch
 from gmtool_export.run import ExportOptions, export_run
 from gmtool_training.loop.run import resume, train
 from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labeled_pixels, views_of
+from gmtool_training.probe.collect import affordable_views, class_pixel_weights
 from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, install
-from gmtool_training.probe.run import _affordable_views, class_pixel_weights
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -113,8 +113,8 @@ def test_views_are_left_out_where_there_is_no_time_for_them(
     read = SimpleNamespace(labeled=lambda index: (image, None))
     every = views_of((0.5, 1.0, 2.0))
     clock = iter([0.0, 1.0] * 3)  # a second an image
-    monkeypatch.setattr("gmtool_training.probe.run.time.monotonic", lambda: next(clock))
-    taken = [_affordable_views(network, samples, read, every, seconds) for seconds in (1.0, 25.0, 1e9)]  # type: ignore[arg-type]
+    monkeypatch.setattr("gmtool_training.probe.collect.time.monotonic", lambda: next(clock))
+    taken = [affordable_views(network, samples, read, every, seconds) for seconds in (1.0, 25.0, 1e9)]  # type: ignore[arg-type]
     assert [[view.scale for view in views] for views in taken] == [
         [1.0, 1.0],
         [1.0, 1.0, 0.5, 0.5],

@@ -20,7 +20,8 @@ from gmtool_training.loop.fit import FitResult
 from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
-from gmtool_training.probe.run import check_probe, choose_input_scale, fit_probe
+from gmtool_training.probe.input_scale import choose_input_scale
+from gmtool_training.probe.run import check_probe, fit_probe
 
 
 def refuse_finished_probe(run_dir: Path) -> None:

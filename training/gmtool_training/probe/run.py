@@ -7,30 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import ProbeConfig, TrainConfig
-from gmtool.console import remark, track
+from gmtool.console import remark
 from gmtool.data.datasets import TrainingData
-from gmtool.errors import ConfigError, DataError, some_names
+from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.pyramid_decoder import PyramidDecoder
-from gmtool.resources import available_memory
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import (
     Bank,
-    BankBuilder,
-    View,
-    any_pixels,
-    features_at,
-    labeled_pixels,
     views_of,
 )
+from gmtool_training.probe.collect import affordable_views, labeled_bank, unlabeled_bank
 from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, install
 from gmtool_training.probe.self_training import (
+    FOLDS,
     Fit,
     PseudoOptions,
     choose_threshold,
@@ -42,14 +36,8 @@ from gmtool_training.probe.self_training import (
     self_train,
 )
 
-FOLDS = 3
-"""Parts of the labeled images, each kept out of a fit once; the last fit takes all."""
 TOLERATED = 0.005
 """Mean IoU that self-training may lose on the images kept out: less is noise."""
-SCALE_PIXELS = 200
-"""Pixels of a labeled image from which the input scale is chosen."""
-MAX_SHARE = 0.25
-"""Share of the memory that is free which the features of unlabeled images may take."""
 LABELED_SHARE = 0.2
 """Share of the time that the features of the labeled images may take; views are left out to stay within it."""
 FIT_SHARE = 0.4
@@ -108,7 +96,7 @@ def fit_probe(
     probe, random = config.probe, np.random.default_rng(config.run.seed)
     budget = _Budget(probe.minutes)
     network.eval()
-    views = _affordable_views(network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s)
+    views = affordable_views(network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s)
     # Features of the labeled and, as far as the time goes, of the unlabeled images
     started = time.monotonic()
     labeled = labeled_bank(
@@ -143,21 +131,6 @@ def fit_probe(
     _install(heads[-1], network)
     channels = config.model.decoder_channels if best.kind == "hidden layer" else 0
     return ProbeResult(probe.steps * len(heads), channels, best.helps)
-
-
-def _affordable_views(
-    network: GuidedMixNet, data: TrainingData, read: Readers, views: Sequence[View], seconds: float
-) -> tuple[View, ...]:
-    """Return the views that all labeled images take within `seconds`: the image as it is, then the cheapest."""
-    image = read.labeled(0)[0]
-    somewhere = torch.zeros(1, dtype=torch.int64)
-    started = time.monotonic()
-    features_at(network, image, View(1.0, False), somewhere, somewhere)
-    # The time grows with the pixels
-    whole = (time.monotonic() - started) * len(data.labeled.samples)
-    ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))
-    costs = np.cumsum([whole * view.scale**2 for view in ordered])
-    return tuple(ordered[: max(2, int((costs <= seconds).sum()))])
 
 
 def _fits(probe: ProbeConfig, channels: int, random: np.random.Generator) -> dict[str, Fit]:
@@ -246,135 +219,3 @@ def _install(head: Head, network: GuidedMixNet) -> None:
         )
         network.decoder = decoder.eval()
     install(head, decoder)
-
-
-def class_pixel_weights(counts: Tensor, *, balance: float) -> Tensor:
-    """Return the weight of a pixel of each label, (256,): (share of its class) ** -balance; 0 where none occurs.
-
-    Args:
-        counts: (K,) labeled pixels of each class.
-        balance: See `ProbeConfig`.
-    """
-    share = counts.double() / counts.sum()
-    weights = torch.zeros(256, dtype=torch.float64)
-    weights[: len(counts)] = torch.where(share > 0, share.clamp(min=1e-5) ** -balance, torch.zeros(()).double())
-    return weights.float()
-
-
-def labeled_bank(
-    network: GuidedMixNet,
-    data: TrainingData,
-    classes: ClassSet,
-    read: Readers,
-    views: Sequence[View],
-    *,
-    pixels: int,
-    balance: float,
-    random: np.random.Generator,
-) -> Bank:
-    """Return features of pixels of all labeled images, drawn by the weights of their classes."""
-    indices = range(len(data.labeled.samples))
-    masks = [read.labeled(index)[1] for index in indices]
-    counts = sum(torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=256) for mask in masks)
-    assert isinstance(counts, Tensor)
-    weights = class_pixel_weights(counts[: len(classes)], balance=balance)
-    weights[classes.ignore_index] = 0
-    mean = float(np.mean([weights.numpy()[mask].sum() for mask in masks]))
-    builder = BankBuilder(network, views)
-    for index in track(indices, total=len(indices)):
-        image, mask = read.labeled(index)
-        builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
-    return builder.build()
-
-
-def unlabeled_bank(
-    network: GuidedMixNet,
-    data: TrainingData,
-    read: Readers,
-    views: Sequence[View],
-    *,
-    config: TrainConfig,
-    seconds: float,
-    seconds_a_view: float,
-    random: np.random.Generator,
-) -> Bank:
-    """Return features of pixels of unlabeled images: as many images and views as time and memory allow.
-
-    Images that cannot be read are left out and named.
-    """
-    count = len(data.unlabeled.samples)
-    # Every image twice, then other scales as far as the time goes; fewer images only if that is too much
-    passes = min(float(len(views)), seconds / (count * seconds_a_view))
-    taken = views[: max(2, int(passes))]
-    images = max(1, min(count, int(count * passes / len(taken))))
-    features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
-    room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
-    pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
-    started = time.monotonic()
-    chosen = np.sort(random.permutation(count)[:images])
-    builder, unreadable = BankBuilder(network, taken), []
-    for index in track(chosen.tolist(), total=images):
-        try:
-            image = read.unlabeled(index)
-        except DataError:
-            unreadable.append(data.unlabeled.samples[index].id)
-            continue
-        size = (image.shape[0], image.shape[1])
-        builder.add(image, any_pixels(size, pixels, ignore_index=255, random=random))
-    if unreadable:
-        remark(
-            f"warning: {len(unreadable)} unlabeled images cannot be read and are left out: "
-            f"{some_names(unreadable)}"
-        )
-    bank = builder.build()
-    remark(
-        f"features of {images} of {count} unlabeled images, {len(taken)} views each: "
-        f"{time.monotonic() - started:.0f} s, {bank.bytes / 2**20:.0f} MiB"
-    )
-    return bank
-
-
-def choose_input_scale(
-    network: GuidedMixNet, config: TrainConfig, data: TrainingData, classes: ClassSet, read: Readers
-) -> float:
-    """Return the candidate of `probe.input_scales` with which a linear classifier does best on images kept out.
-
-    A larger scale costs four times as much: it must be better than a smaller one by more than the standard error
-    of their difference over the parts that the labeled images are divided into.
-    """
-    candidates = sorted(config.probe.input_scales)
-    if len(candidates) == 1:
-        return candidates[0]
-    before, scores = network.input_scale, {}
-    for candidate in candidates:
-        network.input_scale = candidate
-        random = np.random.default_rng(config.run.seed)  # the same pixels and parts for all
-        bank = labeled_bank(
-            network,
-            data,
-            classes,
-            read,
-            [View(1.0, False)],
-            pixels=SCALE_PIXELS,
-            balance=config.probe.balance,
-            random=random,
-        )
-        scores[candidate] = _cross_validated(bank, len(classes), random)
-    network.input_scale = before
-    best = candidates[0]
-    for candidate in candidates[1:]:
-        gain = scores[candidate] - scores[best]
-        if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5:
-            best = candidate
-    shown = ", ".join(f"{scale:g}: {100 * score.mean():.1f} %" for scale, score in scores.items())
-    remark(f"input scale {best:g}; on labeled images kept out, {shown}")
-    return best
-
-
-def _cross_validated(bank: Bank, num_classes: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the mean IoU of each part of the images, with a linear classifier fitted to the others: (FOLDS,)."""
-    scores = []
-    for fitted, kept_out in folds_of(bank, FOLDS, random):
-        head = fit_linear([labeled_rows(fitted, num_classes)])
-        scores.append(mean_iou(pixel_confusion(head, kept_out, num_classes)))
-    return np.array(scores)

@@ -14,6 +14,8 @@ from gmtool_training.probe.head import Head, Rows
 
 Fit = Callable[[Sequence[Rows], Head | None], Head]
 """From training rows, and a head to start from, to a fitted head."""
+FOLDS = 3
+"""Parts of the labeled images, each kept out of a fit once; the last fit takes all."""
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_RIGHT = 0.9
 """Share of the pseudo labels above a threshold that must be right for it to be taken."""

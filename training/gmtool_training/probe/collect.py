@@ -1,0 +1,124 @@
+"""Features of the labeled and unlabeled images of a run, as far as time and memory go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmtool.classes import ClassSet
+from gmtool.config import TrainConfig
+from gmtool.console import remark, track
+from gmtool.data.datasets import TrainingData
+from gmtool.errors import DataError, some_names
+from gmtool.nn.model import GuidedMixNet
+from gmtool.resources import available_memory
+from gmtool_training.data.cache import Readers
+from gmtool_training.probe.bank import Bank, BankBuilder, View, any_pixels, features_at, labeled_pixels
+
+MAX_SHARE = 0.25
+"""Share of the memory that is free which the features of unlabeled images may take."""
+
+
+def affordable_views(
+    network: GuidedMixNet, data: TrainingData, read: Readers, views: Sequence[View], seconds: float
+) -> tuple[View, ...]:
+    """Return the views that all labeled images take within `seconds`: the image as it is, then the cheapest."""
+    image = read.labeled(0)[0]
+    somewhere = torch.zeros(1, dtype=torch.int64)
+    started = time.monotonic()
+    features_at(network, image, View(1.0, False), somewhere, somewhere)
+    # The time grows with the pixels
+    whole = (time.monotonic() - started) * len(data.labeled.samples)
+    ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))
+    costs = np.cumsum([whole * view.scale**2 for view in ordered])
+    return tuple(ordered[: max(2, int((costs <= seconds).sum()))])
+
+
+def class_pixel_weights(counts: Tensor, *, balance: float) -> Tensor:
+    """Return the weight of a pixel of each label, (256,): (share of its class) ** -balance; 0 where none occurs.
+
+    Args:
+        counts: (K,) labeled pixels of each class.
+        balance: See `ProbeConfig`.
+    """
+    share = counts.double() / counts.sum()
+    weights = torch.zeros(256, dtype=torch.float64)
+    weights[: len(counts)] = torch.where(share > 0, share.clamp(min=1e-5) ** -balance, torch.zeros(()).double())
+    return weights.float()
+
+
+def labeled_bank(
+    network: GuidedMixNet,
+    data: TrainingData,
+    classes: ClassSet,
+    read: Readers,
+    views: Sequence[View],
+    *,
+    pixels: int,
+    balance: float,
+    random: np.random.Generator,
+) -> Bank:
+    """Return features of pixels of all labeled images, drawn by the weights of their classes."""
+    indices = range(len(data.labeled.samples))
+    masks = [read.labeled(index)[1] for index in indices]
+    counts = sum(torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=256) for mask in masks)
+    assert isinstance(counts, Tensor)
+    weights = class_pixel_weights(counts[: len(classes)], balance=balance)
+    weights[classes.ignore_index] = 0
+    mean = float(np.mean([weights.numpy()[mask].sum() for mask in masks]))
+    builder = BankBuilder(network, views)
+    for index in track(indices, total=len(indices)):
+        image, mask = read.labeled(index)
+        builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
+    return builder.build()
+
+
+def unlabeled_bank(
+    network: GuidedMixNet,
+    data: TrainingData,
+    read: Readers,
+    views: Sequence[View],
+    *,
+    config: TrainConfig,
+    seconds: float,
+    seconds_a_view: float,
+    random: np.random.Generator,
+) -> Bank:
+    """Return features of pixels of unlabeled images: as many images and views as time and memory allow.
+
+    Images that cannot be read are left out and named.
+    """
+    count = len(data.unlabeled.samples)
+    # Every image twice, then other scales as far as the time goes; fewer images only if that is too much
+    passes = min(float(len(views)), seconds / (count * seconds_a_view))
+    taken = views[: max(2, int(passes))]
+    images = max(1, min(count, int(count * passes / len(taken))))
+    features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
+    room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
+    pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
+    started = time.monotonic()
+    chosen = np.sort(random.permutation(count)[:images])
+    builder, unreadable = BankBuilder(network, taken), []
+    for index in track(chosen.tolist(), total=images):
+        try:
+            image = read.unlabeled(index)
+        except DataError:
+            unreadable.append(data.unlabeled.samples[index].id)
+            continue
+        size = (image.shape[0], image.shape[1])
+        builder.add(image, any_pixels(size, pixels, ignore_index=255, random=random))
+    if unreadable:
+        remark(
+            f"warning: {len(unreadable)} unlabeled images cannot be read and are left out: "
+            f"{some_names(unreadable)}"
+        )
+    bank = builder.build()
+    remark(
+        f"features of {images} of {count} unlabeled images, {len(taken)} views each: "
+        f"{time.monotonic() - started:.0f} s, {bank.bytes / 2**20:.0f} MiB"
+    )
+    return bank
