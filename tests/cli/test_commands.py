@@ -90,7 +90,7 @@ def one_line(err: str) -> str:
 
 TRAINING_MISTAKES = {
     "kind": (["train", "vok"], "unknown data set kind vok; did you mean voc?"),
-    "nothing": (["train"], "train what? known: voc, voc-aug, cityscapes"),
+    "nothing": (["train"], "train what? give the folder of a data set"),
     "no data": (["train", "voc"], "give --data DIR"),
     "path": (["train", "voc", "--data", "nowhere"], "nowhere does not exist"),
     "setting": (["train", "voc", "--data", "{data}", "--set", "optm.lr=1"], "did you mean optim.lr?"),

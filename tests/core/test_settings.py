@@ -48,7 +48,7 @@ def test_a_configuration_round_trips_through_its_file(tmp_path: Path) -> None:
         ("optim.lr=fast", "setting optim.lr: got 'fast'"),
         ("optim.lr=-1", "setting optim.lr: got -1"),
         ("model.encoder=resnet19", "setting model.encoder: got 'resnet19'; did you mean resnet18?"),
-        ("model.output_stride=4", "setting model.output_stride: got 4; expected 8 or 16"),
+        ("model.output_stride=4", "setting model.output_stride: got 4; expected 8, 16 or 32"),
         ("method.lambda_bound=0.7", "setting method.lambda_bound: got 0.7"),
         ("data.labeled_batch=1", "setting data.labeled_batch: got 1"),
     ],

@@ -176,7 +176,9 @@ def test_half_precision_is_refused_where_attention_scores_do_not_fit(
     assert max(query.abs().max(), key.abs().max()) < 3001
     scores = float((query.transpose(1, 2) @ key).abs().max()) * query.shape[1] ** -0.5
     assert scores > 2 * LARGEST_HALF
-    with pytest.raises(ParityError, match=r"fp16: mitrans1.attention reaches \d+, and float16 holds") as error:
+    with pytest.raises(
+        ParityError, match=r"fp16: decoder.mitrans1.attention reaches \d+, and float16 holds"
+    ) as error:
         half_headroom(large, images)
     reached = float(str(error.value).split("reaches ")[1].split(",")[0])
     assert reached == pytest.approx(scores, rel=1e-4)

@@ -23,12 +23,19 @@ def explained_worker_failures(run_dir: Path) -> Iterator[None]:
     usual = sys.unraisablehook
     sys.unraisablehook = lambda ignored: None if _remedy(str(ignored.exc_value)) else usual(ignored)
     try:
-        yield
-    except (RuntimeError, OSError) as error:
-        remedy = _remedy(str(error))
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError):
+            # torch's handler raises for every worker that dies: a second one may be on its way
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            raise
+    except (RuntimeError, OSError, EOFError) as error:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # A worker that dies while it hands over a batch leaves half a connection
+        cut_off = isinstance(error, ConnectionError | EOFError)
+        remedy = _remedy("DataLoader worker" if cut_off else str(error))
         if remedy is None:
             raise
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise once more for the same worker
         raise GmtoolError(
             f"{remedy}; gmtool train --resume {run_dir} goes on from the last checkpoint, also with another "
             "--set data.workers=N"

@@ -17,6 +17,7 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
 from gmtool.report.metrics import mean_iou
 from gmtool_training.loop.fit import FitResult
+from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
@@ -56,6 +57,8 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
     )
     miou = mean_iou(matrix)
     progress, _ = TrainingProgress(iteration=fitted.steps).after_validation(None if math.isnan(miou) else miou)
+    with RunLog(run.run_dir, iterations=fitted.steps) as log:
+        log.event("val", fitted.steps, {"miou": progress.best_miou, "best": progress.best_miou})
     save_checkpoint(
         run.run_dir,
         ["last", "best"],
