@@ -282,6 +282,13 @@ def test_an_interrupted_probe_starts_anew(
     assert whole.keys() == run.keys()
 
 
+def test_the_probe_needs_labeled_images_to_keep_out(toy_settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("\n".join(Path(toy_settings["data.labeled"]).read_text().splitlines()[:2]))
+    config = build_config(toy_settings, CHANGES, {"data.labeled": tmp_path / "two.txt"})
+    with pytest.raises(ConfigError, match="needs at least 3 labeled images, to keep some out of a fit; got 2"):
+        train(config, tmp_path / "run")
+
+
 def test_the_probe_needs_its_decoder(toy_settings: Settings, tmp_path: Path) -> None:
     config = build_config(toy_settings, {"method.name": "probe"})
     with pytest.raises(ConfigError, match="--set model.decoder=pyramid, or --recipe probe"):

@@ -38,7 +38,7 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
         ConfigError: The settings do not fit the probe.
     """
     config, fabric, data, classes, read = run.config, run.fabric, run.data, run.classes, run.readers
-    check_probe(config, fabric.world_size)
+    check_probe(config, labeled=len(data.labeled.samples), processes=fabric.world_size)
     network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Input scale: the same encoder in a network that scales its images otherwise
     scale = choose_input_scale(network, config, data, classes, read)

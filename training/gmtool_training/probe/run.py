@@ -67,12 +67,17 @@ class _Budget:
         return float("inf") if self._end is None else max(0.0, self._end - time.monotonic())
 
 
-def check_probe(config: TrainConfig, processes: int) -> None:
+def check_probe(config: TrainConfig, *, labeled: int, processes: int) -> None:
     """Refuse settings with which the probe cannot run.
 
     Raises:
-        ConfigError: The decoder is not `pyramid`, or several processes were started.
+        ConfigError: The decoder is not `pyramid`, several processes were started, or there are too few labeled
+            images to keep some out of a fit.
     """
+    if labeled < FOLDS:
+        raise ConfigError(
+            f"method.name=probe needs at least {FOLDS} labeled images, to keep some out of a fit; got {labeled}"
+        )
     if config.model.decoder != "pyramid":
         raise ConfigError(
             "method.name=probe fits the decoder pyramid: --set model.decoder=pyramid, or --recipe probe"
