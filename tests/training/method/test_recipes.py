@@ -262,7 +262,8 @@ def test_contradictions_are_one_line(toy_settings: Settings, assignments: Settin
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains(toy_settings: Settings, tmp_path: Path, name: str) -> None:
-    config = build_config(toy_settings, RECIPES[name], {"optim.iterations": 6, "run.log_every": 1})
+    short = {"optim.iterations": 6, "run.log_every": 1, "probe.steps": 10}
+    config = build_config(toy_settings, RECIPES[name], short)
     train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["kind"] == "val"
