@@ -274,7 +274,9 @@ def test_an_interrupted_probe_starts_anew(
     config = build_config(toy_settings, CHANGES)
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("gmtool_training.loop.probe.fit_probe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "gmtool_training.loop.probe.fit_probe", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run")
     resume(tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
     config, fabric, data, classes, read = run.config, run.fabric, run.data, run.classes, run.readers
     check_probe(config, labeled=len(data.labeled.samples), processes=fabric.world_size)
     network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    started = time.monotonic()
     # Input scale: the same encoder in a network that scales its images otherwise
     scale = choose_input_scale(network, config, data, classes, read)
     if scale != config.model.input_scale:
@@ -50,7 +52,7 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
         network.encoder = encoder
         network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Fit, validate, save
-    fitted = fit_probe(network, config, data, classes, read)
+    fitted = fit_probe(network, config, data, classes, read, started=started)
     remark(f"validating on {len(data.val.samples)} images")
     matrix = validate(
         fabric, network, data.val, classes=classes, config=config.data, before_image=lambda: None, read=read.val

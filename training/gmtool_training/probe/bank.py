@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -161,7 +161,3 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
         for each in maps
     ]
     return torch.cat(at, dim=1).half().cpu()
-
-
-ReadImage = Callable[[int], UInt8Array]
-"""From the index of a sample to its image (H, W, 3)."""

@@ -59,8 +59,8 @@ class ProbeResult:
 class _Budget:
     """Seconds that are left; endless without a limit."""
 
-    def __init__(self, minutes: float | None) -> None:
-        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+    def __init__(self, minutes: float | None, *, started: float) -> None:
+        self._end = None if minutes is None else started + 60 * minutes
 
     @property
     def left_s(self) -> float:
@@ -87,7 +87,13 @@ def check_probe(config: TrainConfig, *, labeled: int, processes: int) -> None:
 
 
 def fit_probe(
-    network: GuidedMixNet, config: TrainConfig, data: TrainingData, classes: ClassSet, read: Readers
+    network: GuidedMixNet,
+    config: TrainConfig,
+    data: TrainingData,
+    classes: ClassSet,
+    read: Readers,
+    *,
+    started: float,
 ) -> ProbeResult:
     """Fit the decoder of a network whose encoder stays as it is; the network ends in evaluation mode.
 
@@ -97,17 +103,18 @@ def fit_probe(
         data: Labeled and unlabeled samples.
         classes: The classes.
         read: Readers of their images and masks.
+        started: When the run began, `time.monotonic`: choosing the input scale took time too.
     """
     probe, random = config.probe, np.random.default_rng(config.run.seed)
-    budget = _Budget(probe.minutes)
+    budget = _Budget(probe.minutes, started=started)
     network.eval()
     views = affordable_views(network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s)
     # Features of the labeled and, as far as the time goes, of the unlabeled images
-    started = time.monotonic()
+    began = time.monotonic()
     labeled = labeled_bank(
         network, data, classes, read, views, pixels=probe.labeled_pixels, balance=probe.balance, random=random
     )
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - began
     remark(f"features of {len(data.labeled.samples)} labeled images, {len(views)} views each: {seconds:.0f} s")
     unlabeled = None
     if probe.rounds and data.unlabeled.samples:

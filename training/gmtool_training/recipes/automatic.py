@@ -53,7 +53,7 @@ def choose_settings(data: DataConfig, *, minutes: float | None) -> Chosen:
         f"input scale: {_listed(scales)} for images of about {width}x{height}"
         + ("; labeled images kept out of the fit decide" if len(scales) > 1 else ""),
         "class weights: (share of the labeled pixels) ** -0.5, so that rare classes count",
-        f"unlabeled images: {len(found.unlabeled.samples)}, used if labeled images kept out of the fit gain",
+        f"unlabeled images: {len(found.unlabeled.samples)}, used unless labeled images kept out of the fit lose",
         f"time: at most {allowed:g} minutes" + ("" if minutes is not None else "; --minutes N changes that"),
     )
     return Chosen(settings, reasons)
