@@ -24,6 +24,9 @@ def train(
     unlabeled: PathLike | None = None,
     val: PathLike | None = None,
     encoder_weights: PathLike | None = None,
+    encoders: Sequence[str] = (),
+    init: PathLike | None = None,
+    teacher: PathLike | None = None,
     recipe: str | None = None,
     config: PathLike | None = None,
     settings: Settings | Sequence[str] = (),
@@ -41,15 +44,20 @@ def train(
     Settings: defaults, then those of the kind, then `recipe`, `config`, `settings`, and the named ones.
 
     Args:
-        kind: `voc`, `voc-aug`, `cityscapes`, `context`, `folder`, `coco` or `toy`, with the settings of that kind.
-            None, or the folder of a data set: the layout is recognised, and what is not asked for is chosen from
-            the data: encoder, recipe, input scale, time.
+        kind: The folder of a data set, or None: its layout is recognised. Or `voc`, `voc-aug`, `cityscapes`,
+            `context`, `folder`, `coco`, `toy`. What is not asked for is chosen from the data: encoder, recipe,
+            input scale, time; but of `toy`, and where `recipe`, `config`, `iterations` or a setting of `method` or
+            `optim` is given, it is that of the kind, which is the paper's.
         data: Folder of the data set; for `toy` it is made there.
         classes: `voc`, `cityscapes`, `context`, a classes.json, or COCO annotations.
         labels: List of the labeled images. Without it, and without `unlabeled`, all training images are labeled.
         unlabeled: List or folder of unlabeled images; by default all that are not labeled.
         val: List of the validation images.
         encoder_weights: `imagenet`, `none`, or a .safetensors or .pth file.
+        encoders: Encoders to compare, such as `["timm:tf_efficientnet_lite2", "resnet50"]`; the recipe `probe`
+            takes the best.
+        init: Earlier run whose weights training starts from; classes are matched by name.
+        teacher: Run whose network predicts the pseudo masks, such as a larger one.
         recipe: `supervised`, `paper`, `fixmatch`, `plus` or `probe`.
         config: TOML file of settings.
         settings: `{"optim.lr": 0.01}` or `["optim.lr=0.01"]`.
@@ -90,9 +98,20 @@ def train(
         kind, recognized = recognize_kind(Path(data))
     if download and kind not in ("voc", "voc-aug"):
         raise UsageError(f"--download fetches voc and voc-aug, not {kind}: give its folder with --data")
-    automatic = bool(recognized) and recipe is None and config is None
-    if minutes is not None and not automatic and recipe != "probe":
-        raise UsageError("--minutes is for gmtool train DIR and for --recipe probe; others take --iterations")
+    asked = as_settings(settings)
+    stepwise = iterations is not None or any(name.startswith(("method.", "optim.")) for name in asked)
+    automatic = recipe is None and config is None and kind != "toy" and not (stepwise and not recognized)
+    if automatic and iterations is not None:
+        raise UsageError(
+            "--iterations is for recipes that train step by step: give --recipe supervised, paper, fixmatch or "
+            "plus with it; else --minutes N"
+        )
+    if not automatic and recipe != "probe":
+        for option, value in (("--minutes", minutes), ("--encoders", encoders)):
+            if value:
+                raise UsageError(f"{option} is for settings chosen from the data and for --recipe probe")
+    if encoders and init is not None:
+        raise UsageError("--encoders compares encoders, --init takes the one of an earlier run: take one of them")
     named = {
         "data.root": data,
         "data.classes": classes or (own_file(data, "classes.json") if recognized else None),
@@ -100,6 +119,10 @@ def train(
         "data.unlabeled": unlabeled,
         "data.val": val,
         "model.encoder_weights": encoder_weights,
+        "model.init": init,
+        "method.teacher_run": teacher,
+        "probe.encoders": tuple(encoders) or None,
+        "model.encoder": encoders[0] if encoders else None,
         "run.device": device,
         "run.seed": seed,
         "optim.iterations": iterations,
@@ -113,12 +136,13 @@ def train(
     layers: dict[str, Any] = {
         "recipe_name": recipe,
         "config_path": None if config is None else Path(config),
-        "settings": as_settings(settings),
+        "settings": asked,
     }
     full = configure(kind, given(named), **layers, chosen=RECIPES["probe"] if automatic else None)
     if automatic:
-        chosen = choose_settings(full.data, minutes=minutes)
-        for line in (f"data set: {kind}, recognised by {recognized}", *chosen.reasons):
+        chosen = choose_settings(full, minutes=minutes)
+        found = (f"data set: {kind}, recognised by {recognized}",) if recognized else ()
+        for line in (*found, *chosen.reasons):
             remark(line)
         full = configure(kind, given(named), **layers, chosen=chosen.settings)
 

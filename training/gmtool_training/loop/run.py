@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -19,8 +19,8 @@ from gmtool.config import TrainConfig
 from gmtool.console import remark
 from gmtool.errors import CheckpointError, ConfigError
 from gmtool.nn.checkpoint import build_network, read_checkpoint
+from gmtool.nn.initial_weights import load_starting_weights
 from gmtool.nn.model import GuidedMixNet
-from gmtool.nn.weights import load_encoder_weights
 from gmtool.report.report import BestScore, IoUReport, Provenance, percent
 from gmtool.report.tables import save_report
 from gmtool.settings import Settings
@@ -44,6 +44,7 @@ from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.resume import RunState, refuse_other_computation, restore, saved_classes
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
 from gmtool_training.loop.sigterm import stop_on_sigterm
+from gmtool_training.method.other_run import load_teacher
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
 
 
@@ -91,7 +92,8 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         data = checked_data(config, classes, check=fabric.is_global_zero)
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
-        remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+        if not config.probe.encoders:  # the probe loads those that it compares
+            remark(load_starting_weights(network, config.model, classes))
     run = build_context(config, run_dir, fabric, data, classes, attention=network.attention)
     # Everything is checked: write from here on
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -136,7 +138,7 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             data = checked_data(config, classes, check=fabric.is_global_zero)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
-            remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+            remark(load_starting_weights(network, config.model, classes))
         run = build_context(config, run_dir, fabric, data, classes, attention=network.attention)
         return _run(run, network, resumed=True)
 
@@ -239,6 +241,10 @@ def _unlabeled_batches(
 
 def _build_step(run: RunContext, average: nn.Module | None) -> Step:
     method, classes, weights = run.config.method, run.classes, run.class_weights
+    if method.teacher_run is not None and method.name == "guidedmix":
+        teacher = load_teacher(method.teacher_run, classes, run.fabric.device)
+        fixed = replace(method, teacher="average")
+        return partial(guidedmix_step, method=fixed, classes=classes, average=teacher, class_weights=weights)
     if method.name == "supervised":
         return partial(supervised_step, method=method, classes=classes, class_weights=weights)
     return partial(guidedmix_step, method=method, classes=classes, average=average, class_weights=weights)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet, normalize
@@ -48,6 +48,8 @@ class Bank:
     """(N,) int64 class indices; the ignore index where there is no label."""
     images: Tensor
     """(N,) int64: index of the image that a pixel is of."""
+    teacher: Tensor | None = None
+    """(N, K) float32 class probabilities of a teacher from another run; None without one."""
 
     @property
     def bytes(self) -> int:
@@ -56,7 +58,10 @@ class Bank:
 
     def rows(self, wanted: Tensor) -> Bank:
         """Return the pixels at `wanted`: indices, or (N,) bool."""
-        return Bank(tuple(each[wanted] for each in self.features), self.labels[wanted], self.images[wanted])
+        teacher = None if self.teacher is None else self.teacher[wanted]
+        return Bank(
+            tuple(each[wanted] for each in self.features), self.labels[wanted], self.images[wanted], teacher
+        )
 
 
 def views_of(scales: Sequence[float]) -> tuple[View, ...]:
@@ -103,11 +108,13 @@ class BankBuilder:
     Args:
         network: In evaluation mode, with the decoder `pyramid`.
         views: What is computed of each image.
+        teacher: Network whose probabilities are kept, too.
     """
 
-    def __init__(self, network: GuidedMixNet, views: Sequence[View]) -> None:
+    def __init__(self, network: GuidedMixNet, views: Sequence[View], *, teacher: nn.Module | None = None) -> None:
         assert not network.training  # batch statistics of single images are not those of the encoder
-        self._network, self._views = network, views
+        self._network, self._views, self._teacher = network, views, teacher
+        self._probabilities: list[Tensor] = []
         self._features: list[list[Tensor]] = [[] for _ in views]
         self._labels: list[Tensor] = []
         self._images: list[Tensor] = []
@@ -116,13 +123,16 @@ class BankBuilder:
         """Add the pixels of one image (H, W, 3)."""
         for view, features in zip(self._views, self._features, strict=True):
             features.append(features_at(self._network, image, view, pixels.rows, pixels.columns))
+        if self._teacher is not None:
+            self._probabilities.append(probabilities_at(self._teacher, image, pixels.rows, pixels.columns))
         self._images.append(torch.full((len(pixels.labels),), len(self._images)))
         self._labels.append(pixels.labels)
 
     def build(self) -> Bank:
         """Return what was collected."""
         features = tuple(torch.cat(each) for each in self._features)
-        return Bank(features, torch.cat(self._labels), torch.cat(self._images))
+        teacher = torch.cat(self._probabilities) if self._probabilities else None
+        return Bank(features, torch.cat(self._labels), torch.cat(self._images), teacher)
 
 
 @torch.inference_mode()
@@ -161,3 +171,12 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
         for each in maps
     ]
     return torch.cat(at, dim=1).half().cpu()
+
+
+@torch.inference_mode()
+def probabilities_at(teacher: nn.Module, image: UInt8Array, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the class probabilities that a network gives some pixels of an image (H, W, 3): (n, K) float32."""
+    device = next(teacher.parameters()).device
+    x = normalize(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
+    logits: Tensor = teacher(x).logits[0]
+    return logits[:, rows.to(device), columns.to(device)].T.float().softmax(dim=1).cpu()

@@ -7,17 +7,26 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.console import remark, track
 from gmtool.data.datasets import TrainingData
 from gmtool.errors import DataError, some_names
+from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import available_memory
 from gmtool_training.data.cache import Readers
-from gmtool_training.probe.bank import Bank, BankBuilder, View, any_pixels, features_at, labeled_pixels
+from gmtool_training.probe.bank import (
+    Bank,
+    BankBuilder,
+    View,
+    any_pixels,
+    features_at,
+    labeled_pixels,
+    probabilities_at,
+)
 
 MAX_SHARE = 0.25
 """Share of the memory that is free which the features of unlabeled images may take."""
@@ -87,22 +96,25 @@ def unlabeled_bank(
     seconds: float,
     seconds_a_view: float,
     random: np.random.Generator,
+    teacher: nn.Module | None = None,
 ) -> Bank:
     """Return features of pixels of unlabeled images: as many images and views as time and memory allow.
 
-    Images that cannot be read are left out and named.
+    Images that cannot be read are left out and named. With a teacher, its probabilities are kept beside them.
     """
     count = len(data.unlabeled.samples)
+    seconds_of_teacher = 0.0 if teacher is None else _teacher_seconds(teacher, read.labeled(0)[0])
     # Every image twice, then other scales as far as the time goes; fewer images only if that is too much
-    passes = min(float(len(views)), seconds / (count * seconds_a_view))
+    passes = min(float(len(views)), max(0.0, seconds / count - seconds_of_teacher) / seconds_a_view)
     taken = views[: max(2, int(passes))]
-    images = max(1, min(count, int(count * passes / len(taken))))
+    seconds_an_image = len(taken) * seconds_a_view + seconds_of_teacher
+    images = max(1, min(count, int(min(float(count), seconds / seconds_an_image))))
     features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
     room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
     pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
     started = time.monotonic()
     chosen = np.sort(random.permutation(count)[:images])
-    builder, unreadable = BankBuilder(network, taken), []
+    builder, unreadable = BankBuilder(network, taken, teacher=teacher), []
     for index in track(chosen.tolist(), total=images):
         try:
             image = read.unlabeled(index)
@@ -122,3 +134,10 @@ def unlabeled_bank(
         f"{time.monotonic() - started:.0f} s, {bank.bytes / 2**20:.0f} MiB"
     )
     return bank
+
+
+def _teacher_seconds(teacher: nn.Module, image: UInt8Array) -> float:
+    """Return the time that a teacher takes for an image, seconds."""
+    started = time.monotonic()
+    probabilities_at(teacher, image, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    return time.monotonic() - started
