@@ -27,6 +27,7 @@ from gmtool_training.probe.self_training import (
 from torch import nn
 from torchmetrics import JaccardIndex
 
+from gmtool.artifact.describe import describe
 from gmtool.config import ModelConfig
 from gmtool.errors import ConfigError
 from gmtool.nn.checkpoint import load_network
@@ -278,6 +279,12 @@ def test_a_run_of_the_probe_exports_and_is_a_run_like_any_other(
     exported = export_run(tmp_path / "run", options=ExportOptions(allow_few_classes=True))
     assert min(row.agreement for row in exported.parity) >= 0.999
     assert network.input_scale == checkpoint.model.input_scale
+    spec = exported.records[0].spec
+    assert (spec.decoder, spec.input_scale) == ("pyramid", checkpoint.model.input_scale)
+    assert spec.encoder_license is None  # random weights are nobody's
+    shown = describe(exported.paths[0]).facts
+    assert f"decoder pyramid, input scale {spec.input_scale:g}, attention none" in shown["network"]
+    assert describe(tmp_path / "run").facts["weights from"] == "none"
     with pytest.raises(ConfigError, match="is finished: its method is the probe"):
         resume(tmp_path / "run")
 

@@ -34,7 +34,7 @@ class EncoderScore:
         """Return its row of the table."""
         encoder = self.network.encoder
         millions = sum(each.numel() for each in encoder.parameters()) / 1e6
-        license = getattr(encoder, "license", None) or "not stated"
+        license = encoder.license or "not stated"
         return (
             f"| {self.model.encoder} | {100 * self.miou:.1f} | {self.model.input_scale:g} | "
             f"{1000 * self.seconds_an_image:.0f} | {millions:.1f} | {license} |"
