@@ -39,7 +39,7 @@ class ImageBatch:
 def images_for(
     model: Path, images: Path | None, ground_truth: Path | None, values: MaskValues | None
 ) -> tuple[list[Sample], MaskValues]:
-    """Return the images of a folder, or those that the model's run was validated on, and the coding of their masks.
+    """Return the images of a folder, or those that the model's run was validated on, and their masks' encoding.
 
     Raises:
         ConfigError: No folder was named, and the model lies in no run folder, or its data is gone.
