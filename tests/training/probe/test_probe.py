@@ -113,6 +113,14 @@ def test_a_mirrored_view_shows_the_same_pixels(network: GuidedMixNet) -> None:
     torch.testing.assert_close(features_at(network, image, View(1.0, True), rows, columns), mirrored)
 
 
+def test_features_in_bfloat16_are_those_in_float32_but_for_rounding(network: GuidedMixNet) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    rows, columns = torch.arange(0, 64, 5), torch.arange(0, 64, 5)
+    exact = features_at(network, image, View(1.0, False), rows, columns).float()
+    rounded = features_at(network, image, View(1.0, False), rows, columns, bf16=True).float()
+    assert 0 < (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
 def test_the_view_that_the_network_predicts_from_comes_first() -> None:
     assert views_of((0.7, 1.0, 1.4))[:2] == (View(1.0, False), View(1.0, True))
     assert len(views_of((0.7, 1.0, 1.4))) == 6

@@ -32,14 +32,25 @@ MAX_SHARE = 0.25
 """Share of the memory that is free which the features of unlabeled images may take."""
 
 
+def is_bf16(config: TrainConfig) -> bool:
+    """Return whether features are computed in bfloat16."""
+    return config.run.precision == "bf16-mixed"
+
+
 def affordable_views(
-    network: GuidedMixNet, data: TrainingData, read: Readers, views: Sequence[View], seconds: float
+    network: GuidedMixNet,
+    data: TrainingData,
+    read: Readers,
+    views: Sequence[View],
+    seconds: float,
+    *,
+    bf16: bool = False,
 ) -> tuple[View, ...]:
     """Return the views that all labeled images take within `seconds`: the image as it is, then the cheapest."""
     image = read.labeled(0)[0]
     somewhere = torch.zeros(1, dtype=torch.int64)
     started = time.monotonic()
-    features_at(network, image, View(1.0, False), somewhere, somewhere)
+    features_at(network, image, View(1.0, False), somewhere, somewhere, bf16=bf16)
     # The time grows with the pixels
     whole = (time.monotonic() - started) * len(data.labeled.samples)
     ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))
@@ -68,7 +79,7 @@ def labeled_bank(
     views: Sequence[View],
     *,
     pixels: int,
-    balance: float,
+    config: TrainConfig,
     random: np.random.Generator,
 ) -> Bank:
     """Return features of pixels of all labeled images, drawn by the weights of their classes."""
@@ -76,10 +87,10 @@ def labeled_bank(
     masks = [read.labeled(index)[1] for index in indices]
     counts = sum(torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=256) for mask in masks)
     assert isinstance(counts, Tensor)
-    weights = class_pixel_weights(counts[: len(classes)], balance=balance)
+    weights = class_pixel_weights(counts[: len(classes)], balance=config.probe.balance)
     weights[classes.ignore_index] = 0
     mean = float(np.mean([weights.numpy()[mask].sum() for mask in masks]))
-    builder = BankBuilder(network, views)
+    builder = BankBuilder(network, views, bf16=is_bf16(config))
     for index in track(indices, total=len(indices)):
         image, mask = read.labeled(index)
         builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
@@ -114,7 +125,8 @@ def unlabeled_bank(
     pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
     started = time.monotonic()
     chosen = np.sort(random.permutation(count)[:images])
-    builder, unreadable = BankBuilder(network, taken, teacher=teacher), []
+    builder = BankBuilder(network, taken, bf16=is_bf16(config), teacher=teacher)
+    unreadable = []
     for index in track(chosen.tolist(), total=images):
         try:
             image = read.unlabeled(index)
