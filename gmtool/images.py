@@ -284,7 +284,9 @@ def _why_dark(largest: int, bits: int, *, is_color: bool) -> str | None:
 def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
     if image.mode in ("I", "F"):
         raise ImageError(
-            "unsupported", f"{path}: pixels of mode {image.mode} (32-bit) have no defined 8-bit mapping"
+            "unsupported",
+            f"{path}: pixels of mode {image.mode} (32-bit) have no defined 8-bit mapping: convert it to "
+            "8 bits, scaled as the training images are",
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
