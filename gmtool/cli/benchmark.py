@@ -94,6 +94,8 @@ def _samples(
     from gmtool.data.datasets import load_split
     from gmtool.settings import load_config
 
+    if images is not None and ground_truth is None and values is not None:
+        raise UsageError("--mask-values needs --ground-truth DIR, or the validation images of the model's run")
     if images is not None:
         return samples_below(images, ground_truth), values or "index"
     if ground_truth is not None:
