@@ -68,6 +68,15 @@ def test_case_05_a_claimed_size_is_refused_before_decoding(tmp_path: Path, size:
         read_image(path)
 
 
+def test_an_image_above_the_limit_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    with pytest.raises(
+        ImageError, match="30x20 pixels; expected at most 599: shrink it, or .* --max-pixels"
+    ) as error:
+        read_image(tmp_path / "a.png", max_pixels=599)
+    assert error.value.code == "too_large"
+
+
 def test_case_06_a_named_pipe_a_folder_and_a_dangling_link_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gmtool.errors import DataError, ImageError, needs_extra
-from gmtool.images import MAX_PIXELS, UInt8Array
+from gmtool.images import MAX_PIXELS, SHRINK, UInt8Array
 from gmtool_serving.inputs.frame_colors import RgbConverter
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class FrameReader:
 
     def _too_large(self, pixels: str) -> ImageError:
         return ImageError(
-            "too_large", f"{self.path}: frames of {pixels} pixels; at most {self.max_pixels} are taken"
+            "too_large", f"{self.path}: frames of {pixels} pixels; at most {self.max_pixels} are taken: {SHRINK}"
         )
 
     def _restart(self) -> None:
