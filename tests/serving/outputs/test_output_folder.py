@@ -274,7 +274,7 @@ def test_a_name_too_long_for_a_format_costs_one_image(tmp_path: Path) -> None:
     with PredictionRun(images, out, replace(OPTIONS, formats=("coco",))) as job:
         outcomes = {outcome.image.path.name: outcome for outcome in job.outcomes(FakeBackend())}
         job.make_files_of_the_whole(images)
-    assert "File name too long" in str(outcomes[name].error)
+    assert "File name too long: give the image a shorter name" in str(outcomes[name].error)
     assert (job.tally.ok, job.tally.failed) == (2, 1)
     assert {entry["image_id"] for entry in json.loads((out / "results.json").read_text())} == {"a", "b"}
 
