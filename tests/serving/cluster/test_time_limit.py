@@ -23,7 +23,7 @@ def start(statement: str) -> "subprocess.Popen[bytes]":
 @pytest.mark.parametrize("statement", ["while True: pass", "sum(range(10**12))"])  # second: holds the lock
 def test_an_endless_decoder_ends_its_worker(statement: str) -> None:
     with start(statement) as worker:
-        assert worker.communicate(timeout=60) == (b"", None)
+        assert worker.communicate(timeout=60)[0] == b""
     assert worker.returncode == -signal.SIGPROF
 
 
@@ -35,9 +35,9 @@ def test_case_53_time_in_which_a_worker_does_not_compute_does_not_count() -> Non
         with pytest.raises(subprocess.TimeoutExpired):
             worker.wait(0.6)
         worker.send_signal(signal.SIGCONT)
-        assert worker.communicate(b"\n", timeout=60) == (b"whole\n", None)
+        assert worker.communicate(b"\n", timeout=60)[0] == b"whole\n"
 
 
 def test_the_limit_ends_with_its_block() -> None:
     with start("pass\nsum(range(3 * 10**7))") as worker:
-        assert worker.communicate(timeout=60) == (b"whole\n", None)
+        assert worker.communicate(timeout=60)[0] == b"whole\n"
