@@ -139,9 +139,11 @@ class OrtBackend:
         memory = available_memory() + self._held_bytes if self._device == "cpu" else physical_memory()
         if memory is not None and needed > MEMORY_SHARE * memory:
             kind = ImageTooLargeError if count == 1 else BackendMemoryError
+            has_logits = "logits" in self.spec.outputs
+            first = "" if has_logits else ", which needs a model with logits: gmtool export --output logits"
             raise kind(
                 f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.1f} GiB and "
-                f"{memory / 2**30:.1f} are available: cut it with --tile {TILE_PX}x{TILE_PX}, or shrink it"
+                f"{memory / 2**30:.1f} are available: shrink it, or cut it with --tile {TILE_PX}x{TILE_PX}{first}"
             )
         self._held_bytes = needed
 

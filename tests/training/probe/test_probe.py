@@ -98,7 +98,7 @@ def test_the_head_of_a_decoder_is_the_one_that_was_installed(network: GuidedMixN
     decoder = network.decoder
     assert isinstance(decoder, PyramidDecoder)
     random = torch.Generator().manual_seed(0)
-    width = sum(each.weight.shape[1] for each in decoder.project)  # type: ignore[union-attr,misc]
+    width = sum(each.num_features for each in decoder.norms if isinstance(each, nn.BatchNorm2d))
     features = torch.randn(20, width, generator=random).half()
     rows = Rows((features,), torch.eye(NUM_CLASSES)[torch.arange(20) % NUM_CLASSES])
     head = fit_hidden([rows], options=HiddenOptions(channels=8, steps=5), random=np.random.default_rng(0))

@@ -100,7 +100,9 @@ def restore(run_dir: Path, state: RunState, data: TrainingData) -> TrainingProgr
     saved, weights = _newest_whole(run_dir)
     for name, split in (("labeled", data.labeled), ("unlabeled", data.unlabeled), ("val", data.val)):
         if saved.values[f"{name}_sha256"] != split.sha256:
-            raise ConfigError(f"the {name} images of {run_dir} have changed since it began: start a new run")
+            raise ConfigError(
+                f"the {name} images of {run_dir} have changed since it began: put them back, or start a new run"
+            )
     state.saved_network.load_state_dict(weights)
     if state.average is not None:
         state.network.load_state_dict(_below("network.", saved.tensors))
@@ -139,8 +141,8 @@ def refuse_other_computation(run_dir: Path, config: TrainConfig) -> None:
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ConfigError(
-            f"{run_dir / CONFIG_NAME}: changed since the run began: {'; '.join(changed[:3])}{more}: the "
-            "computation depends on it: restore it, or start a new run"
+            f"{run_dir} began with other settings: {'; '.join(changed[:3])}{more}: the computation depends on "
+            f"that: leave the option out or restore {CONFIG_NAME}, or start a new run"
         )
 
 
