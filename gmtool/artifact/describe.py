@@ -126,8 +126,8 @@ def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
     shapes = {"mask": "uint8 [N, H, W]", "confidence": "uint8 [N, H, W]", "logits": "float32 [N, C, H, W]"}
     return {
         "precision": spec.precision,
-        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, decoder {spec.decoder}, "
-        f"input scale {spec.input_scale:g}, attention {attention}",
+        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, attention {attention}",
+        "decoder": f"{spec.decoder}, input scale {spec.input_scale:g}",
         "licence": f"of the encoder's published weights: {spec.encoder_license or 'not known'}",
         "input": f"{image.name}: {image.dtype} [N, H, W, 3] {image.color}, at least {image.min_size_px} px a side",
         "outputs": "; ".join(f"{name}: {shapes[name]}" for name in spec.outputs),
@@ -203,8 +203,8 @@ def _network_facts(checkpoint: Checkpoint) -> dict[str, str]:
     else:
         decoder = f"{model.decoder_channels} hidden channels" if model.decoder_channels else "linear"
     return {
-        "network": f"encoder {model.encoder}, output stride {stride}, decoder {model.decoder}, {decoder}, "
-        f"input scale {model.input_scale:g}",
+        "network": f"encoder {model.encoder}, output stride {stride}, input scale {model.input_scale:g}",
+        "decoder": f"{model.decoder}, {decoder}",
         "weights from": model.init or model.encoder_weights,
     }
 

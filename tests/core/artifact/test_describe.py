@@ -35,7 +35,8 @@ def test_an_onnx_model_tells_all_that_its_spec_holds(toy_model: Path, cli: Cli) 
     assert code == 0, err
     for text in (
         "fp32",
-        "encoder toy, output stride 8, decoder guidedmix, input scale 1, attention at 1/8 of",
+        "encoder toy, output stride 8, attention at 1/8 of",
+        "guidedmix, input scale 1",
         "mask: uint8 [N, H, W]",
         "#800000",
         "triangle",
