@@ -27,7 +27,7 @@ def serve(
         typer.Argument(
             help="Exported models or run folders, each as FILE or NAME=FILE; the first is the default. [the "
             "newest model below runs/]",
-            metavar="[MODEL]...",
+            metavar="MODEL",
         ),
     ] = None,
     host: Annotated[

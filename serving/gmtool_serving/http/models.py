@@ -70,7 +70,7 @@ class ServedModel:
 
 
 def name_models(given: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each model by its name: the stem of a file, the name of a run folder, or NAME in NAME=FILE.
+    """Return the file of each model by its name: a file's stem, a run folder's name, or NAME in NAME=FILE.
 
     Args:
         given: Files or run folders, each with or without a name; none for the newest model below `runs/`.

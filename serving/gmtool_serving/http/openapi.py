@@ -118,7 +118,7 @@ def _get(
 def _parameters() -> list[dict[str, Any]]:
     share = {"type": "number", "minimum": 0, "maximum": 1}
     pixels = {"type": "integer", "minimum": 0}
-    size = {"type": "string", "pattern": "^[0-9]+x[0-9]+$", "examples": ["512x512"]}
+    size = {"type": "string", "pattern": "^[0-9]+(x[0-9]+)?$", "examples": ["512x512"]}
     return [
         _parameter("model", "query", {"type": "string"}, "Name of the model; the first one unless told."),
         _parameter(
