@@ -72,9 +72,9 @@ def serve(
     with needs_extra("server", "serving"):
         from gmtool_serving.http.models import name_models, open_models
         from gmtool_serving.http.options import ServeOptions, read_token
-        from gmtool_serving.http.samples import samples_of_folder, samples_of_run
         from gmtool_serving.http.server import bind, run_server
         from gmtool_serving.http.service import Service
+        from gmtool_serving.http.site.samples import samples_of_folder, samples_of_run
         from gmtool_serving.inputs.decode import DecodeOptions
         from gmtool_serving.pipeline.decoder_pool import Decoders
     # What is asked for

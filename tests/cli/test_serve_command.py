@@ -136,7 +136,7 @@ def test_the_help_of_serve_imports_no_server() -> None:
 
 def test_serving_leaves_torch_out() -> None:
     script = (
-        "import sys; import gmtool_serving.http.server, gmtool_serving.http.service, gmtool_serving.http.samples; "
+        "import sys; import gmtool_serving.http.server, gmtool_serving.http.site.samples; "
         "print([name for name in ('torch', 'torchvision', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -9,10 +9,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gmtool_serving.http import pages, routes
+from gmtool_serving.http import routes
 from gmtool_serving.http.errors import ClientGoneError, RefusalError, error_value
 from gmtool_serving.http.gate import Gate
 from gmtool_serving.http.service import Service
+from gmtool_serving.http.site import pages
 
 ROUTES = [
     Route("/", pages.index),

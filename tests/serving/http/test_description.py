@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fakes import FakeBackend
 from gmtool_serving.http.app import ROUTES
-from gmtool_serving.http.openapi import openapi_value
+from gmtool_serving.http.site.openapi import openapi_value
 from gmtool_serving.http.wanted import ANSWER_FORMATS, PARAMETERS
 from http_service import gradient, png, serving
 from openapi_spec_validator import validate

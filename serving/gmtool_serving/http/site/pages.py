@@ -11,7 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from gmtool_serving.http.openapi import openapi_value
+from gmtool_serving.http.site.openapi import openapi_value
 
 PAGE_DIR = Path(__file__).parent / "static"
 
