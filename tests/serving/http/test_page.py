@@ -1,0 +1,229 @@
+"""The page of the service in Chromium: an image dropped, its mask, legend and readout, without anything from elsewhere."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import CLASSES, FakeBackend
+from gmtool_serving.http import app as application
+from gmtool_serving.http.site.pages import PAGE_DIR, read_page
+from http_service import Running, gradient, png, serving
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPTIONS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+OPTIONS += "--disable-component-update --disable-sync --enable-logging=stderr --v=0 --window-size=1300,900"
+SIZES = {"wide": (24, 36), "large": (90, 160)}
+
+PROBE = """
+<!doctype html><body><pre id="found"></pre><script>
+const found = {steps: []}, pause = ms => new Promise(done => setTimeout(done, ms));
+const until = async (what, ok) => {
+  for (let tries = 0; tries < 400; tries++) { if (ok()) return; await pause(10); }
+  const page = document.querySelector("iframe").contentDocument;
+  throw new Error(`waited in vain: ${what}: ${page.getElementById("status").textContent}`);
+};
+const pixels = canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+async function main(width, scheme) {
+  const frame = document.createElement("iframe");
+  frame.src = "/";
+  frame.style = `width:${width}px;height:800px;border:0;color-scheme:${scheme}`;
+  document.body.append(frame);
+  await new Promise(done => frame.onload = done);
+  const page = frame.contentDocument, view = frame.contentWindow, $ = id => page.getElementById(id);
+  await until("models", () => $("model").options.length === 2);
+  const send = async (name, how) => {
+    const blob = await (await fetch("/test-image/" + name)).blob();
+    const data = new view.DataTransfer();
+    data.items.add(new view.File([blob], name + ".png", {type: "image/png"}));
+    page.dispatchEvent(how === "drop" ? new view.DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
+      : new view.ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+    await until(name, () => $("size").textContent.startsWith({wide: "36 x 24", large: "160 x 90"}[name]));
+  };
+  const one = {width, scheme};
+  await send("large", "paste");
+  one.large = pixels($("mask"));
+  await send("wide", "drop");
+  one.mask = pixels($("mask"));
+  one.overlay = pixels($("overlay"));
+  one.image = pixels($("image"));
+  one.legend = [...$("legend").children].map(item => [item.querySelector(".name").textContent, item.querySelector(".share").textContent]);
+  const box = $("mask").getBoundingClientRect();
+  $("mask").dispatchEvent(new view.PointerEvent("pointermove", {clientX: box.left + box.width * 30.5 / 36, clientY: box.top + box.height * 5.5 / 24}));
+  one.pointed = $("readout").textContent;
+  $("mask").focus();
+  $("mask").dispatchEvent(new view.KeyboardEvent("keydown", {key: "ArrowLeft", shiftKey: true, bubbles: true, cancelable: true}));
+  one.moved = $("readout").textContent;
+  $("legend").querySelector('input[data-label="2"]').click();
+  one.hidden = pixels($("mask"));
+  $("all").click();
+  $("minimum").value = 50;
+  $("minimum").dispatchEvent(new view.Event("input"));
+  one.sure = pixels($("mask"));
+  let saved = null;
+  view.HTMLAnchorElement.prototype.click = function () { saved = {name: this.download, url: this.href}; };
+  [...$("formats").children].find(button => button.textContent === "palette PNG").click();
+  await until("download", () => saved);
+  one.saved = [saved.name, [...new Uint8Array(await (await fetch(saved.url)).arrayBuffer())]];
+  one.overflow = page.documentElement.scrollWidth - frame.clientWidth;
+  one.color = view.getComputedStyle(page.body).backgroundColor;
+  one.outside = view.performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith(location.origin) && !name.startsWith("blob:" + location.origin));
+  $("model").value = "plain";
+  $("model").dispatchEvent(new view.Event("change"));
+  await until("plain", () => $("sure").hidden);
+  one.plain = [pixels($("mask")).join() === one.mask.join(), $("unsure").hidden];
+  const unnamed = [...page.querySelectorAll("button, select, input, canvas")].filter(control =>
+    !(control.textContent.trim() || control.getAttribute("aria-label") || control.labels && control.labels.length || control.querySelector("img[alt]")));
+  one.unnamed = unnamed.map(control => control.id);
+  page.dispatchEvent(new view.DragEvent("drop", {dataTransfer: (() => { const data = new view.DataTransfer();
+    data.items.add(new view.File(["text"], "bad.png", {type: "image/png"})); return data; })(), bubbles: true, cancelable: true}));
+  await until("refusal", () => $("status").classList.contains("bad"));
+  one.refused = $("status").textContent;
+  return one;
+}
+async function docs() {
+  const frame = document.createElement("iframe");
+  frame.src = "/docs";
+  document.body.append(frame);
+  await until("docs", () => frame.contentDocument && frame.contentDocument.querySelectorAll("details").length > 8);
+  return [...frame.contentDocument.querySelectorAll("summary h2")].map(head => head.textContent);
+}
+(async () => {
+  try { found.pages = [await main(390, "dark"), await main(1280, "light")]; found.docs = await docs(); }
+  catch (error) { found.error = String(error && error.stack || error); }
+  document.getElementById("found").textContent = JSON.stringify(found);
+  document.title = "done";
+})();
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    async def probe(_: Request) -> Response:
+        return HTMLResponse(PROBE)
+
+    async def image(request: Request) -> Response:
+        return Response(png(gradient(*SIZES[request.path_params["name"]])), media_type="image/png")
+
+    extra = [Route("/probe", probe), Route("/test-image/{name}", image)]
+    before = list(application.ROUTES)
+    application.ROUTES.extend(extra)
+    try:
+        backends = {"model": FakeBackend(outputs=("mask", "confidence")), "plain": FakeBackend()}
+        with serving(backends) as service:
+            yield service
+    finally:
+        application.ROUTES[:] = before
+
+
+@pytest.fixture(scope="module")
+def shown(running: Running, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """What Chromium found on the pages, and what it wrote to its console."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    profile = f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"
+    address = f"http://127.0.0.1:{running.client.port}/probe"
+    command = [CHROMIUM, *OPTIONS.split(), profile, "--virtual-time-budget=60000", "--dump-dom", address]
+    environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert match is not None and match[1], done.stderr
+    console = "\n".join(line for line in done.stderr.splitlines() if ":CONSOLE" in line)
+    found = json.loads(html.unescape(match[1]))
+    assert "error" not in found, (found["error"], console)
+    return found, console
+
+
+def colors(name: str, *, hidden: int | None = None, min_confidence: float = 0.0) -> list[int]:
+    """Return RGBA of the mask that `gmtool predict` gives for an image."""
+    prediction = FakeBackend(outputs=("mask", "confidence")).predict(gradient(*SIZES[name])[None])
+    mask = prediction.mask[0]
+    assert prediction.confidence is not None
+    mask = np.where(prediction.confidence[0] / 255 < min_confidence, 255, mask)
+    table = np.zeros((256, 4), np.uint8)
+    table[:3, :3], table[255, :3], table[[0, 1, 2, 255], 3] = CLASSES.palette, (224, 224, 192), 255
+    if hidden is not None:
+        table[hidden] = 0
+    return [int(value) for value in table[mask].ravel()]
+
+
+def test_the_mask_of_a_dropped_and_of_a_pasted_image_has_the_pixels_of_predict(
+    shown: tuple[dict[str, Any], str],
+) -> None:
+    for page in shown[0]["pages"]:
+        assert page["mask"] == colors("wide")
+        assert page["large"] == colors("large")
+
+
+def test_the_overlay_is_the_image_under_its_mask(shown: tuple[dict[str, Any], str]) -> None:
+    for page in shown[0]["pages"]:
+        image, overlay, mask = (np.array(page[name]).reshape(24, 36, 4) for name in ("image", "overlay", "mask"))
+        np.testing.assert_array_equal(image[..., :3], gradient())
+        np.testing.assert_allclose(overlay, 0.45 * image + 0.55 * mask, atol=2)
+
+
+def test_legend_and_readout_tell_class_share_and_confidence(shown: tuple[dict[str, Any], str]) -> None:
+    prediction = FakeBackend(outputs=("mask", "confidence")).predict(gradient()[None])
+    assert prediction.confidence is not None
+    for page in shown[0]["pages"]:
+        assert page["legend"] == [["dark", "33 %"], ["middle", "33 %"], ["bright", "33 %"]]
+        sure = [f"{100 * prediction.confidence[0, 5, x] / 255:.0f} %" for x in (30, 20)]
+        assert page["pointed"] == f"x 30, y 5: bright, confidence {sure[0]}"
+        assert page["moved"] == f"x 20, y 5: middle, confidence {sure[1]}"
+
+
+def test_classes_can_be_hidden_and_unsure_pixels_ignored(shown: tuple[dict[str, Any], str]) -> None:
+    for page in shown[0]["pages"]:
+        assert page["hidden"] == colors("wide", hidden=2)
+        assert page["sure"] == colors("wide", min_confidence=0.5)
+
+
+def test_a_download_is_what_the_service_answers(shown: tuple[dict[str, Any], str], running: Running) -> None:
+    expected = running.client.post("/v1/predict?min_confidence=0.5", png(gradient())).body
+    for page in shown[0]["pages"]:
+        assert page["saved"] == ["wide.png", list(expected)]
+
+
+def test_another_model_and_a_refused_image_are_told(shown: tuple[dict[str, Any], str]) -> None:
+    for page in shown[0]["pages"]:
+        assert page["plain"] == [True, False]
+        assert page["refused"] == "not_an_image: bad.png: not an image (of JPEG, PNG, BMP, WEBP, TIFF, GIF)"
+
+
+def test_the_page_fits_a_telephone_is_dark_where_wanted_and_names_its_controls(
+    shown: tuple[dict[str, Any], str],
+) -> None:
+    for page in shown[0]["pages"]:
+        assert page["overflow"] <= 0
+        assert page["unnamed"] == []
+        assert (sum(map(int, re.findall(r"\d+", page["color"])[:3])) < 150) == (page["scheme"] == "dark")
+
+
+def test_the_pages_fetch_nothing_from_elsewhere_and_break_no_policy(shown: tuple[dict[str, Any], str]) -> None:
+    found, console = shown
+    assert [line for line in console.splitlines() if "422" not in line] == []  # the refused image
+    assert [page["outside"] for page in found["pages"]] == [[], []]
+    assert "POST /v1/predict" in found["docs"] and "GET /metrics" in found["docs"]
+
+
+@pytest.mark.parametrize("name", ["index.html", "docs.html"])
+def test_a_page_is_one_file_whose_policy_names_its_own_script_alone(name: str) -> None:
+    text, policy = read_page(name)
+    assert not re.search(
+        r"""(?:src|href)=["'](?!data:|/docs|/openapi|/["'])|url\(|@import|https?://(?!www\.w3\.org)""", text
+    )
+    assert not re.search(r"""\son\w+=|\sstyle=""", text)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-") and "unsafe" not in policy
+    assert len(text.encode()) < 60_000
+    assert {path.name for path in Path(PAGE_DIR).iterdir()} == {"index.html", "docs.html"}
