@@ -3,7 +3,7 @@
     uv run python benchmarks/serve.py [load|memory]... [--encoder resnet18] [--clients 8] [--minutes 20]
 
 Prints ratios of one run, interleaved, the median of the rounds; the model has random weights. The service is a
-process of its own, the clients are threads here that each send an image, wait for its mask, and send the next.
+process of its own, the clients are threads that each send an image, wait for its mask, and send the next.
 load: decode, compute and encode of an image are timed alone, before and after each round, in this process: decode and
     encode on one core, the bare ONNX Runtime session on all cores. The images/s that the cores have room for are then
     1 / (compute + (decode + encode) / cores): the bare session, minus decode and encode on the same cores.

@@ -64,31 +64,18 @@ class Slots:
         self.seconds_per_image += 0.1 * (compute_s - self.seconds_per_image)
 
 
-class Place:
-    """Place of an image in a `Room`."""
-
-    size_bytes = 0
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-
-    def hold(self, size_bytes: int) -> None:
-        """Count the bytes of the image's pixels until it leaves."""
-        self.size_bytes += size_bytes
-        self._room.size_bytes += size_bytes
-
-
 class Room:
     """Images that are decoded, computed or encoded at a time. The size of an image is known when it is decoded.
 
     Args:
         images: Most images.
+        undecoded: Most images of unknown size.
         max_bytes: Bytes of pixels beyond which no other image comes in; one always may.
     """
 
-    def __init__(self, images: int, max_bytes: int) -> None:
-        self._images, self._max_bytes = images, max_bytes
-        self.inside = self.size_bytes = 0
+    def __init__(self, images: int, *, undecoded: int, max_bytes: int) -> None:
+        self._images, self._undecoded, self._max_bytes = images, undecoded, max_bytes
+        self.inside = self.unknown = self.size_bytes = 0
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -97,14 +84,42 @@ class Room:
         async with self._changed:
             await self._changed.wait_for(self._has_room)
             self.inside += 1
+            self.unknown += 1
         place = Place(self)
         try:
             yield place
         finally:
             self.inside -= 1
-            self.size_bytes -= place.size_bytes
+            self.unknown -= place.size_bytes is None
+            self.size_bytes -= place.size_bytes or 0
             async with self._changed:
                 self._changed.notify_all()
 
+    async def note_size(self, size_bytes: int) -> None:
+        """Count the pixels of an image whose size is known now."""
+        self.unknown -= 1
+        self.size_bytes += size_bytes
+        async with self._changed:
+            self._changed.notify_all()
+
     def _has_room(self) -> bool:
-        return self.inside < self._images and self.size_bytes <= self._max_bytes
+        is_small = self.size_bytes <= self._max_bytes
+        return self.inside < self._images and self.unknown < self._undecoded and is_small
+
+
+class Place:
+    """Place of an image in a `Room`.
+
+    Args:
+        room: The room.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.size_bytes: int | None = None
+        """Bytes of the image's pixels; None before it is decoded."""
+
+    async def hold(self, size_bytes: int) -> None:
+        """Count the bytes of the image's pixels until it leaves."""
+        self.size_bytes = size_bytes
+        await self._room.note_size(size_bytes)

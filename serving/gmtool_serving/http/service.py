@@ -27,6 +27,7 @@ from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
 ENCODERS = 2
 """Encoding threads."""
 MAX_DECODED_BYTES = 512 << 20
+"""Bytes of decoded images in memory beyond which no other is decoded."""
 MAX_TILES = 1024
 """Most tiles of an image: a client must not occupy the device for hours with tiny ones."""
 
@@ -69,7 +70,9 @@ class Service:
         self._decoders = decoders
         self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         largest = max(map(self.scheduler.batch_of, models.values()))
-        self._room = Room(decoders.workers + 2 * largest + ENCODERS, MAX_DECODED_BYTES)
+        self._room = Room(
+            decoders.workers + 2 * largest + ENCODERS, undecoded=decoders.workers, max_bytes=MAX_DECODED_BYTES
+        )
         self.is_warm = False
         self.metrics.watch("gmtool_queue_images", "Accepted images without an answer.", lambda: self.slots.taken)
         self.metrics.watch("gmtool_queue_limit", "Images that are accepted at most.", lambda: self.slots.most)
@@ -125,7 +128,7 @@ class Service:
         async with self._room.enter() as place:
             # Decode
             decoded = await self._decode(upload, times)
-            place.hold(decoded.pixels.nbytes)
+            await place.hold(decoded.pixels.nbytes)
             if wanted.tiling is not None:
                 _refuse_many_tiles(upload.name, decoded, wanted.tiling)
             # Compute

@@ -335,6 +335,29 @@ def test_case_40_a_path_or_url_in_a_request_is_never_opened(value: str, monkeypa
     assert not [name for name in opened if "hostname" in str(name)]
 
 
+def test_few_images_are_decoded_ahead_of_the_model(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is bodies, not pixels: two a batch, two to be encoded, one a decoder."""
+    with serving({"m": held.backend}, workers=1) as running:
+        pool, answers = send_many(running.client, 12)
+        wait_for(lambda: running.service.slots.taken == 12 and running.service._room.inside == 5)
+        time.sleep(0.1)
+        text = running.client.get("/metrics").body.decode()
+        assert "gmtool_decode_seconds_count 5.0" in text
+        held.go.set()
+        assert [answer().status for answer in answers] == [200] * 12
+        pool.shutdown()
+    monkeypatch.setattr("gmtool_serving.http.service.MAX_DECODED_BYTES", 1)
+    held.go.clear()
+    with serving({"m": held.backend}, workers=1) as running:
+        pool, answers = send_many(running.client, 3)
+        wait_for(lambda: running.service.scheduler.waiting == 0 and running.service._room.size_bytes > 1)
+        time.sleep(0.1)
+        assert running.service._room.inside == 1  # its pixels are more than all may have
+        held.go.set()
+        assert [answer().status for answer in answers] == [200] * 3
+        pool.shutdown()
+
+
 def test_many_requests_on_many_connections_end_with_nothing_held() -> None:
     with serving({"m": FakeBackend()}, workers=2, queue=500) as running:
         with ThreadPoolExecutor(8) as pool:
