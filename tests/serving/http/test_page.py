@@ -1,4 +1,4 @@
-"""The page of the service in Chromium: an image dropped, its mask, legend and readout, without anything from elsewhere."""
+"""The page of the service in Chromium: an image dropped, its mask, legend, readout and downloads."""
 
 import html
 import json
@@ -25,87 +25,7 @@ OPTIONS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 OPTIONS += "--disable-component-update --disable-sync --enable-logging=stderr --v=0 --window-size=1300,900"
 SIZES = {"wide": (24, 36), "large": (90, 160)}
 
-PROBE = """
-<!doctype html><body><pre id="found"></pre><script>
-const found = {steps: []}, pause = ms => new Promise(done => setTimeout(done, ms));
-const until = async (what, ok) => {
-  for (let tries = 0; tries < 400; tries++) { if (ok()) return; await pause(10); }
-  const page = document.querySelector("iframe").contentDocument;
-  throw new Error(`waited in vain: ${what}: ${page.getElementById("status").textContent}`);
-};
-const pixels = canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
-async function main(width, scheme) {
-  const frame = document.createElement("iframe");
-  frame.src = "/";
-  frame.style = `width:${width}px;height:800px;border:0;color-scheme:${scheme}`;
-  document.body.append(frame);
-  await new Promise(done => frame.onload = done);
-  const page = frame.contentDocument, view = frame.contentWindow, $ = id => page.getElementById(id);
-  await until("models", () => $("model").options.length === 2);
-  const send = async (name, how) => {
-    const blob = await (await fetch("/test-image/" + name)).blob();
-    const data = new view.DataTransfer();
-    data.items.add(new view.File([blob], name + ".png", {type: "image/png"}));
-    page.dispatchEvent(how === "drop" ? new view.DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
-      : new view.ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
-    await until(name, () => $("size").textContent.startsWith({wide: "36 x 24", large: "160 x 90"}[name]));
-  };
-  const one = {width, scheme};
-  await send("large", "paste");
-  one.large = pixels($("mask"));
-  await send("wide", "drop");
-  one.mask = pixels($("mask"));
-  one.overlay = pixels($("overlay"));
-  one.image = pixels($("image"));
-  one.legend = [...$("legend").children].map(item => [item.querySelector(".name").textContent, item.querySelector(".share").textContent]);
-  const box = $("mask").getBoundingClientRect();
-  $("mask").dispatchEvent(new view.PointerEvent("pointermove", {clientX: box.left + box.width * 30.5 / 36, clientY: box.top + box.height * 5.5 / 24}));
-  one.pointed = $("readout").textContent;
-  $("mask").focus();
-  $("mask").dispatchEvent(new view.KeyboardEvent("keydown", {key: "ArrowLeft", shiftKey: true, bubbles: true, cancelable: true}));
-  one.moved = $("readout").textContent;
-  $("legend").querySelector('input[data-label="2"]').click();
-  one.hidden = pixels($("mask"));
-  $("all").click();
-  $("minimum").value = 50;
-  $("minimum").dispatchEvent(new view.Event("input"));
-  one.sure = pixels($("mask"));
-  let saved = null;
-  view.HTMLAnchorElement.prototype.click = function () { saved = {name: this.download, url: this.href}; };
-  [...$("formats").children].find(button => button.textContent === "palette PNG").click();
-  await until("download", () => saved);
-  one.saved = [saved.name, [...new Uint8Array(await (await fetch(saved.url)).arrayBuffer())]];
-  one.overflow = page.documentElement.scrollWidth - frame.clientWidth;
-  one.color = view.getComputedStyle(page.body).backgroundColor;
-  one.outside = view.performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith(location.origin) && !name.startsWith("blob:" + location.origin));
-  $("model").value = "plain";
-  $("model").dispatchEvent(new view.Event("change"));
-  await until("plain", () => $("sure").hidden);
-  one.plain = [pixels($("mask")).join() === one.mask.join(), $("unsure").hidden];
-  const unnamed = [...page.querySelectorAll("button, select, input, canvas")].filter(control =>
-    !(control.textContent.trim() || control.getAttribute("aria-label") || control.labels && control.labels.length || control.querySelector("img[alt]")));
-  one.unnamed = unnamed.map(control => control.id);
-  page.dispatchEvent(new view.DragEvent("drop", {dataTransfer: (() => { const data = new view.DataTransfer();
-    data.items.add(new view.File(["text"], "bad.png", {type: "image/png"})); return data; })(), bubbles: true, cancelable: true}));
-  await until("refusal", () => $("status").classList.contains("bad"));
-  one.refused = $("status").textContent;
-  return one;
-}
-async function docs() {
-  const frame = document.createElement("iframe");
-  frame.src = "/docs";
-  document.body.append(frame);
-  await until("docs", () => frame.contentDocument && frame.contentDocument.querySelectorAll("details").length > 8);
-  return [...frame.contentDocument.querySelectorAll("summary h2")].map(head => head.textContent);
-}
-(async () => {
-  try { found.pages = [await main(390, "dark"), await main(1280, "light")]; found.docs = await docs(); }
-  catch (error) { found.error = String(error && error.stack || error); }
-  document.getElementById("found").textContent = JSON.stringify(found);
-  document.title = "done";
-})();
-</script>
-"""
+PROBE = Path(__file__).with_name("probe.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
