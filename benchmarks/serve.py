@@ -6,7 +6,7 @@ Prints ratios of one run, interleaved, the median of the rounds; the model has r
 process of its own, the clients are threads that each send an image, wait for its mask, and send the next.
 load: decode, compute and encode of an image are timed alone, before and after each round, in this process: decode
     and encode on one core, the bare ONNX Runtime session on all cores. The images/s that the cores have room for
-    are then 1 / (compute + (decode + encode) / cores): the bare session, minus decode and encode on the same cores.
+    are then 1 / (compute + (decode + encode) / cores): the bare session minus decode and encode on the same cores.
     throughput: images/s of all clients together over that.
     p95: 95th percentile of the latency of the clients over the time of a batch of one image a client at that rate.
     one client: its mean latency over decode + compute + encode.

@@ -24,7 +24,7 @@ ROUTES = [
     Route("/v1/models", routes.models),
     Route("/v1/models/{name}", routes.model),
     Route("/v1/samples", routes.samples),
-    Route("/v1/samples/{number:int}", routes.sample),
+    Route("/v1/samples/{number}", routes.sample),
 ]
 
 

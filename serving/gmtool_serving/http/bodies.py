@@ -120,6 +120,8 @@ async def uploads(request: Request, body: bytearray, *, most: int) -> list[Uploa
         form = await parser.parse()
     except MultiPartException as error:
         raise bad_request(f"multipart body: {error.message}") from error
+    except UnicodeError as error:  # the client names the encoding of its field names
+        raise bad_request("multipart body: names of fields or files that cannot be decoded") from error
     found = []
     try:
         for field, value in form.multi_items():

@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -34,7 +35,7 @@ async def predict(request: Request) -> Response:
             answer, times = await until_gone(request, service.answer(upload, wanted))
     finally:
         service.bodies.release(body)
-    headers = answer.headers | {"Server-Timing": times.header(), "X-Gmtool-Model": wanted.model.name}
+    headers = answer.headers | {"Server-Timing": times.header(), "X-Gmtool-Model": quote(wanted.model.name)}
     return Response(answer.content, media_type=answer.media_type, headers=headers)
 
 
@@ -82,10 +83,11 @@ async def sample(request: Request) -> Response:
     """Answer `GET /v1/samples/{number}`: the file of a sample, by its place in the list."""
     service: Service = request.app.state.service
     number = request.path_params["number"]
-    if number >= len(service.samples):
-        raise RefusalError(404, "unknown_sample", f"no sample {number}; there are {len(service.samples)}")
+    found = [path for place, path in enumerate(service.samples) if str(place) == number]
+    if not found:
+        raise RefusalError(404, "unknown_sample", f"no sample {number[:80]!r}; there are {len(service.samples)}")
     try:
-        content = await asyncio.to_thread(service.samples[number].read_bytes)
+        content = await asyncio.to_thread(found[0].read_bytes)
     except OSError as error:
         raise RefusalError(404, "unreadable", f"sample {number}: {error.strerror}") from error
     return Response(content, media_type="application/octet-stream")

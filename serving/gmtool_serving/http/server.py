@@ -7,8 +7,10 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import FrameType
 from typing import Any
 
@@ -94,7 +96,7 @@ async def _serve(service: Service, listening: socket.socket, tell: Callable[[str
     with _calling(stop.set, asyncio.get_running_loop()):
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         stopping = asyncio.create_task(stop.wait())
-        warming = asyncio.create_task(asyncio.to_thread(service.warm_up))
+        warming = _in_thread(service.warm_up, asyncio.get_running_loop())
         try:
             # Warm up
             started = time.perf_counter()
@@ -109,6 +111,20 @@ async def _serve(service: Service, listening: socket.socket, tell: Callable[[str
         finally:
             server.should_exit = True
             await serving
+
+
+def _in_thread(act: Callable[[], None], loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Call `act` in a daemon thread, which the end of the process does not wait for."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(act())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="warm-up", daemon=True).start()
+    return asyncio.wrap_future(done, loop=loop)
 
 
 async def _drain(service: Service, tell: Callable[[str], None]) -> None:

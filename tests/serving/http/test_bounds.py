@@ -319,6 +319,16 @@ def test_damaged_forms_are_refused(path: str) -> None:
             reply = running.client.post(path, body, Content_Type="multipart/form-data; boundary=xyz")
             assert 400 <= reply.status < 500, body[:60]
         assert running.client.post(path, b"x", Content_Type="multipart/form-data").status == 400
+        for charset in ("undefined", "idna", "punycode", "utf-7", "rot13", "no-such", "utf-16"):
+            kind = f"multipart/form-data; boundary=xyz; charset={charset}"
+            assert running.client.post(path, HOSTILE[4], Content_Type=kind).status in (400, 422), charset
+        for target in (
+            f"{path}?tile={'9' * 5000}",
+            f"{path}?overlap={'9' * 5000}",
+            f"{path}?min_confidence=1e999",
+        ):
+            assert running.client.post(target, IMAGE).status == 400, target[:40]
+        assert running.client.get(f"/v1/samples/{'9' * 5000}").status == 404
 
 
 @pytest.mark.parametrize("value", ["http://127.0.0.1:9/x.png", "file:///etc/hostname", "/etc/hostname"])

@@ -1,6 +1,5 @@
 """OpenAPI description and metrics against the service that they describe."""
 
-import re
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ IMAGE = png(gradient())
 def test_the_description_is_valid_and_names_every_route() -> None:
     value = openapi_value()
     validate(value)
-    routes = {re.sub(r":\w+}", "}", route.path) for route in ROUTES} | {"/healthz", "/readyz", "/metrics"}
+    routes = {route.path for route in ROUTES} | {"/healthz", "/readyz", "/metrics"}
     assert set(value["paths"]) == routes - {"/", "/docs"}
     for operation in ("/v1/predict", "/v1/predict-batch"):
         parameters = value["paths"][operation]["post"]["parameters"]
