@@ -61,7 +61,8 @@ class Server(uvicorn.Server):
 
 def make_server(service: Service) -> Server:
     """Return a server for a service; `run` it with a socket."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # tracebacks, not each bad request
+    for name in ("uvicorn.error", "python_multipart"):  # tracebacks, not each bad request
+        logging.getLogger(name).setLevel(logging.ERROR)
     config = uvicorn.Config(
         make_app(service),
         http=Connection,

@@ -123,6 +123,19 @@ def test_json_holds_shares_regions_and_confidence(running: Running) -> None:
     assert sum(region["share"] for region in value["classes"]) == pytest.approx(1)
 
 
+def test_a_remark_on_how_an_image_was_read_is_a_header_and_in_json(running: Running) -> None:
+    buffer = io.BytesIO()
+    frames = [Image.fromarray(gradient(8, 8)), Image.fromarray(255 - gradient(8, 8))]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    expected = "x.gif: the first of several frames was taken"
+    reply = running.client.post_form("/v1/predict", {"x.gif": buffer.getvalue()})
+    assert (reply.status, reply.headers["x-gmtool-warning"]) == (200, expected)
+    assert running.client.post_form("/v1/predict?format=json", {"x.gif": buffer.getvalue()}).json["warnings"] == [
+        expected
+    ]
+    assert running.client.post_form("/v1/predict", {"ü\u2028.gif": buffer.getvalue()}).status == 200
+
+
 def test_pixels_below_min_confidence_are_ignored(running: Running) -> None:
     reply = running.client.post("/v1/predict?min_confidence=0.5", IMAGE)
     mask = np.asarray(Image.open(io.BytesIO(reply.body)))
