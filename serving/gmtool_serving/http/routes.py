@@ -18,7 +18,7 @@ from gmtool_serving.http.answers import Answer
 from gmtool_serving.http.bodies import Upload, uploads
 from gmtool_serving.http.errors import ClientGoneError, RefusalError, bad_request, error_value
 from gmtool_serving.http.service import Service
-from gmtool_serving.http.wanted import Wanted, read_wanted
+from gmtool_serving.http.wanted import Wanted, formats_of, read_wanted
 
 T = TypeVar("T")
 MANIFEST = "manifest.jsonl"
@@ -70,7 +70,8 @@ async def model(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in service.models:
         raise RefusalError(404, "unknown_model", f"no model {name[:80]!r}; known: {', '.join(service.models)}")
-    return JSONResponse(service.models[name].details())
+    found = service.models[name]
+    return JSONResponse(found.details() | {"formats": formats_of(found)})
 
 
 async def samples(request: Request) -> Response:

@@ -83,6 +83,18 @@ def read_wanted(request: Request, models: Mapping[str, ServedModel], *, by_accep
     return wanted
 
 
+def formats_of(model: ServedModel) -> list[AnswerFormat]:
+    """Return the formats that fit the classes and outputs of a model."""
+    found = []
+    for name in ANSWER_FORMATS:
+        try:
+            _refuse_misfit(Wanted(model, name, confidence=False, min_confidence=None, tiling=None))
+        except RefusalError:
+            continue
+        found.append(name)
+    return found
+
+
 def _model(name: str | None, models: Mapping[str, ServedModel]) -> ServedModel:
     if name is None:
         return next(iter(models.values()))

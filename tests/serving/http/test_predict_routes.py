@@ -229,5 +229,7 @@ def test_models_tell_their_classes_and_hash_but_no_path(running: Running) -> Non
     assert model["classes"]["palette"] == [list(color) for color in CLASSES.palette]
     assert model["sha256"] == WITH_CONFIDENCE.model_sha256
     assert model["spec"]["input"]["layout"] == "NHWC"
+    assert model["formats"] == ["png", "trainids", "color", "overlay", "coco", "npz", "json"]
+    assert "npz" not in running.client.get("/v1/models/plain").json["formats"]
     assert WITH_CONFIDENCE.model not in json.dumps(model)
     assert running.client.get("/v1/models/none").status == 404
