@@ -34,7 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from predict import compare, export, pictures, rate
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.predict import compare, export, pictures, rate
 
 BOUNDS = {"throughput": 0.90, "p95": 2.2, "one client": 1.15, "processor": 1 / 0.90, "memory": 1.1}
 

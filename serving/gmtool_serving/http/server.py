@@ -120,9 +120,11 @@ def _in_thread(act: Callable[[], None], loop: asyncio.AbstractEventLoop) -> asyn
 
     def run() -> None:
         try:
-            done.set_result(act())
+            act()
         except BaseException as error:
             done.set_exception(error)
+        else:
+            done.set_result(None)
 
     threading.Thread(target=run, name="warm-up", daemon=True).start()
     return asyncio.wrap_future(done, loop=loop)

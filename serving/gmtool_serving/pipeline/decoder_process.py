@@ -12,7 +12,7 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -248,6 +248,6 @@ def _read_into(pipe: Any, view: memoryview) -> None:
         view = view[count:]
 
 
-def _write_all(pipe: BinaryIO, view: memoryview) -> None:
+def _write_all(pipe: IO[bytes], view: memoryview) -> None:
     while view:
         view = view[pipe.write(view) :]

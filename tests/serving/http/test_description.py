@@ -1,15 +1,17 @@
 """OpenAPI description and metrics against the service that they describe."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import pytest
+import jsonschema
 from fakes import FakeBackend
 from gmtool_serving.http.app import ROUTES
 from gmtool_serving.http.site.openapi import openapi_value
 from gmtool_serving.http.wanted import ANSWER_FORMATS, PARAMETERS
 from http_service import gradient, png, serving
 from openapi_spec_validator import validate
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client import Metric
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 IMAGE = png(gradient())
@@ -35,7 +37,6 @@ def resolved(value: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_answers_have_the_described_schema() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     document = openapi_value()
     responses = document["paths"]["/v1/predict"]["post"]["responses"]
     backend = FakeBackend(outputs=("mask", "confidence"))
@@ -70,5 +71,6 @@ def test_metrics_count_requests_batches_and_times() -> None:
         assert found["gmtool_decode_seconds_count",] == 3
         assert found["gmtool_compute_seconds_count", "m"] == found["gmtool_encode_seconds_count", "png"] == 2
         assert (found["gmtool_ready",], found["gmtool_queue_images",], found["gmtool_queue_limit",]) == (1, 0, 64)
+        parse: Callable[[str], Iterable[Metric]] = openmetrics.text_string_to_metric_families
         open_metrics = running.client.get("/metrics", Accept="application/openmetrics-text")
-        assert "gmtool_requests" in {family.name for family in parse_openmetrics(open_metrics.body.decode())}
+        assert "gmtool_requests" in {family.name for family in parse(open_metrics.body.decode())}

@@ -1,5 +1,6 @@
 """Masks over HTTP are those of `gmtool predict`: formats, failures, tiles, confidence, batches."""
 
+import base64
 import email
 import io
 import json
@@ -107,16 +108,14 @@ def test_json_holds_shares_regions_and_confidence(running: Running) -> None:
     value = running.client.post("/v1/predict?format=json&confidence=true", IMAGE).json
     prediction = WITH_CONFIDENCE.predict(gradient()[None])
     assert (value["width"], value["height"], value["image"]) == (36, 24, "image")
+    assert prediction.confidence is not None
     labels = np.full((24, 36), 255, np.uint8)
     for region in value["classes"]:
         inside = coco_mask.decode(region["rle"]).astype(bool)
         assert region["pixels"] == inside.sum() and region["share"] == pytest.approx(inside.mean())
-        assert prediction.confidence is not None
         assert region["confidence"] == pytest.approx(prediction.confidence[0][inside].mean() / 255)
         labels[inside] = region["index"]
     np.testing.assert_array_equal(labels, prediction.mask[0])
-    import base64
-
     confidence = np.asarray(Image.open(io.BytesIO(base64.b64decode(value["confidence"]["base64"]))))
     np.testing.assert_array_equal(confidence, prediction.confidence[0])
     assert [region["name"] for region in value["classes"]] == ["dark", "middle", "bright"]
