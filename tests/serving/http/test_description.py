@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 from fakes import FakeBackend
 from gmtool_serving.http.app import ROUTES
 from gmtool_serving.http.site.openapi import openapi_value
