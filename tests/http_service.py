@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,13 +97,15 @@ def serving(
     warm: bool = True,
     isolated: bool = False,
     send_buffer_bytes: int = 0,
+    samples: tuple[Path, ...] = (),
     **options: Any,
 ) -> Iterator[Running]:
     """Serve backends within the block, on a free port of loopback; decoders are threads unless `isolated`."""
     options.setdefault("decode", DecodeOptions(max_pixels=4_000_000))
     settings = ServeOptions(**{"port": 0, "workers": 1, **options})
     models = {name: ServedModel(name, backend, {"file": name}) for name, backend in backends.items()}
-    service = Service(models, settings, Decoders(settings.workers, settings.decode, isolated=isolated))
+    decoders = Decoders(settings.workers, settings.decode, isolated=isolated)
+    service = Service(models, settings, decoders, samples)
     if warm:
         service.warm_up()
         for backend in backends.values():

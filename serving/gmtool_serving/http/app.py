@@ -76,7 +76,7 @@ def _gone(_: Request, error: Exception) -> Response:
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http")
-    text = f"{request.method} {request.url.path[:200]}: {error.detail}: /docs lists what there is"
+    text = f"{request.method} {request.url.path[:200]}: {error.detail}: see /docs"
     return JSONResponse(error_value(code, text), error.status_code, error.headers)
 
 

@@ -26,6 +26,8 @@ class ComputedImage:
     """Seconds in the queue."""
     compute_s: float
     """Seconds of the batch."""
+    batch: int
+    """Images of the batch."""
 
 
 @dataclass(frozen=True)
@@ -143,4 +145,4 @@ class Scheduler:
             self._fitted[model.name] = computed.fitted
         self._observe(model, len(jobs), seconds)
         for job, result in zip(jobs, computed.results, strict=True):
-            job.future.set_result(ComputedImage(result, started - job.since, seconds))
+            job.future.set_result(ComputedImage(result, started - job.since, seconds, len(jobs)))

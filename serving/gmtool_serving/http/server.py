@@ -146,9 +146,15 @@ def _calling(act: Callable[[], None], loop: asyncio.AbstractEventLoop) -> Iterat
     """Within the block, let the first SIGTERM or Ctrl-C call `act` in the loop; a second one acts as outside."""
     before: dict[int, Any] = {}
 
+    received: list[int] = []
+
     def handle(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            loop.call_soon_threadsafe(act)
+            return
         signal.signal(number, before[number])
-        loop.call_soon_threadsafe(act)
+        signal.raise_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -156,5 +162,5 @@ def _calling(act: Callable[[], None], loop: asyncio.AbstractEventLoop) -> Iterat
     try:
         yield
     finally:
-        for received, handler in before.items():
-            signal.signal(received, handler)
+        for known, handler in before.items():
+            signal.signal(known, handler)

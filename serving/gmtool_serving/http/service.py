@@ -136,7 +136,7 @@ class Service:
             computed = await asyncio.wrap_future(self.scheduler.submit(job))
             times.queue, times.compute = computed.waited_s, computed.compute_s
             self.metrics.queue_seconds.observe(computed.waited_s)
-            self.slots.answered(computed.compute_s)
+            self.slots.answered(computed.compute_s / computed.batch)
             if isinstance(computed.result, Failure):
                 raise refused(computed.result)
             # Encode

@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import os
 import re
 import socket
 import sys
@@ -332,17 +333,23 @@ def test_damaged_forms_are_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["http://127.0.0.1:9/x.png", "file:///etc/hostname", "/etc/hostname"])
-def test_case_40_a_path_or_url_in_a_request_is_never_opened(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[object] = []
-    sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
+def test_case_40_a_path_or_url_in_a_request_is_never_opened_and_no_file_is_written(value: str) -> None:
+    opened: list[tuple[str, int]] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and isinstance(arguments[2], int):
+            opened.append((str(arguments[0]), arguments[2]))
+
+    sys.addaudithook(note)
     text = f'--xyz\r\nContent-Disposition: form-data; name="image"\r\n\r\n{value}\r\n--xyz--\r\n'.encode()
+    large = png(np.random.default_rng(0).integers(0, 255, (700, 700, 3), np.uint8))
     with serving({"m": FakeBackend()}) as running:
         opened.clear()
         reply = running.client.post("/v1/predict", text, Content_Type="multipart/form-data; boundary=xyz")
         assert reply.status == 422 and "paths and URLs are never opened" in reply.json["error"]["message"]
         assert running.client.post("/v1/predict", value.encode()).code == "not_an_image"
-        assert running.client.post_form("/v1/predict", {value: IMAGE}).status == 200
-    assert not [name for name in opened if "hostname" in str(name)]
+        assert running.client.post_form("/v1/predict-batch", {value: IMAGE, "large.png": large}).status == 200
+        assert not [path for path, flags in opened if "hostname" in path or flags & (os.O_WRONLY | os.O_RDWR)]
 
 
 def test_few_images_are_decoded_ahead_of_the_model(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

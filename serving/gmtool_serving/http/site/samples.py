@@ -34,7 +34,7 @@ def samples_of_run(model: Path) -> tuple[Path, ...]:
     try:
         config = load_run_config(run).data
         return _spread([sample.image_path for sample in load_split(config, "val", config.val).samples])
-    except GmtoolError:
+    except (GmtoolError, OSError):
         return ()
 
 
