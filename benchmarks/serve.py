@@ -26,9 +26,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +98,9 @@ def clients(port: int, bodies: Sequence[bytes], count: int, *, seconds: float) -
             number += 1
         connection.close()
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(run, number) for number in range(count)]:
+            done.result()  # a refusal ends the measurement
     return latencies
 
 
@@ -159,7 +157,7 @@ def stages(backend: object, bodies: Sequence[bytes]) -> Alone:
 def memory(model: Path, paths: list[Path], *, count: int, minutes: float) -> None:
     """Compare the resident memory at the end of a run with that after a minute."""
     bodies = [path.read_bytes() for path in paths]
-    with service(model) as (process, port):
+    with service(model, "--deadline", "600") as (process, port):
         begun = len(clients(port, bodies, count, seconds=min(60.0, 30 * minutes)))
         early = resident_bytes(process)
         rest = len(clients(port, bodies, count, seconds=60 * minutes - min(60.0, 30 * minutes)))

@@ -25,7 +25,7 @@ def test_samples_are_spread_over_a_folder(tmp_path: Path) -> None:
 def test_samples_of_a_run_are_its_validation_images(toy_model: Path, toy_data: Path, tmp_path: Path) -> None:
     val = (toy_data / "ImageSets/Segmentation/val.txt").read_text().split()
     assert [path.stem for path in samples_of_run(toy_model)] == val
-    assert samples_of_run(shutil.copy(toy_model, tmp_path / "model.onnx")) == ()
+    assert samples_of_run(Path(shutil.copy(toy_model, tmp_path / "model.onnx"))) == ()
 
 
 def test_samples_are_fetched_by_their_place_alone(tmp_path: Path) -> None:
