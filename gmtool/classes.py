@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gmtool.class_lists import TEXT_SUFFIXES, from_json, read_class_list
 from gmtool.errors import DataError, did_you_mean
 from gmtool.json_toml import read_json, shown, typed
 
@@ -127,8 +128,9 @@ class _ClassesFile:
 def load_classes(name_or_path: str) -> ClassSet:
     """Return a built-in class set (`voc`, `cityscapes`, `context`) or the one in a file.
 
-    The file is a `classes.json` or COCO annotations. The classes of annotations are the background and the
-    categories, sorted by id; the raw ids are the category ids.
+    The file is a `classes.json`, COCO annotations, or another tool's list of classes (see
+    `gmtool.class_lists.read_class_list`). The classes of annotations are the background and the categories, sorted
+    by id; the raw ids are the category ids.
 
     Raises:
         DataError: The name is not built in and no such file exists, or the file is not a class set.
@@ -137,10 +139,15 @@ def load_classes(name_or_path: str) -> ClassSet:
     path = BUILT_IN_DIR / f"{name_or_path}.json" if built_in else Path(name_or_path)
     if not path.is_file():
         hint = did_you_mean(name_or_path, BUILT_IN)
-        raise DataError(f"classes {name_or_path}: neither a built-in class set nor a JSON file{hint}")
+        raise DataError(f"classes {name_or_path}: neither a built-in class set nor a file{hint}")
+    if not built_in and path.suffix.lower() in TEXT_SUFFIXES:
+        return ClassSet.from_dict(read_class_list(path).to_classes(), where=str(path))
     value = read_json(path, what="a JSON file of classes", any_number=True)
     if isinstance(value, dict) and "categories" in value:
         return _classes_of_categories(read_categories(value, where=str(path)), where=str(path))
+    if not isinstance(value, dict) or not isinstance(value.get("names"), list):
+        own = value if isinstance(value, dict) and "names" in value else {}  # names by number, beside a palette
+        value = own | from_json(value, where=str(path)).to_classes()
     return ClassSet.from_dict(value, where=str(path))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmtool.cli import data_import
 from gmtool.cli.options import AsJson, Classes, Data, Kind, Labels, Set, Unlabeled, Val
 from gmtool.errors import UsageError
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from gmtool.config import TrainConfig
     from gmtool.data.check import DataReport
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, split or make a data set.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, check, split or make a data set.")
+app.command("import", epilog=data_import.EPILOG)(data_import.import_)
 
 
 @app.command()
