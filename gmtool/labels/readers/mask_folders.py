@@ -139,8 +139,7 @@ def read_plain_masks(
         class_names=tuple(listed),
         colors=colors,
         has_ground=True,
-        ambiguous=f"masks hold 0 to {max(coding.values)}, but {max(coding.values)} classes are named"
-        * zero_is_unnamed,
+        ambiguous="masks hold 0 too, which is none of the named classes" if zero_is_unnamed else "",
         problems=tuple(problems),
     )
 
@@ -157,7 +156,7 @@ def mask_folder(root: Path) -> Path | None:
 
 
 def _zero_is_unnamed(coding: Coding, classes: ClassList | None) -> bool:
-    """Return whether values are 0 to N, but N classes without a background are named: 0 is ground without label."""
+    """Return whether values are 0 to N, but N classes without background are named: 0 is ground without label."""
     if classes is None or coding.is_color or any(name in BACKGROUND_NAMES for name in classes.names):
         return False
     count, values = len(classes.names), [value for value in coding.values if value != VOC_IGNORED]
