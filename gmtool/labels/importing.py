@@ -22,7 +22,7 @@ from gmtool.labels.manifest import Imported, Manifest, is_unchanged, read_manife
 from gmtool.labels.painting import Painted, paint_image
 from gmtool.labels.placing import Place, place_images
 from gmtool.labels.recognize import open_source
-from gmtool.labels.report import ImportReport
+from gmtool.labels.report import ImportReport, problem_lines
 from gmtool.labels.shapes import LabeledImage, MaskFile, Problem, Source, ToolName
 from gmtool.masks.files import encode_mask
 
@@ -77,7 +77,8 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     listed = None if own is None else _as_list(own)
     found = open_source(source, images=options.images, tool=options.tool, classes=listed)
     if not any(image.labels is not None for image in found.images):
-        raise DataError(f"{source}: {found.found}, but no image has labels")
+        reasons = problem_lines(found.problems)
+        raise DataError("; ".join([f"{source}: {found.found}, but no image has labels", *reasons]))
     report = ImportReport(found.found, overlap_rule=OVERLAP_RULES[found.on_top], problems=list(found.problems))
     found = _with_files(found, source, out, report)
     # What ground without a label is, and the classes

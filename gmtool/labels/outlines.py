@@ -41,9 +41,9 @@ class Part:
 def outline_parts(labels: UInt8Array, wanted: Collection[int], options: OutlineOptions) -> list[Part]:
     """Return the parts of some labels in the order of labels, larger parts first.
 
-    The border of two parts is simplified once for both, so that no gap opens between them. Filling the outlines
-    by pixel centres gives the label map back, except for pixels whose centre is within the tolerance of a border,
-    and for parts and holes below the smallest area.
+    The border of two parts is simplified the same way from both sides, so that no gap opens along it. Filling the
+    outlines by pixel centres gives the label map back, except for pixels whose centre is within the tolerance of a
+    border, and for parts and holes below the smallest area.
 
     Args:
         labels: Label map, (H, W).

@@ -151,9 +151,9 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Polygon:
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, rotation_deg: float = 0.0) -> Polygon:
-    """Return an ellipse as a polygon that deviates from it by less than a twentieth of a pixel."""
+    """Return an ellipse as a polygon that deviates from it by less than a hundredth of a pixel."""
     # A chord of n equal ones deviates by r (1 - cos(pi / n)), about r pi^2 / (2 n^2)
-    count = int(np.clip(np.pi * np.sqrt(10 * max(abs(rx), abs(ry), 1.0)), 12, 4096))
+    count = int(np.clip(np.pi * np.sqrt(50 * max(abs(rx), abs(ry), 1.0)), 12, 4096))
     turn = 2 * np.pi * np.arange(count) / count
     ring = np.stack([rx * np.cos(turn), ry * np.sin(turn)], axis=1)
     return Polygon((rotate(ring, rotation_deg) + np.array([cx, cy]),))

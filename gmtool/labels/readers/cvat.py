@@ -157,7 +157,7 @@ def read_cvat(files: Sequence[Path], root: Path, finder: ImageFinder) -> Source:
             image = finder.find(frame.name, near=path.parent) or finder.find_stem(frame.name, near=path.parent)
             name = finder.relative(image) if image else plain_name(frame.name)
             found = ShapeList(tuple(frame.shapes), frame.size, tuple(frame.problems))
-            part = part_of(frame.part) or part_of("/".join(name.split("/")[:-1]))
+            part = part_of(frame.part) or part_of(path.stem) or part_of("/".join(name.split("/")[:-1]))
             images.append(LabeledImage(name, image, partial(_same, found), part, f"{path} image {frame.name}"))
     return Source(
         tool="cvat",
