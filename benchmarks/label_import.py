@@ -1,6 +1,6 @@
 """Speed of `gmtool data import` on labelme files, against bare JSON parsing and polygon filling.
 
-    uv run python benchmarks/label_import.py [--files 500] [--width 2000] [--height 1500] [--shapes 10] [--points 60]
+    uv run python benchmarks/label_import.py [--files 500] [--width 2000] [--height 1500] [--shapes 10]
 
 Writes labelme files of random star-shaped polygons beside one JPEG (the files name the same photo under other
 names), and times three things in one process each:
@@ -9,8 +9,8 @@ names), and times three things in one process each:
 - the same with OpenCV's `fillPoly`, the fastest filler;
 - the import: reading and checking, painting, overlaps, PNG, fsync, links, lists.
 
-Prints milliseconds a file and the ratio of speeds. The bound is half the speed of bare parsing and filling. Time grows
-with the number of files: 500 stand for 10 000.
+Prints milliseconds a file and the ratio of speeds. The bound is half the speed of bare parsing and filling. Time
+grows with the number of files: 500 stand for 10 000.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,25 +10,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gmtool.class_lists import BACKGROUND_NAMES, ClassList
 from gmtool.classes import ClassSet, load_classes
-from gmtool.data.splits import format_split
 from gmtool.errors import DataError, some_names
-from gmtool.files import sha256_of_file, temporary_path, write_atomically
+from gmtool.files import sha256_of_file, write_atomically
+from gmtool.images import displayed_size, open_image
 from gmtool.labels.class_plan import ClassPlan, Ground, choose_ground, plan_classes
-from gmtool.labels.manifest import Imported, Manifest, is_unchanged, read_manifest, write_manifest
+from gmtool.labels.manifest import Imported, Manifest, read_manifest, write_manifest
 from gmtool.labels.painting import Painted, paint_image
 from gmtool.labels.placing import Place, place_images
 from gmtool.labels.recognize import open_source
 from gmtool.labels.report import ImportReport, problem_lines
 from gmtool.labels.shapes import LabeledImage, MaskFile, Problem, Source, ToolName
+from gmtool.labels.writing import put_image, write_classes, write_lists, write_mask
 from gmtool.masks.files import encode_mask
 
-CLASSES, LABELED, REPORT = "classes.json", "labeled.txt", "import_report.json"
+CLASSES, REPORT = "classes.json", "import_report.json"
 SAMPLED = 40
 """Labeled images whose covered share is measured to choose what ground without a label is."""
 OVERLAP_RULES = {"later": "the later shape is on top", "smaller": "the smaller shape is on top"}
-KEPT = "changed by hand and kept"
 THREADS = 8
 """Threads that paint, encode and write: each waits for its file to reach the disk."""
 ProgressBar = Callable[[Iterable[Any], int], Iterator[Any]]
@@ -113,7 +113,7 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     job = _Job(found, plan, ground, out, options, manifest, report)
     images = job.run(progress)
     # Lists and record
-    _write_lists(out, images, manifest, ground, report)
+    write_lists(out, images, manifest, ground, report)
     write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
     return report
 
@@ -169,7 +169,7 @@ class _Job:
         before = self.manifest.images.get(place.id)
         assert isinstance(image.image, Path)
         target = before.image if before else f"images/{place.id}{image.image.suffix}"
-        problem = _put_image(image.image, self.out / target, copy=self.options.copy)
+        problem = put_image(image.image, self.out / target, copy=self.options.copy)
         record = replace(before or Imported("", ""), source=image.name, image=target)
         if image.labels is None:
             return record, Painted(None, problems=problem), ""
@@ -180,19 +180,17 @@ class _Job:
             return record, painted, "without labels" if painted.is_empty else "left out"
         content = encode_mask(painted.labels, self.plan.classes)
         mask = self.out / "masks" / f"{place.id}.png"
-        change = _write_mask(mask, content, record.mask_sha256)
-        if change != KEPT:
+        change = write_mask(mask, content, painted.labels, record.mask_sha256)
+        if change in ("new", "updated"):
             record = replace(record, mask_sha256=sha256(content).hexdigest())
+        elif change == "unchanged" and record.mask_sha256 is None:  # an import was stopped after it wrote the mask
+            record = replace(record, mask_sha256=sha256_of_file(mask))
         return replace(record, mask=f"masks/{place.id}.png"), replace(painted, labels=None), change
 
     def _with_ground(self, painted: Painted, image: LabeledImage) -> Painted:
         """Return an image without any label as background, if the user says that it is."""
         if not painted.is_empty or self.options.empty_is != "background":
             return painted
-        import numpy as np
-
-        from gmtool.images import displayed_size, open_image
-
         assert isinstance(image.image, Path)
         size = displayed_size(open_image(image.image))
         return replace(painted, labels=np.full(size, self.ground, dtype=np.uint8))
@@ -208,12 +206,6 @@ class _Job:
         report.images_with.update(painted.objects.keys())
         report.overlap_px += painted.overlap_px
         report.overlap_images += painted.overlap_px > 0
-
-
-def write_classes(path: Path, classes: ClassSet, existing: ClassSet | None) -> None:
-    """Write `classes.json`, unless it holds these classes already."""
-    if classes != existing:
-        write_atomically(path, json.dumps(classes.to_dict(), indent=1) + "\n")
 
 
 def _as_list(classes: ClassSet) -> ClassList:
@@ -284,63 +276,3 @@ def _tell_unknown(plan: ClassPlan, report: ImportReport) -> None:
     for name in sorted(plan.unknown):
         line = f"label {name} is none of the classes: its pixels are ignored"
         report.problems.append(Problem("unknown labels", name, line))
-
-
-def _put_image(image: Path, target: Path, *, copy: bool) -> tuple[Problem, ...]:
-    """Link or copy an image, unless it is there."""
-    if target.is_symlink() and not target.exists():
-        target.unlink()  # its image was moved
-    if target.exists():
-        return ()
-    embedded = image.parent.name == "embedded" and image.parent.parent in target.parents
-    if not copy:
-        try:
-            inside = os.path.relpath(image.resolve(), target.parent.resolve())
-            target.symlink_to(inside if embedded else image.resolve())
-            return ()
-        except OSError as error:
-            line = f"{target}: cannot be a link ({error.strerror}): copied"
-            problem = (Problem("copied images", str(target), line),)
-    else:
-        problem = ()
-    temporary = temporary_path(target.parent)
-    shutil.copyfile(image, temporary)
-    temporary.replace(target)
-    return problem
-
-
-def _write_mask(path: Path, content: bytes, recorded: str | None) -> str:
-    """Write a mask unless the user changed it; return what happened."""
-    if not path.exists():
-        write_atomically(path, content)
-        return "new"
-    if path.read_bytes() == content:
-        return "unchanged"
-    if not is_unchanged(path, recorded):
-        return KEPT
-    write_atomically(path, content)
-    return "updated"
-
-
-def _write_lists(
-    out: Path, images: dict[str, Imported], manifest: Manifest, ground: Ground, report: ImportReport
-) -> None:
-    """Write labeled.txt, adding to what the user wrote into it, and the record."""
-    for part in ("train", "val", "test"):
-        ids = [name for name in images if name.startswith(f"{part}/")]
-        if ids:
-            report.parts[part] = len(ids)
-            report.labeled[part] = sum(images[name].mask is not None for name in ids)
-    labeled = sorted(name for name, each in images.items() if each.mask and name.startswith("train/"))
-    path = out / LABELED
-    text = format_split(labeled)
-    if path.exists() and not is_unchanged(path, manifest.labeled_sha256):
-        kept = path.read_text(encoding="utf-8-sig")
-        before = {name for name, each in manifest.images.items() if each.mask}
-        listed = {line.split("\t")[0].strip() for line in kept.splitlines()}
-        new = [name for name in labeled if name not in before and name not in listed]
-        text = kept + ("" if kept.endswith("\n") or not kept else "\n") + format_split(new)
-        line = f"{path} was changed by hand: {len(new)} new images were added to it"
-        report.problems.append(Problem("lists changed by hand", str(path), line))
-    write_atomically(path, text)
-    write_manifest(out, Manifest(images=images, labeled_sha256=sha256_of_file(path), unlabeled_is=ground))

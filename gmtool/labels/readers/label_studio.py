@@ -59,9 +59,7 @@ def read_label_studio(files: Sequence[Path], root: Path, finder: ImageFinder) ->
             name = finder.relative(image) if image else plain_name(reference)
             results = _results_of(task, where, problems)
             if results is None and task.get("predictions"):
-                line = (
-                    f"{where} has predictions alone, which are no labels: accept or correct them in Label Studio"
-                )
+                line = f"{where} has predictions alone, which are no labels: accept them in Label Studio"
                 problems.append(Problem("tasks with predictions alone", where, line))
             names |= {label for result in results or () for label in _labels_of(result)}
             labels = None if results is None else partial(_shapes_of, results, where)
