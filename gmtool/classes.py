@@ -154,12 +154,18 @@ def load_classes(name_or_path: str) -> ClassSet:
 def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
     """Return the categories of a COCO annotation file, name by id, in the order of the ids.
 
+    Categories without annotations that only group others are left out.
+
     Raises:
         DataError: `categories` is missing, a category has no id or name, or an id or name occurs twice.
     """
     listed = value.get("categories")
     if not isinstance(listed, list):
         raise DataError(f'{where}: not a COCO annotation file: expected a list "categories"')
+    groups = grouping_categories(value)
+    if groups:
+        named = [item for item in listed if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        listed = [item for item in listed if item not in [named[place] for place in groups]]
     found: dict[int, str] = {}
     names: set[str] = set()
     for item in listed:
@@ -170,6 +176,25 @@ def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
         found[item["id"]] = item["name"]
         names.add(item["name"])
     return dict(sorted(found.items()))
+
+
+def grouping_categories(value: dict[str, Any]) -> set[int]:
+    """Return the places of the named categories that have no annotation and only group others.
+
+    Roboflow's root category has the name of the project, which may be that of its only class.
+    """
+    annotations = value.get("annotations")
+    if not isinstance(annotations, list) or not isinstance(value.get("categories"), list):
+        return set()
+    listed = [item for item in value["categories"] if isinstance(item, dict) and isinstance(item.get("name"), str)]
+    used = {shown(item.get("category_id")) for item in annotations if isinstance(item, dict)}
+    groups = set()
+    for place, item in enumerate(listed):
+        others = [other for other in listed if other is not item]
+        is_group = any(item["name"] == other.get("supercategory") for other in others)
+        if is_group and shown(item.get("id")) not in used:
+            groups.add(place)
+    return groups
 
 
 def _classes_of_categories(categories: dict[int, str], *, where: str) -> ClassSet:

@@ -81,7 +81,8 @@ def encode_brush(mask: npt.NDArray[np.bool_]) -> list[int]:
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
     packed: UInt8Array = np.packbits(np.frombuffer(text.encode(), dtype=np.uint8) - ord("0"))
-    return packed.tolist()
+    numbers: list[int] = packed.tolist()
+    return numbers
 
 
 def _number(bits: UInt8Array, position: int, count: int) -> int:

@@ -199,7 +199,8 @@ def _decode_bitmap(bitmap: Bitmap) -> BoolArray:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen types
         raise DataError(f"the image of a mask is damaged: {error}") from error
-    return pixels != 0
+    inside: BoolArray = pixels != 0
+    return inside
 
 
 def _crop(whole: BoolArray, top: int, left: int, size: tuple[int, int]) -> Spans | None:

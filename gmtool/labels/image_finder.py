@@ -30,10 +30,14 @@ class ImageFinder:
     Args:
         roots: The source, and the folder of images that the user named.
         excluded: Files that are no images, such as masks.
+        without: Folder below a root that is not searched, such as that of the data set.
     """
 
-    def __init__(self, roots: Sequence[Path], *, excluded: Collection[Path] = ()) -> None:
+    def __init__(
+        self, roots: Sequence[Path], *, excluded: Collection[Path] = (), without: Path | None = None
+    ) -> None:
         self.roots = tuple(roots)
+        self.without = without
         self._excluded = frozenset(excluded)
         self._by_name: dict[str, list[tuple[Path, str]]] | None = None
 
@@ -83,7 +87,7 @@ class ImageFinder:
             self._by_name = defaultdict(list)
             seen: set[Path] = set()
             for root in self.roots:
-                for relative in below(root, suffixes=IMAGE_SUFFIXES):
+                for relative in below(root, suffixes=IMAGE_SUFFIXES, excluded=self.without):
                     path, key = root / relative, _key(relative.replace(os.sep, "/"))
                     if path not in seen and path not in self._excluded:
                         self._by_name[key.rpartition("/")[2]].append((path, key))

@@ -75,11 +75,16 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     asked = load_classes(options.classes) if options.classes else None
     own = load_classes(str(source / CLASSES)) if asked is None and (source / CLASSES).is_file() else asked
     listed = None if own is None else _as_list(own)
-    found = open_source(source, images=options.images, tool=options.tool, classes=listed)
+    found = open_source(source, images=options.images, tool=options.tool, classes=listed, out=out)
     if not any(image.labels is not None for image in found.images):
         reasons = problem_lines(found.problems)
         raise DataError("; ".join([f"{source}: {found.found}, but no image has labels", *reasons]))
-    report = ImportReport(found.found, overlap_rule=OVERLAP_RULES[found.on_top], problems=list(found.problems))
+    report = ImportReport(
+        found.found,
+        overlap_rule=OVERLAP_RULES[found.on_top],
+        of_masks=_has_masks(found),
+        problems=list(found.problems),
+    )
     found = _with_files(found, source, out, report)
     # What ground without a label is, and the classes
     earlier = manifest.unlabeled_is
@@ -114,6 +119,9 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     images = job.run(progress)
     # Lists and record
     write_lists(out, images, manifest, ground, report)
+    if options.val_share and not report.labeled.get("val"):
+        line = "no validation part, which needs two labeled images: label more, or train with --val LIST"
+        report.problems.append(Problem("no validation part", str(out), line))
     write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
     return report
 

@@ -127,4 +127,5 @@ def _packed(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Return colours as numbers, see `pack_color`; grey values are colours of equal channels."""
     if pixels.ndim == 2:
         return pixels.astype(np.int64) * 0x10101
-    return pixels.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
+    packed: npt.NDArray[np.int64] = pixels.astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
+    return packed

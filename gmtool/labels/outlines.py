@@ -113,19 +113,19 @@ def _trace(labels: UInt8Array, wanted: Collection[int]) -> _Edges:
         row, column = np.nonzero(is_wanted & (inner != other))
         start = (row + start_row) * (width + 1) + column + start_column
         found.append((start, np.full(len(row), direction), row * width + column))
-    start, direction, pixel = (np.concatenate([each[place] for each in found]) for place in range(3))
+    start, facing, pixel = (np.concatenate([each[place] for each in found]) for place in range(3))
     label = labels.reshape(-1)[pixel].astype(np.int64)
     # The next edge turns right if it can, so that pixels that touch at a corner stay apart
-    step = np.array([1, width + 1, -1, -width - 1])[direction]
-    key = start * 4 + direction
+    step = np.array([1, width + 1, -1, -width - 1])[facing]
+    key = start * 4 + facing
     order = np.argsort(key)
     following = np.full(len(key), -1)
     for turn in (1, 0, 3):
-        wanted_key = (start + step) * 4 + (direction + turn) % 4
+        wanted_key = (start + step) * 4 + (facing + turn) % 4
         place = order[np.minimum(np.searchsorted(key, wanted_key, sorter=order), max(0, len(key) - 1))]
         fits = (key[place] == wanted_key) & (label[place] == label) & (following < 0)
         following[fits] = place[fits]
-    return _Edges(start, direction, pixel, label, following.tolist())
+    return _Edges(start, facing, pixel, label, following.tolist())
 
 
 def _nested(edges: _Edges, width: int) -> Iterator[tuple[int, FloatArray, list[FloatArray]]]:

@@ -26,7 +26,7 @@ def points_of(value: Any) -> FloatArray | None:
 
 def numbers_of(value: dict[str, Any], *names: str) -> tuple[float, ...] | None:
     """Return finite numbers by name; None if one is missing or no number."""
-    found = [value.get(name, 0.0 if name == "rotation" else None) for name in names]
+    found: list[Any] = [value.get(name, 0.0 if name == "rotation" else None) for name in names]
     if not all(type(each) in (int, float) and abs(each) < 1e12 for each in found):
         return None
     return tuple(float(each) for each in found)

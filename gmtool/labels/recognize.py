@@ -64,7 +64,12 @@ class Recognized:
 
 
 def open_source(
-    path: Path, *, images: Path | None = None, tool: ToolName | None = None, classes: ClassList | None = None
+    path: Path,
+    *,
+    images: Path | None = None,
+    tool: ToolName | None = None,
+    classes: ClassList | None = None,
+    out: Path | None = None,
 ) -> Source:
     """Return the images and labels of a folder or file that a labeling tool wrote.
 
@@ -73,6 +78,7 @@ def open_source(
         images: Folder of the images, if they are elsewhere.
         tool: Tool that wrote it; None: it is recognised.
         classes: Names of the values of plain masks.
+        out: Folder of the data set, which may lie in the source.
 
     Raises:
         DataError: Nothing was recognised, or the files are damaged.
@@ -84,7 +90,8 @@ def open_source(
         raise DataError(f"--images {images}: no such folder")
     if path.suffix.lower() in ARCHIVES and path.is_file():
         raise DataError(f"{path} is an archive: unpack it, and import the folder")
-    found = recognize(path)
+    without = None if out is None else out.resolve()
+    found = recognize(path, without=without)
     chosen = [each for each in found if tool in (None, each.tool)]
     if tool is None and len(found) > 1:
         listed = ", ".join(f"{each.tool} ({each.evidence})" for each in found)
@@ -99,15 +106,17 @@ def open_source(
             "masks, VOC, images/ and masks/"
         )
     root = path if path.is_dir() else path.parent
-    finder = ImageFinder([root, *([images] if images else [])])
+    finder = ImageFinder([root, *([images] if images else [])], without=without)
     recognized = chosen[0]
     if recognized.tool == "masks":
         return read_plain_masks(recognized.files, root, finder, classes)
     return READERS[recognized.tool](recognized.files, root, finder)
 
 
-def recognize(path: Path) -> list[Recognized]:  # noqa: PLR0911  one tool a line
+def recognize(path: Path, *, without: Path | None = None) -> list[Recognized]:  # noqa: PLR0911  one tool a line
     """Return the tools whose files are in a folder or a file, the likeliest first; plain masks only if no other.
+
+    The folder `without` is not searched.
 
     Raises:
         DataError: The folder cannot be read.
@@ -126,7 +135,7 @@ def recognize(path: Path) -> list[Recognized]:  # noqa: PLR0911  one tool a line
     if label_maps and (label_maps[0].parent / "SegmentationClass").is_dir():
         return [Recognized("cvat-masks", (label_maps[0],), "labelmap.txt and SegmentationClass/")]
     # Documents
-    found = _documents(path)
+    found = _documents(path, without)
     if found:
         return found
     yolo = yolo_file(path)
@@ -139,10 +148,10 @@ def recognize(path: Path) -> list[Recognized]:  # noqa: PLR0911  one tool a line
     return [Recognized("masks", (folder,), f"{folder.name}/")] if folder else []
 
 
-def _documents(path: Path) -> list[Recognized]:
+def _documents(path: Path, without: Path | None) -> list[Recognized]:
     """Return the tools of all JSON and XML files below a folder."""
     by_tool: dict[ToolName, list[Path]] = {}
-    for name in below(path, suffixes=(".json", ".xml")):
+    for name in below(path, suffixes=(".json", ".xml"), excluded=without):
         tool = _tool_of_file(path / name)
         if tool is not None:
             by_tool.setdefault(tool, []).append(path / name)

@@ -20,6 +20,8 @@ class ImportReport:
 
     found: str
     """Tool and files that were recognised."""
+    of_masks: bool = False
+    """Whether the labels are mask files, not shapes."""
     classes: tuple[str, ...] = ()
     added_classes: tuple[str, ...] = ()
     """Classes that the data set did not have before."""
@@ -55,7 +57,10 @@ class ImportReport:
         if self.added_classes:
             lines.append(f"new classes: {', '.join(self.added_classes)}")
         most = self.objects.most_common()
-        counts = [f"{name} {count} in {self.images_with[name]} images" for name, count in most]
+        counts = [
+            f"{name} in {count} images" if self.of_masks else f"{name} {count} in {self.images_with[name]} images"
+            for name, count in most
+        ]
         if counts:
             lines.append(f"labels: {', '.join(counts)}")
         lines.append(f"ground without a label: {self.ground}")

@@ -45,8 +45,8 @@ def _simplify_line(line: FloatArray, tolerance: float) -> FloatArray:
 
 def _is_backward(line: FloatArray) -> bool:
     """Return whether a line runs against the direction in which all lines are simplified."""
-    ends, inner = (line[0].tolist(), line[-1].tolist()), (line[1].tolist(), line[-2].tolist())
-    return ends[0] > ends[1] if ends[0] != ends[1] else inner[0] > inner[1]
+    first, last, second, before = (tuple(line[place].tolist()) for place in (0, -1, 1, -2))
+    return first > last if first != last else second > before
 
 
 def _simplify_line_from(line: FloatArray, tolerance: float) -> FloatArray:

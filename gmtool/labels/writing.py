@@ -36,21 +36,20 @@ def put_image(image: Path, target: Path, *, copy: bool) -> tuple[Problem, ...]:
         target.unlink()  # its image was moved
     if target.exists():
         return ()
-    embedded = image.parent.name == "embedded" and image.parent.parent in target.parents
+    problems: list[Problem] = []
     if not copy:
+        embedded = image.parent.name == "embedded" and image.parent.parent in target.parents
+        inside = os.path.relpath(image.resolve(), target.parent.resolve())
         try:
-            inside = os.path.relpath(image.resolve(), target.parent.resolve())
             target.symlink_to(inside if embedded else image.resolve())
             return ()
-        except OSError as error:
+        except OSError as error:  # Windows without the right to make links
             line = f"{target}: cannot be a link ({error.strerror}): copied"
-            problem = (Problem("copied images", str(target), line),)
-    else:
-        problem = ()
+            problems.append(Problem("copied images", str(target), line))
     temporary = temporary_path(target.parent)
     shutil.copyfile(image, temporary)
     temporary.replace(target)
-    return problem
+    return tuple(problems)
 
 
 def write_mask(path: Path, content: bytes, labels: UInt8Array, recorded: str | None) -> str:

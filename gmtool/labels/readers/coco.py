@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gmtool.classes import grouping_categories
 from gmtool.errors import DataError
 from gmtool.json_toml import read_json, shown
 from gmtool.labels.image_finder import ImageFinder, part_of, plain_name
@@ -65,17 +66,9 @@ def is_coco(value: Any) -> bool:
 def _categories_of(value: dict[str, Any]) -> tuple[dict[Any, str], list[str]]:
     """Return names by id, and the names of categories that have no annotation and only group others."""
     listed = [item for item in value["categories"] if isinstance(item, dict) and isinstance(item.get("name"), str)]
-    used = {item.get("category_id") for item in value["annotations"] if isinstance(item, dict)}
-    groups = {item.get("supercategory") for item in listed}
-    dropped = [
-        item["name"]
-        for item in listed
-        # Roboflow's root category has the project's name, which may be that of its only class
-        if item.get("id") not in used
-        and (item["name"] in groups or any(o is not item and o["name"] == item["name"] for o in listed))
-    ]
-    kept = [item for item in listed if item.get("id") in used or item["name"] not in dropped]
-    return {item.get("id"): item["name"] for item in kept}, dropped
+    groups = grouping_categories(value)
+    kept = [item for place, item in enumerate(listed) if place not in groups]
+    return {item.get("id"): item["name"] for item in kept}, [listed[place]["name"] for place in sorted(groups)]
 
 
 def _by_image(
@@ -127,7 +120,7 @@ def _shapes_of(
                 problems.append(Problem("damaged shapes", where, f"{error}: left out"))
                 continue
             counts = np.array(runs["counts"], dtype=np.int64)
-            shapes.append(Shape(label, RunLengths(counts, *runs["size"], by_column=True)))
+            shapes.append(Shape(label, RunLengths(counts, runs["size"][0], runs["size"][1], by_column=True)))
         else:
             # The polygons of an annotation are united: holes need run lengths
             for polygon in segmentation if isinstance(segmentation, list) else [None]:

@@ -68,7 +68,8 @@ def _image_of(item: dict[str, Any], names: list[str], path: Path, finder: ImageF
     name = finder.relative(image) if image else plain_name(listed or item["id"])
     size = media.get("size")
     own_size = size_of(*size) if isinstance(size, list) and len(size) == 2 else None
-    annotations = item.get("annotations") if isinstance(item.get("annotations"), list) else []
+    listed_shapes = item.get("annotations")
+    annotations: list[Any] = listed_shapes if isinstance(listed_shapes, list) else []
     where = f"{path} item {item['id']}"
     labels = partial(_shapes_of, annotations, names, where, own_size)
     return LabeledImage(name, image, labels, part_of(path.stem), where)
@@ -103,7 +104,9 @@ def _geometry_of(item: dict[str, Any], size: tuple[int, int], *, where: str) -> 
             (runs,) = checked_shapes(item.get("rle") or {}, size, where=where)
         except DataError as error:
             return Problem("damaged shapes", where, f"{error}: left out")
-        return RunLengths(np.array(runs["counts"], dtype=np.int64), *runs["size"], by_column=True)
+        return RunLengths(
+            np.array(runs["counts"], dtype=np.int64), runs["size"][0], runs["size"][1], by_column=True
+        )
     points = points_of(item.get("bbox" if kind == "bbox" else "points"))
     if points is None:
         return damaged(where, "no points")

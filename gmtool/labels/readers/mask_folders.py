@@ -113,7 +113,7 @@ def read_plain_masks(
     if classes is not None and zero_is_unnamed:
         classes = ClassList({"background": 0} | {name: value + 1 for name, value in classes.values.items()})
     listed, labels, colors, problems = _name_values(coding, classes, masks, str(folder))
-    finder = ImageFinder(finder.roots, excluded=masks)
+    finder = ImageFinder(finder.roots, excluded=masks, without=finder.without)
     images: list[LabeledImage] = []
     used: set[Path] = set()
     for mask in masks:

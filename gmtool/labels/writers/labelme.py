@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from gmtool.labels.outlines import join_holes
 from gmtool.labels.writers.piece import Piece, rounded
@@ -17,7 +18,7 @@ def labelme_json(piece: Piece, image_path: str) -> bytes:
     A part with holes is one polygon that runs into each hole and back: labelme's polygons have no holes, and its
     masks cannot be corrected by hand.
     """
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {
             "label": name,
             "points": list(rounded(join_holes(part.rings))),
@@ -29,7 +30,7 @@ def labelme_json(piece: Piece, image_path: str) -> bytes:
         }
         for name, part in piece.parts
     ]
-    value = {
+    value: dict[str, Any] = {
         "version": VERSION,
         "flags": {},
         "shapes": shapes,

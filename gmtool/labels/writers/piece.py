@@ -53,7 +53,8 @@ class Piece:
                 (name, Part(index, tuple(np.array(ring, dtype=np.float64) for ring in rings), area))
                 for name, index, area, rings in value["parts"]
             )
-            return cls(value["image"], *value["size"], parts)
+            height, width = value["size"]
+            return cls(value["image"], height, width, parts)
         except (KeyError, TypeError, ValueError) as error:
             line = f"{where}: not the outlines of an image: delete it, and predict again with --resume"
             raise DataError(line) from error

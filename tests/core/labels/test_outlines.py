@@ -17,7 +17,8 @@ def blobs(seed: int, height: int = 26, width: int = 33) -> UInt8Array:
     """Return a label map of four labels with parts, holes, and pixels that touch at corners."""
     rng = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(rng.normal(size=(height, width)), seed % 4)
-    return np.digitize(smooth, np.quantile(smooth, [0.3, 0.6, 0.8])).astype(np.uint8)
+    labels: UInt8Array = np.digitize(smooth, np.quantile(smooth, [0.3, 0.6, 0.8])).astype(np.uint8)
+    return labels
 
 
 def filled(parts: list[Part], size: tuple[int, int], *, joined: bool) -> UInt8Array:
