@@ -43,7 +43,7 @@ CITYSCAPES_LABELS = (
 NPZ_COMPRESSION = 1
 """3.5 times faster than zlib's 6 for files a seventh larger (measured on grey levels of a street scene)."""
 
-_SUFFIXES: dict[MaskFormat, str] = {
+_SUFFIXES: dict[FormatName, str] = {
     **{"voc": ".png", "trainids": ".png", "color": ".png"},
     **{"overlay": ".jpg", "coco": ".json", "npz": ".npz"},
 }
@@ -191,7 +191,7 @@ def encode(
     return list(zip(paths(name, item.output), [content], strict=True))
 
 
-def _content(name: MaskFormat, item: MaskItem, classes: ClassSet) -> bytes:
+def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
     mask = item.mask
     if name in ("voc", "voc-submission"):
         if name == "voc-submission":  # the official evaluation refuses 255

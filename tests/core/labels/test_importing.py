@@ -32,7 +32,7 @@ def shape(label: str, x0: float, y0: float, x1: float, y1: float, **more: Any) -
 
 def labelme(folder: Path, stem: str, *shapes: dict[str, Any], **more: Any) -> None:
     photo(folder / f"{stem}.png")
-    value = {
+    value: dict[str, Any] = {
         "version": "5.4.1",
         "flags": {},
         "shapes": list(shapes),

@@ -30,7 +30,8 @@ def read(out: Path, part: str = "train") -> UInt8Array:
     """Return the mask of `scene` with the labels of `CLASSES`."""
     names = json.loads((out / "classes.json").read_text())["names"]
     mask = np.array(Image.open(out / "masks" / part / "scene.png"))
-    return np.array([CLASSES[name] for name in names], dtype=np.uint8)[mask]
+    labels: UInt8Array = np.array([CLASSES[name] for name in names], dtype=np.uint8)[mask]
+    return labels
 
 
 def truth(name: str) -> UInt8Array:

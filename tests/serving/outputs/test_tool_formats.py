@@ -190,7 +190,8 @@ def test_every_tool_fulfils_the_contract() -> None:
 
 def blobs(seed: int) -> UInt8Array:
     smooth = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(37, 52)), 2.5)
-    return np.digitize(smooth, np.quantile(smooth, [0.4, 0.65, 0.85])).astype(np.uint8)
+    labels: UInt8Array = np.digitize(smooth, np.quantile(smooth, [0.4, 0.65, 0.85])).astype(np.uint8)
+    return labels
 
 
 def border_distance(labels: UInt8Array) -> npt.NDArray[np.float64]:
@@ -284,7 +285,7 @@ def test_predict_then_import_on_the_command_line(
     images = toy_data / "JPEGImages"
     predict = ["predict", images, "--model", toy_model, "--device", "cpu", "--workers", 0]
     for options in (["--format", "voc"], ["--format", "cvat", "--tolerance", 0, "--min-area", 0]):
-        code, _, err = cli([*predict, *options, "--out", tmp_path / options[1]])
+        code, _, err = cli([*predict, *options, "--out", tmp_path / str(options[1])])
         assert code == 0, err
     code, out, err = cli(["data", "import", tmp_path / "cvat/annotations.xml", "--images", images,
                           "--out", tmp_path / "data", "--val", 0, "--unlabeled-is", "background"])  # fmt: skip

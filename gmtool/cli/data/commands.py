@@ -1,4 +1,4 @@
-"""`gmtool data`: look at a data set before training, choose its labeled images, make a toy one."""
+"""`gmtool data check`, `split` and `toy`: look at a data set, choose its labeled images, make a toy one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmtool.cli import data_import
 from gmtool.cli.options import AsJson, Classes, Data, Kind, Labels, Set, Unlabeled, Val
 from gmtool.errors import UsageError
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from gmtool.data.check import DataReport
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, check, split or make a data set.")
-app.command("import", epilog=data_import.EPILOG)(data_import.import_)
 
 
 @app.command()
