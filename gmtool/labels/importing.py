@@ -89,7 +89,7 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     # What ground without a label is, and the classes
     earlier = manifest.unlabeled_is
     chosen = options.unlabeled_is or (earlier if earlier in ("background", "ignore") else None)
-    share = _covered_share(found)
+    share = 0.0 if chosen else _covered_share(found)
     of_shapes = [name for name in found.class_names if not (_has_masks(found) and name in BACKGROUND_NAMES)]
     ground, why = choose_ground(
         of_shapes,

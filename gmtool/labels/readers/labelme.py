@@ -21,11 +21,14 @@ from gmtool.labels.shapes import ellipse as make_ellipse
 from gmtool.labels.shapes import rectangle as make_rectangle
 
 LINES = ("line", "linestrip", "point", "points")
+KEPT_BYTES = 1 << 29
+"""JSON text, in bytes, whose shapes stay in memory between the two passes; further files are read twice."""
 
 
 def read_labelme(files: Sequence[Path], root: Path, finder: ImageFinder) -> Source:
     """Return the images of labelme files; images below `root` without a file are unlabeled."""
     images, labels, problems = [], set(), []
+    kept = 0
     for path in files:
         try:
             value = _read(path)
@@ -41,7 +44,9 @@ def read_labelme(files: Sequence[Path], root: Path, finder: ImageFinder) -> Sour
         inside = path.relative_to(root).with_name(name.rpartition("/")[2]).as_posix()
         name = finder.relative(image) if isinstance(image, Path) else inside
         part = part_of("/".join(Path(name).parts[:-1]))
-        images.append(LabeledImage(name, image, partial(_shapes_of, path), part, str(path)))
+        kept += path.stat().st_size
+        shapes = partial(_same, _shapes_in(path, value)) if kept <= KEPT_BYTES else partial(_shapes_of, path)
+        images.append(LabeledImage(name, image, shapes, part, str(path)))
     known = {each.image for each in images if isinstance(each.image, Path)}
     for path in finder.all():
         if path not in known:
@@ -73,8 +78,15 @@ def _has_label(shape: Any) -> bool:
     return isinstance(shape, dict) and isinstance(shape.get("label"), str)
 
 
-def _shapes_of(path: Path, size: tuple[int, int]) -> ShapeList:
-    value = _read(path)
+def _same(found: ShapeList, _: tuple[int, int]) -> ShapeList:
+    return found
+
+
+def _shapes_of(path: Path, _: tuple[int, int]) -> ShapeList:
+    return _shapes_in(path, _read(path))
+
+
+def _shapes_in(path: Path, value: dict[str, Any]) -> ShapeList:
     shapes, problems = [], []
     for place, item in enumerate(value["shapes"]):
         where = f"{path} shape {place}"
