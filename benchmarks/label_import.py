@@ -28,7 +28,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gmtool.labels.importing import ImportOptions, import_labels
+from gmtool.labels.dataset.importing import import_labels
+from gmtool.labels.dataset.job import ImportOptions
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ def import_(
     """
     from gmtool.console import remark, result
     from gmtool.escaping import printable
-    from gmtool.labels.importing import ImportOptions, import_labels
+    from gmtool.labels.dataset.importing import import_labels
+    from gmtool.labels.dataset.job import ImportOptions
     from gmtool.labels.recognize import TOOL_NAMES
 
     tool = next((name for name in TOOL_NAMES if name == from_), None)

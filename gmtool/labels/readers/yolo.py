@@ -99,7 +99,7 @@ def _shape_of(
 
 def yolo_file(root: Path) -> Path | None:
     """Return the file of classes of a YOLO data set; None if the folder is none."""
-    for path in sorted(root.glob("*.y*ml")):
+    for path in sorted(root.glob("*.y*ml"), key=lambda found: (found.stem not in ("data", "dataset"), found.name)):
         if path.suffix in (".yaml", ".yml") and any(root.glob("**/labels/**/*.txt")):
             return path
     classes = root / "classes.txt"

@@ -15,8 +15,9 @@ from gmtool.config import DataConfig
 from gmtool.data.datasets import load_training_data
 from gmtool.errors import DataError, UsageError
 from gmtool.images import UInt8Array
-from gmtool.labels.importing import ImportOptions, import_labels
-from gmtool.labels.report import ImportReport
+from gmtool.labels.dataset.importing import import_labels
+from gmtool.labels.dataset.job import ImportOptions
+from gmtool.labels.dataset.report import ImportReport
 
 H, W = 20, 30
 
@@ -28,6 +29,9 @@ def photo(path: Path, size: tuple[int, int] = (W, H)) -> None:
 
 def shape(label: str, x0: float, y0: float, x1: float, y1: float, **more: Any) -> dict[str, Any]:
     return {"label": label, "shape_type": "rectangle", "points": [[x0, y0], [x1, y1]], **more}
+
+
+CAT = shape("cat", 0, 0, 5, 5)
 
 
 def labelme(folder: Path, stem: str, *shapes: dict[str, Any], **more: Any) -> None:
@@ -210,6 +214,36 @@ def test_parts_of_the_source_are_kept(tmp_path: Path) -> None:
     assert sorted(
         path.relative_to(tmp_path / "out/masks").as_posix() for path in tmp_path.glob("out/masks/*/*")
     ) == [*("test/test1.png", "train/train1.png", "val/valid1.png")]
+
+
+def test_images_without_labels_are_no_validation_images(tmp_path: Path) -> None:
+    labelme(tmp_path / "source/train", "a", CAT)
+    labelme(tmp_path / "source/train", "b", CAT)
+    labelme(tmp_path / "source/valid", "c", CAT)
+    labelme(tmp_path / "source/valid", "empty")
+    report = run(tmp_path / "source", tmp_path / "out")
+    assert report.parts == {"train": 2, "val": 1}
+    assert "valid/empty.png: has no labels" in kinds(report)["images of part val without labels"]
+    load_training_data(DataConfig(tmp_path / "out", layout="folder", labeled=tmp_path / "out/labeled.txt"))
+    run(tmp_path / "source", tmp_path / "all", empty_is="background")
+    assert not mask(tmp_path / "all", "val/empty").any()
+
+
+def test_a_damaged_image_in_the_json_is_left_out(tmp_path: Path) -> None:
+    labelme(tmp_path / "source", "a", CAT)
+    labelme(tmp_path / "source", "b", CAT, imageData="bm8gaW1hZ2U=")
+    (tmp_path / "source/b.png").unlink()
+    report = run(tmp_path / "source", tmp_path / "out")
+    assert "b.json: not an image" in kinds(report)["unusable images or labels"]
+    assert not (tmp_path / "out/embedded").exists() and report.parts == {"train": 1}
+
+
+def test_a_data_set_inside_its_source_is_not_imported_again(tmp_path: Path) -> None:
+    for name in "abc":
+        labelme(tmp_path / "source", name, CAT)
+    for _ in range(2):
+        report = run(tmp_path / "source", tmp_path / "source/data", copy=True)
+        assert report.parts == {"train": 2, "val": 1}
 
 
 def test_groups_stay_together_in_validation(tmp_path: Path) -> None:

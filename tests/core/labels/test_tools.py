@@ -10,8 +10,9 @@ from PIL import Image
 from scipy import ndimage
 
 from gmtool.images import UInt8Array
-from gmtool.labels.importing import ImportOptions, import_labels
-from gmtool.labels.report import ImportReport
+from gmtool.labels.dataset.importing import import_labels
+from gmtool.labels.dataset.job import ImportOptions
+from gmtool.labels.dataset.report import ImportReport
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = {"background": 0, "house": 1, "lake": 2, "tree": 3}

@@ -26,7 +26,8 @@ from scipy import ndimage
 from gmtool.classes import ClassSet, load_classes, voc_palette
 from gmtool.errors import ConfigError, DataError
 from gmtool.images import UInt8Array
-from gmtool.labels.importing import ImportOptions, import_labels
+from gmtool.labels.dataset.importing import import_labels
+from gmtool.labels.dataset.job import ImportOptions
 from gmtool.labels.outlines import OutlineOptions
 from gmtool.masks.files import read_mask
 

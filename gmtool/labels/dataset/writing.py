@@ -14,10 +14,10 @@ from gmtool.data.splits import format_split
 from gmtool.errors import DataError
 from gmtool.files import sha256_of_file, temporary_path, write_atomically
 from gmtool.images import UInt8Array
-from gmtool.labels.class_plan import Ground
-from gmtool.labels.manifest import Imported, Manifest, is_unchanged, write_manifest
+from gmtool.labels.dataset.class_plan import Ground
+from gmtool.labels.dataset.manifest import Imported, Manifest, is_unchanged, write_manifest
+from gmtool.labels.dataset.report import ImportReport
 from gmtool.labels.mask_files import read_pixels
-from gmtool.labels.report import ImportReport
 from gmtool.labels.shapes import Problem
 
 LABELED = "labeled.txt"

@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 
 from gmtool.errors import ConfigError
 from gmtool.file_kinds import IMAGE_SUFFIXES
+from gmtool.labels.dataset.manifest import Imported
 from gmtool.labels.image_finder import PART_WORDS
-from gmtool.labels.manifest import Imported
 from gmtool.labels.shapes import LabeledImage, PartName
 
 PLAIN_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "data", "upload", "default", *PART_WORDS)

@@ -3,59 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from gmtool.class_lists import BACKGROUND_NAMES, ClassList
 from gmtool.classes import ClassSet, load_classes
 from gmtool.errors import DataError, some_names
-from gmtool.files import sha256_of_file, write_atomically
-from gmtool.images import displayed_size, open_image
-from gmtool.labels.class_plan import ClassPlan, Ground, choose_ground, plan_classes
-from gmtool.labels.manifest import Imported, Manifest, read_manifest, write_manifest
-from gmtool.labels.painting import Painted, paint_image
-from gmtool.labels.placing import Place, place_images
+from gmtool.files import write_atomically
+from gmtool.images import decode_image
+from gmtool.labels.dataset.class_plan import ClassPlan, choose_ground, plan_classes
+from gmtool.labels.dataset.job import ImportJob, ImportOptions, ProgressBar
+from gmtool.labels.dataset.manifest import Manifest, read_manifest, write_manifest
+from gmtool.labels.dataset.painting import paint_image
+from gmtool.labels.dataset.report import ImportReport, problem_lines
+from gmtool.labels.dataset.writing import write_classes, write_lists
 from gmtool.labels.recognize import open_source
-from gmtool.labels.report import ImportReport, problem_lines
-from gmtool.labels.shapes import LabeledImage, MaskFile, Problem, Source, ToolName
-from gmtool.labels.writing import put_image, write_classes, write_lists, write_mask
-from gmtool.masks.files import encode_mask
+from gmtool.labels.shapes import LabeledImage, MaskFile, Problem, Source
 
 CLASSES, REPORT = "classes.json", "import_report.json"
 SAMPLED = 40
 """Labeled images whose covered share is measured to choose what ground without a label is."""
 OVERLAP_RULES = {"later": "the later shape is on top", "smaller": "the smaller shape is on top"}
-THREADS = 8
-"""Threads that paint, encode and write: each waits for its file to reach the disk."""
-ProgressBar = Callable[[Iterable[Any], int], Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """Choices of the user."""
-
-    tool: ToolName | None = None
-    """Tool that wrote the source; None: recognised."""
-    images: Path | None = None
-    """Folder of the images, if they are elsewhere."""
-    classes: str | None = None
-    """Class set, or file of classes; other labels are ignored."""
-    unlabeled_is: Ground | None = None
-    """What ground without a label is; None: chosen, or asked for."""
-    empty_is: str = "unlabeled"
-    """`unlabeled` or `background`: images that the tool lists without any label."""
-    val_share: float = 0.2
-    """Share of labeled images for validation, if the source has no validation part."""
-    group: str | None = None
-    """Regular expression; images whose names match alike are in one part."""
-    copy: bool = False
-    """Copy images instead of linking them."""
 
 
 def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: ProgressBar) -> ImportReport:
@@ -115,7 +84,7 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     if not manifest.images:
         write_manifest(out, replace(manifest, unlabeled_is=ground))  # from here on the folder is gmtool's
     write_classes(classes_path, plan.classes, existing)
-    job = _Job(found, plan, ground, out, options, manifest, report)
+    job = ImportJob(found, plan, ground, out, options, manifest, report)
     images = job.run(progress)
     # Lists and record
     write_lists(out, images, manifest, ground, report)
@@ -124,96 +93,6 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
         report.problems.append(Problem("no validation part", str(out), line))
     write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
     return report
-
-
-class _Job:
-    """Paint and write every image of a source."""
-
-    def __init__(
-        self,
-        source: Source,
-        plan: ClassPlan,
-        ground: Ground,
-        out: Path,
-        options: ImportOptions,
-        manifest: Manifest,
-        report: ImportReport,
-    ) -> None:
-        self.source, self.plan, self.out, self.options = source, plan, out, options
-        self.manifest, self.report = manifest, report
-        background = plan.classes.background
-        self.ground = plan.classes.ignore_index if ground == "ignore" or background is None else background
-        self.px = self.covered_px = 0
-
-    def run(self, progress: ProgressBar) -> dict[str, Imported]:
-        """Return the images of this and earlier imports, by id."""
-        images = self.source.images
-        places = place_images(
-            images,
-            [image.labels is not None for image in images],
-            self.manifest.images,
-            val_share=self.options.val_share,
-            group_pattern=self.options.group,
-        )
-        for folder in {Path(kind) / Path(place.id).parent for place in places for kind in ("images", "masks")}:
-            (self.out / folder).mkdir(parents=True, exist_ok=True)
-        known = dict(self.manifest.images)
-        with ThreadPoolExecutor(THREADS) as pool:
-            done = pool.map(self._import, images, places)
-            try:
-                for place, (imported, painted, change) in zip(places, progress(done, len(images)), strict=True):
-                    known[place.id] = imported
-                    self._count(painted, change)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        self.report.covered_share = self.covered_px / max(1, self.px)
-        return known
-
-    def _import(self, image: LabeledImage, place: Place) -> tuple[Imported, Painted, str]:
-        """Write one image and its mask; return its record, what was painted (without the label map, which would
-        wait in memory), and what happened to the mask.
-        """
-        before = self.manifest.images.get(place.id)
-        assert isinstance(image.image, Path)
-        target = before.image if before else f"images/{place.id}{image.image.suffix}"
-        problem = put_image(image.image, self.out / target, copy=self.options.copy)
-        record = replace(before or Imported("", ""), source=image.name, image=target)
-        if image.labels is None:
-            return record, Painted(None, problems=problem), ""
-        painted = paint_image(image, self.source, self.plan.index_of, ground=self.ground)
-        painted = self._with_ground(painted, image)
-        painted = replace(painted, problems=(*painted.problems, *problem))
-        if painted.labels is None:
-            return record, painted, "without labels" if painted.is_empty else "left out"
-        content = encode_mask(painted.labels, self.plan.classes)
-        mask = self.out / "masks" / f"{place.id}.png"
-        change = write_mask(mask, content, painted.labels, record.mask_sha256)
-        if change in ("new", "updated"):
-            record = replace(record, mask_sha256=sha256(content).hexdigest())
-        elif change == "unchanged" and record.mask_sha256 is None:  # an import was stopped after it wrote the mask
-            record = replace(record, mask_sha256=sha256_of_file(mask))
-        return replace(record, mask=f"masks/{place.id}.png"), replace(painted, labels=None), change
-
-    def _with_ground(self, painted: Painted, image: LabeledImage) -> Painted:
-        """Return an image without any label as background, if the user says that it is."""
-        if not painted.is_empty or self.options.empty_is != "background":
-            return painted
-        assert isinstance(image.image, Path)
-        size = displayed_size(open_image(image.image))
-        return replace(painted, labels=np.full(size, self.ground, dtype=np.uint8))
-
-    def _count(self, painted: Painted, change: str) -> None:
-        report = self.report
-        report.problems += painted.problems
-        if change:
-            report.changes[change] += 1
-        self.px += painted.size_px
-        self.covered_px += painted.covered_px
-        report.objects.update(painted.objects)
-        report.images_with.update(painted.objects.keys())
-        report.overlap_px += painted.overlap_px
-        report.overlap_images += painted.overlap_px > 0
 
 
 def _as_list(classes: ClassSet) -> ClassList:
@@ -251,16 +130,24 @@ def _with_files(found: Source, source: Path, out: Path, report: ImportReport) ->
             f"{source}: {found.found}, but none of its images lies below it ({some_names(missing)}): give their "
             "folder with --images DIR"
         )
-    return replace(found, images=tuple(_unpacked(image, out) for image in kept))
+    unpacked = [_unpacked(image, out, report) for image in kept]
+    return replace(found, images=tuple(image for image in unpacked if image is not None))
 
 
-def _unpacked(image: LabeledImage, out: Path) -> LabeledImage:
-    """Return an embedded image as a file in `out/embedded`."""
+def _unpacked(image: LabeledImage, out: Path, report: ImportReport) -> LabeledImage | None:
+    """Return an embedded image as a file in `out/embedded`; None if it is damaged."""
     if not isinstance(image.image, bytes):
         return image
     suffix = ".png" if image.image.startswith(b"\x89PNG") else ".jpg"
     path = out / "embedded" / f"{sha256(image.image).hexdigest()[:32]}{suffix}"
     if not path.is_file():
+        try:
+            decode_image(image.image, Path(image.where))
+        except DataError as error:
+            report.problems.append(
+                Problem("unusable images or labels", image.name, f"its image in {error}: left out")
+            )
+            return None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, image.image)
     return replace(image, image=path)

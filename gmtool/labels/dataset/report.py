@@ -53,6 +53,8 @@ class ImportReport:
         )
         lines.append(f"images: {labeled or 'none'}")
         lines.append(f"masks: {_counted(self.changes) or 'none'}")
+        if self.changes["without labels"]:
+            lines.append("images without labels are not labeled yet; if nothing is on them: --empty-is background")
         lines.append(f"classes: {', '.join(self.classes)}")
         if self.added_classes:
             lines.append(f"new classes: {', '.join(self.added_classes)}")
