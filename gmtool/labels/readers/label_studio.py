@@ -61,7 +61,8 @@ def read_label_studio(files: Sequence[Path], root: Path, finder: ImageFinder) ->
             if results is None and task.get("predictions"):
                 line = f"{where} has predictions alone, which are no labels: accept them in Label Studio"
                 problems.append(Problem("tasks with predictions alone", where, line))
-            names |= {label for result in results or () for label in _labels_of(result)}
+            drawn = (result for result in results or () if result.get("type") not in LINES)
+            names |= {label for result in drawn for label in _labels_of(result)[:1]}
             labels = None if results is None else partial(_shapes_of, results, where)
             images.append(LabeledImage(name, image, labels, part_of("/".join(name.split("/")[:-1])), where))
     return Source(
@@ -116,7 +117,7 @@ def _results_of(task: dict[str, Any], where: str, problems: list[Problem]) -> li
 
 def _labels_of(result: dict[str, Any]) -> list[str]:
     value = result["value"] if isinstance(result.get("value"), dict) else result
-    for key in LABEL_KEYS:
+    for key in (*LABEL_KEYS, *LINES):
         found = value.get(key)
         if isinstance(found, list) and found and all(isinstance(label, str) for label in found):
             return found
