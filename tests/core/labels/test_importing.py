@@ -488,3 +488,13 @@ def test_names_in_other_scripts_and_composed_otherwise_are_found(tmp_path: Path)
     data = DataConfig(tmp_path / "out", layout="folder", labeled=tmp_path / "out/labeled.txt")
     with pytest.raises(DataError, match="give --val LIST"):  # one labeled image alone
         load_training_data(data)
+
+
+def test_training_on_files_of_labelme_names_the_import(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/images").mkdir(parents=True)
+    source.rename(tmp_path / "data/images/train")
+    (tmp_path / "data/labeled.txt").write_text("p0\n")
+    config = DataConfig(tmp_path / "data", layout="folder", labeled=tmp_path / "data/labeled.txt")
+    with pytest.raises(DataError, match="it has labelme's files: gmtool data import .*data --out DIR"):
+        load_training_data(config)
+    assert run(tmp_path / "data", tmp_path / "out").labeled == {"train": 4, "val": 1}
