@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -42,7 +43,10 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     classes_path = out / CLASSES
     existing = load_classes(str(classes_path)) if classes_path.is_file() else None
     asked = load_classes(options.classes) if options.classes else None
+    if existing is not None and asked is not None and _are_unnamed(existing):
+        existing = None  # names for values that had none
     own = load_classes(str(source / CLASSES)) if asked is None and (source / CLASSES).is_file() else asked
+    own = own or (existing if existing is not None and not _are_unnamed(existing) else None)
     listed = None if own is None else _as_list(own)
     found = open_source(source, images=options.images, tool=options.tool, classes=listed, out=out)
     if not any(image.labels is not None for image in found.images):
@@ -93,6 +97,12 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
         report.problems.append(Problem("no validation part", str(out), line))
     write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
     return report
+
+
+def _are_unnamed(classes: ClassSet) -> bool:
+    """Return whether the classes are numbers that the import of plain masks made up."""
+    names = [name for name in classes.names if name not in BACKGROUND_NAMES]
+    return all(re.fullmatch(r"class_\d+", name) for name in names)
 
 
 def _as_list(classes: ClassSet) -> ClassList:

@@ -495,6 +495,24 @@ def test_training_on_files_of_labelme_names_the_import(source: Path, tmp_path: P
     source.rename(tmp_path / "data/images/train")
     (tmp_path / "data/labeled.txt").write_text("p0\n")
     config = DataConfig(tmp_path / "data", layout="folder", labeled=tmp_path / "data/labeled.txt")
-    with pytest.raises(DataError, match="it has labelme's files: gmtool data import .*data --out DIR"):
+    with pytest.raises(DataError, match="has labelme's files: gmtool data import .*data --out DIR"):
         load_training_data(config)
     assert run(tmp_path / "data", tmp_path / "out").labeled == {"train": 4, "val": 1}
+
+
+@pytest.mark.parametrize("by", ["option", "editor"])
+def test_values_without_names_get_them_later(by: str, tmp_path: Path) -> None:
+    values = np.repeat(np.arange(4, dtype=np.uint8), 5)[:, None].repeat(W, axis=1)
+    write_masks(tmp_path / "source", values)
+    out, names = tmp_path / "out", ["background", "road", "crack", "patch"]
+    report = run(tmp_path / "source", out, val_share=0.0)
+    assert report.classes == ("background", "class_1", "class_2", "class_3")
+    assert "the values 1, 2, 3 have no names: give --classes FILE" in kinds(report)["classes without name"]
+    if by == "option":
+        (tmp_path / "names.txt").write_text("\n".join(names))
+        report = run(tmp_path / "source", out, val_share=0.0, classes=str(tmp_path / "names.txt"))
+    else:
+        (out / "classes.json").write_text(json.dumps({"names": names}))
+        report = run(tmp_path / "source", out, val_share=0.0)
+    assert report.classes == tuple(names) and not report.problems
+    np.testing.assert_array_equal(mask(out, "train/a"), values)
