@@ -23,6 +23,7 @@ EPILOG = groups(
         "score": "--ground-truth --mask-values",
         "images": "--exif --bits --max-pixels --root --stride",
         "masks": "--tile --overlap --pad",
+        "labeling": "--tolerance --min-area --min-confidence",
         "machine": "--device --batch --threads --workers --trust",
         "cluster": "--ray --ray-actors --ray-cpus --ray-gpus",
     }
@@ -43,8 +44,9 @@ def predict(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="voc, voc-submission, cityscapes, trainids, color, overlay, coco or npz; several (again, or with "
-            "commas) go to folders of their own below --out. [voc]",
+            help="voc, voc-submission, cityscapes, trainids, color, overlay, coco or npz; for labeling tools: "
+            "labelme, cvat, label-studio, coco-annotations, yolo or datumaro; several (again, or with commas) go "
+            "to folders of their own below --out. [voc]",
         ),
     ] = None,
     resume: Annotated[
@@ -79,6 +81,17 @@ def predict(
         str | None, typer.Option(help="Folder of relative paths in lists and COCO files. [that of the file]")
     ] = None,
     stride: Annotated[int, typer.Option(min=1, help="Take every n-th frame of a video.")] = 1,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="PX", help="Distance of shapes from their pixels, for labeling tools. [1]"),
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(min=0, metavar="PX", help="Smallest shape, for labeling tools. [16]")
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Pixels below it get no label, for labeling tools. [0]"),
+    ] = None,
     device: Device = "auto",
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8]")
@@ -137,6 +150,9 @@ def predict(
             max_pixels=max_pixels,
             root=root,
             stride=stride,
+            tolerance=tolerance,
+            min_area=min_area,
+            min_confidence=min_confidence,
             workers=workers,
             device=device,
             threads=threads,

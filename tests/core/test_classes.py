@@ -53,7 +53,7 @@ def test_names_alone_are_enough_and_background_is_found(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         ("{", "not a JSON file"),
-        ('["a", "b"]', '"names"'),
+        ('{"a": ["b"]}', "expected a name for each number"),
         ('{"names": ["a"]}', "2 to 255 classes, got 1"),
         ('{"names": ["a", "a"]}', "occurs twice"),
         ('{"names": ["a", "b"], "palette": [[0, 0, 0]]}', "2 names, but 1 entries in palette"),

@@ -251,6 +251,8 @@ def _write_one(table: pa.Table, row: Row, place: int, job: Job, store: MaskStore
         array_of(table, "confidence", place, size),
         array_of(table, "pixels", place, (*size, 3)),
         row.coco_id,
+        row.source,
+        job.options.outlines,
     )
     started = time.perf_counter()
     written = write_outputs(item, job.classes, job.options.formats, store)

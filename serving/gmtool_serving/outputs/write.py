@@ -102,7 +102,7 @@ def write_outputs(
     """Encode and write the files of one image in each format; return them, or the first failure."""
     written = []
     for name, folder in format_dirs(Path(), formats).items():
-        for relative, content in encode(name, item, classes):
+        for relative, content in encode(name, item, classes, folder=store.locate(folder.as_posix())):
             path = (folder / relative).as_posix()
             try:
                 store.write(path, content)
