@@ -241,7 +241,7 @@ class RunConfig:
     seed: Annotated[int, Ge(0)] = 0
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
-    """Precision as named by Lightning Fabric; `auto`: bf16-mixed if the device supports it natively."""
+    """`32-true`, `bf16-mixed`, or `16-mixed` with a loss scale; `auto`: bf16-mixed if native to the device."""
     log_every: Annotated[int, Ge(1)] = 10
     """Optimiser steps between two log events."""
     validations: Annotated[int, Ge(1)] = 10

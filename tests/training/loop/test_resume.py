@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from gmtool_training.engine.machine import Machine
 from gmtool_training.loop import run as run_module
 from gmtool_training.loop.run import resume, train
 from gmtool_training.loop.sigterm import StopRequest
 from gmtool_training.method import step as step_module
-from lightning_fabric import Fabric
 
 from gmtool.artifact.checkpoints import read_sealed, sealed
 from gmtool.config import TrainConfig
@@ -65,12 +65,12 @@ def uninterrupted(short_config: TrainConfig, tmp_path_factory: pytest.TempPathFa
     return fingerprint(run_dir)
 
 
-def stops_at(call: int) -> Callable[[Fabric], object]:
+def stops_at(call: int) -> Callable[[Machine], object]:
     """SIGTERM that arrives just before the n-th moment at which a run looks for it."""
 
     @contextmanager
-    def stop_on_sigterm(fabric: Fabric) -> Iterator[StopRequest]:
-        yield Counting(fabric)
+    def stop_on_sigterm(machine: Machine) -> Iterator[StopRequest]:
+        yield Counting(machine)
 
     class Counting(StopRequest):
         calls = 0

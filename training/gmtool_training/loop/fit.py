@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,7 +18,7 @@ from gmtool.errors import GmtoolError, TerminatedError
 from gmtool.report.metrics import Int64Array, mean_iou
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.engine.accumulate import propagate, split_batch
-from gmtool_training.engine.machine import loss_scaler
+from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.figures import LoggedMeans, StepSums
 from gmtool_training.loop.log import RunLog, SilentLog
 from gmtool_training.loop.progress import TrainingProgress
@@ -55,7 +53,7 @@ class Hooks:
 
 
 def fit(
-    fabric: Fabric,
+    machine: Machine,
     network: nn.Module,
     optimizer: Optimizer,
     set_learning_rates: Callable[[int], None],
@@ -73,9 +71,9 @@ def fit(
     """Train for `schedule.iterations` steps, or until `schedule.patience` stops the run early.
 
     Args:
-        fabric: Device, precision and processes.
-        network: Network set up by `fabric`.
-        optimizer: Optimiser set up by `fabric`; fused, to skip steps without waiting for the device.
+        machine: Device, precision and processes.
+        network: Network in training; its forward pass has the precision of `machine`.
+        optimizer: Optimiser of the network; fused, to skip steps without waiting for the device.
         set_learning_rates: Called with the number of steps done, before the first step and after each.
         step: Computes and propagates the losses of a batch or of a part of it.
         schedule: Length and intervals.
@@ -122,11 +120,12 @@ def fit(
             hooks.save(progress, None, False)
             raise
         # Forward and backward passes, update
-        inputs = _next_inputs(fabric, schedule, progress.iteration, labeled, unlabeled)
-        parts = split_batch(fabric, inputs, parts=schedule.accumulation, ignore_index=schedule.ignore_index)
+        inputs = _next_inputs(machine, schedule, progress.iteration, labeled, unlabeled)
+        parts = split_batch(machine, inputs, parts=schedule.accumulation, ignore_index=schedule.ignore_index)
         optimizer.zero_grad(set_to_none=True)
-        losses = propagate(fabric, network, step, parts)
-        _update(optimizer, skip=sums.add(losses, _gradients(network), loss_scale=_loss_scale(fabric)))
+        losses = propagate(machine, network, step, parts)
+        skip = sums.add(losses, _gradients(network), loss_scale=_loss_scale(machine))
+        _update(machine, optimizer, skip=skip)
         hooks.after_update(progress.iteration)
         # Next learning rate, log
         done = progress.iteration + 1
@@ -135,7 +134,7 @@ def fit(
         images = len(inputs.labeled.images) + (0 if inputs.unlabeled is None else len(inputs.unlabeled))
         figures.after_step(
             done,
-            images=images * fabric.world_size,
+            images=images * machine.processes,
             rates={"omega": losses.omega, "lr": optimizer.param_groups[0]["lr"]},
         )
         # Validate and save
@@ -198,17 +197,17 @@ class _DelayedFigures:
 
 
 def _next_inputs(
-    fabric: Fabric,
+    machine: Machine,
     schedule: FitSchedule,
     iteration: int,
     labeled: Iterator[LabeledBatch],
     unlabeled: Iterator[UnlabeledBatch] | None,
 ) -> StepInput:
     uses_unlabeled = unlabeled is not None and iteration >= schedule.unlabeled_from
-    batch = LabeledBatch(*fabric.to_device(tuple(next(labeled))))
+    batch = LabeledBatch(*map(machine.to_device, next(labeled)))
     others, inside = None, None
     if unlabeled is not None and uses_unlabeled:
-        others, inside = fabric.to_device(tuple(next(unlabeled)))
+        others, inside = map(machine.to_device, next(unlabeled))
     if schedule.channels_last:
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         others = None if others is None else others.contiguous(memory_format=torch.channels_last)
@@ -218,24 +217,23 @@ def _next_inputs(
     )
 
 
-def _update(optimizer: Optimizer, *, skip: Tensor) -> None:
+def _update(machine: Machine, optimizer: Optimizer, *, skip: Tensor) -> None:
     """Step the optimiser unless `skip` is 1.0, without waiting for the device.
 
     A fused optimiser reads `found_inf` on the device, as with torch's `GradScaler`, which sets it in 16-mixed.
     """
-    inner = cast(Any, optimizer).optimizer  # Fabric's wrapper does not pass attributes on
-    inner.found_inf = skip
-    optimizer.step()
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
+    machine.update(optimizer)
 
 
 def _gradients(network: nn.Module) -> list[Tensor]:
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
-def _loss_scale(fabric: Fabric) -> Tensor:
-    one = torch.ones((), device=fabric.device)
-    scaler = loss_scaler(fabric)
-    return one if scaler is None else scaler.scale(one)  # get_scale() would wait for the device
+def _loss_scale(machine: Machine) -> Tensor:
+    one = torch.ones((), device=machine.device)
+    # get_scale() would wait for the device
+    return one if machine.scaler is None else machine.scaler.scale(one)
 
 
 def _defined(miou: float) -> float | None:

@@ -32,7 +32,7 @@ def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: S
     config = run.config
 
     def save(progress: TrainingProgress, miou: float | None, is_best: bool) -> None:
-        if not run.fabric.is_global_zero:
+        if not run.machine.is_first:
             return
         names: list[CheckpointName] = ["last", "best"] if is_best else ["last"]
         save_checkpoint(
@@ -57,14 +57,14 @@ def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: S
     def after_validation(progress: TrainingProgress) -> None:
         nonlocal drawn
         due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
-        if schedule.is_over(progress) or run.fabric.broadcast(due):  # the first process decides for all
+        if schedule.is_over(progress) or run.machine.broadcast(due):  # the first process decides for all
             _draw(run, state)
             drawn = time.monotonic()  # of the last pictures
 
     return Hooks(
         validate=partial(
             validate,
-            run.fabric,
+            run.machine,
             state.saved_network,
             run.data.val,
             classes=run.classes,
@@ -84,7 +84,7 @@ def _draw(run: RunContext, state: RunState) -> None:
 
     All processes compute the pseudo masks, since batch statistics may be shared; the first one writes.
     """
-    if run.fabric.is_global_zero:
+    if run.machine.is_first:
         draw_training(run.run_dir)
     if run.config.method.name == "supervised":
         return
@@ -95,7 +95,7 @@ def _draw(run: RunContext, state: RunState) -> None:
     unlabeled = unlabeled_batches(
         run.data.unlabeled.samples, here, seed=seed, pin_memory=False, read=run.readers.unlabeled
     )
-    with run.fabric.autocast():
+    with run.machine.autocast():
         picture = draw_pairs(
             state.network,
             state.average,
@@ -106,7 +106,7 @@ def _draw(run: RunContext, state: RunState) -> None:
             lam=run.config.method.lambda_bound / 2,
             class_weights=run.class_weights,
         )
-    if run.fabric.is_global_zero:
+    if run.machine.is_first:
         write_atomically(run.run_dir / PAIRS_NAME, picture)
 
 

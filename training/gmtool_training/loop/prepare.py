@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from gmtool.classes import ClassSet
@@ -20,7 +19,7 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import processors
 from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
-from gmtool_training.engine.machine import build_fabric, loss_scaler, share_batch_statistics
+from gmtool_training.engine.machine import Machine, open_machine, share_batch_statistics, share_weights
 from gmtool_training.engine.optim import build_optimizer
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.resume import RunState
@@ -35,7 +34,7 @@ class RunContext:
 
     config: TrainConfig
     run_dir: Path
-    fabric: Fabric
+    machine: Machine
     data: TrainingData
     classes: ClassSet
     readers: Readers
@@ -44,21 +43,21 @@ class RunContext:
     """(C,) float32 on the device, those of `method.balance`; None: all classes alike."""
 
 
-def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
-    """Return Fabric, and the configuration with `auto` and None replaced by values for this machine."""
-    fabric, device, precision = build_fabric(config.run.device, config.run.precision)
-    parts = fabric.world_size * config.optim.accumulation
+def on_this_machine(config: TrainConfig) -> tuple[Machine, TrainConfig]:
+    """Return the machine, and the configuration with `auto` and None replaced by values for this machine."""
+    machine, device, precision = open_machine(config.run.device, config.run.precision)
+    parts = machine.processes * config.optim.accumulation
     for name, batch in (("labeled", config.data.labeled_batch), ("unlabeled", config.data.unlabeled_batch)):
         if batch % parts or batch < 2 * parts:
             raise ConfigError(
-                f"data.{name}_batch={batch} must be divisible: {fabric.world_size} processes times "
+                f"data.{name}_batch={batch} must be divisible: {machine.processes} processes times "
                 f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
             )
     workers = min(8, processors()) if config.data.workers is None else config.data.workers
     torch.set_num_threads(
         min(torch.get_num_threads(), processors())
     )  # torch does not know the quota of a container
-    return fabric, replace(
+    return machine, replace(
         config,
         data=replace(config.data, workers=workers),
         run=replace(config.run, device=device, precision=precision),
@@ -87,7 +86,7 @@ def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> Trai
 def build_context(
     config: TrainConfig,
     run_dir: Path,
-    fabric: Fabric,
+    machine: Machine,
     data: TrainingData,
     classes: ClassSet,
     *,
@@ -99,31 +98,32 @@ def build_context(
         DataError: A validation image or the cache does not fit into memory, or a mask cannot be used.
     """
     half = config.run.precision != "32-true"
-    refuse_too_large_images(data.val.samples, attention, fabric.device, half=half)
+    refuse_too_large_images(data.val.samples, attention, machine.device, half=half)
     weights = labeled_class_weights(data.labeled.samples, classes, config)
     return RunContext(
         config=config,
         run_dir=run_dir,
-        fabric=fabric,
+        machine=machine,
         data=data,
         classes=classes,
         readers=open_readers(data, classes, config.data),
-        class_weights=None if weights is None else fabric.to_device(weights),
+        class_weights=None if weights is None else machine.to_device(weights),
     )
 
 
-def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> RunState:
+def build_state(config: TrainConfig, machine: Machine, network: GuidedMixNet) -> RunState:
     """Move the network to its device; return it with optimiser, average, loss scaler and sums."""
-    share_batch_statistics(fabric, network)
-    network.to(fabric.device)
+    share_batch_statistics(machine, network)
+    network.to(machine.device)
     if config.run.channels_last:
         network.to(memory_format=torch.channels_last)
     if config.optim.freeze_encoder:
         freeze(network.encoder)
+    share_weights(machine, network)
     return RunState(
         network=network,
         average=averaged_copy(network) if config.optim.ema_decay else None,
         optimizer=build_optimizer(network, config.optim),
-        scaler=loss_scaler(fabric),
-        sums=StepSums(fabric.device),
+        scaler=machine.scaler,
+        sums=StepSums(machine.device),
     )

@@ -38,9 +38,9 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
     Raises:
         ConfigError: The settings do not fit the probe.
     """
-    config, fabric, data, classes, read = run.config, run.fabric, run.data, run.classes, run.readers
-    check_probe(config, labeled=len(data.labeled.samples), processes=fabric.world_size)
-    network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config, machine, data, classes, read = run.config, run.machine, run.data, run.classes, run.readers
+    check_probe(config, labeled=len(data.labeled.samples), processes=machine.processes)
+    network.eval().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     started = time.monotonic()
     # Input scale: the same encoder in a network that scales its images otherwise
     scale = choose_input_scale(network, config, data, classes, read)
@@ -50,12 +50,12 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
         encoder = network.encoder
         network = build_network(config.model, classes)
         network.encoder = encoder
-        network.eval().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.eval().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Fit, validate, save
     fitted = fit_probe(network, config, data, classes, read, started=started)
     remark(f"validating on {len(data.val.samples)} images")
     matrix = validate(
-        fabric, network, data.val, classes=classes, config=config.data, before_image=lambda: None, read=read.val
+        machine, network, data.val, classes=classes, config=config.data, before_image=lambda: None, read=read.val
     )
     miou = mean_iou(matrix)
     progress, _ = TrainingProgress(iteration=fitted.steps).after_validation(None if math.isnan(miou) else miou)

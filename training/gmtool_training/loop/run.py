@@ -32,6 +32,7 @@ from gmtool_training.data.batches import (
     unlabeled_batches,
 )
 from gmtool_training.data.workers import explained_worker_failures
+from gmtool_training.engine.machine import HALF, MixedPrecision
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop.fit import FitResult, fit
@@ -82,21 +83,21 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         GmtoolError: Wrong settings, data or weights. Before the first step, `run_dir` is not created.
     """
     # Device, data, network
-    fabric, config = on_this_machine(config)
-    with fabric.rank_zero_first():
-        if fabric.is_global_zero:
+    machine, config = on_this_machine(config)
+    with machine.first_process_first():
+        if machine.is_first:
             require_empty(run_dir)
             prepare()
         classes = load_classes(config.data.classes)
-        data = checked_data(config, classes, check=fabric.is_global_zero)
+        data = checked_data(config, classes, check=machine.is_first)
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
-    run = build_context(config, run_dir, fabric, data, classes, attention=network.attention)
+    run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
     # Everything is checked: write from here on
     run_dir.mkdir(parents=True, exist_ok=True)
-    with locked(run_dir, fabric):
-        if fabric.is_global_zero:
+    with locked(run_dir, machine):
+        if machine.is_first:
             if (run_dir / CONFIG_NAME).exists():
                 raise ConfigError(
                     f"{run_dir}: another gmtool train started in this run folder: give another --out"
@@ -123,8 +124,8 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
     """
     if not (run_dir / CONFIG_NAME).is_file():
         raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
-    fabric, config = on_this_machine(load_run_config(run_dir, changes))
-    with locked(run_dir, fabric):
+    machine, config = on_this_machine(load_run_config(run_dir, changes))
+    with locked(run_dir, machine):
         if config.method.name == "probe":
             refuse_finished_probe(run_dir)
             classes = load_classes(config.data.classes)
@@ -132,41 +133,41 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             classes = saved_classes(run_dir)
             refuse_other_computation(run_dir, config)
         refuse_missing_data(config.data, run_dir, remedy="give the folder where it is now with --data DIR")
-        with fabric.rank_zero_first():
-            data = checked_data(config, classes, check=fabric.is_global_zero)
+        with machine.first_process_first():
+            data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
             remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
-        run = build_context(config, run_dir, fabric, data, classes, attention=network.attention)
+        run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
         return _run(run, network, resumed=True)
 
 
 def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
-    config, fabric, data = run.config, run.fabric, run.data
+    config, machine, data = run.config, run.machine, run.data
     if config.method.name == "probe":
         started = time.monotonic()
         return _finished(run, run_probe(run, network), time.monotonic() - started)
     # Schedule and state; a resumed run continues from its checkpoint
     schedule = build_schedule(config, run.classes)
-    state = build_state(config, fabric, network)
+    state = build_state(config, machine, network)
     start = _restored(run, state, schedule) if resumed else TrainingProgress()
     # Wrap the network for memory, speed and several processes
     if config.run.activation_checkpointing:
         recompute_activations(network)
     compiled = torch.compile(network) if config.run.compile else network
-    wrapped, wrapped_optimizer = fabric.setup(cast(nn.Module, compiled), state.optimizer)
+    mixed = MixedPrecision(cast(nn.Module, compiled), machine) if config.run.precision in HALF else compiled
     # Train
     unreadable = UnreadableImages(data.unlabeled)
     started = time.monotonic()
     with (
         _open_log(run, schedule, start) as log,
-        stop_on_sigterm(fabric) as stop,
+        stop_on_sigterm(machine) as stop,
         explained_worker_failures(run.run_dir),
     ):
         result = fit(
-            fabric,
-            cast(nn.Module, wrapped),
-            wrapped_optimizer,
+            machine,
+            cast(nn.Module, mixed),
+            state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
             _build_step(run, state.average),
             schedule=schedule,
@@ -180,14 +181,14 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
         )
     seconds = time.monotonic() - started
     # Report
-    fabric.barrier()  # the first process has saved
+    machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
     return _finished(run, result, seconds)
 
 
 def _finished(run: RunContext, result: FitResult, seconds: float) -> RunResult:
     report = _report(run, result)
-    if run.fabric.is_global_zero:
+    if run.machine.is_first:
         save_report(report, run.run_dir)
     return RunResult(run.run_dir, report, seconds)
 
@@ -200,7 +201,7 @@ def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> Traini
             f"{run.run_dir} is finished: {start.iteration} of {schedule.iterations} iterations are done; "
             "--iterations N trains it further, up to N"
         )
-    if run.fabric.is_global_zero:
+    if run.machine.is_first:
         save_run_config(run.run_dir, run.config)
     remark(f"resuming {run.run_dir} after {start.iteration} of {schedule.iterations} iterations")
     return start
@@ -212,9 +213,9 @@ def _labeled_batches(run: RunContext, start: TrainingProgress) -> Iterator[Label
         run.classes,
         run.config.data,
         seed=run.config.run.seed,
-        pin_memory=run.fabric.device.type == "cuda",
+        pin_memory=run.machine.device.type == "cuda",
         start=start.iteration,
-        share=(run.fabric.global_rank, run.fabric.world_size),
+        share=(run.machine.rank, run.machine.processes),
         read=run.readers.labeled,
     )
 
@@ -229,9 +230,9 @@ def _unlabeled_batches(
         run.data.unlabeled.samples,
         run.config.data,
         seed=run.config.run.seed,
-        pin_memory=run.fabric.device.type == "cuda",
+        pin_memory=run.machine.device.type == "cuda",
         start=max(0, start.iteration - schedule.unlabeled_from),
-        share=(run.fabric.global_rank, run.fabric.world_size),
+        share=(run.machine.rank, run.machine.processes),
         read=run.readers.unlabeled,
         unreadable=unreadable,
     )
@@ -245,7 +246,7 @@ def _build_step(run: RunContext, average: nn.Module | None) -> Step:
 
 
 def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -> RunLog | SilentLog:
-    if not run.fabric.is_global_zero:
+    if not run.machine.is_first:
         return SilentLog()
     return RunLog(run.run_dir, iterations=schedule.iterations, start=start.iteration)
 

@@ -6,12 +6,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
-from lightning_fabric import Fabric
 
 from gmtool.errors import TerminatedError
+from gmtool_training.engine.machine import Machine
 
 STEPS_BETWEEN_QUESTIONS = 10
 """Steps between two checks over several processes; each check waits for the device."""
@@ -20,8 +19,8 @@ STEPS_BETWEEN_QUESTIONS = 10
 class StopRequest:
     """Request to end the process, raised between steps or images."""
 
-    def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self._asked = threading.Event()
 
     def ask(self) -> None:
@@ -30,17 +29,17 @@ class StopRequest:
 
     def raise_between_steps(self, iteration: int) -> None:
         """Raise `TerminatedError` if any process was asked to end; all processes raise at the same step."""
-        if self._fabric.world_size > 1:
+        if self._machine.processes > 1:
             if iteration % STEPS_BETWEEN_QUESTIONS:
                 return
-            asked = torch.tensor(float(self._asked.is_set()), device=self._fabric.device)
-            self._raise_if(bool(cast(torch.Tensor, self._fabric.all_reduce(asked, reduce_op="sum")) > 0))
+            asked = torch.tensor(float(self._asked.is_set()), device=self._machine.device)
+            self._raise_if(bool(self._machine.sum(asked) > 0))
         else:
             self._raise_if(self._asked.is_set())
 
     def raise_within_step(self) -> None:
         """Raise `TerminatedError` if this process was asked to end and is the only one of the run."""
-        self._raise_if(self._fabric.world_size == 1 and self._asked.is_set())
+        self._raise_if(self._machine.processes == 1 and self._asked.is_set())
 
     def _raise_if(self, stops: bool) -> None:
         if stops:
@@ -48,13 +47,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_sigterm(fabric: Fabric) -> Iterator[StopRequest]:
+def stop_on_sigterm(machine: Machine) -> Iterator[StopRequest]:
     """Yield a `StopRequest` that SIGTERM sets.
 
     The signal interrupts nothing: a save in progress ends first. Outside of the main thread signals cannot be
     caught, so the request is never set there.
     """
-    request = StopRequest(fabric)
+    request = StopRequest(machine)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from gmtool.classes import ClassSet
@@ -18,12 +16,13 @@ from gmtool.nn.model import Output, normalize
 from gmtool.report.metrics import Int64Array, confusion_matrix
 from gmtool_training.data.batches import whole_images
 from gmtool_training.data.readers import LabeledReader
+from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.validation_memory import REMEDY, is_out_of_memory
 
 
 @torch.no_grad()
 def validate(
-    fabric: Fabric,
+    machine: Machine,
     network: nn.Module,
     split: Split,
     *,
@@ -37,7 +36,7 @@ def validate(
     Each process scores its share of the images; the counts are summed. The network's mode does not change.
 
     Args:
-        fabric: Device, precision and processes.
+        machine: Device, precision and processes.
         network: Network to score.
         split: Labeled images.
         classes: Classes of the masks.
@@ -51,12 +50,12 @@ def validate(
     was_training = network.training
     network.eval()
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    share = (fabric.global_rank, fabric.world_size)
+    share = (machine.rank, machine.processes)
     for image, mask in whole_images(split.samples, classes, config, read=read, share=share):
         before_image()
         try:
-            with fabric.autocast():
-                output: Output = network(normalize(fabric.to_device(image)[None]))
+            with machine.autocast():
+                output: Output = network(normalize(machine.to_device(image)[None]))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -69,5 +68,5 @@ def validate(
             mask.numpy(), prediction, num_classes=len(classes), ignore_index=classes.ignore_index
         )
     network.train(was_training)
-    counts = torch.from_numpy(matrix).to(fabric.device)
-    return cast(torch.Tensor, fabric.all_reduce(counts, reduce_op="sum")).cpu().numpy()
+    counts = torch.from_numpy(matrix).to(machine.device)
+    return machine.sum(counts).cpu().numpy()
