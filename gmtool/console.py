@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -58,6 +60,18 @@ def _print(text: str, console: Callable[[], Console], stream: TextIO) -> None:
         console().print(text, markup=False, emoji=False)
     else:
         print(text, file=stream)
+
+
+@contextmanager
+def announcing(what: str, *, after_s: float = 2.0) -> Iterator[None]:
+    """Print what the block does if it takes longer than `after_s` seconds."""
+    timer = threading.Timer(after_s, remark, (f"{what} ...",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def speaks() -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +71,16 @@ def train(
         GmtoolError: Something is wrong with settings, data or weights. If it was found before the first step, no
             run folder was made.
     """
+    from gmtool_training.recipes.configure import configure
+    from gmtool_training.recipes.presets import PRESETS
+    from gmtool_training.recipes.recipes import RECIPES
+
     from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.console import remark, speaks
     from gmtool.data.recognize import own_file, recognize_kind
-    from gmtool.data.toy import ToyConfig, generate_toy
     from gmtool.settings import as_settings
 
-    with needs_extra("train", "training"):
-        from gmtool_training.data.download import download_data
-        from gmtool_training.loop.run import train as run
-        from gmtool_training.recipes.automatic import choose_settings
-        from gmtool_training.recipes.configure import configure
-        from gmtool_training.recipes.presets import PRESETS
-        from gmtool_training.recipes.recipes import RECIPES
+    # Everything that needs no torch comes first: a mistake is answered at once
     recognized = ""
     if kind is None or (kind not in PRESETS and data is None and Path(kind).is_dir()):
         data = kind if data is None else data
@@ -117,15 +116,26 @@ def train(
     }
     full = configure(kind, given(named), **layers, chosen=RECIPES["probe"] if automatic else None)
     if automatic:
+        from gmtool_training.recipes.automatic import choose_settings
+
         chosen = choose_settings(full.data, minutes=minutes)
         for line in (f"data set: {kind}, recognised by {recognized}", *chosen.reasons):
             remark(line)
         full = configure(kind, given(named), **layers, chosen=chosen.settings)
 
+    from gmtool_training.loop.checks import check_settings
+
+    check_settings(full, makes_data=download or kind == "toy")
+    with _loading_torch():
+        from gmtool_training.data.download import download_data
+        from gmtool_training.loop.run import train as run
+
     def prepare() -> None:
         if download:
             download_data(full.data)
         if kind == "toy":
+            from gmtool.data.toy import ToyConfig, generate_toy
+
             generate_toy(full.data.root, ToyConfig())
 
     return run(full, run_dir, prepare=prepare)
@@ -165,10 +175,10 @@ def resume(
         ConfigError: The run is finished, its data has changed, another process trains it, or a setting was
             changed that the computation depends on.
     """
+    from gmtool_training.loop.resumable import check_resume
+
     from gmtool.settings import as_settings
 
-    with needs_extra("train", "training"):
-        from gmtool_training.loop.run import resume as go_on
     named = {
         "data.root": data,
         "data.labeled": labels,
@@ -180,4 +190,22 @@ def resume(
         "run.compile": compile,
         "data.cache": cache,
     }
-    return go_on(Path(run), {**as_settings(settings), **given(named)})
+    changes = {**as_settings(settings), **given(named)}
+    check_resume(Path(run), changes)
+    with _loading_torch():
+        from gmtool_training.loop.run import resume as go_on
+    return go_on(Path(run), changes)
+
+
+@contextmanager
+def _loading_torch() -> Iterator[None]:
+    """Import torch within the block, and say so if that takes long.
+
+    Threads of OpenMP that have nothing to do sleep instead of spinning: beside another busy process, spinning
+    threads take the processor from those that the others wait for. The variable is read when torch is loaded.
+    """
+    from gmtool.console import announcing
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with needs_extra("train", "training"), announcing("loading torch"):
+        yield

@@ -80,7 +80,6 @@ def train(
     """
     from gmtool.artifact.runs import fresh_dir
     from gmtool.console import remark, result
-    from gmtool.report.tables import to_markdown
 
     # A run is resumed with its own settings
     if resume is not None:
@@ -140,6 +139,8 @@ def train(
                 cache=cache,
                 download=download,
             )
+    from gmtool.report.tables import to_markdown
+
     result(to_markdown(trained.report))
     remark(f"trained in {trained.seconds:.0f} s: {trained.run_dir}")
     remark("next:")

@@ -94,7 +94,9 @@ def test_what_does_not_touch_the_computation_may_change(copied: Path) -> None:
     ],
 )
 def test_what_changes_the_computation_is_refused_in_one_line(finished: Path, setting: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"{setting} was .*, is {value}: .*start a new run$") as raised:
+    with pytest.raises(
+        ConfigError, match=rf"{setting} was .*, is {value}: .*start a new run from its.* --init .*$"
+    ) as raised:
         resume(finished / "run", {setting: value, "optim.iterations": 8})
     assert "\n" not in str(raised.value)
     assert load_config(finished / "run/config.toml").optim.iterations == 4

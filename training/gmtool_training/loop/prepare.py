@@ -12,8 +12,7 @@ from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.console import remark
 from gmtool.data.check import check_masks
-from gmtool.data.datasets import TrainingData, load_training_data
-from gmtool.errors import ConfigError
+from gmtool.data.datasets import TrainingData
 from gmtool.nn.encoder import Attention
 from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import processors
@@ -21,6 +20,7 @@ from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.engine.machine import Machine, open_machine, share_batch_statistics, share_weights
 from gmtool_training.engine.optim import build_optimizer
+from gmtool_training.loop.checks import find_data, refuse_undividable_batches
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.resume import RunState
 from gmtool_training.loop.validation_memory import refuse_too_large_images
@@ -46,13 +46,7 @@ class RunContext:
 def on_this_machine(config: TrainConfig) -> tuple[Machine, TrainConfig]:
     """Return the machine, and the configuration with `auto` and None replaced by values for this machine."""
     machine, device, precision = open_machine(config.run.device, config.run.precision)
-    parts = machine.processes * config.optim.accumulation
-    for name, batch in (("labeled", config.data.labeled_batch), ("unlabeled", config.data.unlabeled_batch)):
-        if batch % parts or batch < 2 * parts:
-            raise ConfigError(
-                f"data.{name}_batch={batch} must be divisible: {machine.processes} processes times "
-                f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
-            )
+    refuse_undividable_batches(config, processes=machine.processes)
     workers = min(8, processors()) if config.data.workers is None else config.data.workers
     torch.set_num_threads(
         min(torch.get_num_threads(), processors())
@@ -66,12 +60,7 @@ def on_this_machine(config: TrainConfig) -> tuple[Machine, TrainConfig]:
 
 def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> TrainingData:
     """Find the images of a run and print their numbers; with `check`, read every mask first."""
-    data = load_training_data(config.data)
-    if config.method.name == "guidedmix" and not data.unlabeled.samples:
-        raise ConfigError(
-            f"no unlabeled images: all {len(data.labeled.samples)} of {data.labeled.name} are labeled; give a "
-            "shorter list with --labels, others with --unlabeled, or --set method.name=supervised"
-        )
+    data = find_data(config)
     if check:
         for warning in check_masks(data, classes, config.data):
             remark(f"warning: {warning.message}")

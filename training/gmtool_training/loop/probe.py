@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from gmtool.artifact.run_config import save_run_config
-from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.console import remark
-from gmtool.errors import ConfigError
 from gmtool.nn.checkpoint import build_network
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
@@ -24,12 +21,6 @@ from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
 from gmtool_training.probe.input_scale import choose_input_scale
 from gmtool_training.probe.run import check_probe, fit_probe
-
-
-def refuse_finished_probe(run_dir: Path) -> None:
-    """Raise `ConfigError` if the probe of a run was saved: there is nothing to go on with."""
-    if (run_dir / CHECKPOINT_DIR / "last.json").is_file():
-        raise ConfigError(f"{run_dir} is finished: its method is the probe, which is fitted once")
 
 
 def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:

@@ -40,9 +40,16 @@ from gmtool_training.loop.hooks import build_hooks
 from gmtool_training.loop.lock import locked
 from gmtool_training.loop.log import RunLog, SilentLog
 from gmtool_training.loop.prepare import RunContext, build_context, build_state, checked_data, on_this_machine
-from gmtool_training.loop.probe import refuse_finished_probe, run_probe
+from gmtool_training.loop.probe import run_probe
 from gmtool_training.loop.progress import TrainingProgress
-from gmtool_training.loop.resume import RunState, refuse_other_computation, restore, saved_classes
+from gmtool_training.loop.resumable import (
+    MOVED,
+    refuse_finished_probe,
+    refuse_no_checkpoint,
+    refuse_other_computation,
+    saved_classes,
+)
+from gmtool_training.loop.resume import RunState, restore
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
 from gmtool_training.loop.sigterm import stop_on_sigterm
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
@@ -130,9 +137,10 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             refuse_finished_probe(run_dir)
             classes = load_classes(config.data.classes)
         else:
+            refuse_no_checkpoint(run_dir)
             classes = saved_classes(run_dir)
             refuse_other_computation(run_dir, config)
-        refuse_missing_data(config.data, run_dir, remedy="give the folder where it is now with --data DIR")
+        refuse_missing_data(config.data, run_dir, remedy=MOVED)
         with machine.first_process_first():
             data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
