@@ -30,11 +30,11 @@ from gmtool_training.engine.optim import build_optimizer, set_learning_rates
 from gmtool_training.loop import fit
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.fit import Hooks
-from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.schedule import FitSchedule
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
 from gmtool_training.method.step import guidedmix_step
+from gmtool_training.watch.log import RunLog
 
 from gmtool.classes import load_classes
 from gmtool.config import MethodConfig, ModelConfig, OptimConfig

@@ -246,6 +246,9 @@ class RunConfig:
     """Optimiser steps between two log events."""
     validations: Annotated[int, Ge(1)] = 10
     """Number of validations, evenly spaced; the last one follows the last step."""
+    val_limit: Annotated[int, Ge(0)] | None = None
+    """Images of each validation but the last, which takes all; 0: all. By default as many as cost about a tenth of
+    the training time."""
     save_every: Annotated[int, Ge(1)] = 500
     """Optimiser steps between two saves of the last checkpoint; it is also saved after each validation."""
     save_state: bool = True

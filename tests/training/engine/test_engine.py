@@ -19,10 +19,10 @@ from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop import hooks as hooks_module
 from gmtool_training.loop import run as run_module
 from gmtool_training.loop.figures import StepSums
-from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.run import resume, train
 from gmtool_training.method.losses import StepLosses
 from gmtool_training.method.step import StepInput, guidedmix_step, supervised_step
+from gmtool_training.watch.log import RunLog
 from PIL import Image
 from torch import nn
 

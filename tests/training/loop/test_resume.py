@@ -18,7 +18,7 @@ from conftest import Cli
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop import run as run_module
 from gmtool_training.loop.run import resume, train
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
 from gmtool_training.method import step as step_module
 
 from gmtool.artifact.checkpoints import read_sealed, sealed
@@ -69,7 +69,7 @@ def stops_at(call: int) -> Callable[[Machine], object]:
     """SIGTERM that arrives just before the n-th moment at which a run looks for it."""
 
     @contextmanager
-    def stop_on_sigterm(machine: Machine) -> Iterator[StopRequest]:
+    def stop_on_signals(machine: Machine, *_: object) -> Iterator[StopRequest]:
         yield Counting(machine)
 
     class Counting(StopRequest):
@@ -83,7 +83,7 @@ def stops_at(call: int) -> Callable[[Machine], object]:
             if self.calls >= call:
                 raise TerminatedError("asked to end")
 
-    return stop_on_sigterm
+    return stop_on_signals
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 8, 10, 13, 15, 17])
@@ -95,7 +95,7 @@ def test_case_30_stopped_in_warm_up_in_a_step_or_in_validation(
     call: int,
 ) -> None:
     """Nine steps and two validations of four images are seventeen moments."""
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(call))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(call))
     with pytest.raises(TerminatedError):
         train(short_config, tmp_path / "run")
     monkeypatch.undo()
@@ -109,10 +109,10 @@ def test_stopped_again_and_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(3))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(3))
     with pytest.raises(TerminatedError):
         train(short_config, tmp_path / "run")
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(6))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(6))
     with pytest.raises(TerminatedError):
         resume(tmp_path / "run")
     monkeypatch.undo()
@@ -125,7 +125,7 @@ def test_stopped_between_two_logs_the_next_figures_count_the_steps_before_the_st
 ) -> None:
     config = build_config(toy_settings, SHORT, {"optim.iterations": 6, "run.validations": 1, "run.log_every": 5})
     train(config, tmp_path / "whole")
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(4))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(4))
     with pytest.raises(TerminatedError):
         train(config, tmp_path / "run")
     monkeypatch.undo()
@@ -175,7 +175,9 @@ def test_a_real_sigterm_saves_and_exits_with_143(
     run_dir = tmp_path / "run"
     code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])
     assert code == 143, err
-    assert "continue with gmtool train --resume" in err
+    assert (
+        f"stopped by SIGTERM after 1 of 9 iterations, saved: gmtool train --resume {run_dir} goes on there" in err
+    )
     assert json.loads((run_dir / "checkpoints/last.json").read_text())["iteration"] == 1
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["gmtool"])
@@ -202,7 +204,7 @@ def test_case_29_and_49_the_checkpoint_before_a_damaged_one_is_used(
     damaged: str,
 ) -> None:
     run_dir = tmp_path / "run"
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(4))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(4))
     with pytest.raises(TerminatedError):
         train(short_config, run_dir)
     monkeypatch.undo()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gmtool.errors import GmtoolError, TerminatedError
-from gmtool.report.metrics import Int64Array, mean_iou
+from gmtool.report.metrics import Int64Array, iou_per_class, mean_iou
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.engine.accumulate import propagate, split_batch
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.figures import LoggedMeans, StepSums
-from gmtool_training.loop.log import RunLog, SilentLog
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.schedule import FitSchedule
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
 from gmtool_training.method.step import Step, StepInput
+from gmtool_training.watch.log import RunLog, SilentLog
+
+Progress = Callable[[int], None]
+"""Function to call with the number of images done."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,19 @@ class FitResult:
 
     progress: TrainingProgress
     last: Int64Array
-    """Confusion matrix of the last validation."""
+    """Confusion matrix of the last validation, of all validation images."""
 
 
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of the training loop."""
 
-    validate: Callable[[], Int64Array]
-    """Returns the confusion matrix of the validation set, (C, C) int64; may raise `TerminatedError`."""
+    validate: Callable[[Progress], Int64Array]
+    """Returns the confusion matrix of the validation images, (C, C) int64; may raise `TerminatedError`."""
+    validate_rest: Callable[[Progress], Int64Array] | None
+    """The same of the images that only the last validation takes; None if every validation takes all."""
+    val_images: tuple[int, int]
+    """Numbers of images of `validate` and `validate_rest`."""
     after_update: Callable[[int], None]
     """Called after each update of the weights with the index of the step, from 0."""
     after_validation: Callable[[TrainingProgress], None]
@@ -91,25 +99,11 @@ def fit(
     """
     progress, matrix = start, None
 
-    def validate_and_save() -> Int64Array:
-        nonlocal progress
-        try:
-            found = hooks.validate()
-        except TerminatedError:
-            hooks.save(replace(progress, validated=False), None, False)
-            raise
-        miou = _defined(mean_iou(found))
-        progress, is_best = progress.after_validation(miou)
-        hooks.save(progress, miou, is_best)
-        log.event("val", progress.iteration, {"miou": miou, "best": progress.best_miou})
-        hooks.after_validation(progress)
-        return found
-
     # Start, or go on where the run was stopped
     network.train()
     set_learning_rates(start.iteration)
     if not start.validated:
-        matrix = validate_and_save()
+        progress, matrix = _validate_and_save(progress, schedule, hooks, log)
     figures = _DelayedFigures(schedule, sums, hooks, log)
     while not schedule.is_over(progress):
         # SIGTERM: save and end
@@ -143,11 +137,37 @@ def fit(
         figures.flush()
         with figures.paused():
             if schedule.is_validated(done):
-                matrix = validate_and_save()
+                progress, matrix = _validate_and_save(progress, schedule, hooks, log)
             else:
                 hooks.save(progress, None, False)
     assert matrix is not None
     return FitResult(progress, matrix)
+
+
+def _validate_and_save(
+    progress: TrainingProgress, schedule: FitSchedule, hooks: Hooks, log: RunLog | SilentLog
+) -> tuple[TrainingProgress, Int64Array]:
+    """Validate and save; return the progress after it, and the confusion matrix."""
+    images, more = hooks.val_images
+    events = {}
+    try:
+        with log.validating(images) as show:
+            found = hooks.validate(show)
+        after, is_best = progress.after_validation(_defined(mean_iou(found)))
+        events["val"] = _scores(found) | {"best": after.best_miou, "images": images}
+        # The last weights are scored on all images
+        if hooks.validate_rest is not None and schedule.is_over(after):
+            with log.validating(more) as show:
+                found = found + hooks.validate_rest(show)
+            events["final"] = _scores(found) | {"images": images + more}
+    except TerminatedError:
+        hooks.save(replace(progress, validated=False), None, False)
+        raise
+    hooks.save(after, _defined(mean_iou(found)), is_best)
+    for kind, figures in events.items():
+        log.event(kind, after.iteration, figures)
+    hooks.after_validation(after)
+    return after, found
 
 
 class _DelayedFigures:
@@ -183,7 +203,9 @@ class _DelayedFigures:
         """Exclude the time of the block from images per second."""
         started = time.monotonic()
         yield
-        self._since += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self._since += seconds
+        self._log.validated(seconds)
 
     def _record(self, read: Callable[[], LoggedMeans], done: int, rates: dict[str, float]) -> None:
         means = read()
@@ -234,6 +256,14 @@ def _loss_scale(machine: Machine) -> Tensor:
     one = torch.ones((), device=machine.device)
     # get_scale() would wait for the device
     return one if machine.scaler is None else machine.scaler.scale(one)
+
+
+def _scores(matrix: Int64Array) -> dict[str, Any]:
+    """Return the mIoU and the IoU of each class, None where it is not defined."""
+    return {
+        "miou": _defined(mean_iou(matrix)),
+        "iou": [_defined(value) for value in iou_per_class(matrix).tolist()],
+    }
 
 
 def _defined(miou: float) -> float | None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
+
+import numpy as np
+from PIL import Image
 
 from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import CheckpointName
 from gmtool.nn.saving import save_checkpoint
+from gmtool.report.metrics import Int64Array
 from gmtool_training.data.batch_order import ids_in_batch
 from gmtool_training.data.batches import labeled_batches, unlabeled_batches
 from gmtool_training.engine.average import update_average
@@ -17,17 +24,21 @@ from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.resume import RunState, pack_state
 from gmtool_training.loop.schedule import FitSchedule
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
+from gmtool_training.loop.val_images import taken_images
 from gmtool_training.loop.validate import validate
 from gmtool_training.pictures.curves import draw_training
 from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
 from gmtool_training.pictures.pairs import draw_pairs
+from gmtool_training.watch.log import RunLog, SilentLog
 
 SECONDS_BETWEEN_PICTURES = 30.0
 """Shortest time between two drawings, which take about a second; the last validation is always drawn."""
 
 
-def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: StopRequest) -> Hooks:
+def build_hooks(
+    run: RunContext, state: RunState, schedule: FitSchedule, stop: StopRequest, log: RunLog | SilentLog
+) -> Hooks:
     """Return the callbacks of `fit`; of several processes, only the first one writes files."""
     config = run.config
 
@@ -58,20 +69,35 @@ def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: S
         nonlocal drawn
         due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
         if schedule.is_over(progress) or run.machine.broadcast(due):  # the first process decides for all
-            _draw(run, state)
+            _draw(run, state, log, progress.iteration)
             drawn = time.monotonic()  # of the last pictures
 
-    return Hooks(
-        validate=partial(
-            validate,
+    # Images of every validation, and those that only the last one takes
+    taken = taken_images(run.data.val.samples, config, unlabeled_from=schedule.unlabeled_from)
+    rest = sorted({*range(len(run.data.val.samples))} - {*taken})
+
+    def validate_images(indices: Sequence[int], show: Callable[[int], None]) -> Int64Array:
+        counter = count()
+
+        def before_image() -> None:
+            stop.raise_within_step()
+            show(run.machine.processes * next(counter))
+
+        return validate(
             run.machine,
             state.saved_network,
             run.data.val,
             classes=run.classes,
             config=config.data,
-            before_image=stop.raise_within_step,
+            before_image=before_image,
             read=run.readers.val,
-        ),
+            indices=indices,
+        )
+
+    return Hooks(
+        validate=partial(validate_images, taken),
+        validate_rest=partial(validate_images, rest) if rest else None,
+        val_images=(len(taken), len(rest)),
         after_update=after_update,
         after_validation=after_validation,
         save=save,
@@ -79,7 +105,7 @@ def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: S
     )
 
 
-def _draw(run: RunContext, state: RunState) -> None:
+def _draw(run: RunContext, state: RunState, log: RunLog | SilentLog, iteration: int) -> None:
     """Draw the training curves, and the pseudo masks of the first batch.
 
     All processes compute the pseudo masks, since batch statistics may be shared; the first one writes.
@@ -108,6 +134,7 @@ def _draw(run: RunContext, state: RunState) -> None:
         )
     if run.machine.is_first:
         write_atomically(run.run_dir / PAIRS_NAME, picture)
+        log.picture("pseudo masks", iteration, np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
 
 
 def _describe_step(run: RunContext, schedule: FitSchedule, iteration: int) -> str:

@@ -15,12 +15,12 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
 from gmtool.report.metrics import mean_iou
 from gmtool_training.loop.fit import FitResult
-from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
 from gmtool_training.probe.input_scale import choose_input_scale
 from gmtool_training.probe.run import check_probe, fit_probe
+from gmtool_training.watch.log import RunLog
 
 
 def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:

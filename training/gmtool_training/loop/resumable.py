@@ -1,4 +1,4 @@
-"""What a run's last checkpoint demands of the settings and images that it is resumed with. Needs no torch."""
+"""Demands of a run's last checkpoint on the settings and images that it is resumed with. Needs no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FREE_SETTINGS = frozenset(
         "optim.iterations",
         *(f"run.{name}" for name in ("device", "compile", "channels_last", "activation_checkpointing")),
         *(f"run.{name}" for name in ("log_every", "validations", "save_every", "save_state", "keep_last")),
-        *(f"run.{name}" for name in ("patience", "max_skipped")),
+        *(f"run.{name}" for name in ("patience", "max_skipped", "val_limit")),
     )
 )
 """Settings that may change when a run is resumed: the computation of a step does not depend on them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from gmtool.artifact.runs import CONFIG_NAME, require_empty
 from gmtool.classes import load_classes
 from gmtool.config import TrainConfig
 from gmtool.console import remark
-from gmtool.errors import CheckpointError, ConfigError
+from gmtool.errors import CheckpointError, ConfigError, TerminatedError
 from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
@@ -38,7 +39,6 @@ from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop.fit import FitResult, fit
 from gmtool_training.loop.hooks import build_hooks
 from gmtool_training.loop.lock import locked
-from gmtool_training.loop.log import RunLog, SilentLog
 from gmtool_training.loop.prepare import RunContext, build_context, build_state, checked_data, on_this_machine
 from gmtool_training.loop.probe import run_probe
 from gmtool_training.loop.progress import TrainingProgress
@@ -51,8 +51,11 @@ from gmtool_training.loop.resumable import (
 )
 from gmtool_training.loop.resume import RunState, restore
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
-from gmtool_training.loop.sigterm import stop_on_sigterm
+from gmtool_training.loop.stop import stop_on_signals
+from gmtool_training.loop.val_images import step_passes
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
+from gmtool_training.watch.log import RunLog, SilentLog
+from gmtool_training.watch.time_left import TimeLeft
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         prepare: Called once before the data is read, to generate or download it.
 
     Raises:
-        TerminatedError: SIGTERM; the run can be resumed.
+        TerminatedError: Ctrl-C or SIGTERM; the run can be resumed.
         GmtoolError: Wrong settings, data or weights. Before the first step, `run_dir` is not created.
     """
     # Device, data, network
@@ -169,7 +172,8 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     started = time.monotonic()
     with (
         _open_log(run, schedule, start) as log,
-        stop_on_sigterm(machine) as stop,
+        stop_on_signals(machine, log.stopping) as stop,
+        _advising_to_resume(run),
         explained_worker_failures(run.run_dir),
     ):
         result = fit(
@@ -183,7 +187,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             sums=state.sums,
             labeled=_labeled_batches(run, start),
             unlabeled=_unlabeled_batches(run, schedule, start, unreadable),
-            hooks=build_hooks(run, state, schedule, stop),
+            hooks=build_hooks(run, state, schedule, stop, log),
             stop=stop,
             log=log,
         )
@@ -192,6 +196,19 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
     return _finished(run, result, seconds)
+
+
+@contextmanager
+def _advising_to_resume(run: RunContext) -> Iterator[None]:
+    """Let the message of a stopped and saved run name the command that goes on."""
+    try:
+        yield
+    except TerminatedError as error:
+        done = f"{error} after {read_checkpoint(run.run_dir, 'last').iteration} of {run.config.optim.iterations}"
+        remedy = f"gmtool train --resume {run.run_dir} goes on there"
+        if not run.config.run.save_state:
+            remedy = "it cannot be resumed, since run.save_state is false"
+        raise type(error)(f"{done} iterations, saved: {remedy}") from error
 
 
 def _finished(run: RunContext, result: FitResult, seconds: float) -> RunResult:
@@ -256,7 +273,20 @@ def _build_step(run: RunContext, average: nn.Module | None) -> Step:
 def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -> RunLog | SilentLog:
     if not run.machine.is_first:
         return SilentLog()
-    return RunLog(run.run_dir, iterations=schedule.iterations, start=start.iteration)
+    labeled, unlabeled = (step_passes(run.config, unlabeled=kind) for kind in (False, True))
+    time_left = TimeLeft(
+        iterations=schedule.iterations,
+        unlabeled_from=schedule.unlabeled_from,
+        validations=schedule.validations,
+        unlabeled_cost=unlabeled / labeled,
+    )
+    return RunLog(
+        run.run_dir,
+        iterations=schedule.iterations,
+        start=start.iteration,
+        time_left=time_left,
+        class_names=run.classes.names,
+    )
 
 
 def _report(run: RunContext, result: FitResult) -> IoUReport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ def validate(
     config: DataConfig,
     before_image: Callable[[], None],
     read: LabeledReader | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Int64Array:
     """Return the confusion matrix over a split, (C, C) int64: whole images, one scale, no flip.
 
@@ -43,6 +44,7 @@ def validate(
         config: Encoding of the masks, workers.
         before_image: Called before each image; may raise.
         read: Reader of images and masks; None: from their files.
+        indices: Images of the split to score; None: all.
 
     Raises:
         DataError: An image or mask cannot be read, or an image does not fit into memory.
@@ -51,7 +53,7 @@ def validate(
     network.eval()
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
     share = (machine.rank, machine.processes)
-    for image, mask in whole_images(split.samples, classes, config, read=read, share=share):
+    for image, mask in whole_images(split.samples, classes, config, read=read, indices=indices, share=share):
         before_image()
         try:
             with machine.autocast():
