@@ -130,7 +130,7 @@ def test_stopped_between_two_logs_the_next_figures_count_the_steps_before_the_st
         train(config, tmp_path / "run")
     monkeypatch.undo()
     resume(tmp_path / "run")
-    assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[0])["iteration"] == 5
+    assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[1])["iteration"] == 5
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
 
@@ -160,32 +160,39 @@ def test_case_28_killed_at_a_random_step(
     assert fingerprint(run_dir) == uninterrupted
 
 
-def test_a_real_sigterm_saves_and_exits_with_143(
-    short_config: TrainConfig, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_the_first_signal_saves_and_the_line_goes_on_exactly(
+    short_config: TrainConfig,
+    uninterrupted: dict[str, object],
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    name: str,
 ) -> None:
     real_step = step_module.guidedmix_step
-    handler = signal.getsignal(signal.SIGTERM)  # a Ray of this process leaves one of its own
+    handler = signal.getsignal(number)  # a Ray of this process leaves one of its own
 
     def step_with_signal(*arguments: object, **keywords: object) -> object:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return real_step(*arguments, **keywords)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_module, "guidedmix_step", step_with_signal)
     (tmp_path / "config.toml").write_text(dump_config(short_config))
     run_dir = tmp_path / "run"
     code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])
-    assert code == 143, err
-    assert (
-        f"stopped by SIGTERM after 1 of 9 iterations, saved: gmtool train --resume {run_dir} goes on there" in err
-    )
+    assert code == 128 + number, err
+    said = f"stopped by {name} after 1 of 9 iterations, saved: gmtool train --resume {run_dir} goes on there"
+    assert err.splitlines()[-1] == said
     assert json.loads((run_dir / "checkpoints/last.json").read_text())["iteration"] == 1
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["gmtool"])
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(number) is handler
     code, out, err = cli(["train", "--resume", run_dir])
     assert code == 0, err
     assert "after 1 of 9 iterations" in err
     assert "4 images scored, 0 failed" in out
+    assert fingerprint(run_dir) == uninterrupted
 
 
 def flip_a_bit(path: Path) -> None:

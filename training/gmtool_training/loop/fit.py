@@ -38,6 +38,8 @@ class FitResult:
     progress: TrainingProgress
     last: Int64Array
     """Confusion matrix of the last validation, of all validation images."""
+    images: int | None = None
+    """Number of images of the validations before the last, if not all."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def fit(
             else:
                 hooks.save(progress, None, False)
     assert matrix is not None
-    return FitResult(progress, matrix)
+    images = hooks.val_images[0] if hooks.validate_rest is not None else None
+    return FitResult(progress, matrix, images)
 
 
 def _validate_and_save(

@@ -69,6 +69,7 @@ def build_hooks(
         nonlocal drawn
         due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
         if schedule.is_over(progress) or run.machine.broadcast(due):  # the first process decides for all
+            log.drawing()
             _draw(run, state, log, progress.iteration)
             drawn = time.monotonic()  # of the last pictures
 

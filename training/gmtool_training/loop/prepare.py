@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
-from gmtool.console import remark
+from gmtool.console import announcing, remark
 from gmtool.data.check import check_masks
 from gmtool.data.datasets import TrainingData
 from gmtool.nn.encoder import Attention
@@ -62,7 +62,9 @@ def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> Trai
     """Find the images of a run and print their numbers; with `check`, read every mask first."""
     data = find_data(config)
     if check:
-        for warning in check_masks(data, classes, config.data):
+        with announcing(f"reading {len(data.labeled.samples) + len(data.val.samples)} masks"):
+            warnings = check_masks(data, classes, config.data)
+        for warning in warnings:
             remark(f"warning: {warning.message}")
     remark(
         f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "

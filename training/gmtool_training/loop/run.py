@@ -17,9 +17,10 @@ from gmtool.artifact.run_config import load_run_config, refuse_missing_data, sav
 from gmtool.artifact.runs import CONFIG_NAME, require_empty
 from gmtool.classes import load_classes
 from gmtool.config import TrainConfig
-from gmtool.console import remark
+from gmtool.console import announcing, remark
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
 from gmtool.nn.checkpoint import build_network, read_checkpoint
+from gmtool.nn.initial import load_initial_weights
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report.report import BestScore, IoUReport, Provenance, percent
@@ -52,7 +53,7 @@ from gmtool_training.loop.resumable import (
 from gmtool_training.loop.resume import RunState, restore
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
 from gmtool_training.loop.stop import stop_on_signals
-from gmtool_training.loop.val_images import step_passes
+from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
 from gmtool_training.watch.log import RunLog, SilentLog
 from gmtool_training.watch.time_left import TimeLeft
@@ -102,7 +103,7 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
         data = checked_data(config, classes, check=machine.is_first)
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
-        remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+        remark(_initial_weights(network, config))
     run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
     # Everything is checked: write from here on
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
-            remark(load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights))
+            remark(_initial_weights(network, config))
         run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
         return _run(run, network, resumed=True)
 
@@ -196,6 +197,14 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
     return _finished(run, result, seconds)
+
+
+def _initial_weights(network: GuidedMixNet, config: TrainConfig) -> str:
+    """Load the weights that the settings name; return one line about them."""
+    with announcing("loading weights"):
+        if config.run.init is not None:
+            return load_initial_weights(network, config.run.init)
+        return load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights)
 
 
 @contextmanager
@@ -273,12 +282,21 @@ def _build_step(run: RunContext, average: nn.Module | None) -> Step:
 def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -> RunLog | SilentLog:
     if not run.machine.is_first:
         return SilentLog()
+    samples = run.data.val.samples
+    taken = taken_images(samples, run.config, unlabeled_from=schedule.unlabeled_from)
+    if len(taken) < len(samples):
+        remark(
+            f"validation: {len(taken)} of {len(samples)} images, and all after the last step; "
+            "run.val_limit sets another number, 0 for all"
+        )
     labeled, unlabeled = (step_passes(run.config, unlabeled=kind) for kind in (False, True))
     time_left = TimeLeft(
         iterations=schedule.iterations,
         unlabeled_from=schedule.unlabeled_from,
         validations=schedule.validations,
         unlabeled_cost=unlabeled / labeled,
+        validation_cost=len(taken) * image_steps(samples, run.config),
+        whole_cost=len(samples) / len(taken),
     )
     return RunLog(
         run.run_dir,
@@ -309,5 +327,5 @@ def _report(run: RunContext, result: FitResult) -> IoUReport:
             precision=run.config.run.precision,
             labeled_sha256=data.labeled.sha256,
         ),
-        best=BestScore(progress.best_miou, progress.best_iteration),
+        best=BestScore(progress.best_miou, progress.best_iteration, result.images),
     )

@@ -47,13 +47,20 @@ def taken_images(samples: Sequence[Sample], config: TrainConfig, *, unlabeled_fr
         passes = labeled * step_passes(config, unlabeled=False)
         passes += (config.optim.iterations - labeled) * step_passes(config, unlabeled=True)
         training = passes * config.data.labeled_batch * config.data.crop_px**2
-        looked_at = samples[:: max(1, count // LOOKED_AT)]
-        pixels = fmean(height * width for height, width in map(_size, looked_at))
-        limit = max(LEAST, int(SHARE * training / (config.run.validations * WHOLE_IMAGE_PASSES * pixels)))
+        image = WHOLE_IMAGE_PASSES * _mean_pixels(samples)
+        limit = max(LEAST, int(SHARE * training / (config.run.validations * image)))
     if limit == 0 or limit >= count:
         return tuple(range(count))
     return tuple(place * count // limit for place in range(limit))
 
 
-def _size(sample: Sample) -> tuple[int, int]:
-    return displayed_size(open_image(sample.image_path))
+def image_steps(samples: Sequence[Sample], config: TrainConfig) -> float:
+    """Return the cost of a validation image in steps without unlabeled images."""
+    step = step_passes(config, unlabeled=False) * config.data.labeled_batch * config.data.crop_px**2
+    return WHOLE_IMAGE_PASSES * _mean_pixels(samples) / step
+
+
+def _mean_pixels(samples: Sequence[Sample]) -> float:
+    looked_at = samples[:: max(1, len(samples) // LOOKED_AT)]
+    sizes = [displayed_size(open_image(sample.image_path)) for sample in looked_at]
+    return fmean(height * width for height, width in sizes)

@@ -69,6 +69,11 @@ class TrainingDisplay:
         self._figures |= {name: value for name, value in figures.items() if name in WORDS}
         self._status.figures = figure_texts(self._figures)
 
+    def drawing(self) -> None:
+        """Show that pictures are drawn, until the next figures are shown."""
+        if not self._is_stopping:
+            self._status.figures = ("drawing pictures", *self._status.figures)
+
     def stopping(self) -> None:
         """Show that the run is being stopped. Called by signal handlers: it only sets a value."""
         self._is_stopping, self._status.figures = True, (STOPPING,)
@@ -98,6 +103,7 @@ class TrainingDisplay:
     def validated(self, seconds: float) -> None:
         """Note that validation, saving and drawing took so long, which is no time of a step."""
         self._since = time.monotonic()
+        self.show({})
         if self._time_left is not None:
             self._time_left.add_validation(seconds)
             self._status.left_s, self._status.since = self._time_left.seconds(self._status.done), self._since

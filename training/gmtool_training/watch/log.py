@@ -78,6 +78,10 @@ class RunLog:
         """Note that validation, saving and drawing took so long."""
         self._display.validated(seconds)
 
+    def drawing(self) -> None:
+        """Show that pictures are drawn."""
+        self._display.drawing()
+
     def stopping(self) -> None:
         """Show that the run is being stopped."""
         self._display.stopping()
@@ -140,6 +144,9 @@ class SilentLog:
         yield lambda done: None
 
     def validated(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def drawing(self) -> None:
         """Do nothing."""
 
     def stopping(self) -> None:

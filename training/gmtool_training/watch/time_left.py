@@ -16,6 +16,7 @@ class TimeLeft:
         unlabeled_from: First step with unlabeled images.
         validations: Validations of the run, evenly spaced.
         unlabeled_cost: Time of a step with unlabeled images, as a multiple of one without; until one is measured.
+        validation_cost: Time of a validation, in steps without unlabeled images; until one is measured.
         whole_cost: Time of the last validation, of all images, as a multiple of the others.
     """
 
@@ -26,11 +27,12 @@ class TimeLeft:
         unlabeled_from: int,
         validations: int,
         unlabeled_cost: float,
+        validation_cost: float = 0.0,
         whole_cost: float = 1.0,
     ) -> None:
         self._iterations, self._validations = iterations, validations
         self._unlabeled_from = min(unlabeled_from, iterations)
-        self._unlabeled_cost, self._whole_cost = unlabeled_cost, whole_cost
+        self._unlabeled_cost, self._validation_cost, self._whole_cost = unlabeled_cost, validation_cost, whole_cost
         self._steps: dict[bool, deque[float]] = {kind: deque(maxlen=REMEMBERED) for kind in (False, True)}
         self._is_first = True
         self._validation_times: deque[float] = deque(maxlen=REMEMBERED)
@@ -64,7 +66,8 @@ class TimeLeft:
         validations = float(self._validations - done * self._validations // self._iterations)
         if validations:
             validations += self._whole_cost - 1
-        return steps + validations * (_mean(self._validation_times) or 0.0)
+        validation = _mean(self._validation_times)
+        return steps + validations * (labeled * self._validation_cost if validation is None else validation)
 
 
 def _mean(values: deque[float]) -> float | None:
