@@ -47,8 +47,8 @@ def test_a_run_with_new_labels_begins_where_resume_says_so(
     code, _, err = cli(["train", "--resume", tmp_path / "run", "--labels", labels, "--iterations", "60"])
     assert code == 1
     assert err == (
-        f"error: the labeled images of {tmp_path / 'run'} have changed since it began, so it cannot go on exactly: "
-        f"start a new run from its weights with gmtool train ... --init {tmp_path / 'run'}\n"
+        f"error: the labeled images of {tmp_path / 'run'} have changed since it began, so it cannot go on "
+        f"exactly: start a new run from its weights with gmtool train ... --init {tmp_path / 'run'}\n"
     )
     command = ["train", "voc", "--config", toy_run / "config.toml", "--labels", labels, "--iterations", "2"]
     code, _, err = cli([*command, "--init", tmp_path / "run", "--out", tmp_path / "new"])

@@ -9,16 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-import torch
+from typing import TYPE_CHECKING
 
 from gmtool.errors import InterruptedTrainingError, TerminatedError
-from gmtool_training.engine.machine import Machine
+
+if TYPE_CHECKING:
+    from gmtool_training.engine.machine import Machine
 
 STEPS_BETWEEN_QUESTIONS = 10
 """Steps between two checks over several processes; each check waits for the device."""
 ONE_SIGNAL_S = 3.0
 """Time within which a second signal is no second one under torchrun: the terminal and torchrun both send it."""
+FOR_THE_LINE_S = 0.5
+"""Time in which the command line's thread that watches signals, if there is one, says its line and ends."""
 
 
 class StopRequest:
@@ -44,6 +47,8 @@ class StopRequest:
         if self._machine.processes > 1:
             if iteration % STEPS_BETWEEN_QUESTIONS:
                 return
+            import torch
+
             asked = torch.tensor(float(self._asked.is_set()), device=self._machine.device)
             self._raise_if(bool(self._machine.sum(asked) > 0))
         else:
@@ -84,6 +89,7 @@ def stop_on_signals(machine: Machine, asked: Callable[[], None] = lambda: None) 
             request.ask(signal.Signals(number))
             asked()
         elif machine.processes == 1 or time.monotonic() - first_s > ONE_SIGNAL_S:
+            time.sleep(FOR_THE_LINE_S)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
