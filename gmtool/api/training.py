@@ -77,6 +77,7 @@ def train(
     from gmtool_training.recipes.presets import PRESETS
     from gmtool_training.recipes.recipes import RECIPES
 
+    from gmtool.artifact.run_record import RunRecord
     from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.console import remark, speaks
     from gmtool.data.recognize import own_file, recognize_kind
@@ -84,6 +85,7 @@ def train(
 
     # Everything that needs no torch comes first: a mistake is answered at once
     recognized = ""
+    reasons: tuple[str, ...] = ()
     if kind is None or (kind not in PRESETS and data is None and Path(kind).is_dir()):
         data = kind if data is None else data
         if data is None:
@@ -122,7 +124,8 @@ def train(
         from gmtool_training.recipes.automatic import choose_settings
 
         chosen = choose_settings(full.data, minutes=minutes)
-        for line in (f"data set: {kind}, recognised by {recognized}", *chosen.reasons):
+        reasons = (f"data set: {kind}, recognised by {recognized}", *chosen.reasons)
+        for line in reasons:
             remark(line)
         full = configure(kind, given(named), **layers, chosen=chosen.settings)
 
@@ -141,7 +144,8 @@ def train(
 
             generate_toy(full.data.root, ToyConfig())
 
-    return run(full, run_dir, prepare=prepare)
+    record = RunRecord(kind=kind, recipe=recipe or ("probe" if automatic else ""), reasons=reasons)
+    return run(full, run_dir, prepare=prepare, record=record)
 
 
 def resume(

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from gmtool.errors import GmtoolError, TerminatedError
 from gmtool.report.metrics import Int64Array, iou_per_class, mean_iou
+from gmtool.report.pictures import Example
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.engine.accumulate import propagate, split_batch
 from gmtool_training.engine.machine import Machine
@@ -40,6 +41,8 @@ class FitResult:
     """Confusion matrix of the last validation, of all validation images."""
     images: int | None = None
     """Number of images of the validations before the last, if not all."""
+    worst: tuple[Example, ...] = ()
+    """Images of the last validation with the lowest mIoU."""
 
 
 @dataclass(frozen=True)

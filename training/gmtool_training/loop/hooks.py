@@ -30,6 +30,7 @@ from gmtool_training.loop.validate import validate
 from gmtool_training.pictures.curves import draw_training
 from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
 from gmtool_training.pictures.pairs import draw_pairs
+from gmtool_training.watch.examples import WorstImages
 from gmtool_training.watch.log import RunLog, SilentLog
 
 SECONDS_BETWEEN_PICTURES = 30.0
@@ -37,9 +38,23 @@ SECONDS_BETWEEN_PICTURES = 30.0
 
 
 def build_hooks(
-    run: RunContext, state: RunState, schedule: FitSchedule, stop: StopRequest, log: RunLog | SilentLog
+    run: RunContext,
+    state: RunState,
+    schedule: FitSchedule,
+    stop: StopRequest,
+    log: RunLog | SilentLog,
+    worst: WorstImages,
 ) -> Hooks:
-    """Return the callbacks of `fit`; of several processes, only the first one writes files."""
+    """Return the callbacks of `fit`; of several processes, only the first one writes files.
+
+    Args:
+        run: Settings, folder, device, data.
+        state: Network and optimiser.
+        schedule: Length and intervals.
+        stop: Requests to end the process.
+        log: Receives pictures.
+        worst: Receives the worst images of each validation.
+    """
     config = run.config
 
     def save(progress: TrainingProgress, miou: float | None, is_best: bool) -> None:
@@ -79,6 +94,8 @@ def build_hooks(
 
     def validate_images(indices: Sequence[int], show: Callable[[int], None]) -> Int64Array:
         counter = count()
+        if indices is taken:
+            worst.clear()
 
         def before_image() -> None:
             stop.raise_within_step()
@@ -93,6 +110,7 @@ def build_hooks(
             before_image=before_image,
             read=run.readers.val,
             indices=indices,
+            worst=worst,
         )
 
     return Hooks(

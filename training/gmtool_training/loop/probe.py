@@ -20,6 +20,7 @@ from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
 from gmtool_training.probe.input_scale import choose_input_scale
 from gmtool_training.probe.run import check_probe, fit_probe
+from gmtool_training.watch.examples import WorstImages
 from gmtool_training.watch.log import RunLog
 
 
@@ -44,9 +45,17 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
         network.eval().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Fit, validate, save
     fitted = fit_probe(network, config, data, classes, read, started=started)
+    worst = WorstImages(data.val)
     remark(f"validating on {len(data.val.samples)} images")
     matrix = validate(
-        machine, network, data.val, classes=classes, config=config.data, before_image=lambda: None, read=read.val
+        machine,
+        network,
+        data.val,
+        classes=classes,
+        config=config.data,
+        before_image=lambda: None,
+        read=read.val,
+        worst=worst,
     )
     miou = mean_iou(matrix)
     progress, _ = TrainingProgress(iteration=fitted.steps).after_validation(None if math.isnan(miou) else miou)
@@ -62,4 +71,4 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
         classes=classes,
         labeled_sha256=data.labeled.sha256,
     )
-    return FitResult(progress, matrix)
+    return FitResult(progress, matrix, worst=worst.examples)

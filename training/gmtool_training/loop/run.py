@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,16 +14,19 @@ import torch
 from torch import nn
 
 from gmtool.artifact.run_config import load_run_config, refuse_missing_data, save_run_config
+from gmtool.artifact.run_record import RunRecord, read_record, save_record
 from gmtool.artifact.runs import CONFIG_NAME, require_empty
 from gmtool.classes import load_classes
 from gmtool.config import TrainConfig
 from gmtool.console import announcing, remark
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
+from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.initial import load_initial_weights
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report.report import BestScore, IoUReport, Provenance, percent
+from gmtool.report.run_page import PAGE_NAME, RunPictures, run_html
 from gmtool.report.tables import save_report
 from gmtool.settings import Settings
 from gmtool_training.data.batches import (
@@ -55,7 +58,10 @@ from gmtool_training.loop.schedule import FitSchedule, build_schedule
 from gmtool_training.loop.stop import stop_on_signals
 from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
+from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
+from gmtool_training.watch.examples import WorstImages, labeled_examples
 from gmtool_training.watch.log import RunLog, SilentLog
+from gmtool_training.watch.record import begun, ended
 from gmtool_training.watch.time_left import TimeLeft
 
 
@@ -79,7 +85,13 @@ class RunResult:
         return str(self.run_dir)
 
 
-def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = lambda: None) -> RunResult:
+def train(
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    prepare: Callable[[], None] = lambda: None,
+    record: RunRecord | None = None,
+) -> RunResult:
     """Train, and write settings, checkpoints, metrics and a report to `run_dir`.
 
     Under `torchrun` every process calls this; only the first one writes and prints.
@@ -87,6 +99,7 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
     Args:
         config: Settings of the run.
         run_dir: Folder that is empty or does not exist.
+        record: What the settings do not say: kind, recipe, reasons.
         prepare: Called once before the data is read, to generate or download it.
 
     Raises:
@@ -114,6 +127,7 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
                     f"{run_dir}: another gmtool train started in this run folder: give another --out"
                 )
             save_run_config(run_dir, config)
+            save_record(run_dir, begun(record or RunRecord(), data))
         return _run(run, network, resumed=False)
 
 
@@ -169,7 +183,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     compiled = torch.compile(network) if config.run.compile else network
     mixed = MixedPrecision(cast(nn.Module, compiled), machine) if config.run.precision in HALF else compiled
     # Train
-    unreadable = UnreadableImages(data.unlabeled)
+    unreadable, worst = UnreadableImages(data.unlabeled), WorstImages(data.val)
     started = time.monotonic()
     with (
         _open_log(run, schedule, start) as log,
@@ -188,7 +202,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             sums=state.sums,
             labeled=_labeled_batches(run, start),
             unlabeled=_unlabeled_batches(run, schedule, start, unreadable),
-            hooks=build_hooks(run, state, schedule, stop, log),
+            hooks=build_hooks(run, state, schedule, stop, log, worst),
             stop=stop,
             log=log,
         )
@@ -196,7 +210,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     # Report
     machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
-    return _finished(run, result, seconds)
+    return _finished(run, replace(result, worst=worst.examples), seconds)
 
 
 def _initial_weights(network: GuidedMixNet, config: TrainConfig) -> str:
@@ -224,7 +238,19 @@ def _finished(run: RunContext, result: FitResult, seconds: float) -> RunResult:
     report = _report(run, result)
     if run.machine.is_first:
         save_report(report, run.run_dir)
+        save_record(run.run_dir, ended(read_record(run.run_dir), seconds=seconds))
+        _write_page(run, report, result)
     return RunResult(run.run_dir, report, seconds)
+
+
+def _write_page(run: RunContext, report: IoUReport, result: FitResult) -> None:
+    sheet = run.run_dir / PAIRS_NAME
+    pictures = RunPictures(
+        worst=result.worst,
+        labeled=labeled_examples(run.data.labeled, run.classes, run.readers.labeled),
+        unlabeled=sheet.read_bytes() if sheet.is_file() else None,
+    )
+    write_atomically(run.run_dir / PAGE_NAME, run_html(run.run_dir, report, pictures))
 
 
 def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> TrainingProgress:

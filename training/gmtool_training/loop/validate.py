@@ -18,6 +18,7 @@ from gmtool_training.data.batches import whole_images
 from gmtool_training.data.readers import LabeledReader
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.validation_memory import REMEDY, is_out_of_memory
+from gmtool_training.watch.examples import WorstImages
 
 
 @torch.no_grad()
@@ -31,6 +32,7 @@ def validate(
     before_image: Callable[[], None],
     read: LabeledReader | None = None,
     indices: Sequence[int] | None = None,
+    worst: WorstImages | None = None,
 ) -> Int64Array:
     """Return the confusion matrix over a split, (C, C) int64: whole images, one scale, no flip.
 
@@ -45,6 +47,7 @@ def validate(
         before_image: Called before each image; may raise.
         read: Reader of images and masks; None: from their files.
         indices: Images of the split to score; None: all.
+        worst: Keeps the images of this process with the lowest mIoU.
 
     Raises:
         DataError: An image or mask cannot be read, or an image does not fit into memory.
@@ -52,8 +55,9 @@ def validate(
     was_training = network.training
     network.eval()
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    share = (machine.rank, machine.processes)
-    for image, mask in whole_images(split.samples, classes, config, read=read, indices=indices, share=share):
+    mine = (range(len(split.samples)) if indices is None else indices)[machine.rank :: machine.processes]
+    images = whole_images(split.samples, classes, config, read=read, indices=mine)
+    for index, (image, mask) in zip(mine, images, strict=True):
         before_image()
         try:
             with machine.autocast():
@@ -66,9 +70,12 @@ def validate(
                 f"a validation image of {width}x{height} does not fit into memory: {REMEDY}"
             ) from error
         prediction = output.logits[0].max(dim=0).indices.to(torch.uint8).cpu().numpy()
-        matrix += confusion_matrix(
+        found = confusion_matrix(
             mask.numpy(), prediction, num_classes=len(classes), ignore_index=classes.ignore_index
         )
+        matrix += found
+        if worst is not None:
+            worst.add(index, image.permute(1, 2, 0).numpy(), mask.numpy(), prediction, found)
     network.train(was_training)
     counts = torch.from_numpy(matrix).to(machine.device)
     return machine.sum(counts).cpu().numpy()

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from gmtool.artifact.run_record import EVENTS_NAME
 from gmtool.console import remark
 from gmtool.files import write_atomically
 from gmtool.images import UInt8Array
@@ -20,8 +21,6 @@ from gmtool_training.watch.time_left import TimeLeft
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-EVENTS_NAME = "metrics.jsonl"
 
 
 class RunLog:
