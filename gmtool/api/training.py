@@ -144,7 +144,8 @@ def train(
 
             generate_toy(full.data.root, ToyConfig())
 
-    record = RunRecord(kind=kind, recipe=recipe or ("probe" if automatic else ""), reasons=reasons)
+    named_recipe = recipe or ("probe" if automatic else "paper" if config is None else "")
+    record = RunRecord(kind=kind, recipe=named_recipe, reasons=reasons)
     return run(full, run_dir, prepare=prepare, record=record)
 
 

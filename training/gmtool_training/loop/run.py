@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+import PIL
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.initial import load_initial_weights
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
-from gmtool.report.report import BestScore, IoUReport, Provenance, percent
+from gmtool.report.report import BestScore, IoUReport, Protocol, Provenance, percent
 from gmtool.report.run_page import PAGE_NAME, RunPictures, run_html
 from gmtool.report.tables import save_report
 from gmtool.settings import Settings
@@ -333,6 +335,15 @@ def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -
     )
 
 
+def _truth_values(run: RunContext) -> str:
+    """Return how the masks of the validation images are read."""
+    if run.config.data.layout == "coco":
+        return "COCO annotations, matched by category name"
+    meanings = {"index": "class indices", "raw": "raw ids of the class set", "color": "colors of the class set"}
+    values = run.config.data.mask_values
+    return f"{meanings[values]} (data.mask_values={values})"
+
+
 def _report(run: RunContext, result: FitResult) -> IoUReport:
     checkpoint, progress, data = read_checkpoint(run.run_dir, "last"), result.progress, run.data
     remark(
@@ -352,6 +363,8 @@ def _report(run: RunContext, result: FitResult) -> IoUReport:
             backend=f"torch {torch.__version__} {run.config.run.device}",
             precision=run.config.run.precision,
             labeled_sha256=data.labeled.sha256,
+            versions=(f"torch {torch.__version__}", f"numpy {np.__version__}", f"Pillow {PIL.__version__}"),
         ),
+        protocol=Protocol(truth_values=_truth_values(run)),
         best=BestScore(progress.best_miou, progress.best_iteration, result.images),
     )
