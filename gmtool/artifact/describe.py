@@ -15,6 +15,7 @@ from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, PLAN_SUFFIX, PlanSpec, read_plan
 from gmtool.classes import ClassSet
+from gmtool.config import ENCODERS
 from gmtool.errors import ArtifactError
 from gmtool.files import sha256_of_file
 from gmtool.json_toml import read_json, shown
@@ -214,9 +215,14 @@ def _network_facts(checkpoint: Checkpoint) -> dict[str, str]:
     model = checkpoint.model
     blocks = [name for name, there in (("1", model.non_local_1), ("2", model.non_local_2)) if there]
     return {
-        "network": f"encoder {model.encoder}, output stride {model.output_stride}, "
+        "network": f"encoder {model.encoder}, output stride {model.output_stride or _own_stride(model.encoder)}, "
         f"non-local blocks {' and '.join(blocks) or 'none'}"
     }
+
+
+def _own_stride(encoder: str) -> str:
+    """Return the output stride of an encoder where the settings name none."""
+    return "8" if encoder in ENCODERS else "of the encoder"
 
 
 def _score(checkpoint: Checkpoint) -> str:

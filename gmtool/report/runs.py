@@ -55,11 +55,10 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"folder of runs {folder} does not exist")
-    found = [
-        folder / CONFIG_NAME,
-        *(found for depth in range(1, SEARCHED_DEPTH) for found in _below(folder, depth)),
-    ]
-    return [path.parent for path in found if path.is_file()]
+    paths = [folder / CONFIG_NAME]
+    for depth in range(1, SEARCHED_DEPTH):
+        paths += sorted(folder.glob("*/" * depth + CONFIG_NAME))
+    return [path.parent for path in paths if path.is_file()]
 
 
 def read_run(run_dir: Path) -> RunRow:
