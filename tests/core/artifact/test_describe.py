@@ -37,7 +37,7 @@ def test_an_onnx_model_tells_all_that_its_spec_holds(toy_model: Path, cli: Cli) 
         "fp32",
         "encoder toy, output stride 8",
         "mask: uint8 [N, H, W]",
-        "#800000",
+        "#e69f00",
         "triangle",
         "ignored",
     ):
