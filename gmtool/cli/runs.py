@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from gmtool.report.runs import RunRow
 
+WIDEST = 1000
+"""Columns of a table that is written into a file or a pipe."""
+
 
 def runs(
     folders: Annotated[
@@ -58,12 +61,19 @@ def _readable(paths: list[Path]) -> list[RunRow]:
 
 
 def _show(rows: list[RunRow], *, below: Path, as_json: bool) -> None:
-    from gmtool.console import result, stdout
+    from gmtool.console import result
 
     if as_json:
         result(json.dumps([row.to_dict() for row in rows], indent=1))
     else:
-        stdout().print(_table(rows, below))
+        _print(_table(rows, below))
+
+
+def _print(table: Table) -> None:
+    """Print a table: on a terminal it is folded to fit; a file gets a line a row."""
+    from gmtool.console import stdout
+
+    stdout().print(table, width=None if stdout().is_terminal else WIDEST)
 
 
 def _table(rows: list[RunRow], below: Path) -> Table:
@@ -94,7 +104,7 @@ def _compare(rows: list[RunRow], picture: Path | None, *, as_json: bool) -> None
 
     from gmtool.artifact.run_config import load_run_config
     from gmtool.artifact.run_record import read_events
-    from gmtool.console import cell, remark, result, stdout
+    from gmtool.console import cell, remark, result
     from gmtool.files import write_atomically
     from gmtool.report.runs import different_settings, draw_runs
 
@@ -110,14 +120,14 @@ def _compare(rows: list[RunRow], picture: Path | None, *, as_json: bool) -> None
         value = {"runs": [row.to_dict() for row in rows], "differences": compared, "picture": str(path)}
         result(json.dumps(value, indent=1))
         return
-    stdout().print(_table(rows, rows[0].path.parent))
+    _print(_table(rows, rows[0].path.parent))
     for row in rows[1:]:
         table = Table("setting", rows[0].path.name, row.path.name, box=None, header_style="bold", pad_edge=False)
         for texts in differences[str(row.path)]:
             table.add_row(*map(cell, texts))
         result("")
         if table.row_count:
-            stdout().print(table)
+            _print(table)
         else:
             result(f"{row.path.name} has the settings of {rows[0].path.name}")
     remark(f"curves: {path}")

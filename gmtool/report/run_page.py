@@ -69,7 +69,7 @@ def run_html(run_dir: Path, report: IoUReport, pictures: RunPictures) -> str:
         labeled=[_panels(example, report, mistakes=False) for example in pictures.labeled],
         unlabeled=None if pictures.unlabeled is None else picture_uri(pictures.unlabeled),
         legend=[(name, css_color(classes, index)) for index, name in enumerate(classes.names)],
-        commands=_commands(run_dir, record),
+        commands=_commands(run_dir, config),
     )
 
 
@@ -164,7 +164,7 @@ def _panels(example: Example, report: IoUReport, *, mistakes: bool) -> dict[str,
     return {"id": example.id, "miou": miou, "panels": wanted, "small": example.truth.shape[1] < SMALL_PX}
 
 
-def _commands(run_dir: Path, record: RunRecord) -> list[tuple[str, str]]:
+def _commands(run_dir: Path, config: TrainConfig) -> list[tuple[str, str]]:
     run = shlex.quote(str(run_dir))
     commands = [
         (f"gmtool export {run}", "a model for ONNX Runtime, from the best weights"),
@@ -172,7 +172,7 @@ def _commands(run_dir: Path, record: RunRecord) -> list[tuple[str, str]]:
         (f"gmtool evaluate --model {run}", "scores with intervals, confusion matrix, worst images"),
         (f"gmtool runs {shlex.quote(str(run_dir.parent))}", "this run beside others"),
     ]
-    if record.recipe != "probe":
+    if config.method.name != "probe":
         commands.append((f"gmtool train --resume {run} --iterations N", "train longer"))
     return commands
 
