@@ -239,8 +239,6 @@ class RunConfig:
     """Device, precision, seed, and intervals of logging, validation and saving."""
 
     seed: Annotated[int, Ge(0)] = 0
-    init: Path | None = None
-    """Run whose best weights this one begins with; what does not fit, such as other classes, begins at random."""
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
     """`32-true`, `bf16-mixed`, or `16-mixed` with a loss scale; `auto`: bf16-mixed if native to the device."""

@@ -26,7 +26,6 @@ def train(
     unlabeled: PathLike | None = None,
     val: PathLike | None = None,
     encoder_weights: PathLike | None = None,
-    init: PathLike | None = None,
     recipe: str | None = None,
     config: PathLike | None = None,
     settings: Settings | Sequence[str] = (),
@@ -53,7 +52,6 @@ def train(
         unlabeled: List or folder of unlabeled images; by default all that are not labeled.
         val: List of the validation images.
         encoder_weights: `imagenet`, `none`, or a .safetensors or .pth file.
-        init: Run whose best weights the new one begins with.
         recipe: `supervised`, `paper`, `fixmatch`, `plus` or `probe`.
         config: TOML file of settings.
         settings: `{"optim.lr": 0.01}` or `["optim.lr=0.01"]`.
@@ -103,7 +101,6 @@ def train(
         "data.unlabeled": unlabeled,
         "data.val": val,
         "model.encoder_weights": encoder_weights,
-        "run.init": None if init is None else Path(init).absolute(),
         "run.device": device,
         "run.seed": seed,
         "optim.iterations": iterations,

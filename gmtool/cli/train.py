@@ -17,7 +17,7 @@ from gmtool.errors import UsageError
 EPILOG = groups(
     {
         "data": "DIR|KIND --data --classes --labels --unlabeled --val --download",
-        "model": "--encoder-weights --init --recipe --config --set",
+        "model": "--encoder-weights --recipe --config --set",
         "schedule": "--minutes --iterations --seed --resume",
         "machine": "--device --compile --cache",
         "output": "--out",
@@ -54,12 +54,6 @@ def train(
     encoder_weights: Annotated[
         str | None, typer.Option(help="imagenet, none, or a .safetensors or .pth file.")
     ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run whose best weights a new run begins with: more labels, another recipe or data set."
-        ),
-    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings: a run's config.toml.")] = None,
     set_: Set = None,
     resume: Annotated[
@@ -93,7 +87,6 @@ def train(
             kind: kind,
             "--classes": classes,
             "--encoder-weights": encoder_weights,
-            "--init": init,
             "--recipe": recipe,
             "--config": config,
             "--out": out,
@@ -134,7 +127,6 @@ def train(
                 unlabeled=unlabeled,
                 val=val,
                 encoder_weights=encoder_weights,
-                init=init,
                 recipe=recipe,
                 config=config,
                 settings=set_ or [],

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmtool.artifact.checkpoints import read_checkpoint
-from gmtool.artifact.lookup import find_checkpoint
 from gmtool.classes import load_classes
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.data.splits import read_split
@@ -30,8 +28,6 @@ def check_settings(config: TrainConfig, *, makes_data: bool) -> None:
     """
     refuse_undividable_batches(config, processes=int(os.environ.get("WORLD_SIZE", "1")))
     _refuse_missing_weights(config.model.encoder_weights)
-    if config.run.init is not None:
-        read_checkpoint(*find_checkpoint(config.run.init, None))
     if makes_data:
         return
     _refuse_missing_paths(config.data)

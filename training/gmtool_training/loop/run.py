@@ -24,7 +24,6 @@ from gmtool.console import announcing, remark
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
 from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import build_network, read_checkpoint
-from gmtool.nn.initial import load_initial_weights
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool.report.report import BestScore, IoUReport, Protocol, Provenance, percent
@@ -218,8 +217,6 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
 def _initial_weights(network: GuidedMixNet, config: TrainConfig) -> str:
     """Load the weights that the settings name; return one line about them."""
     with announcing("loading weights"):
-        if config.run.init is not None:
-            return load_initial_weights(network, config.run.init)
         return load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights)
 
 
