@@ -93,6 +93,9 @@ class ModelConfig:
     timm that gives a feature pyramid, or a plain vision transformer such as DINOv2's or DINOv3's."""
     encoder_weights: str = "imagenet"
     """`imagenet` (torchvision's or timm's, downloaded once), `none`, or a .safetensors or .pth file."""
+    init: str | None = None
+    """Earlier run, or a .json in its checkpoints, whose weights training starts from, instead of
+    `encoder_weights`; classes are matched by name."""
     output_stride: Literal[8, 16, 32] | None = None
     """Input size over the size of the encoder's last features. By default 8, the paper's, of an encoder that can
     choose; else the encoder's own (32 of many pyramids, 14 or 16 of a plain vision transformer)."""
@@ -161,6 +164,9 @@ class MethodConfig:
     of both."""
     teacher: Literal["student", "average"] = "student"
     """Weights that predict pseudo masks: those in training, or their moving average (`optim.ema_decay`)."""
+    teacher_run: str | None = None
+    """Run, or a .json in its checkpoints, whose network predicts the pseudo masks instead: a larger one, say.
+    Its classes are matched by name."""
     view: Literal["weak", "strong"] = "weak"
     """Training view of unlabeled images: unchanged, or with colour jitter, blur and boxes of other images."""
     colors: Annotated[float, Ge(0), Le(1)] = 1.0
@@ -186,6 +192,8 @@ class MethodConfig:
 class ProbeConfig:
     """The probe (`method.name=probe`): a small classifier of frozen features, and its self-training."""
 
+    encoders: tuple[str, ...] = ()
+    """Candidates for `model.encoder`; labeled images kept out of the fit decide. By default that one alone."""
     input_scales: tuple[float, ...] = (1.0,)
     """Candidates for `model.input_scale`; with several, labeled images kept out of the fit decide."""
     scales: tuple[float, ...] = (0.7, 1.0, 1.4)

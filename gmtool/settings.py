@@ -142,14 +142,15 @@ def _check_combinations(config: TrainConfig) -> None:
             "method.normalize=true only applies to method.decoupling=soft: the hard mask does not sum to 1-lambda"
         )
     method = config.method
-    if method.teacher == "average" and not config.optim.ema_decay:
+    if method.teacher == "average" and method.teacher_run is None and not config.optim.ema_decay:
         raise ConfigError("method.teacher=average needs an average of the weights: --set optim.ema_decay=0.996")
     if method.view == "strong" and (method.batch_norm == "joint" or method.detach != "pseudo"):
         raise ConfigError(
             "method.view=strong needs a separate forward pass and a detached pseudo mask: "
             "method.batch_norm=separate, method.detach=pseudo"
         )
-    if method.pseudo == "direct" and (method.view == "weak" and method.teacher == "student"):
+    own_teacher = method.teacher == "student" and method.teacher_run is None
+    if method.pseudo == "direct" and method.view == "weak" and own_teacher:
         raise ConfigError(
             "method.pseudo=direct would compare a prediction with itself: take method.view=strong or "
             "method.teacher=average"

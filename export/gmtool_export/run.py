@@ -183,6 +183,10 @@ def _spec(run_dir: Path, network: GuidedMixNet, checkpoint: Checkpoint, options:
         encoder=checkpoint.model.encoder,
         output_stride=network.output_stride,
         attention_stride=None if network.attention is None else network.attention.stride,
+        attention_heads=1 if network.attention is None else network.attention.heads,
+        decoder=checkpoint.model.decoder,
+        input_scale=checkpoint.model.input_scale,
+        encoder_license=network.encoder.license if checkpoint.model.encoder_weights == "imagenet" else None,
         outputs=options.outputs,
         opset=OPSET,
         provenance=ModelProvenance(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmtool.api.arguments import PathLike, given
+from gmtool.api.arguments import PathLike, given, refuse
 from gmtool.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ def train(
     unlabeled: PathLike | None = None,
     val: PathLike | None = None,
     encoder_weights: PathLike | None = None,
+    encoders: Sequence[str] = (),
+    init: PathLike | None = None,
+    teacher: PathLike | None = None,
     recipe: str | None = None,
     config: PathLike | None = None,
     settings: Settings | Sequence[str] = (),
@@ -43,15 +46,20 @@ def train(
     Settings: defaults, then those of the kind, then `recipe`, `config`, `settings`, and the named ones.
 
     Args:
-        kind: `voc`, `voc-aug`, `cityscapes`, `context`, `folder`, `coco` or `toy`, with the settings of that kind.
-            None, or the folder of a data set: the layout is recognised, and what is not asked for is chosen from
-            the data: encoder, recipe, input scale, time.
+        kind: The folder of a data set, or None: its layout is recognised. Or `voc`, `voc-aug`, `cityscapes`,
+            `context`, `folder`, `coco`, `toy`. What is not asked for is chosen from the data: encoder, recipe,
+            input scale, time; but of `toy`, and where `recipe`, `config`, `iterations` or a setting of `method` or
+            `optim` is given, it is that of the kind, which is the paper's.
         data: Folder of the data set; for `toy` it is made there.
         classes: `voc`, `cityscapes`, `context`, a classes.json, or COCO annotations.
         labels: List of the labeled images. Without it, and without `unlabeled`, all training images are labeled.
         unlabeled: List or folder of unlabeled images; by default all that are not labeled.
         val: List of the validation images.
         encoder_weights: `imagenet`, `none`, or a .safetensors or .pth file.
+        encoders: Encoders to compare, such as `["timm:tf_efficientnet_lite2", "resnet50"]`; the recipe `probe`
+            takes the best.
+        init: Earlier run whose weights training starts from; classes are matched by name.
+        teacher: Run whose network predicts the pseudo masks, such as a larger one.
         recipe: `supervised`, `paper`, `fixmatch`, `plus` or `probe`.
         config: TOML file of settings.
         settings: `{"optim.lr": 0.01}` or `["optim.lr=0.01"]`.
@@ -81,6 +89,7 @@ def train(
     from gmtool.data.recognize import own_file, recognize_kind
     from gmtool.settings import as_settings
 
+    _let_idle_threads_sleep()
     # Everything that needs no torch comes first: a mistake is answered at once
     recognized = ""
     reasons: tuple[str, ...] = ()
@@ -91,9 +100,11 @@ def train(
         kind, recognized = recognize_kind(Path(data))
     if download and kind not in ("voc", "voc-aug"):
         raise UsageError(f"--download fetches voc and voc-aug, not {kind}: give its folder with --data")
-    automatic = bool(recognized) and recipe is None and config is None
-    if minutes is not None and not automatic and recipe != "probe":
-        raise UsageError("--minutes is for gmtool train DIR and for --recipe probe; others take --iterations")
+    asked = as_settings(settings)
+    stepwise = iterations is not None or any(name.startswith(("method.", "optim.")) for name in asked)
+    automatic = recipe is None and config is None and kind != "toy" and not (stepwise and not recognized)
+    of_probe = {"--minutes": minutes, "--encoders": encoders} if not automatic and recipe != "probe" else {}
+    _refuse_misfits(of_probe, iterations if automatic else None, encoders, init)
     named = {
         "data.root": data,
         "data.classes": classes or (own_file(data, "classes.json") if recognized else None),
@@ -101,6 +112,10 @@ def train(
         "data.unlabeled": unlabeled,
         "data.val": val,
         "model.encoder_weights": encoder_weights,
+        "model.init": init,
+        "method.teacher_run": teacher,
+        "probe.encoders": tuple(encoders) or None,
+        "model.encoder": encoders[0] if encoders else None,
         "run.device": device,
         "run.seed": seed,
         "optim.iterations": iterations,
@@ -114,14 +129,15 @@ def train(
     layers: dict[str, Any] = {
         "recipe_name": recipe,
         "config_path": None if config is None else Path(config),
-        "settings": as_settings(settings),
+        "settings": asked,
     }
     full = configure(kind, given(named), **layers, chosen=RECIPES["probe"] if automatic else None)
     if automatic:
         from gmtool_training.recipes.automatic import choose_settings
 
-        chosen = choose_settings(full.data, minutes=minutes)
-        reasons = (f"data set: {kind}, recognised by {recognized}", *chosen.reasons)
+        chosen = choose_settings(full, minutes=minutes)
+        found = (f"data set: {kind}, recognised by {recognized}",) if recognized else ()
+        reasons = (*found, *chosen.reasons)
         for line in reasons:
             remark(line)
         full = configure(kind, given(named), **layers, chosen=chosen.settings)
@@ -144,6 +160,20 @@ def train(
     named_recipe = recipe or ("probe" if automatic else "paper" if config is None else "")
     record = RunRecord(kind=kind, recipe=named_recipe, reasons=reasons)
     return run(full, run_dir, prepare=prepare, record=record)
+
+
+def _refuse_misfits(
+    of_probe: Mapping[str, object], iterations: int | None, encoders: Sequence[str], init: PathLike | None
+) -> None:
+    """Raise for options that do nothing in this run: those of the probe alone, and steps of one that takes none."""
+    if iterations is not None:
+        raise UsageError(
+            "--iterations is for recipes that train step by step: give --recipe supervised, paper, fixmatch or "
+            "plus with it; else --minutes N"
+        )
+    refuse(of_probe, "is for settings chosen from the data and for --recipe probe")
+    if encoders and init is not None:
+        raise UsageError("--encoders compares encoders, --init takes the one of an earlier run: take one of them")
 
 
 def resume(
@@ -196,21 +226,26 @@ def resume(
         "data.cache": cache,
     }
     changes = {**as_settings(settings), **given(named)}
+    _let_idle_threads_sleep()
     check_resume(Path(run), changes)
     with _loading_torch():
         from gmtool_training.loop.run import resume as go_on
     return go_on(Path(run), changes)
 
 
+def _let_idle_threads_sleep() -> None:
+    """Let threads of OpenMP without work sleep instead of spinning, unless the environment says otherwise.
+
+    Beside another busy process, spinning threads take the processor from those that they wait for. OpenMP reads the
+    variable when torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 @contextmanager
 def _loading_torch() -> Iterator[None]:
-    """Import torch within the block, and say so if that takes long.
-
-    Threads of OpenMP that have nothing to do sleep instead of spinning: beside another busy process, spinning
-    threads take the processor from those that the others wait for. The variable is read when torch is loaded.
-    """
+    """Import torch within the block, and say so if that takes long."""
     from gmtool.console import announcing
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with needs_extra("train", "training"), announcing("loading torch"):
         yield

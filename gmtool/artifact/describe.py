@@ -123,11 +123,13 @@ def _plan_facts(spec: PlanSpec) -> dict[str, str]:
 
 def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
     origin, image = spec.provenance, spec.input
-    attention = "none" if spec.attention_stride is None else f"at 1/{spec.attention_stride} of the image's size"
+    attention = "none" if spec.attention_stride is None else f"at 1/{spec.attention_stride:g} of the image's size"
     shapes = {"mask": "uint8 [N, H, W]", "confidence": "uint8 [N, H, W]", "logits": "float32 [N, C, H, W]"}
     return {
         "precision": spec.precision,
-        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, non-local block {attention}",
+        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, decoder {spec.decoder}, "
+        f"input scale {spec.input_scale:g}, attention {attention}",
+        "licence": f"of the encoder's published weights: {spec.encoder_license or 'not known'}",
         "input": f"{image.name}: {image.dtype} [N, H, W, 3] {image.color}, at least {image.min_size_px} px a side",
         "outputs": "; ".join(f"{name}: {shapes[name]}" for name in spec.outputs),
         "opset": str(spec.opset),
@@ -213,16 +215,22 @@ def _describe_weights(path: Path) -> Description:
 
 def _network_facts(checkpoint: Checkpoint) -> dict[str, str]:
     model = checkpoint.model
-    blocks = [name for name, there in (("1", model.non_local_1), ("2", model.non_local_2)) if there]
+    stride = model.output_stride or _own_stride(model.encoder)
+    if model.decoder == "guidedmix":
+        blocks = [name for name, there in (("1", model.non_local_1), ("2", model.non_local_2)) if there]
+        decoder = f"non-local blocks {' and '.join(blocks) or 'none'}"
+    else:
+        decoder = f"{model.decoder_channels} hidden channels" if model.decoder_channels else "linear"
     return {
-        "network": f"encoder {model.encoder}, output stride {model.output_stride or _own_stride(model.encoder)}, "
-        f"non-local blocks {' and '.join(blocks) or 'none'}"
+        "network": f"encoder {model.encoder}, output stride {stride}, decoder {model.decoder}, {decoder}, "
+        f"input scale {model.input_scale:g}",
+        "weights from": model.init or model.encoder_weights,
     }
 
 
 def _own_stride(encoder: str) -> str:
     """Return the output stride of an encoder where the settings name none."""
-    return "8" if encoder in ENCODERS else "of the encoder"
+    return "8" if encoder in ENCODERS else "its own"
 
 
 def _score(checkpoint: Checkpoint) -> str:

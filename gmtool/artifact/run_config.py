@@ -19,7 +19,13 @@ def save_run_config(run_dir: Path, config: TrainConfig) -> None:
     if "classes" in absolute:
         absolute["classes"] = str(absolute["classes"])
     data = replace(config.data, root=config.data.root.absolute(), **absolute)
-    write_atomically(run_dir / CONFIG_NAME, dump_config(replace(config, data=data)))
+    model = replace(config.model, init=_absolute(config.model.init))
+    method = replace(config.method, teacher_run=_absolute(config.method.teacher_run))
+    write_atomically(run_dir / CONFIG_NAME, dump_config(replace(config, data=data, model=model, method=method)))
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def load_run_config(run_dir: Path, changes: Settings | None = None) -> TrainConfig:

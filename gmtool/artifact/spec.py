@@ -63,6 +63,15 @@ class ArtifactSpec:
     """Outputs of the graph, in order: `mask` uint8 [N, H, W] of class indices; `confidence` uint8 [N, H, W],
     the largest probability times 255; `logits` float32 [N, C, H, W], from which the other two are computed."""
     provenance: ModelProvenance
+    decoder: str = "guidedmix"
+    """Decoder, as `model.decoder` names it."""
+    input_scale: float = 1.0
+    """Factor by which the graph scales images before the encoder."""
+    attention_heads: int = 1
+    """Heads of the attention; each has its own matrix of positions."""
+    encoder_license: str | None = None
+    """Licence of the published weights that the encoder was trained from, as their publisher states it; None if
+    it is unknown, or there were none."""
     input: InputContract = InputContract()
     opset: int = 18
     format_version: int = FORMAT_VERSION

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gmtool.cli.options import AsJson, Device, Threads, Trust
 from gmtool.config import MaskValues
-from gmtool.errors import ConfigError, GmtoolError, UsageError, needs_extra
+from gmtool.errors import needs_extra
 
 if TYPE_CHECKING:
     from gmtool_serving.benchmark.images import ImageBatch
     from gmtool_serving.benchmark.run import BenchmarkRow
-
-    from gmtool.data.samples import Sample
 
 
 def benchmark(
@@ -60,17 +57,16 @@ def benchmark(
 
     with needs_extra("serve", "running a model"):
         from gmtool_serving.backends.opening import open_backend
-        from gmtool_serving.benchmark.images import load_batches, spread
-        from gmtool_serving.benchmark.run import BenchmarkSettings, run_benchmark
+        from gmtool_serving.benchmark.images import images_for, load_batches, spread
+        from gmtool_serving.benchmark.run import BenchmarkSettings, figures, run_benchmark
     wanted = None if size is None else parse_size(size, where="--size")
     classes = open_backend(models[0], device=device, threads=threads, trust=trust).spec.classes
-    samples, values = _samples(models[0], images, ground_truth, mask_values)
+    samples, values = images_for(models[0], images, ground_truth, mask_values)
     batches = load_batches(spread(samples, limit), classes, values=values, batch=batch, size=wanted)
     remark(_plan(batches, rounds))
     settings = BenchmarkSettings(device=device, threads=threads, rounds=rounds, memory=memory, trust=trust)
     rows = run_benchmark(models, batches, settings, progress=_progress)
-    value = {**_conditions(batches, batch, settings=asdict(settings)), "models": [asdict(row) for row in rows]}
-    text = json.dumps(value, indent=1)
+    text = json.dumps(figures(rows, batches, batch, settings), indent=1)
     if out is not None:
         from gmtool.files import write_atomically
 
@@ -84,32 +80,6 @@ def benchmark(
         raise typer.Exit(3)
 
 
-def _samples(
-    model: Path, images: Path | None, ground_truth: Path | None, values: MaskValues | None
-) -> tuple[list[Sample], MaskValues]:
-    """Return the images of a folder, or those that the model's run was validated on."""
-    from gmtool_serving.benchmark.images import samples_below
-
-    from gmtool.artifact.runs import CONFIG_NAME, run_of_model
-    from gmtool.data.datasets import load_split
-    from gmtool.settings import load_config
-
-    if images is not None:
-        return samples_below(images, ground_truth), values or "index"
-    if ground_truth is not None:
-        raise UsageError("--ground-truth holds the masks of --images: give both, or neither")
-    run = run_of_model(model)
-    if run is None:
-        raise ConfigError(f"{model} does not lie in its run folder: give --images DIR")
-    try:
-        data = load_config(run / CONFIG_NAME).data
-        return list(load_split(data, "val", data.val).samples), values or data.mask_values
-    except GmtoolError as error:
-        raise ConfigError(
-            f"the validation images of the model's run are not there ({error}): give --images DIR"
-        ) from error
-
-
 def _plan(batches: list[ImageBatch], rounds: int) -> str:
     count, sizes = sum(batch.count for batch in batches), {batch.images.shape[1:3] for batch in batches}
     shown = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3]) + (
@@ -117,25 +87,6 @@ def _plan(batches: list[ImageBatch], rounds: int) -> str:
     )
     truth = "with" if batches[0].truths else "without"
     return f"{count} images ({shown}) in {len(batches)} batches, {rounds} rounds, {truth} ground truth"
-
-
-def _conditions(batches: list[ImageBatch], batch: int, *, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what the figures depend on."""
-    import platform
-
-    from gmtool import __version__
-    from gmtool.resources import read_resources
-
-    sizes = sorted({batch.images.shape[1:3] for batch in batches})
-    return {
-        "gmtool_version": __version__,
-        "platform": platform.platform(),
-        "cores": read_resources(Path.cwd()).cores,
-        "images": sum(batch.count for batch in batches),
-        "sizes": [list(size) for size in sizes],
-        "batch": batch,
-        **settings,
-    }
 
 
 def _show(rows: list[BenchmarkRow]) -> None:

@@ -72,34 +72,19 @@ def split(
 
     Every training image must have a mask, since the classes are looked up there.
     """
-    import numpy as np
-
     from gmtool.artifact.runs import require_empty
     from gmtool.classes import load_classes
     from gmtool.console import remark, result
-    from gmtool.data.datasets import Split, load_split
-    from gmtool.data.ground_truth import read_truth
-    from gmtool.data.splits import format_split
-    from gmtool.data.splitting import Candidate, choose_labeled
-    from gmtool.files import write_atomically
+    from gmtool.data.splitting import choose_labeled, training_candidates, write_choice
 
     require_empty(out)
     config = _configure(kind, data, classes, {}, set_)
     class_set = load_classes(config.data.classes)
-    candidates = []
-    for sample in load_split(config.data, "train", None).samples:
-        labels = set(np.unique(read_truth(sample, class_set, values=config.data.mask_values)).tolist())
-        candidates.append(Candidate(sample, frozenset(labels - {class_set.ignore_index})))
+    candidates = training_candidates(config.data, class_set)
     chosen = choose_labeled(candidates, _wanted(count, fraction, len(candidates)), seed=seed, group_pattern=group)
-    out.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"seed": seed, "group": group}
-    for name, samples in (("labeled", chosen.labeled), ("unlabeled", chosen.unlabeled)):
-        write_atomically(out / f"{name}.txt", format_split(sample.id for sample in samples))
-        record |= {name: len(samples), f"{name}_sha256": Split(name, samples).sha256}
-    record["classes_without_label"] = [class_set.names[label] for label in sorted(chosen.missing)]
-    write_atomically(out / "split.json", json.dumps(record, indent=1) + "\n")
-    if chosen.missing:
-        remark(f"warning: in no labeled image: {', '.join(record['classes_without_label'])}: raise --count")
+    missing = write_choice(chosen, out, seed=seed, group=group, classes=class_set)
+    if missing:
+        remark(f"warning: in no labeled image: {', '.join(missing)}: raise --count")
     result(f"{len(chosen.labeled)} labeled and {len(chosen.unlabeled)} unlabeled images in {out}")
     remark("next:")
     remark(f"  gmtool train {kind} --data {config.data.root} --labels {out / 'labeled.txt'}")

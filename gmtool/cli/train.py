@@ -17,7 +17,7 @@ from gmtool.errors import UsageError
 EPILOG = groups(
     {
         "data": "DIR|KIND --data --classes --labels --unlabeled --val --download",
-        "model": "--encoder-weights --recipe --config --set",
+        "model": "--encoders --encoder-weights --init --teacher --recipe --config --set",
         "schedule": "--minutes --iterations --seed --resume",
         "machine": "--device --compile --cache",
         "output": "--out",
@@ -30,18 +30,18 @@ def train(
         str | None,
         typer.Argument(
             metavar="[DIR|KIND]",
-            help="Folder of a data set: its layout is recognised and settings are chosen from the data. Or a kind "
-            "with its settings: voc, voc-aug, cityscapes, context, folder, coco, toy.",
+            help="Folder of a data set: its layout is recognised. Or a kind: voc, voc-aug, cityscapes, context, "
+            "folder, coco, toy. Settings are chosen from the data.",
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; for toy it is made there.")] = None,
     labels: Labels = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="supervised, paper, fixmatch, plus or probe; of a KIND the paper's."),
+        typer.Option(help="supervised, paper, fixmatch, plus or probe; with --iterations alone the paper's."),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Time that training may take: with DIR, or --recipe probe.")
+        float | None, typer.Option(min=0.1, help="Time that training may take; not with --iterations.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: a fresh one below runs/.")] = None,
@@ -53,6 +53,17 @@ def train(
     ] = False,
     encoder_weights: Annotated[
         str | None, typer.Option(help="imagenet, none, or a .safetensors or .pth file.")
+    ] = None,
+    encoders: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Encoders to compare on the labels, such as resnet50 or timm:NAME."),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Earlier run whose weights training starts from; classes are matched by name."),
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Run whose network predicts the pseudo masks, such as a larger one.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings: a run's config.toml.")] = None,
     set_: Set = None,
@@ -87,6 +98,9 @@ def train(
             kind: kind,
             "--classes": classes,
             "--encoder-weights": encoder_weights,
+            "--encoders": encoders,
+            "--init": init,
+            "--teacher": teacher,
             "--recipe": recipe,
             "--config": config,
             "--out": out,
@@ -127,6 +141,9 @@ def train(
                 unlabeled=unlabeled,
                 val=val,
                 encoder_weights=encoder_weights,
+                encoders=encoders.split(",") if encoders else (),
+                init=init,
+                teacher=teacher,
                 recipe=recipe,
                 config=config,
                 settings=set_ or [],

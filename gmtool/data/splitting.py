@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gmtool.classes import ClassSet
+from gmtool.config import DataConfig
+from gmtool.data.datasets import Split, load_split
+from gmtool.data.ground_truth import read_truth
 from gmtool.data.samples import Sample
+from gmtool.data.splits import format_split
 from gmtool.errors import ConfigError
+from gmtool.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,38 @@ class LabeledChoice:
     unlabeled: tuple[Sample, ...]
     missing: frozenset[int]
     """Classes of the training images that no labeled image has."""
+
+
+def write_choice(
+    chosen: LabeledChoice, out: Path, *, seed: int, group: str | None, classes: ClassSet
+) -> list[str]:
+    """Write labeled.txt, unlabeled.txt and split.json, which says how they were chosen, into a folder.
+
+    Returns:
+        Names of the classes that no labeled image has.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"seed": seed, "group": group}
+    for name, samples in (("labeled", chosen.labeled), ("unlabeled", chosen.unlabeled)):
+        write_atomically(out / f"{name}.txt", format_split(sample.id for sample in samples))
+        record |= {name: len(samples), f"{name}_sha256": Split(name, samples).sha256}
+    missing = [classes.names[label] for label in sorted(chosen.missing)]
+    record["classes_without_label"] = missing
+    write_atomically(out / "split.json", json.dumps(record, indent=1) + "\n")
+    return missing
+
+
+def training_candidates(config: DataConfig, classes: ClassSet) -> list[Candidate]:
+    """Return the training images of a data set with the classes in their masks; each must have one.
+
+    Raises:
+        DataError: A mask is missing or cannot be used.
+    """
+    return [
+        Candidate(sample, frozenset(np.unique(truth).tolist()) - {classes.ignore_index})
+        for sample in load_split(config, "train", None).samples
+        for truth in [read_truth(sample, classes, values=config.mask_values)]
+    ]
 
 
 def choose_labeled(

@@ -47,6 +47,8 @@ class Encoder(nn.Module):
         """Channels of each feature map."""
         self.multiple = max(self.strides)
         """Height and width of an input are multiples of this, pixels."""
+        self.license: str | None = None if name == "toy" else "bsd-3-clause"
+        """Licence of torchvision's weights."""
         self.attention: Attention | None = None
         """Its attention over all positions, if it has any."""
 

@@ -59,6 +59,11 @@ class GuidedMixDecoder(nn.Module):
         self.classifier = nn.Conv2d(channels // 8, num_classes, 1)
 
     @property
+    def class_layers(self) -> list[nn.Module]:
+        """Return the layers with an output a class."""
+        return [self.classifier]
+
+    @property
     def stages(self) -> list[nn.Module]:
         """Parts that are called one after another."""
         return [self.psp, self.mitrans1, self.mitrans2]

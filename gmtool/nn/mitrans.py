@@ -26,14 +26,33 @@ class NonLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for features (B, C, H, W)."""
-        query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.query, self.key, self.value))
+        # Channels last and contiguous, or torch takes the path that makes the matrix
+        query, key, value = (
+            conv(x).flatten(2).transpose(1, 2).contiguous() for conv in (self.query, self.key, self.value)
+        )
         if self.materialize:
             # For half precision: scaled before the product, which could overflow, and normalised in float32
             scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
             mixed = torch.matmul(torch.softmax(scores.float(), dim=-1).to(value.dtype), value)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value)
+            mixed = _attend(query, key, value)
         return x + mixed.transpose(1, 2).reshape(x.shape)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return attention without its matrix of positions, (B, N, C).
+
+    Args:
+        query: (B, N, D), contiguous.
+        key: The same.
+        value: (B, N, C), contiguous, C >= D.
+    """
+    scale = query.shape[-1] ** -0.5
+    if query.device.type == "cpu":  # its fused kernel takes one width: zeros add nothing to a product
+        missing = value.shape[-1] - query.shape[-1]
+        query, key = F.pad(query, (0, missing)), F.pad(key, (0, missing))
+    heads = (each[:, None] for each in (query, key, value))
+    return F.scaled_dot_product_attention(*heads, scale=scale)[:, 0]
 
 
 class PixelShuffleUp(nn.Module):

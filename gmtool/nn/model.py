@@ -58,6 +58,11 @@ class GuidedMixNet(nn.Module):
         return self.decoder.classifier
 
     @property
+    def class_layers(self) -> list[nn.Module]:
+        """Return the layers of the pixel classifier that have an output a class."""
+        return self.decoder.class_layers
+
+    @property
     def output_stride(self) -> int:
         """Size of the (scaled) image over the size of the encoder's last features."""
         stride: int = self.encoder.strides[-1]

@@ -63,6 +63,11 @@ class PyramidDecoder(nn.Module):
         return first if self.last is None else self.last
 
     @property
+    def class_layers(self) -> list[nn.Module]:
+        """Return the layers with an output a class."""
+        return list(self.project) if self.last is None else [self.last]
+
+    @property
     def stages(self) -> list[nn.Module]:
         """Parts that are called one after another."""
         return [*self.project, self.hidden]

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -55,3 +56,16 @@ def test_detail_of_the_earlier_layer_reaches_the_result() -> None:
     x, skip = torch.randn(1, 16, 3, 3), torch.randn(1, 4, 6, 6)
     assert module(x, skip).shape == (1, 8, 6, 6)
     assert not torch.equal(module(x, skip), module(x, skip + 1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_makes_no_matrix_of_positions(training: bool) -> None:
+    block = NonLocal(16).train(training)
+    x = torch.randn(1, 16, 48, 64, requires_grad=training)
+    positions = 48 * 64
+    with torch.profiler.profile(profile_memory=True) as profile, torch.set_grad_enabled(training):
+        output = block(x)
+        if training:
+            output.square().mean().backward()
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert 0 < largest < positions**2  # of 4 positions ** 2 bytes

@@ -125,7 +125,7 @@ class OrtBackend:
             return
         count, height, width, _ = images.shape
         positions = -(-height // stride) * -(-width // stride)
-        needed = 2 * 4 * count * positions**2  # scores and softmax, float32
+        needed = int(2 * 4 * count * self.spec.attention_heads * positions**2)  # scores and softmax, float32
         if needed <= self._held_bytes:
             return
         # On a GPU host memory is no limit, but an image that exceeds all of it fits on no GPU either

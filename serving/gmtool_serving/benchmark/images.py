@@ -10,15 +10,18 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
+from gmtool.artifact.runs import CONFIG_NAME, run_of_model
 from gmtool.classes import ClassSet
 from gmtool.config import MaskValues
 from gmtool.console import remark
+from gmtool.data.datasets import load_split
 from gmtool.data.ground_truth import read_truth
 from gmtool.data.samples import Sample, mask_file
-from gmtool.errors import DataError
+from gmtool.errors import ConfigError, DataError, GmtoolError, UsageError
 from gmtool.file_kinds import IMAGE_SUFFIXES
 from gmtool.folders import LeftOut, below
 from gmtool.images import UInt8Array
+from gmtool.settings import load_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,32 @@ class ImageBatch:
     """Ground truth, (H, W) uint8, of the first `count` images; empty without ground truth."""
     count: int
     """Different images; an incomplete batch is filled with repetitions."""
+
+
+def images_for(
+    model: Path, images: Path | None, ground_truth: Path | None, values: MaskValues | None
+) -> tuple[list[Sample], MaskValues]:
+    """Return the images of a folder, or those that the model's run was validated on, and their masks' encoding.
+
+    Raises:
+        ConfigError: No folder was named, and the model lies in no run folder, or its data is gone.
+        DataError: There is no image in the folder, or none with a mask.
+        UsageError: Masks without images.
+    """
+    if images is not None:
+        return samples_below(images, ground_truth), values or "index"
+    if ground_truth is not None:
+        raise UsageError("--ground-truth holds the masks of --images: give both, or neither")
+    run = run_of_model(model)
+    if run is None:
+        raise ConfigError(f"{model} does not lie in its run folder: give --images DIR")
+    try:
+        data = load_config(run / CONFIG_NAME).data
+        return list(load_split(data, "val", data.val).samples), values or data.mask_values
+    except GmtoolError as error:
+        raise ConfigError(
+            f"the validation images of the model's run are not there ({error}): give --images DIR"
+        ) from error
 
 
 def samples_below(folder: Path, truth_dir: Path | None) -> list[Sample]:

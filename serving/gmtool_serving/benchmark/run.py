@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gmtool import __version__
 from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array
 from gmtool.report.metrics import Int64Array, confusion_matrix, mean_iou
+from gmtool.resources import read_resources
 from gmtool_serving.backends.base import Backend, InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 from gmtool_serving.benchmark.images import ImageBatch
@@ -85,6 +89,30 @@ class _Contestant:
     @property
     def runs(self) -> bool:
         return self.error is None
+
+
+def figures(
+    rows: Sequence[BenchmarkRow], batches: Sequence[ImageBatch], batch: int, settings: BenchmarkSettings
+) -> dict[str, Any]:
+    """Return measurements as JSON values, with what they depend on.
+
+    Args:
+        rows: Measurements of the models.
+        batches: What they were measured on.
+        batch: Images in a batch.
+        settings: The options.
+    """
+    sizes = sorted({each.images.shape[1:3] for each in batches})
+    return {
+        "gmtool_version": __version__,
+        "platform": platform.platform(),
+        "cores": read_resources(Path.cwd()).cores,
+        "images": sum(each.count for each in batches),
+        "sizes": [list(size) for size in sizes],
+        "batch": batch,
+        **asdict(settings),
+        "models": [asdict(row) for row in rows],
+    }
 
 
 def run_benchmark(

@@ -187,7 +187,7 @@ def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], s
     from gmtool_serving.scoring.evaluate import score
     from gmtool_serving.scoring.tasks import masks_task
 
-    # A list has lines: the rare name that is not one cannot stand in it
+    # A list holds one name a line: a name with a line break cannot stand in it
     names = [name for name in (str(image.output) for image in images) if name.isprintable()]
     with temporary_dir() as folder:
         listed = folder / "predicted.txt"

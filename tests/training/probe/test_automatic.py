@@ -6,9 +6,16 @@ import pytest
 from conftest import Cli
 from gmtool_training.recipes.automatic import input_scales
 
+from gmtool.errors import CheckpointError
 from gmtool.settings import load_config
 
-QUICK = ["--set", "model.encoder=toy", "--encoder-weights", "none", "--set", "probe.steps=10"]
+COMPARED = ["--set", "probe.steps=10", "--set", "probe.labeled_pixels=40", "--set", "probe.input_scales=[1.0]"]
+QUICK = ["--set", "model.encoder=toy", "--encoder-weights", "none", *COMPARED]
+
+
+def labels_of(data: Path) -> list[str | Path]:
+    """Return the options that name the labeled images of toy data."""
+    return ["--labels", data / "splits/labeled.txt"]
 
 
 @pytest.mark.parametrize(
@@ -28,9 +35,63 @@ def test_candidates_for_the_input_scale_follow_the_size_of_the_images(
     assert input_scales(*size) == scales
 
 
+def test_a_kind_is_configured_from_the_data_too_unless_it_is_trained_step_by_step(
+    toy_data: Path, tmp_path: Path, cli: Cli
+) -> None:
+    place = [
+        "--data",
+        toy_data,
+        "--classes",
+        toy_data / "classes.json",
+        "--labels",
+        toy_data / "splits/labeled.txt",
+    ]
+    code, _, err = cli(["train", "voc", *place, *QUICK, "--out", tmp_path / "chosen"])
+    assert code == 0, err
+    assert load_config(tmp_path / "chosen" / "config.toml").method.name == "probe"
+    small = ["--set", "data.crop_px=32", "--set", "model.decoder_channels=32", "--set", "data.workers=0"]
+    steps = ["--iterations", "2", "--set", "model.encoder=toy", "--encoder-weights", "none"]
+    code, _, err = cli(["train", "voc", *place, *small, *steps, "--out", tmp_path / "paper"])
+    assert code == 0, err
+    assert load_config(tmp_path / "paper" / "config.toml").method.name == "guidedmix"
+
+
+def test_encoders_are_compared_on_labels_kept_out_and_the_best_is_trained(
+    toy_data: Path, tmp_path: Path, cli: Cli
+) -> None:
+    arguments = ["--encoders", "toy,resnet18", "--encoder-weights", "none", *COMPARED]
+    code, _, err = cli(["train", toy_data, *labels_of(toy_data), *arguments, "--out", tmp_path / "run"])
+    assert code == 0, err
+    rows = [line.split("|") for line in (tmp_path / "run" / "encoders.md").read_text().splitlines()[2:]]
+    scores = {row[1].strip(): float(row[2]) for row in rows}
+    assert list(scores) == ["toy", "resnet18"]
+    config = load_config(tmp_path / "run" / "config.toml")
+    assert scores[config.model.encoder] == max(scores.values())
+    assert f"encoder {config.model.encoder}, input scale 1" in err
+
+
+def test_an_encoder_whose_weights_cannot_be_had_is_left_out(
+    toy_data: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(encoder: object, name: str, source: str) -> str:
+        if name == "resnet18":
+            raise CheckpointError("no network")
+        return ""
+
+    monkeypatch.setattr("gmtool_training.probe.encoders.load_encoder_weights", load)
+    arguments = ["train", toy_data, *labels_of(toy_data), *COMPARED]
+    code, _, err = cli([*arguments, "--encoders", "resnet18,toy", "--out", tmp_path / "run"])
+    assert code == 0, err
+    assert "| resnet18 | left out: no network |" in (tmp_path / "run" / "encoders.md").read_text()
+    code, _, err = cli([*arguments, "--encoders", "resnet18", "--out", tmp_path / "none"])
+    assert code == 1
+    assert "the weights of none of the encoders can be had" in err
+
+
 def test_a_folder_is_all_that_is_needed(toy_data: Path, tmp_path: Path, cli: Cli) -> None:
-    labels = ["--labels", toy_data / "splits/labeled.txt"]
-    code, out, err = cli(["train", toy_data, *labels, *QUICK, "--minutes", "5", "--out", tmp_path / "run"])
+    code, out, err = cli(
+        ["train", toy_data, *labels_of(toy_data), *QUICK, "--minutes", "5", "--out", tmp_path / "run"]
+    )
     assert code == 0, err
     assert "# mIoU" in out
     for line in ("data set: voc, recognised by JPEGImages/", "recipe probe", "input scale", "at most 5 minutes"):
@@ -44,9 +105,15 @@ def test_a_folder_is_all_that_is_needed(toy_data: Path, tmp_path: Path, cli: Cli
     ("arguments", "message"),
     [
         (
-            ["voc", "--data", "{data}", "--minutes", "3"],
-            "--minutes is for gmtool train DIR and for --recipe probe",
+            ["voc", "--data", "{data}", "--minutes", "3", "--recipe", "paper"],
+            "--minutes is for settings chosen from the data and for --recipe probe",
         ),
+        (
+            ["voc", "--data", "{data}", "--encoders", "toy,resnet18", "--iterations", "3"],
+            "--encoders is for settings chosen from the data and for --recipe probe",
+        ),
+        (["{data}", "--iterations", "3"], "--iterations is for recipes that train step by step"),
+        (["{data}", "--encoders", "toy,resnet18", "--init", "runs/a"], "take one of them"),
         (["{data}/nowhere"], "unknown data set kind"),
         ([], "train what? give the folder of a data set"),
     ],

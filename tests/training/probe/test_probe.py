@@ -11,7 +11,7 @@ from gmtool_export.run import ExportOptions, export_run
 from gmtool_training.loop.run import resume, train
 from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labeled_pixels, views_of
 from gmtool_training.probe.collect import affordable_views, class_pixel_weights
-from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, install
+from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, head_of, install
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -27,6 +27,7 @@ from gmtool_training.probe.self_training import (
 from torch import nn
 from torchmetrics import JaccardIndex
 
+from gmtool.artifact.describe import describe
 from gmtool.config import ModelConfig
 from gmtool.errors import ConfigError
 from gmtool.nn.checkpoint import load_network
@@ -93,11 +94,31 @@ def test_a_networks_scores_at_a_pixel_are_those_of_the_head(network: GuidedMixNe
     torch.testing.assert_close(scores, expected, rtol=1e-2, atol=1e-2)
 
 
+def test_the_head_of_a_decoder_is_the_one_that_was_installed(network: GuidedMixNet) -> None:
+    decoder = network.decoder
+    assert isinstance(decoder, PyramidDecoder)
+    random = torch.Generator().manual_seed(0)
+    width = sum(each.weight.shape[1] for each in decoder.project)  # type: ignore[union-attr,misc]
+    features = torch.randn(20, width, generator=random).half()
+    rows = Rows((features,), torch.eye(NUM_CLASSES)[torch.arange(20) % NUM_CLASSES])
+    head = fit_hidden([rows], options=HiddenOptions(channels=8, steps=5), random=np.random.default_rng(0))
+    install(head, decoder)
+    torch.testing.assert_close(head_of(decoder).probabilities([features]), head.probabilities([features]))
+
+
 def test_a_mirrored_view_shows_the_same_pixels(network: GuidedMixNet) -> None:
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     rows, columns = torch.tensor([3, 40]), torch.tensor([5, 50])
     mirrored = features_at(network, np.ascontiguousarray(image[:, ::-1]), View(1.0, False), rows, 63 - columns)
     torch.testing.assert_close(features_at(network, image, View(1.0, True), rows, columns), mirrored)
+
+
+def test_features_in_bfloat16_are_those_in_float32_but_for_rounding(network: GuidedMixNet) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    rows, columns = torch.arange(0, 64, 5), torch.arange(0, 64, 5)
+    exact = features_at(network, image, View(1.0, False), rows, columns).float()
+    rounded = features_at(network, image, View(1.0, False), rows, columns, bf16=True).float()
+    assert 0 < (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
 def test_the_view_that_the_network_predicts_from_comes_first() -> None:
@@ -159,6 +180,17 @@ def test_the_linear_head_is_the_minimum_that_scipy_finds() -> None:
     np.testing.assert_allclose(ours[:15], found[:15], atol=5e-3)
 
 
+def test_a_linear_head_of_too_many_rows_is_fitted_to_every_nth(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = blobs(90, seed=0, spread=2.0)
+    every_third = Bank(tuple(view[::3] for view in bank.features), bank.labels[::3], bank.images[::3])
+    monkeypatch.setattr("gmtool_training.probe.head.LINEAR_ROWS", 60)  # of 180
+    start = fit_linear([labeled_rows(bank, NUM_CLASSES)])  # its scaling is of all rows
+    thinned = fit_linear([labeled_rows(bank, NUM_CLASSES)], start=start)
+    alone = fit_linear([labeled_rows(every_third, NUM_CLASSES)], start=start)
+    for one, other in zip(thinned.layers.parameters(), alone.layers.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_rows_without_a_target_do_not_count() -> None:
     bank = blobs(60, seed=0)
     rows = labeled_rows(bank, NUM_CLASSES)
@@ -207,10 +239,9 @@ def test_self_training_moves_the_border_into_the_gap_between_clusters() -> None:
 def test_each_image_is_kept_out_once_and_whole() -> None:
     bank = blobs(200, seed=3)
     folds = folds_of(bank, 3, np.random.default_rng(0))
-    for rest, kept in folds:
-        assert not set(rest.images.tolist()) & set(kept.images.tolist())
-        assert len(rest.labels) + len(kept.labels) == 200
-    assert sorted(image for _, kept in folds for image in set(kept.images.tolist())) == list(range(20))
+    for kept_out in folds:
+        assert not set(bank.images[kept_out].tolist()) & set(bank.images[~kept_out].tolist())
+    assert sorted(image for each in folds for image in set(bank.images[each].tolist())) == list(range(20))
 
 
 def test_reliability_counts_what_is_kept_and_what_is_right() -> None:
@@ -256,6 +287,12 @@ def test_a_run_of_the_probe_exports_and_is_a_run_like_any_other(
     exported = export_run(tmp_path / "run", options=ExportOptions(allow_few_classes=True))
     assert min(row.agreement for row in exported.parity) >= 0.999
     assert network.input_scale == checkpoint.model.input_scale
+    spec = exported.records[0].spec
+    assert (spec.decoder, spec.input_scale) == ("pyramid", checkpoint.model.input_scale)
+    assert spec.encoder_license is None  # random weights are nobody's
+    shown = describe(exported.paths[0]).facts
+    assert f"decoder pyramid, input scale {spec.input_scale:g}, attention none" in shown["network"]
+    assert describe(tmp_path / "run").facts["weights from"] == "none"
     with pytest.raises(ConfigError, match="is finished: its method is the probe"):
         resume(tmp_path / "run")
 

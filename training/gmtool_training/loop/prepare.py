@@ -20,10 +20,10 @@ from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.engine.machine import Machine, open_machine, share_batch_statistics, share_weights
 from gmtool_training.engine.optim import build_optimizer
+from gmtool_training.engine.validation_memory import refuse_too_large_images
 from gmtool_training.loop.checks import find_data, refuse_undividable_batches
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.resume import RunState
-from gmtool_training.loop.validation_memory import refuse_too_large_images
 from gmtool_training.method.batchnorm import freeze
 from gmtool_training.method.class_weights import labeled_class_weights
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 
 from gmtool.artifact.run_config import save_run_config
+from gmtool.config import TrainConfig
 from gmtool.console import remark
-from gmtool.nn.checkpoint import build_network
+from gmtool.files import write_atomically
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
 from gmtool.report.metrics import mean_iou
@@ -18,10 +19,14 @@ from gmtool_training.loop.fit import FitResult
 from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
+from gmtool_training.probe.encoders import choose_encoder, with_encoder_of
 from gmtool_training.probe.input_scale import choose_input_scale
 from gmtool_training.probe.run import check_probe, fit_probe
 from gmtool_training.watch.examples import WorstImages
 from gmtool_training.watch.log import RunLog
+
+ENCODERS_NAME = "encoders.md"
+"""Table of the encoders that were compared, in the run folder."""
 
 
 def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
@@ -30,19 +35,12 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
     Raises:
         ConfigError: The settings do not fit the probe.
     """
-    config, machine, data, classes, read = run.config, run.machine, run.data, run.classes, run.readers
-    check_probe(config, labeled=len(data.labeled.samples), processes=machine.processes)
-    network.eval().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_probe(run.config, labeled=len(run.data.labeled.samples), processes=run.machine.processes)
     started = time.monotonic()
-    # Input scale: the same encoder in a network that scales its images otherwise
-    scale = choose_input_scale(network, config, data, classes, read)
-    if scale != config.model.input_scale:
-        config = replace(config, model=replace(config.model, input_scale=scale))
+    network, config = _chosen_network(run, network)
+    if config != run.config:
         save_run_config(run.run_dir, config)
-        encoder = network.encoder
-        network = build_network(config.model, classes)
-        network.encoder = encoder
-        network.eval().to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    machine, data, classes, read = run.machine, run.data, run.classes, run.readers
     # Fit, validate, save
     fitted = fit_probe(network, config, data, classes, read, started=started)
     worst = WorstImages(data.val)
@@ -72,3 +70,18 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
         labeled_sha256=data.labeled.sha256,
     )
     return FitResult(progress, matrix, worst=worst.examples)
+
+
+def _chosen_network(run: RunContext, network: GuidedMixNet) -> tuple[GuidedMixNet, TrainConfig]:
+    """Return the network with the best of several encoders, or of several input scales, in evaluation mode."""
+    config, device = run.config, run.machine.device
+    if config.probe.encoders:
+        network, model, table = choose_encoder(config, run.data, run.classes, run.readers, device)
+        write_atomically(run.run_dir / ENCODERS_NAME, table)
+        return network, replace(config, model=model)
+    network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scale = choose_input_scale(network, config, run.data, run.classes, run.readers)
+    if scale == config.model.input_scale:
+        return network, config
+    model = replace(config.model, input_scale=scale)
+    return with_encoder_of(network, model, run.classes), replace(config, model=model)

@@ -5,30 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import PIL
 import torch
 from torch import nn
 
 from gmtool.artifact.run_config import load_run_config, refuse_missing_data, save_run_config
-from gmtool.artifact.run_record import RunRecord, read_record, save_record
+from gmtool.artifact.run_record import RunRecord, save_record
 from gmtool.artifact.runs import CONFIG_NAME, require_empty
-from gmtool.classes import load_classes
+from gmtool.classes import ClassSet, load_classes
 from gmtool.config import TrainConfig
 from gmtool.console import announcing, remark
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
-from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import build_network, read_checkpoint
+from gmtool.nn.initial_weights import load_starting_weights
 from gmtool.nn.model import GuidedMixNet
-from gmtool.nn.weights import load_encoder_weights
-from gmtool.report.report import BestScore, IoUReport, Protocol, Provenance, percent
-from gmtool.report.run_page import PAGE_NAME, RunPictures, run_html
-from gmtool.report.tables import save_report
 from gmtool.settings import Settings
 from gmtool_training.data.batches import (
     LabeledBatch,
@@ -41,7 +35,8 @@ from gmtool_training.data.workers import explained_worker_failures
 from gmtool_training.engine.machine import HALF, MixedPrecision
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
-from gmtool_training.loop.fit import FitResult, fit
+from gmtool_training.loop.finish import RunResult, finish
+from gmtool_training.loop.fit import fit
 from gmtool_training.loop.hooks import build_hooks
 from gmtool_training.loop.lock import locked
 from gmtool_training.loop.prepare import RunContext, build_context, build_state, checked_data, on_this_machine
@@ -58,32 +53,12 @@ from gmtool_training.loop.resume import RunState, restore
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
 from gmtool_training.loop.stop import stop_on_signals
 from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
+from gmtool_training.method.other_run import load_teacher
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
-from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
-from gmtool_training.watch.examples import WorstImages, labeled_examples
+from gmtool_training.watch.examples import WorstImages
 from gmtool_training.watch.log import RunLog, SilentLog
-from gmtool_training.watch.record import begun, ended
+from gmtool_training.watch.record import begun
 from gmtool_training.watch.time_left import TimeLeft
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Folder, report and duration of a finished run."""
-
-    run_dir: Path
-    report: IoUReport
-    """Scores of the last weights."""
-    seconds: float
-    """Wall-clock time of the training loop with validations, in seconds."""
-
-    @property
-    def best_miou(self) -> float | None:
-        """Best validation mIoU in [0, 1]; None if no pixel was scored."""
-        return self.report.best.miou if self.report.best else None
-
-    def __fspath__(self) -> str:
-        """Return the run folder: the result is taken wherever its path is."""
-        return str(self.run_dir)
 
 
 def train(
@@ -117,7 +92,8 @@ def train(
         data = checked_data(config, classes, check=machine.is_first)
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
-        remark(_initial_weights(network, config))
+        if not config.probe.encoders:  # the probe loads those that it compares
+            remark(_starting_weights(network, config, classes))
     run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
     # Everything is checked: write from here on
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -164,7 +140,7 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
-            remark(_initial_weights(network, config))
+            remark(_starting_weights(network, config, classes))
         run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
         return _run(run, network, resumed=True)
 
@@ -173,7 +149,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     config, machine, data = run.config, run.machine, run.data
     if config.method.name == "probe":
         started = time.monotonic()
-        return _finished(run, run_probe(run, network), time.monotonic() - started)
+        return finish(run, run_probe(run, network), time.monotonic() - started)
     # Schedule and state; a resumed run continues from its checkpoint
     schedule = build_schedule(config, run.classes)
     state = build_state(config, machine, network)
@@ -211,13 +187,13 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     # Report
     machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
-    return _finished(run, replace(result, worst=worst.examples), seconds)
+    return finish(run, replace(result, worst=worst.examples), seconds)
 
 
-def _initial_weights(network: GuidedMixNet, config: TrainConfig) -> str:
+def _starting_weights(network: GuidedMixNet, config: TrainConfig, classes: ClassSet) -> str:
     """Load the weights that the settings name; return one line about them."""
     with announcing("loading weights"):
-        return load_encoder_weights(network.encoder, config.model.encoder, config.model.encoder_weights)
+        return load_starting_weights(network, config.model, classes)
 
 
 @contextmanager
@@ -231,25 +207,6 @@ def _advising_to_resume(run: RunContext) -> Iterator[None]:
         if not run.config.run.save_state:
             remedy = "it cannot be resumed, since run.save_state is false"
         raise type(error)(f"{done} iterations, saved: {remedy}") from error
-
-
-def _finished(run: RunContext, result: FitResult, seconds: float) -> RunResult:
-    report = _report(run, result)
-    if run.machine.is_first:
-        save_report(report, run.run_dir)
-        save_record(run.run_dir, ended(read_record(run.run_dir), seconds=seconds))
-        _write_page(run, report, result)
-    return RunResult(run.run_dir, report, seconds)
-
-
-def _write_page(run: RunContext, report: IoUReport, result: FitResult) -> None:
-    sheet = run.run_dir / PAIRS_NAME
-    pictures = RunPictures(
-        worst=result.worst,
-        labeled=labeled_examples(run.data.labeled, run.classes, run.readers.labeled),
-        unlabeled=sheet.read_bytes() if sheet.is_file() else None,
-    )
-    write_atomically(run.run_dir / PAGE_NAME, run_html(run.run_dir, report, pictures))
 
 
 def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> TrainingProgress:
@@ -299,6 +256,10 @@ def _unlabeled_batches(
 
 def _build_step(run: RunContext, average: nn.Module | None) -> Step:
     method, classes, weights = run.config.method, run.classes, run.class_weights
+    if method.teacher_run is not None and method.name == "guidedmix":
+        teacher = load_teacher(method.teacher_run, classes, run.machine.device)
+        fixed = replace(method, teacher="average")
+        return partial(guidedmix_step, method=fixed, classes=classes, average=teacher, class_weights=weights)
     if method.name == "supervised":
         return partial(supervised_step, method=method, classes=classes, class_weights=weights)
     return partial(guidedmix_step, method=method, classes=classes, average=average, class_weights=weights)
@@ -329,39 +290,4 @@ def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -
         start=start.iteration,
         time_left=time_left,
         class_names=run.classes.names,
-    )
-
-
-def _truth_values(run: RunContext) -> str:
-    """Return how the masks of the validation images are read."""
-    if run.config.data.layout == "coco":
-        return "COCO annotations, matched by category name"
-    meanings = {"index": "class indices", "raw": "raw ids of the class set", "color": "colors of the class set"}
-    values = run.config.data.mask_values
-    return f"{meanings[values]} (data.mask_values={values})"
-
-
-def _report(run: RunContext, result: FitResult) -> IoUReport:
-    checkpoint, progress, data = read_checkpoint(run.run_dir, "last"), result.progress, run.data
-    remark(
-        f"last mIoU {percent(checkpoint.miou)} %, best {percent(progress.best_miou)} % at iteration "
-        f"{progress.best_iteration} (chosen on the validation set, so it flatters)"
-    )
-    return IoUReport(
-        confusion=result.last,
-        classes=run.classes,
-        num_images=len(data.val.samples),
-        failed=(),
-        provenance=Provenance(
-            split=data.val.name,
-            split_sha256=data.val.sha256,
-            model=str(run.run_dir),
-            model_sha256=checkpoint.sha256,
-            backend=f"torch {torch.__version__} {run.config.run.device}",
-            precision=run.config.run.precision,
-            labeled_sha256=data.labeled.sha256,
-            versions=(f"torch {torch.__version__}", f"numpy {np.__version__}", f"Pillow {PIL.__version__}"),
-        ),
-        protocol=Protocol(truth_values=_truth_values(run)),
-        best=BestScore(progress.best_miou, progress.best_iteration, result.images),
     )

@@ -17,7 +17,7 @@ from gmtool.report.metrics import Int64Array, confusion_matrix
 from gmtool_training.data.batches import whole_images
 from gmtool_training.data.readers import LabeledReader
 from gmtool_training.engine.machine import Machine
-from gmtool_training.loop.validation_memory import REMEDY, is_out_of_memory
+from gmtool_training.engine.validation_memory import REMEDY, is_out_of_memory
 from gmtool_training.watch.examples import WorstImages
 
 

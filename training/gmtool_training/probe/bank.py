@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet, normalize
@@ -48,6 +48,8 @@ class Bank:
     """(N,) int64 class indices; the ignore index where there is no label."""
     images: Tensor
     """(N,) int64: index of the image that a pixel is of."""
+    teacher: Tensor | None = None
+    """(N, K) float32 class probabilities of a teacher from another run; None without one."""
 
     @property
     def bytes(self) -> int:
@@ -56,7 +58,10 @@ class Bank:
 
     def rows(self, wanted: Tensor) -> Bank:
         """Return the pixels at `wanted`: indices, or (N,) bool."""
-        return Bank(tuple(each[wanted] for each in self.features), self.labels[wanted], self.images[wanted])
+        teacher = None if self.teacher is None else self.teacher[wanted]
+        return Bank(
+            tuple(each[wanted] for each in self.features), self.labels[wanted], self.images[wanted], teacher
+        )
 
 
 def views_of(scales: Sequence[float]) -> tuple[View, ...]:
@@ -103,11 +108,21 @@ class BankBuilder:
     Args:
         network: In evaluation mode, with the decoder `pyramid`.
         views: What is computed of each image.
+        bf16: Compute the encoder in bfloat16.
+        teacher: Network whose probabilities are kept, too.
     """
 
-    def __init__(self, network: GuidedMixNet, views: Sequence[View]) -> None:
+    def __init__(
+        self,
+        network: GuidedMixNet,
+        views: Sequence[View],
+        *,
+        bf16: bool = False,
+        teacher: nn.Module | None = None,
+    ) -> None:
         assert not network.training  # batch statistics of single images are not those of the encoder
-        self._network, self._views = network, views
+        self._network, self._views, self._bf16, self._teacher = network, views, bf16, teacher
+        self._probabilities: list[Tensor] = []
         self._features: list[list[Tensor]] = [[] for _ in views]
         self._labels: list[Tensor] = []
         self._images: list[Tensor] = []
@@ -115,18 +130,24 @@ class BankBuilder:
     def add(self, image: UInt8Array, pixels: Pixels) -> None:
         """Add the pixels of one image (H, W, 3)."""
         for view, features in zip(self._views, self._features, strict=True):
-            features.append(features_at(self._network, image, view, pixels.rows, pixels.columns))
+            features.append(features_at(self._network, image, view, pixels.rows, pixels.columns, bf16=self._bf16))
+        if self._teacher is not None:
+            self._probabilities.append(probabilities_at(self._teacher, image, pixels.rows, pixels.columns))
         self._images.append(torch.full((len(pixels.labels),), len(self._images)))
         self._labels.append(pixels.labels)
 
     def build(self) -> Bank:
-        """Return what was collected."""
-        features = tuple(torch.cat(each) for each in self._features)
-        return Bank(features, torch.cat(self._labels), torch.cat(self._images))
+        """Return what was collected; the builder is empty then."""
+        # The parts of a view are freed before those of the next one are joined
+        features = tuple(torch.cat(self._features.pop(0)) for _ in self._views)
+        teacher = torch.cat(self._probabilities) if self._probabilities else None
+        return Bank(features, torch.cat(self._labels), torch.cat(self._images), teacher)
 
 
 @torch.inference_mode()
-def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tensor, columns: Tensor) -> Tensor:
+def features_at(
+    network: GuidedMixNet, image: UInt8Array, view: View, rows: Tensor, columns: Tensor, *, bf16: bool = False
+) -> Tensor:
     """Return what the decoder's projections see at some pixels of one view of an image: (n, D) float16.
 
     Args:
@@ -135,6 +156,7 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
         view: Scale and mirroring.
         rows: (n,) of the pixels, in the image as it is.
         columns: The same.
+        bf16: Compute the encoder in bfloat16.
     """
     height, width = image.shape[:2]
     scale = view.scale * network.input_scale
@@ -149,7 +171,9 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
     multiple = network.encoder.multiple
     below, right = -scaled_height % multiple, -scaled_width % multiple
     padded = F.pad(x, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
-    maps = network.decoder.levels(network.encoder(padded))  # type: ignore[operator]
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        features = network.encoder(padded)
+    maps = network.decoder.levels([each.float() for each in features])  # type: ignore[operator]
     # The middle of each pixel, in [-1, 1] of the padded view
     y = (rows.to(device).float() + 0.5) * scaled_height / height
     x_middle = (columns.to(device).float() + 0.5) * scaled_width / width
@@ -157,7 +181,16 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
         x_middle = scaled_width - x_middle
     grid = torch.stack([x_middle / (scaled_width + right), y / (scaled_height + below)], dim=-1) * 2 - 1
     at = [
-        F.grid_sample(each.float(), grid[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
+        F.grid_sample(each, grid[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
         for each in maps
     ]
     return torch.cat(at, dim=1).half().cpu()
+
+
+@torch.inference_mode()
+def probabilities_at(teacher: nn.Module, image: UInt8Array, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the class probabilities that a network gives some pixels of an image (H, W, 3): (n, K) float32."""
+    device = next(teacher.parameters()).device
+    x = normalize(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
+    logits: Tensor = teacher(x).logits[0]
+    return logits[:, rows.to(device), columns.to(device)].T.float().softmax(dim=1).cpu()

@@ -7,31 +7,51 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.console import remark
 from gmtool.data.datasets import TrainingData
 from gmtool.errors import DataError, some_names
+from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
 from gmtool.progress import track
 from gmtool.resources import available_memory
 from gmtool_training.data.cache import Readers
-from gmtool_training.probe.bank import Bank, BankBuilder, View, any_pixels, features_at, labeled_pixels
+from gmtool_training.probe.bank import (
+    Bank,
+    BankBuilder,
+    View,
+    any_pixels,
+    features_at,
+    labeled_pixels,
+    probabilities_at,
+)
 
 MAX_SHARE = 0.25
 """Share of the memory that is free which the features of unlabeled images may take."""
 
 
+def is_bf16(config: TrainConfig) -> bool:
+    """Return whether features are computed in bfloat16."""
+    return config.run.precision == "bf16-mixed"
+
+
 def affordable_views(
-    network: GuidedMixNet, data: TrainingData, read: Readers, views: Sequence[View], seconds: float
+    network: GuidedMixNet,
+    data: TrainingData,
+    read: Readers,
+    views: Sequence[View],
+    seconds: float,
+    *,
+    bf16: bool = False,
 ) -> tuple[View, ...]:
     """Return the views that all labeled images take within `seconds`: the image as it is, then the cheapest."""
     image = read.labeled(0)[0]
     somewhere = torch.zeros(1, dtype=torch.int64)
     started = time.monotonic()
-    features_at(network, image, View(1.0, False), somewhere, somewhere)
+    features_at(network, image, View(1.0, False), somewhere, somewhere, bf16=bf16)
     # The time grows with the pixels
     whole = (time.monotonic() - started) * len(data.labeled.samples)
     ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))
@@ -60,7 +80,7 @@ def labeled_bank(
     views: Sequence[View],
     *,
     pixels: int,
-    balance: float,
+    config: TrainConfig,
     random: np.random.Generator,
 ) -> Bank:
     """Return features of pixels of all labeled images, drawn by the weights of their classes."""
@@ -68,10 +88,10 @@ def labeled_bank(
     masks = [read.labeled(index)[1] for index in indices]
     counts = sum(torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=256) for mask in masks)
     assert isinstance(counts, Tensor)
-    weights = class_pixel_weights(counts[: len(classes)], balance=balance)
+    weights = class_pixel_weights(counts[: len(classes)], balance=config.probe.balance)
     weights[classes.ignore_index] = 0
     mean = float(np.mean([weights.numpy()[mask].sum() for mask in masks]))
-    builder = BankBuilder(network, views)
+    builder = BankBuilder(network, views, bf16=is_bf16(config))
     for index in track(indices, total=len(indices)):
         image, mask = read.labeled(index)
         builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
@@ -88,22 +108,26 @@ def unlabeled_bank(
     seconds: float,
     seconds_a_view: float,
     random: np.random.Generator,
+    teacher: nn.Module | None = None,
 ) -> Bank:
     """Return features of pixels of unlabeled images: as many images and views as time and memory allow.
 
-    Images that cannot be read are left out and named.
+    Images that cannot be read are left out and named. With a teacher, its probabilities are kept beside them.
     """
     count = len(data.unlabeled.samples)
+    seconds_of_teacher = 0.0 if teacher is None else _teacher_seconds(teacher, read.labeled(0)[0])
     # Every image twice, then other scales as far as the time goes; fewer images only if that is too much
-    passes = min(float(len(views)), seconds / (count * seconds_a_view))
+    passes = min(float(len(views)), max(0.0, seconds / count - seconds_of_teacher) / seconds_a_view)
     taken = views[: max(2, int(passes))]
-    images = max(1, min(count, int(count * passes / len(taken))))
+    seconds_an_image = len(taken) * seconds_a_view + seconds_of_teacher
+    images = max(1, min(count, int(min(float(count), seconds / seconds_an_image))))
     features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
     room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
     pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
     started = time.monotonic()
     chosen = np.sort(random.permutation(count)[:images])
-    builder, unreadable = BankBuilder(network, taken), []
+    builder = BankBuilder(network, taken, bf16=is_bf16(config), teacher=teacher)
+    unreadable = []
     for index in track(chosen.tolist(), total=images):
         try:
             image = read.unlabeled(index)
@@ -123,3 +147,10 @@ def unlabeled_bank(
         f"{time.monotonic() - started:.0f} s, {bank.bytes / 2**20:.0f} MiB"
     )
     return bank
+
+
+def _teacher_seconds(teacher: nn.Module, image: UInt8Array) -> float:
+    """Return the time that a teacher takes for an image, seconds."""
+    started = time.monotonic()
+    probabilities_at(teacher, image, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    return time.monotonic() - started

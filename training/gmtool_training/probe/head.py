@@ -15,6 +15,8 @@ from gmtool.nn.pyramid_decoder import PyramidDecoder
 STATISTICS_ROWS = 50_000
 """Rows from which mean and deviation of the features are computed, at most."""
 
+LINEAR_ROWS = 100_000
+"""Rows that a multinomial regression takes all at once; of more, every n-th one. 0.5 GB in EfficientNet-Lite2."""
 BATCH_NORM_EPS = 1e-5
 """What torch adds to a variance."""
 MIN_STD = 5e-3
@@ -93,8 +95,7 @@ def fit_linear(rows: Sequence[Rows], *, l2: float = 1e-3, iterations: int = 40, 
         start: A linear head to start from; its scaling is kept.
     """
     scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0])
-    z = torch.cat([scaling(view) for each in rows for view in each.features])
-    targets = torch.cat([each.targets for each in rows for _ in each.features])
+    z, targets = _evenly(rows, scaling)
     targets = targets / targets.sum()
     mass = targets.sum(dim=1, keepdim=True)
     layer = nn.Linear(z.shape[1], targets.shape[1])
@@ -116,6 +117,20 @@ def fit_linear(rows: Sequence[Rows], *, l2: float = 1e-3, iterations: int = 40, 
     with torch.no_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     return Head(scaling, nn.Sequential(layer).eval().requires_grad_(False))
+
+
+def _evenly(rows: Sequence[Rows], scaling: Scaling) -> tuple[Tensor, Tensor]:
+    """Return scaled features and targets of all rows, or of every n-th one: `LINEAR_ROWS` or somewhat more."""
+    views = [(view, each.targets) for each in rows for view in each.features]
+    step = max(1, sum(len(view) for view, _ in views) // LINEAR_ROWS)
+    targets = torch.cat([wanted[::step] for _, wanted in views])
+    z = torch.empty(len(targets), views[0][0].shape[1])
+    start = 0
+    for view, wanted in views:
+        stop = start + len(wanted[::step])
+        z[start:stop] = scaling(view[::step])
+        start = stop
+    return z, targets
 
 
 def fit_hidden(
@@ -198,6 +213,27 @@ def _batch(
         targets.append(wanted[index])
     chosen = torch.cat(targets)
     return torch.cat(features), chosen / chosen.sum(dim=1, keepdim=True)
+
+
+def head_of(decoder: PyramidDecoder) -> Head:
+    """Return the hidden layer that a decoder computes: what `install` made it compute."""
+    assert decoder.last is not None
+    values, levels = decoder.state_dict(), range(len(decoder.project))
+    mean = torch.cat([values[f"norms.{level}.running_mean"] for level in levels])
+    variance = torch.cat([values[f"norms.{level}.running_var"] for level in levels])
+    first = torch.cat([values[f"project.{level}.weight"].flatten(1) for level in levels], dim=1)
+    last = values["last.weight"].flatten(1)
+    layers = _layers(first.shape[1], len(last), HiddenOptions(channels=len(first)))
+    layers.load_state_dict(
+        {
+            "0.weight": first,
+            "0.bias": values["project.0.bias"],
+            "3.weight": last,
+            "3.bias": values["last.bias"],
+        }
+    )
+    scaling = Scaling(mean, (variance + BATCH_NORM_EPS).sqrt())
+    return Head(scaling, layers.eval().requires_grad_(False))
 
 
 @torch.no_grad()

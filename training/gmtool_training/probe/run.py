@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from gmtool.artifact.checkpoints import read_checkpoint
+from gmtool.artifact.lookup import find_checkpoint
 from gmtool.classes import ClassSet
 from gmtool.config import ProbeConfig, TrainConfig
 from gmtool.console import remark
@@ -17,12 +20,10 @@ from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool_training.data.cache import Readers
-from gmtool_training.probe.bank import (
-    Bank,
-    views_of,
-)
-from gmtool_training.probe.collect import affordable_views, labeled_bank, unlabeled_bank
-from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, install
+from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
+from gmtool_training.probe.bank import Bank, views_of
+from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
+from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, head_of, install
 from gmtool_training.probe.self_training import (
     FOLDS,
     Fit,
@@ -38,6 +39,8 @@ from gmtool_training.probe.self_training import (
 
 TOLERATED = 0.005
 """Mean IoU that self-training may lose on the images kept out: less is noise."""
+THRESHOLD_OF_OTHERS = 0.9
+"""Confidence from which the pseudo labels of another run count."""
 LABELED_SHARE = 0.2
 """Share of the time that the features of the labeled images may take; views are left out to stay within it."""
 FIT_SHARE = 0.4
@@ -61,6 +64,11 @@ class _Budget:
 
     def __init__(self, minutes: float | None, *, started: float) -> None:
         self._end = None if minutes is None else started + 60 * minutes
+
+    def keep(self, seconds: float) -> None:
+        """Keep time for what comes after the fit."""
+        if self._end is not None:
+            self._end -= seconds
 
     @property
     def left_s(self) -> float:
@@ -108,14 +116,18 @@ def fit_probe(
     probe, random = config.probe, np.random.default_rng(config.run.seed)
     budget = _Budget(probe.minutes, started=started)
     network.eval()
-    views = affordable_views(network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s)
+    views = affordable_views(
+        network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s, bf16=is_bf16(config)
+    )
     # Features of the labeled and, as far as the time goes, of the unlabeled images
     began = time.monotonic()
     labeled = labeled_bank(
-        network, data, classes, read, views, pixels=probe.labeled_pixels, balance=probe.balance, random=random
+        network, data, classes, read, views, pixels=probe.labeled_pixels, config=config, random=random
     )
     seconds = time.monotonic() - began
     remark(f"features of {len(data.labeled.samples)} labeled images, {len(views)} views each: {seconds:.0f} s")
+    seconds_a_view = seconds / (len(data.labeled.samples) * len(views))
+    budget.keep(seconds_a_view * len(data.val.samples))  # validation looks at each image once
     unlabeled = None
     if probe.rounds and data.unlabeled.samples:
         unlabeled = unlabeled_bank(
@@ -125,24 +137,41 @@ def fit_probe(
             views,
             config=config,
             seconds=(1 - FIT_SHARE) * budget.left_s,
-            seconds_a_view=seconds / (len(data.labeled.samples) * len(views)),
+            seconds_a_view=seconds_a_view,
             random=random,
+            teacher=_teacher(network, config, classes),
         )
     # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
     folds = folds_of(labeled, FOLDS, random)
     fits = _fits(probe, config.model.decoder_channels, random)
-    judged = [_judge(kind, fit, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
+    judged = [_judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
     best = max(judged, key=lambda one: one.score)
     remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}")
     # That classifier on all labels
-    fit, heads = fits[best.kind], []
+    fit = fits[best.kind]
+    heads = [fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))]
     if best.helps and unlabeled is not None:
-        heads = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds)
-    else:
-        heads = [fit([labeled_rows(labeled, len(classes))], None)]
+        heads = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds, start=heads[0])
     _install(heads[-1], network)
     channels = config.model.decoder_channels if best.kind == "hidden layer" else 0
     return ProbeResult(probe.steps * len(heads), channels, best.helps)
+
+
+def _teacher(network: GuidedMixNet, config: TrainConfig, classes: ClassSet) -> TeacherOfOtherRun | None:
+    """Return the network of `method.teacher_run`, if there is one."""
+    source = config.method.teacher_run
+    return None if source is None else load_teacher(source, classes, next(network.parameters()).device)
+
+
+def _earlier_head(network: GuidedMixNet, config: TrainConfig, kind: str) -> Head | None:
+    """Return the hidden layer of the run that `model.init` names, if it has one of this width."""
+    if config.model.init is None or kind == "linear":  # a linear fit ends in the same place wherever it starts
+        return None
+    earlier = read_checkpoint(*find_checkpoint(config.model.init, None)).model
+    if (earlier.decoder, earlier.decoder_channels) != ("pyramid", config.model.decoder_channels):
+        return None
+    assert isinstance(network.decoder, PyramidDecoder)
+    return head_of(network.decoder)
 
 
 def _fits(probe: ProbeConfig, channels: int, random: np.random.Generator) -> dict[str, Fit]:
@@ -184,39 +213,52 @@ class _Judged:
 def _judge(
     kind: str,
     fit: Fit,
-    folds: Sequence[tuple[Bank, Bank]],
+    labeled: Bank,
+    folds: Sequence[Tensor],
     unlabeled: Bank | None,
     num_classes: int,
     probe: ProbeConfig,
 ) -> _Judged:
     """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does."""
-    heads = [fit([labeled_rows(fitted, num_classes)], None) for fitted, _ in folds]
-    kept_out = [each for _, each in folds]
-    confusions = [pixel_confusion(head, kept, num_classes) for head, kept in zip(heads, kept_out, strict=True)]
-    alone = mean_iou(torch.stack(confusions).sum(dim=0))
+    heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
+    alone = _pooled_mean_iou(heads, labeled, folds, num_classes)
     line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
     # How sure is sure enough
-    found = [head.probabilities(kept.features).max(dim=1) for head, kept in zip(heads, kept_out, strict=True)]
-    right = [each.indices == kept.labels for each, kept in zip(found, kept_out, strict=True)]
-    measured = reliability(torch.cat([each.values for each in found]), torch.cat(right))
-    threshold = choose_threshold(measured) if probe.threshold is None else probe.threshold
+    confidence, right = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.bool)
+    for head, kept_out in zip(heads, folds, strict=True):
+        kept = labeled.rows(kept_out)
+        confidence[kept_out], found = head.probabilities(kept.features).max(dim=1)
+        right[kept_out] = found == kept.labels
+    measured = reliability(confidence, right)
+    threshold = probe.threshold
+    if threshold is None:  # a teacher from another run may have been trained on the images kept out
+        own = unlabeled is None or unlabeled.teacher is None
+        threshold = choose_threshold(measured) if own else THRESHOLD_OF_OTHERS
     options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
     if unlabeled is None:
         remark(line)
         return _Judged(kind, options, alone, None)
     # A round of self-training
     trained = [
-        self_train(fit, fitted, unlabeled, options, rounds=1, start=head)[-1]
-        for head, (fitted, _) in zip(heads, folds, strict=True)
+        self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head)[-1]
+        for head, kept_out in zip(heads, folds, strict=True)
     ]
-    confusions = [pixel_confusion(head, kept, num_classes) for head, kept in zip(trained, kept_out, strict=True)]
-    after = mean_iou(torch.stack(confusions).sum(dim=0))
+    after = _pooled_mean_iou(trained, labeled, folds, num_classes)
     place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
     remark(
         f"{line}, {100 * after:.1f} % with pseudo labels above {threshold:g}: "
         f"{100 * measured.kept[place]:.0f} % of the pixels, {100 * measured.right[place]:.0f} % of them right"
     )
     return _Judged(kind, options, alone, after)
+
+
+def _pooled_mean_iou(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> float:
+    """Return the mean IoU over all labeled images, each predicted by the head that has not seen it."""
+    confusions = [
+        pixel_confusion(head, labeled.rows(kept_out), num_classes)
+        for head, kept_out in zip(heads, folds, strict=True)
+    ]
+    return mean_iou(torch.stack(confusions).sum(dim=0))
 
 
 def _install(head: Head, network: GuidedMixNet) -> None:

@@ -74,7 +74,9 @@ def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions) -> Ro
 def self_train(
     fit: Fit, labeled: Bank, unlabeled: Bank, options: PseudoOptions, *, rounds: int, start: Head | None = None
 ) -> list[Head]:
-    """Return the head of labels alone, then that of each round; the teacher of a round is the head before it.
+    """Return the head of labels alone, then that of each round.
+
+    The teacher of a round is the head before it, or another run, whose probabilities the unlabeled pixels have.
 
     Args:
         fit: Fits a head.
@@ -87,7 +89,8 @@ def self_train(
     rows = labeled_rows(labeled, options.num_classes)
     heads = [start or fit([rows], None)]
     for _ in range(rounds):
-        pseudo = pseudo_rows(unlabeled, heads[-1].probabilities(unlabeled.features), options)
+        found = unlabeled.teacher if unlabeled.teacher is not None else heads[-1].probabilities(unlabeled.features)
+        pseudo = pseudo_rows(unlabeled, found, options)
         total = float(pseudo.targets.sum()) * len(pseudo.features)
         if total == 0:
             break
@@ -122,11 +125,10 @@ def choose_threshold(measured: Reliability, *, least: float = LEAST_RIGHT) -> fl
     return measured.thresholds[-1]
 
 
-def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[tuple[Bank, Bank]]:
-    """Return `count` divisions of a bank: the rest, and a part of the images that is kept out, each once."""
+def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor]:
+    """Return the pixels that are kept out of each of `count` fits, (N,) bool: a part of the images, each once."""
     order = random.permutation(torch.unique(bank.images).numpy())
-    kept = [torch.isin(bank.images, torch.from_numpy(order[fold::count].copy())) for fold in range(count)]
-    return [(bank.rows(~each), bank.rows(each)) for each in kept]
+    return [torch.isin(bank.images, torch.from_numpy(order[fold::count].copy())) for fold in range(count)]
 
 
 def pixel_confusion(head: Head, bank: Bank, num_classes: int) -> Tensor:

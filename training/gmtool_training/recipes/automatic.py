@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gmtool.config import INPUT_SCALES, DataConfig
+from gmtool.config import INPUT_SCALES, TrainConfig
 from gmtool.data.datasets import load_training_data
 from gmtool.images import displayed_size, open_image
+from gmtool.nn.packaged_weights import packaged_file
 from gmtool.settings import Settings
 from gmtool_training.recipes.recipes import recipe
 
@@ -30,26 +31,28 @@ class Chosen:
     """Lines for a person."""
 
 
-def choose_settings(data: DataConfig, *, minutes: float | None) -> Chosen:
-    """Choose encoder, recipe, input scales and time from the data.
+def choose_settings(config: TrainConfig, *, minutes: float | None) -> Chosen:
+    """Choose recipe, input scales and time from the data.
 
     Args:
-        data: Where the data is.
+        config: The recipe `probe` with what was asked for, and where the data is.
         minutes: Time that training may take; None for `DEFAULT_MINUTES`.
 
     Raises:
         DataError: The data cannot be found.
     """
-    found = load_training_data(data)
+    found = load_training_data(config.data)
     step = max(1, len(found.labeled.samples) // LOOKED_AT)
     sizes = [displayed_size(open_image(sample.image_path)) for sample in found.labeled.samples[::step]]
     height, width = (int(median(side)) for side in zip(*sizes, strict=True))
     scales = input_scales(height, width)
     allowed = DEFAULT_MINUTES if minutes is None else minutes
     settings: Settings = {**recipe("probe"), "probe.input_scales": scales, "probe.minutes": allowed}
+    if config.model.init is not None:
+        scales = (config.model.input_scale,)
     reasons = (
         f"recipe probe: a small classifier of frozen features, for {len(found.labeled.samples)} labeled images",
-        f"encoder {settings['model.encoder']}, frozen: its ImageNet weights come with the installation",
+        _encoder_reason(config),
         f"input scale: {_listed(scales)} for images of about {width}x{height}"
         + ("; labeled images kept out of the fit decide" if len(scales) > 1 else ""),
         "class weights: (share of the labeled pixels) ** -0.5, so that rare classes count",
@@ -57,6 +60,16 @@ def choose_settings(data: DataConfig, *, minutes: float | None) -> Chosen:
         f"time: at most {allowed:g} minutes" + ("" if minutes is not None else "; --minutes N changes that"),
     )
     return Chosen(settings, reasons)
+
+
+def _encoder_reason(config: TrainConfig) -> str:
+    if config.probe.encoders:
+        return f"encoder: the best of {', '.join(config.probe.encoders)} on labeled images kept out, frozen"
+    if config.model.init is not None:
+        return f"encoder {config.model.encoder}, frozen, of {config.model.init}"
+    if packaged_file(config.model.encoder) is not None and config.model.encoder_weights == "imagenet":
+        return f"encoder {config.model.encoder}, frozen: its ImageNet weights come with the installation"
+    return f"encoder {config.model.encoder}, frozen: weights {config.model.encoder_weights}"
 
 
 def input_scales(height: int, width: int) -> tuple[float, ...]:

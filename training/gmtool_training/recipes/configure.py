@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gmtool.artifact.checkpoints import read_checkpoint
+from gmtool.artifact.lookup import find_checkpoint
 from gmtool.classes import BUILT_IN
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.errors import ConfigError
@@ -23,8 +25,9 @@ def configure(
     settings: Settings | Sequence[str] = (),
     chosen: Settings | None = None,
 ) -> TrainConfig:
-    """Return defaults < settings of the kind < `--recipe` < `--config` < `--set` < named flags (None: not given).
+    """Return defaults < settings of the kind < `--recipe` < network of `--init` < `--config` < `--set` < flags.
 
+    A flag that is None was not given.
     `chosen` takes the place of a recipe: settings that `choose_settings` found in the data.
 
     Raises:
@@ -36,7 +39,25 @@ def configure(
         **{name: value for name, value in flags.items() if value is not None},
     }
     method = recipe(recipe_name) if recipe_name else chosen or {}
-    return build_config(preset(kind), _own_files(kind, asked), method, asked)
+    earlier = _earlier_network(asked["model.init"], method) if "model.init" in asked else {}
+    return build_config(preset(kind), _own_files(kind, asked), method, earlier, asked)
+
+
+def _earlier_network(init: str, method: Settings) -> Settings:
+    """Return the settings of the network of an earlier run, as far as a recipe can take them."""
+    run_dir, name = find_checkpoint(init, None)
+    model = read_checkpoint(run_dir, name).model
+    shared = {"model.encoder": model.encoder, "model.output_stride": model.output_stride}
+    decoder = {
+        "model.decoder": model.decoder,
+        "model.decoder_channels": model.decoder_channels,
+        "model.non_local_1": model.non_local_1,
+        "model.non_local_2": model.non_local_2,
+    }
+    if method.get("method.name") != "probe":
+        return {**shared, **decoder, "model.input_scale": model.input_scale}
+    # The probe fits a decoder of its own; the scale was chosen before
+    return {**shared, "model.input_scale": model.input_scale, "probe.input_scales": (model.input_scale,)}
 
 
 def _own_files(kind: str, asked: Settings) -> Settings:
