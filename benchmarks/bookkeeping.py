@@ -130,7 +130,9 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
             labeled=labeled,
             unlabeled=repeat(UnlabeledBatch(images, torch.ones_like(masks, dtype=torch.bool))),
             hooks=Hooks(
-                validate=lambda: np.eye(len(CLASSES), dtype=np.int64),
+                validate=lambda _: np.eye(len(CLASSES), dtype=np.int64),
+                validate_rest=None,
+                val_images=(1, 0),
                 after_update=watch.timed(
                     "average of the weights",
                     lambda step: update_average(average, network, decay=0.99, step=step),

@@ -12,7 +12,7 @@ from gmtool.api.arguments import PathLike, given, refuse
 from gmtool.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool_training.loop.run import RunResult
+    from gmtool_training.loop.finish import RunResult
 
     from gmtool.settings import Settings
 
@@ -132,6 +132,9 @@ def train(
         "settings": asked,
     }
     full = configure(kind, given(named), **layers, chosen=RECIPES["probe"] if automatic else None)
+    from gmtool_training.loop.checks import check_settings
+
+    check_settings(full, makes_data=download or kind == "toy")
     if automatic:
         from gmtool_training.recipes.automatic import choose_settings
 
@@ -142,9 +145,6 @@ def train(
             remark(line)
         full = configure(kind, given(named), **layers, chosen=chosen.settings)
 
-    from gmtool_training.loop.checks import check_settings
-
-    check_settings(full, makes_data=download or kind == "toy")
     with _loading_torch():
         from gmtool_training.data.download import download_data
         from gmtool_training.loop.run import train as run
@@ -165,7 +165,7 @@ def train(
 def _refuse_misfits(
     of_probe: Mapping[str, object], iterations: int | None, encoders: Sequence[str], init: PathLike | None
 ) -> None:
-    """Raise for options that do nothing in this run: those of the probe alone, and steps of one that takes none."""
+    """Raise for options that do nothing in this run: those of the probe, and steps where it takes none."""
     if iterations is not None:
         raise UsageError(
             "--iterations is for recipes that train step by step: give --recipe supervised, paper, fixmatch or "
@@ -236,8 +236,8 @@ def resume(
 def _let_idle_threads_sleep() -> None:
     """Let threads of OpenMP without work sleep instead of spinning, unless the environment says otherwise.
 
-    Beside another busy process, spinning threads take the processor from those that they wait for. OpenMP reads the
-    variable when torch is loaded.
+    Beside another busy process, spinning threads take the processor from those that they wait for. OpenMP reads
+    the variable when torch is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

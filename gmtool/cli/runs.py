@@ -90,9 +90,9 @@ def _table(rows: list[RunRow], below: Path) -> Table:
     for name in ("labeled", "unlabeled", "iteration", "last %", "best %", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        name = row.path.relative_to(below) if row.path != below and row.path.is_relative_to(below) else row.path
+        path = row.path.relative_to(below) if row.path != below and row.path.is_relative_to(below) else row.path
         done = str(row.iteration) if row.is_finished else f"{row.iteration}/{row.iterations}"
-        texts = (str(name), row.recipe, row.data, _number(row.labeled), _number(row.unlabeled), done)
+        texts = (str(path), row.recipe, row.data, _number(row.labeled), _number(row.unlabeled), done)
         scores = (percent(row.last), percent(row.best), clock(row.seconds))
         table.add_row(*map(cell, texts + scores))
     return table

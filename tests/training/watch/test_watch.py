@@ -70,7 +70,7 @@ def test_validation_has_a_bar_of_its_own_and_training_comes_back() -> None:
         assert status.count() == "validating 7/12"
         assert status.figures == ("iteration 40/100", "loss 0.5")
     assert status.count() == "training 40/100"
-    assert status.figures == ("loss 0.5",)
+    assert list(status.figures) == ["loss 0.5"]
 
 
 def test_a_stop_is_shown_until_the_end() -> None:

@@ -146,8 +146,8 @@ def fit(
             else:
                 hooks.save(progress, None, False)
     assert matrix is not None
-    images = hooks.val_images[0] if hooks.validate_rest is not None else None
-    return FitResult(progress, matrix, images)
+    limited = hooks.val_images[0] if hooks.validate_rest is not None else None
+    return FitResult(progress, matrix, limited)
 
 
 def _validate_and_save(
