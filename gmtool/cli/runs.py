@@ -71,9 +71,12 @@ def _show(rows: list[RunRow], *, below: Path, as_json: bool) -> None:
 
 def _print(table: Table) -> None:
     """Print a table: on a terminal it is folded to fit; a file gets a line a row."""
+    from rich.console import Console
+
     from gmtool.console import stdout
 
-    stdout().print(table, width=None if stdout().is_terminal else WIDEST)
+    console = stdout() if stdout().is_terminal else Console(width=WIDEST, highlight=False)
+    console.print(table)
 
 
 def _table(rows: list[RunRow], below: Path) -> Table:
