@@ -139,6 +139,8 @@ def predict(
     if isinstance(model_path, Model):
         model_path = model_path.path
     # On a cluster
+    if mask_values is not None and ground_truth is None:
+        raise UsageError("--mask-values needs --ground-truth DIR")
     for option, value in (("--ray-actors", ray_actors), ("--ray-cpus", ray_cpus), ("--ray-gpus", ray_gpus)):
         if ray is None and value is not None:
             raise UsageError(f"{option} needs --ray")

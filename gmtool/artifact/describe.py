@@ -123,7 +123,8 @@ def _plan_facts(spec: PlanSpec) -> dict[str, str]:
 
 def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
     origin, image = spec.provenance, spec.input
-    attention = "none" if spec.attention_stride is None else f"at 1/{spec.attention_stride:g} of the image's size"
+    stride = spec.attention_stride
+    attention = "none" if stride is None else f"at 1/{stride:.3g} of the image's size"
     shapes = {"mask": "uint8 [N, H, W]", "confidence": "uint8 [N, H, W]", "logits": "float32 [N, C, H, W]"}
     return {
         "precision": spec.precision,

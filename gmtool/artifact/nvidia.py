@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import platform
+import sys
 import threading
 from contextlib import ContextDecorator
 from functools import cache
@@ -13,11 +15,19 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, Gpu, Host, release
-from gmtool.errors import BackendError, MissingExtraError, needs_extra
+from gmtool.errors import BackendError, BackendMemoryError, MissingExtraError, needs_extra
 
 EXTRAS: dict[Flavour, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
-OLDEST: dict[Flavour, str] = {"tensorrt": "10.12", "tensorrt_rtx": "1.2"}
+OLDEST: dict[Flavour, str] = {"tensorrt": "10.3", "tensorrt_rtx": "1.2"}
 """Oldest supported release of each flavour."""
+
+
+def load_driver() -> ctypes.CDLL | None:
+    """Return the library of NVIDIA's driver; None without a driver."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
 
 
 def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:
@@ -49,6 +59,7 @@ def cuda_result(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the results of a cuda-bindings call without its status.
 
     Raises:
+        BackendMemoryError: The device has not enough memory.
         BackendError: The status is not success.
     """
     from cuda.bindings import runtime
@@ -56,12 +67,12 @@ def cuda_result(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     status, *values = answer
     if status != runtime.cudaError_t.cudaSuccess:
         _, text = runtime.cudaGetErrorString(status)
-        hint = ""
+        hint, kind = "", BackendError
         if status == runtime.cudaError_t.cudaErrorInsufficientDriver:
             hint = ": update the NVIDIA driver, or install the cuda-bindings of its CUDA version"
         elif status == runtime.cudaError_t.cudaErrorMemoryAllocation:
-            hint = ": take smaller images or smaller batches"
-        raise BackendError(f"CUDA: {text.decode()}{hint}")
+            hint, kind = ": take smaller images or smaller batches", BackendMemoryError
+        raise kind(f"CUDA: {text.decode()}{hint}")
     return tuple(values)
 
 

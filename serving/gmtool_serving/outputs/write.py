@@ -109,6 +109,7 @@ def write_outputs(
             except OSError as error:
                 reason = error.strerror or str(error)
                 code = "disk_full" if error.errno in DISK_FULL else "cannot_write"
-                return Failure(code, f"{store.locate(path)}: cannot be written: {reason}")
+                remedy = ": give the image a shorter name" if error.errno == errno.ENAMETOOLONG else ""
+                return Failure(code, f"{store.locate(path)}: cannot be written: {reason}{remedy}")
             written.append(OutputFile(path, len(content), hashlib.sha256(content).hexdigest()))
     return tuple(written)

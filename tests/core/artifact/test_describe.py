@@ -35,7 +35,7 @@ def test_an_onnx_model_tells_all_that_its_spec_holds(toy_model: Path, cli: Cli) 
     assert code == 0, err
     for text in (
         "fp32",
-        "encoder toy, output stride 8",
+        "encoder toy, output stride 8, decoder guidedmix, input scale 1, attention at 1/8 of",
         "mask: uint8 [N, H, W]",
         "#e69f00",
         "triangle",

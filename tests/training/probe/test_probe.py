@@ -10,7 +10,7 @@ import torch
 from gmtool_export.run import ExportOptions, export_run
 from gmtool_training.loop.run import resume, train
 from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labeled_pixels, views_of
-from gmtool_training.probe.collect import affordable_views, class_pixel_weights
+from gmtool_training.probe.collect import _until, affordable_views, class_pixel_weights
 from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, head_of, install
 from gmtool_training.probe.self_training import (
     PseudoOptions,
@@ -98,7 +98,7 @@ def test_the_head_of_a_decoder_is_the_one_that_was_installed(network: GuidedMixN
     decoder = network.decoder
     assert isinstance(decoder, PyramidDecoder)
     random = torch.Generator().manual_seed(0)
-    width = sum(each.weight.shape[1] for each in decoder.project)  # type: ignore[union-attr,misc]
+    width = sum(each.num_features for each in decoder.norms if isinstance(each, nn.BatchNorm2d))
     features = torch.randn(20, width, generator=random).half()
     rows = Rows((features,), torch.eye(NUM_CLASSES)[torch.arange(20) % NUM_CLASSES])
     head = fit_hidden([rows], options=HiddenOptions(channels=8, steps=5), random=np.random.default_rng(0))
@@ -141,6 +141,13 @@ def test_views_are_left_out_where_there_is_no_time_for_them(
         [1.0, 1.0, 0.5, 0.5],
         [1.0, 1.0, 0.5, 0.5, 2.0, 2.0],
     ]
+
+
+def test_unlabeled_images_are_taken_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("gmtool_training.probe.collect.time.monotonic", lambda: next(clock))
+    assert list(_until([5, 3, 9, 1], 1.5)) == [5, 3, 9]
+    assert list(_until([5, 3, 9, 1], -1.0)) == [5]
 
 
 def test_pixels_are_drawn_by_the_weights_of_their_classes() -> None:

@@ -71,8 +71,8 @@ def refuse_other_images(run_dir: Path, saved: Mapping[str, Any] | None, data: Tr
     for name, split in (("labeled", data.labeled), ("unlabeled", data.unlabeled), ("val", data.val)):
         if saved[f"{name}_sha256"] != split.sha256:
             raise ConfigError(
-                f"the {name} images of {run_dir} have changed since it began, so it cannot go on exactly: start a "
-                f"new run from its weights with gmtool train ... --init {run_dir}"
+                f"the {name} images of {run_dir} have changed since it began: put them back, or start a new run "
+                f"from its weights with gmtool train ... --init {run_dir}"
             )
 
 
@@ -103,8 +103,9 @@ def refuse_other_computation(run_dir: Path, config: TrainConfig) -> None:
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ConfigError(
-            f"{run_dir / CONFIG_NAME}: changed since the run began: {'; '.join(changed[:3])}{more}: the "
-            f"computation depends on it: restore it, or start a new run from its weights with --init {run_dir}"
+            f"{run_dir} began with other settings: {'; '.join(changed[:3])}{more}: the computation depends on "
+            f"that: leave the option out or restore {CONFIG_NAME}, or start a new run from its weights with "
+            f"--init {run_dir}"
         )
 
 

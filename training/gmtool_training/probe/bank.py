@@ -127,6 +127,11 @@ class BankBuilder:
         self._labels: list[Tensor] = []
         self._images: list[Tensor] = []
 
+    @property
+    def num_images(self) -> int:
+        """Images that were added."""
+        return len(self._images)
+
     def add(self, image: UInt8Array, pixels: Pixels) -> None:
         """Add the pixels of one image (H, W, 3)."""
         for view, features in zip(self._views, self._features, strict=True):

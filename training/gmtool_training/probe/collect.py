@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -125,10 +125,11 @@ def unlabeled_bank(
     room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
     pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
     started = time.monotonic()
-    chosen = np.sort(random.permutation(count)[:images])
+    chosen = random.permutation(count)[:images].tolist()
     builder = BankBuilder(network, taken, bf16=is_bf16(config), teacher=teacher)
     unreadable = []
-    for index in track(chosen.tolist(), total=images):
+    # A machine that became slower since the estimate gives fewer images, not a longer run
+    for index in track(_until(chosen, started + seconds), total=images):
         try:
             image = read.unlabeled(index)
         except DataError:
@@ -141,12 +142,22 @@ def unlabeled_bank(
             f"warning: {len(unreadable)} unlabeled images cannot be read and are left out: "
             f"{some_names(unreadable)}"
         )
+    if not builder.num_images:
+        raise DataError(f"none of {images} unlabeled images can be read: {some_names(unreadable)}")
     bank = builder.build()
     remark(
-        f"features of {images} of {count} unlabeled images, {len(taken)} views each: "
+        f"features of {builder.num_images} of {count} unlabeled images, {len(taken)} views each: "
         f"{time.monotonic() - started:.0f} s, {bank.bytes / 2**20:.0f} MiB"
     )
     return bank
+
+
+def _until(indices: Sequence[int], end: float) -> Iterator[int]:
+    """Yield indices, at least one, until `time.monotonic` has passed `end`."""
+    for place, index in enumerate(indices):
+        if place and time.monotonic() > end:
+            return
+        yield index
 
 
 def _teacher_seconds(teacher: nn.Module, image: UInt8Array) -> float:
