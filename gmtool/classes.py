@@ -17,6 +17,7 @@ MAX_RAW_ID = 65_535
 
 BUILT_IN = ("voc", "cityscapes", "context")
 BUILT_IN_DIR = Path(__file__).parent / "class_sets"
+DISTINCT_COLORS = BUILT_IN_DIR / "distinct_colors.json"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ClassSet:
         """Build a class set from its JSON form.
 
         Args:
-            value: A mapping with `names`; optional `palette` (default: VOC's colours), `raw_ids`,
+            value: A mapping with `names`; optional `palette` (default: `distinct_palette`), `raw_ids`,
                 `ignore_index`, `background` (a class name; default: the class named "background") and
                 `ignore_colors` (default: none).
             where: Name of the file, for messages.
@@ -103,7 +104,8 @@ class ClassSet:
         try:
             return cls(
                 names=names,
-                palette=file.palette or voc_palette(len(names)),
+                palette=file.palette
+                or distinct_palette(len(names), None if background is None else names.index(background)),
                 raw_ids=file.raw_ids or tuple(range(len(names))),
                 ignore_index=file.ignore_index,
                 background=None if background is None else names.index(background),
@@ -204,6 +206,23 @@ def _classes_of_categories(categories: dict[int, str], *, where: str) -> ClassSe
     unused = own[0] if own else next(raw_id for raw_id in range(len(things) + 1) if raw_id not in things)
     names = ["background", *things.values()]
     return ClassSet.from_dict({"names": names, "raw_ids": [unused, *things]}, where=where)
+
+
+def distinct_palette(count: int, background: int | None = None) -> tuple[Color, ...]:
+    """Return `count` colours that people, also with colour vision deficiency, tell apart; none is nearly black.
+
+    The background is grey. The source of the colours is in `class_sets/distinct_colors.json`.
+    """
+    value = read_json(DISTINCT_COLORS)
+    colors = [_from_hex(text) for text in value["colors"]][:count]
+    if background is not None:
+        colors.insert(background, _from_hex(value["background"]))
+    return tuple(colors[:count])
+
+
+def _from_hex(text: str) -> Color:
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
 
 
 def voc_palette(count: int) -> tuple[Color, ...]:

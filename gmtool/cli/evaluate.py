@@ -176,7 +176,7 @@ def evaluate(
 
 def show_progress(ids: Iterable[str]) -> Iterator[str]:
     """Pass ids on; show progress on a terminal."""
-    from gmtool.console import track
+    from gmtool.progress import track
 
     listed = list(ids)
     return track(listed, total=len(listed))

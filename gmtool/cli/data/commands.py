@@ -131,7 +131,7 @@ def _wanted(count: int | None, fraction: str | None, total: int) -> int:
 
 
 def _track(looks: Iterable[Any], total: int) -> Iterator[Any]:
-    from gmtool.console import track
+    from gmtool.progress import track
 
     return track(looks, total=total)
 

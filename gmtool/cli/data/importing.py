@@ -81,6 +81,6 @@ def import_(
 
 
 def _track(items: Iterable[Any], total: int) -> Iterator[Any]:
-    from gmtool.console import track
+    from gmtool.progress import track
 
     return track(items, total=total)
