@@ -290,4 +290,5 @@ def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -
         start=start.iteration,
         time_left=time_left,
         class_names=run.classes.names,
+        on_processor=run.machine.device.type == "cpu",
     )
