@@ -33,6 +33,7 @@ from gmtool_training.data.batches import (
 )
 from gmtool_training.data.workers import explained_worker_failures
 from gmtool_training.engine.machine import in_precision
+from gmtool_training.engine.memory import explained_memory
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop.finish import RunResult, finish
@@ -167,6 +168,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
         stop_on_signals(machine, log.stopping) as stop,
         _advising_to_resume(run),
         explained_worker_failures(run.run_dir),
+        explained_memory(config),
     ):
         result = fit(
             machine,
