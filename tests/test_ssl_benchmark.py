@@ -138,3 +138,20 @@ def test_a_budget_is_spent_and_not_overdrawn(ssl: Any) -> None:
     steps = ssl.iterations_within(3000, method_of("paper"), data)
     spent = 0.05 * steps * 3 + 0.95 * steps * 10
     assert 3000 - 10 < spent <= 3000
+
+
+def test_what_few_labels_give_is_paired_by_seed() -> None:
+    few: Any = SimpleNamespace(**runpy.run_path(str(PROGRAM.with_name("few_labels.py")), run_name="few_labels"))
+    scores = {"default": [81.0, 83.0, 82.0], "alone": [74.0, 75.0, 76.0], "all-labels": [88.0, 88.0, 88.0]}
+    runs = [
+        few.Run(variant, seed, miou, 400.0, 500.0, 3.0, "0" * 12)
+        for variant, values in scores.items()
+        for seed, miou in enumerate(values)
+    ]
+    gained = [7.0, 8.0, 6.0]
+    assert few.differences(runs, "default", "alone") == gained
+    expected = ttest_rel(scores["default"], scores["alone"]).confidence_interval(0.95)
+    assert few.interval(gained) == f"7.00 ± {(expected.high - expected.low) / 2:.2f}"
+    text = few.to_markdown(runs)
+    assert f"- default over alone: {few.interval(gained)}" in text
+    assert "that is closed: 54 %" in text  # 7 of 13
