@@ -34,7 +34,7 @@ def demo(
     from gmtool.report.report import percent
 
     with needs_extra("all", "the demo"):
-        from gmtool.cli.progress import TerminalObserver
+        from gmtool.cli.terminal.progress import TerminalObserver
     started = time.monotonic()
     root = require_empty(out or fresh_dir("demo"))
     data, run = root / "data", root / "run"

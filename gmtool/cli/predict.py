@@ -117,7 +117,7 @@ def predict(
     with needs_extra("serve", "predicting"):
         from gmtool_serving.pipeline.job import UnfinishedError
 
-        from gmtool.cli.progress import TerminalObserver
+        from gmtool.cli.terminal.progress import TerminalObserver
     try:
         summary = prediction.predict(
             inputs,
@@ -158,7 +158,7 @@ def show_summary(summary: PredictionSummary, *, as_json: bool = False) -> None:
     """Print the result on stdout, and what could not be scored on stderr."""
     score = summary.score
     if score is not None:
-        from gmtool.cli.progress import tell_kinds
+        from gmtool.cli.terminal.progress import tell_kinds
         from gmtool.report.tables import failed_kinds, left_out_kinds
 
         for kinds in (failed_kinds(score), left_out_kinds(score)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from gmtool.cli import signals, streams
+from gmtool.cli import signals
+from gmtool.cli.terminal import streams
 
 RESUME_REMEDY = ": masks that are done are whole; the same command with --resume does the rest"
 

@@ -44,7 +44,7 @@ class DeployModel(nn.Module):
         x = normalize(image.float().permute(0, 3, 1, 2))
         scores = self.network.scores(self.network.pad(x).to(self.dtype)).float()
         logits = self.network.upscale(scores, height, width)
-        finite = _finite_images(scores)[:, None, None]
+        finite = _finite_images(scores)
         mask = torch.where(finite, logits.argmax(dim=1), NO_LABEL)
         # The largest probability is 1 / sum(exp(logits - largest)), without memory for all probabilities
         total = torch.exp(logits - logits.amax(dim=1, keepdim=True)).sum(dim=1)
@@ -53,5 +53,9 @@ class DeployModel(nn.Module):
 
 
 def _finite_images(scores: Tensor) -> Tensor:
-    """Return (N,) bool: all scores of an image are finite. A comparison with NaN is false in every runtime."""
-    return (scores.abs() <= torch.finfo(torch.float32).max).float().amin(dim=(1, 2, 3)) > 0.5
+    """Return (N, 1, 1) bool: all scores of an image are finite. A comparison with NaN is false in every runtime.
+
+    Without an Unsqueeze of two axes, which OpenCV 4 refuses.
+    """
+    finite = (scores.abs() <= torch.finfo(torch.float32).max).float()
+    return finite.amin(dim=1).amin(dim=(1, 2), keepdim=True) > 0.5

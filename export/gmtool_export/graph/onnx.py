@@ -19,6 +19,8 @@ from gmtool_export.graph.deploy import OUTPUTS, DeployModel
 
 OPSET = 18
 """ONNX opset: ONNX Runtime's CUDA provider lacks kernels of 19 and later, TensorRT refuses 23's Attention."""
+IR_VERSION = 8
+"""Version of the file format: that of opset 18. torch writes 10, which ONNX Runtime refuses before 1.18."""
 TRACED_SHAPE = (2, 160, 224)
 """Batch, height and width of the example; all three are dynamic in the graph."""
 DIMENSIONS: dict[OutputName, tuple[str | int, ...]] = {
@@ -75,6 +77,7 @@ def keep_outputs(model: onnx.ModelProto, outputs: Sequence[OutputName]) -> onnx.
 def finish(model: onnx.ModelProto, spec: ArtifactSpec) -> bytes:
     """Return the content of a sealed ONNX file: the graph with the outputs of `spec`, the spec and a hash."""
     kept = keep_outputs(model, spec.outputs)
+    kept.ir_version = IR_VERSION
     onnx.helper.set_model_props(kept, {SPEC_KEY: spec.to_json(), SHA256_KEY: UNSEALED})
     onnx.checker.check_model(kept)
     return seal(kept.SerializeToString())
