@@ -27,7 +27,8 @@ def load(
         model: ONNX model, TensorRT plan, or run folder; None for the newest model below `runs/`.
         device: `auto` takes CUDA where it works.
         threads: Processor threads of an ONNX model; 0 for one a core.
-        trust: Run a TensorRT plan that no sidecar vouches for: plans are executable.
+        trust: Run an ONNX model that was changed after its export, or a TensorRT plan that no sidecar vouches for:
+            plans are executable.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.

@@ -15,7 +15,10 @@ from gmtool.escaping import printable
 
 DEBUG_VARIABLE = "GMTOOL_DEBUG"
 
-COMMANDS = ("demo", "train", "export", "predict", "evaluate", "benchmark", "info", "doctor", "data", "submit")
+COMMANDS = (
+    *("demo", "train", "export", "verify", "predict", "evaluate", "benchmark"),
+    *("info", "doctor", "data", "submit"),
+)
 """In the order of the help. Each is a function or, with commands of its own, `app`, in the module of its name."""
 GROUPS = ("data", "submit")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHAPE = "BxHxW"
 EPILOG = groups(
     {
-        "model": "--precision --output --checkpoint --onnx --json",
+        "model": "--precision --output --shape --checkpoint --onnx --json",
         "proof": "--images --score-images --min-agreement --max-miou-drop --no-parity --allow-few-classes",
         "int8": "--calibration --symmetric",
         "TensorRT": "--trt --min-shape --opt-shape --max-shape --trt-runtime --workspace --timing-cache "
@@ -44,6 +44,10 @@ def export(
         Literal["mask", "mask+confidence", "logits"],
         typer.Option(help="Class indices, also the largest probability, or the logits of all classes."),
     ] = "mask",
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar=SHAPE, help="One shape for the ONNX model, for runtimes without dynamic ones. [any]"),
+    ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT plan.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX model; the default without --trt.")] = False,
     triton: Annotated[
@@ -158,6 +162,7 @@ def export(
         source,
         precision=precision,
         output=output,
+        shape=shape,
         trt=plan if trt else False,
         onnx=onnx or not trt,
         triton=None if triton is None else repository,

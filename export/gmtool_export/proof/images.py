@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gmtool.artifact.shapes import BatchShape
 from gmtool.artifact.spec import Precision
 from gmtool.config import TrainConfig
 from gmtool.data.datasets import Split, load_split
@@ -50,6 +51,7 @@ def gather_evidence(
     num_scored: int,
     num_classes: int,
     allow_few_classes: bool,
+    shape: BatchShape | None = None,
 ) -> Evidence:
     """Load the images of the proof, and run PyTorch on them at several shapes.
 
@@ -60,6 +62,7 @@ def gather_evidence(
         num_scored: Validation images to score, evenly spaced; 0 for all.
         num_classes: Classes of the network.
         allow_few_classes: Accept a network that predicts too few classes.
+        shape: The one shape of a model that takes no other; None for any.
 
     Raises:
         DataError: No images.
@@ -79,7 +82,7 @@ def gather_evidence(
         samples = split.samples
     # Run PyTorch, and require several predicted classes
     images = tuple(sample.read_image() for sample in spread(samples, COMPARED_IMAGES))
-    compared = reference_batches(network, images)
+    compared = reference_batches(network, images, shape)
     labels = np.concatenate([example.logits.argmax(axis=1).ravel() for example in compared.values()])
     predicted = classes_predicted(np.bincount(labels, minlength=num_classes))
     if not allow_few_classes:
@@ -88,7 +91,7 @@ def gather_evidence(
         images=images,
         batches=compared,
         classes_predicted=predicted,
-        scored=None if split is None else _scored(split, config, num_scored),
+        scored=None if split is None else _scored(split, config, num_scored, shape),
         not_scored=problem,
     )
 
@@ -101,8 +104,8 @@ def _validation(config: TrainConfig) -> tuple[Split | None, str | None]:
         return None, str(error)
 
 
-def _scored(split: Split, config: TrainConfig, count: int) -> ScoredImages:
+def _scored(split: Split, config: TrainConfig, count: int, shape: BatchShape | None) -> ScoredImages:
     listed = len(split.samples)
     count = min(count or listed, listed)
     samples = tuple(split.samples[index * listed // count] for index in range(count))
-    return ScoredImages(split.name, listed, samples, config.data.mask_values)
+    return ScoredImages(split.name, listed, samples, config.data.mask_values, shape)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
+from gmtool.artifact.shapes import BatchShape
 from gmtool.classes import ClassSet
 from gmtool.config import MaskValues
 from gmtool.data.ground_truth import read_truth
@@ -61,16 +64,49 @@ class ScoredImages:
     num_listed: int
     samples: tuple[Sample, ...]
     values: MaskValues
+    shape: BatchShape | None = None
+    """Shape that a model of one shape takes: images and ground truth are brought to it."""
+
+    def image(self, sample: Sample) -> UInt8Array:
+        """Return an image as a batch, (N, H, W, 3); larger ones than `MAX_OWN_PIXELS` are scaled down."""
+        image = sample.read_image()
+        if self.shape is None:
+            return shrink(image, MAX_OWN_PIXELS)[None]
+        resized = Image.fromarray(image).resize((self.shape.width, self.shape.height))
+        return np.repeat(np.array(resized)[None], self.shape.batch, axis=0)
+
+    def truth(self, sample: Sample, classes: ClassSet) -> UInt8Array:
+        """Return the ground truth of an image at the size of its batch, (H, W)."""
+        truth = read_truth(sample, classes, values=self.values)
+        if self.shape is None:
+            return shrink(truth, MAX_OWN_PIXELS)
+        size = (self.shape.width, self.shape.height)
+        return np.array(Image.fromarray(truth).resize(size, Image.Resampling.NEAREST))
+
+
+class PyTorchMasks:
+    """Masks of a network for the scored images: each is computed once, and kept compressed."""
+
+    def __init__(self, network: GuidedMixNet) -> None:
+        self._network = network
+        self._kept: dict[str, bytes] = {}
+
+    def of(self, sample: Sample, images: UInt8Array) -> UInt8Array:
+        """Return the mask, (H, W), of the first of the images of a sample."""
+        name = str(sample.image_path)
+        if name not in self._kept:
+            mask = reference_logits(self._network, images[:1]).argmax(axis=1)[0].astype(np.uint8)
+            self._kept[name] = zlib.compress(mask.tobytes(), 1)
+        kept = np.frombuffer(zlib.decompress(self._kept[name]), dtype=np.uint8)
+        return kept.reshape(images.shape[1:3])
 
 
 MIN_SHARE = 0.005
 """Smallest share of the pixels for a class to count as predicted."""
 
 
-def score(network: GuidedMixNet, runner: Runner, images: ScoredImages, classes: ClassSet) -> ScoreProof:
+def score(masks: PyTorchMasks, runner: Runner, images: ScoredImages, classes: ClassSet) -> ScoreProof:
     """Score the network in PyTorch and the exported model on the same images.
-
-    Images larger than `MAX_OWN_PIXELS` are scaled down, with their ground truth, for both.
 
     Raises:
         DataError: An image or a mask cannot be read, or no pixel has a class.
@@ -81,10 +117,9 @@ def score(network: GuidedMixNet, runner: Runner, images: ScoredImages, classes: 
     rows: list[tuple[ImageScore, int]] = []
     # Add up both confusion matrices
     for sample in images.samples:
-        image = shrink(sample.read_image(), MAX_OWN_PIXELS)
-        truth = shrink(read_truth(sample, classes, values=images.values), MAX_OWN_PIXELS)
-        expected = reference_logits(network, image[None]).argmax(axis=1)[0].astype(np.uint8)
-        actual: UInt8Array = runner(image[None])["mask"][0]
+        batch, truth = images.image(sample), images.truth(sample, classes)
+        expected = masks.of(sample, batch)
+        actual: UInt8Array = runner(batch)["mask"][0]
         if (actual == NO_LABEL).any():
             raise ParityError(f"the exported model's scores of {sample.id} are not finite: nothing was written")
         for index, mask in enumerate((expected, actual)):

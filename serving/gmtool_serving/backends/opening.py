@@ -22,7 +22,7 @@ def open_backend(
         path: Model file of `gmtool export`.
         device: `auto` takes CUDA if driver and provider are available.
         threads: CPU threads of an ONNX model; 0 for one a core.
-        trust: Load a TensorRT plan without a sidecar. An ONNX model always needs its hash.
+        trust: Load a TensorRT plan without a sidecar, or an ONNX model that was changed after its export.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
@@ -35,4 +35,4 @@ def open_backend(
         return TrtBackend(path, device=device, trust=trust)
     with needs_extra("serve", "running a model"):
         from gmtool_serving.backends.onnx_runtime import OrtBackend
-    return OrtBackend(path, device=device, threads=threads)
+    return OrtBackend(path, device=device, threads=threads, trust=trust)
