@@ -75,6 +75,15 @@ def export(
 
     run_dir, name = find_checkpoint(run, checkpoint)  # before torch is imported, which takes seconds
     with needs_extra("export", "exporting"):
+        from gmtool_export.data_check import check_images
+    check_images(
+        run_dir,
+        parity=parity,
+        image_dir=as_path(images),
+        int8=precision == "int8",
+        calibration_dir=as_path(calibration),
+    )
+    with needs_extra("export", "exporting"):
         from gmtool_export.run import ExportOptions, export_run
         from gmtool_export.targets import TensorRTTarget, TritonTarget
     for_int8 = {"--calibration": calibration, "--symmetric": symmetric}

@@ -57,6 +57,7 @@ def predict(
     pad: int = 0,
     tile: Size | None = None,
     overlap: int | None = None,
+    min_confidence: float | None = None,
     exif: Literal["apply", "ignore"] = "apply",
     bits: int = 16,
     max_pixels: int | None = None,
@@ -90,6 +91,8 @@ def predict(
         pad: Pad images to a multiple of so many pixels, so that more have one size.
         tile: Height and width of tiles for larger images; needs a model with logits.
         overlap: Pixels that tiles share. [a quarter]
+        min_confidence: Pixels whose largest probability is smaller, in [0, 1], get the ignore label; needs a model
+            with confidence.
         exif: Masks of images as displayed, or as stored.
         bits: Bits that 16-bit grey images use, 8 to 16.
         max_pixels: Larger images fail. [200 000 000]
@@ -118,7 +121,7 @@ def predict(
         from gmtool_serving.inputs.collect import collect_images
         from gmtool_serving.inputs.decode import DecodeOptions
         from gmtool_serving.inputs.shards import Shard
-        from gmtool_serving.pipeline.compute import ComputeOptions
+        from gmtool_serving.pipeline.compute import ComputeOptions, parse_min_confidence
         from gmtool_serving.pipeline.job import Scoring, predict_job, refuse_uris
         from gmtool_serving.pipeline.model import Model
         from gmtool_serving.pipeline.run import PredictOptions
@@ -129,12 +132,14 @@ def predict(
     options = PredictOptions(
         formats=formats,
         decode=DecodeOptions(exif == "apply", pixels, bits),
-        compute=ComputeOptions(pad, parse_tiling(tile, overlap)),
+        compute=ComputeOptions(pad, parse_tiling(tile, overlap), parse_min_confidence(min_confidence)),
         batch=batch,
         workers=workers,
         resume=resume,
         shard=None if shard is None else Shard.parse(shard),
     )
+    if min_confidence is not None and "voc-submission" in formats:
+        raise UsageError("--min-confidence does not go with --format voc-submission, which has no ignored pixels")
     scoring = None if ground_truth is None else Scoring.of(Path(ground_truth), mask_values, formats)
     given_root, model_path = None if root is None else os.fspath(root), model
     if isinstance(model_path, Model):

@@ -128,14 +128,31 @@ def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
         "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, decoder {spec.decoder}, "
         f"input scale {spec.input_scale:g}, attention {attention}",
         "licence": f"of the encoder's published weights: {spec.encoder_license or 'not known'}",
-        "input": f"{image.name}: {image.dtype} [N, H, W, 3] {image.color}, at least {image.min_size_px} px a side",
+        "input": f"{image.name}: {image.dtype} {_shape(spec)} {image.color}, at least {image.min_size_px} px",
         "outputs": "; ".join(f"{name}: {shapes[name]}" for name in spec.outputs),
+        "unsure pixels": _unsure_pixels(spec),
         "opset": str(spec.opset),
         "run": f"{origin.run}, after {origin.iteration} iterations, validation mIoU {_percent(origin.miou)} %",
         "weights": f"sha256 {_short(origin.weights_sha256)}",
         "labeled": f"sha256 of the images' names {_short(origin.labeled_sha256)}",
         "exported": f"{origin.created} by gmtool {origin.gmtool_version}, torch {origin.torch_version}",
     }
+
+
+def _shape(spec: ArtifactSpec) -> str:
+    shape = spec.input.shape
+    return "[N, H, W, 3]" if shape is None else f"{[*shape, 3]}, no other shape,"
+
+
+def _unsure_pixels(spec: ArtifactSpec) -> str:
+    """Return which formats carry what `predict --min-confidence` ignores."""
+    if not {"confidence", "logits"} & set(spec.outputs):
+        return "predict --min-confidence needs an export with --output mask+confidence"
+    ignored = spec.classes.ignore_index
+    return (
+        f"predict --min-confidence makes them {ignored} in voc, trainids and npz, 0 in cityscapes, the color of "
+        "ignored pixels in color and overlay, no entry in coco; voc-submission cannot carry them"
+    )
 
 
 def _spec_value(spec: ArtifactSpec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import platform
@@ -43,6 +44,15 @@ def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:
         compute_capability=f"{properties.major}.{properties.minor}",
         memory_bytes=properties.totalGlobalMem,
     )
+
+
+def has_gpu() -> bool:
+    """Return whether NVIDIA's driver finds a GPU; needs no package."""
+    try:
+        cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError:
+        return False
 
 
 def cuda_result(answer: tuple[Any, ...]) -> tuple[Any, ...]:

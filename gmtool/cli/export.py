@@ -203,6 +203,7 @@ def _refuse_idle(target: TensorRTTarget | TritonTarget, *, needs: str) -> None:
 
 def show_export(done: ExportResult) -> None:
     """Say on stderr how well each model agrees, and what to do next."""
+    from gmtool.artifact.verification import path_beside
     from gmtool.console import remark
 
     for path, record in zip(done.paths, done.records, strict=True):
@@ -214,8 +215,21 @@ def show_export(done: ExportResult) -> None:
     remark("next:")
     remark(f"  gmtool predict IMAGES --out masks/ --model {first}")
     remark(f"  gmtool evaluate --model {first}")
+    if done.records[0].proofs:
+        remark(f"  gmtool verify {first}   where it will run; copy {path_beside(first).name} with it")
     if done.records[0].precision == "fp32":
-        remark(f"  gmtool export {first.parent.parent} --precision fp16")
+        remark(f"  gmtool export {first.parent.parent} {_faster_here()}")
+
+
+def _faster_here() -> str:
+    """Return the options of a faster model on this machine."""
+    from importlib.util import find_spec
+
+    from gmtool.artifact.nvidia import has_gpu
+
+    if not has_gpu():
+        return "--precision int8"
+    return "--precision fp16 --trt" if find_spec("tensorrt") else "--precision fp16"
 
 
 def _proof_lines(record: ArtifactRecord) -> list[str]:

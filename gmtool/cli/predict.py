@@ -22,7 +22,7 @@ EPILOG = groups(
         "output": "--format --resume --shard --quiet --json",
         "score": "--ground-truth --mask-values",
         "images": "--exif --bits --max-pixels --root --stride",
-        "masks": "--tile --overlap --pad",
+        "masks": "--tile --overlap --pad --min-confidence",
         "machine": "--device --batch --threads --workers --trust",
         "cluster": "--ray --ray-actors --ray-cpus --ray-gpus",
     }
@@ -59,6 +59,10 @@ def predict(
     pad: Annotated[
         int, typer.Option(min=0, metavar="PX", help="Pad images to a multiple, so that more have one size.")
     ] = 0,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Pixels that the model is less sure of, 0 to 1, are ignored (255)."),
+    ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder of true masks: print the mIoU of the predicted ones.")
     ] = None,
@@ -132,6 +136,7 @@ def predict(
             pad=pad,
             tile=tile,
             overlap=overlap,
+            min_confidence=min_confidence,
             exif=exif,
             bits=bits,
             max_pixels=max_pixels,

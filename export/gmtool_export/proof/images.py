@@ -10,12 +10,12 @@ import numpy as np
 from gmtool.artifact.shapes import BatchShape
 from gmtool.artifact.spec import Precision
 from gmtool.config import TrainConfig
-from gmtool.data.datasets import Split, load_split
+from gmtool.data.datasets import Split
 from gmtool.data.layouts import reading_of
 from gmtool.data.samples import Sample
-from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
+from gmtool_export.data_check import require_validation, validation
 from gmtool_export.int8.calibration import images_of_folder, spread
 from gmtool_export.proof.gate import refuse_weak_evidence
 from gmtool_export.proof.miou_drop import ScoredImages, classes_predicted
@@ -69,17 +69,13 @@ def gather_evidence(
         ParityError: PyTorch predicts too few classes on the images.
     """
     # Choose images
-    split, problem = _validation(config)
+    split, problem = validation(config.data)
     if image_dir is not None:
         reading = reading_of(config.data)
         paths = images_of_folder(image_dir, option="--images")
         samples = tuple(Sample(path.stem, path, None, reading) for path in paths)
-    elif split is None:
-        raise DataError(
-            f"the run's validation images are needed to prove the model ({problem}): or give --images DIR"
-        )
     else:
-        samples = split.samples
+        samples = require_validation(config.data).samples
     # Run PyTorch, and require several predicted classes
     images = tuple(sample.read_image() for sample in spread(samples, COMPARED_IMAGES))
     compared = reference_batches(network, images, shape)
@@ -94,14 +90,6 @@ def gather_evidence(
         scored=None if split is None else _scored(split, config, num_scored, shape),
         not_scored=problem,
     )
-
-
-def _validation(config: TrainConfig) -> tuple[Split | None, str | None]:
-    """Return the run's validation split, or the error why it cannot be loaded."""
-    try:
-        return load_split(config.data, "val", config.data.val), None
-    except GmtoolError as error:
-        return None, str(error)
 
 
 def _scored(split: Split, config: TrainConfig, count: int, shape: BatchShape | None) -> ScoredImages:

@@ -20,7 +20,7 @@ from gmtool_serving.outputs.folder import OutputFolder
 from gmtool_serving.outputs.formats import FormatName, check_formats, format_dirs, paths
 from gmtool_serving.outputs.manifest import Conditions, Record
 from gmtool_serving.outputs.write import MaskFolders
-from gmtool_serving.pipeline.compute import ComputeOptions
+from gmtool_serving.pipeline.compute import ComputeOptions, require_confidence
 from gmtool_serving.pipeline.decoder_pool import Decoders
 from gmtool_serving.pipeline.pipeline import Clocks, Outcome, Pipeline
 
@@ -55,6 +55,8 @@ class PredictOptions:
     def conditions(self, model_sha256: str) -> Conditions:
         """Return model, formats and options: all that masks depend on beside their images."""
         options = {"exif": self.decode.exif, "bits": self.decode.bits, **asdict(self.compute)}
+        if self.compute.min_confidence is None:  # as in the records of runs before there was this option
+            del options["min_confidence"]
         return Conditions(model_sha256, self.formats, options)
 
 
@@ -158,6 +160,7 @@ class PredictionRun:
         """
         # Refuse options that the model does not support
         check_formats(self.options.formats, backend.spec.classes, backend.spec.outputs)
+        require_confidence(backend.spec, self.options.compute)
         if self.options.compute.tiling is not None:
             require_logits(backend)
         # Start the pipeline
