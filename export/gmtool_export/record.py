@@ -105,8 +105,8 @@ def outputs_mark(outputs: tuple[OutputName, ...]) -> tuple[OutputName, ...]:
     return tuple(name for name in outputs if name != "mask")
 
 
-def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
-    """Merge records, by file name, into a folder's `export.json` and `export.md`.
+def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> dict[str, dict[str, Any]]:
+    """Merge records, by file name, into a folder's `export.json` and `export.md`; return those of all its files.
 
     Records of missing files are dropped, and so is an unreadable `export.json`.
     """
@@ -116,6 +116,7 @@ def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
     value = {"format_version": FORMAT_VERSION, "artifacts": ordered}
     write_atomically(folder / JSON_NAME, json.dumps(value, indent=1) + "\n")
     write_atomically(folder / MARKDOWN_NAME, _markdown(ordered))
+    return ordered
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:

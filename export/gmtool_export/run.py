@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -28,6 +30,7 @@ from gmtool_export.int8.cache import CACHE_NAME, calibrate
 from gmtool_export.int8.calibration import Calibration, calibration_images
 from gmtool_export.int8.search import quantize
 from gmtool_export.make import Graph, Made, PlanRunner, Proving, RejectedError, make_onnx, make_plan
+from gmtool_export.model_card import CARD_NAME, model_card
 from gmtool_export.proof.gate import TOLERANCES, Tolerance
 from gmtool_export.proof.half import half_headroom
 from gmtool_export.proof.images import SCORED_IMAGES, gather_evidence
@@ -85,6 +88,8 @@ class ExportResult:
     paths: tuple[Path, ...]
     records: tuple[ArtifactRecord, ...]
     seconds: float
+    all_records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Records of all models in the folder, by file name, as `export.json` has them."""
 
     @property
     def path(self) -> Path:
@@ -160,7 +165,9 @@ def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | No
             raise
     if options.plan is not None:
         made.append(make_plan(graphs[-1], spec, options.plan, options.run_plan, proving, checkpoint=name))
-    return _write(folder, made, time.monotonic() - started)
+    done = _write(folder, made, time.monotonic() - started)
+    write_atomically(folder / CARD_NAME, model_card(run_dir, config, done.records[0], done.all_records))
+    return done
 
 
 def _graphs(
@@ -216,8 +223,8 @@ def _write(folder: Path, made: list[Made], seconds: float) -> ExportResult:
             beside.unlink(missing_ok=True)  # of an earlier file
         else:
             write_atomically(beside, one.verification)
-    save_records(folder, {record.file: record for record in records})
-    return ExportResult(paths, records, seconds)
+    kept = save_records(folder, {record.file: record for record in records})
+    return ExportResult(paths, records, seconds, kept)
 
 
 def _spec(run_dir: Path, network: GuidedMixNet, checkpoint: Checkpoint, options: ExportOptions) -> ArtifactSpec:

@@ -17,7 +17,8 @@ from gmtool.data.samples import Sample
 from gmtool.errors import DataError, ParityError
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
-from gmtool.report.metrics import confusion_matrix, mean_iou
+from gmtool.report.image_scores import ImageScores, Interval, miou_interval
+from gmtool.report.metrics import Int64Array, confusion_matrix, mean_iou
 from gmtool_export.graph.deploy import NO_LABEL
 from gmtool_export.int8.calibration import shrink
 from gmtool_export.proof.parity import MAX_OWN_PIXELS, Runner, reference_logits
@@ -49,6 +50,8 @@ class ScoreProof:
     worst: ImageScore
     classes_predicted: int
     """Classes that PyTorch predicts on at least `MIN_SHARE` of all pixels."""
+    interval: Interval | None = None
+    """Bootstrap interval over images of the exported model's mIoU; None for fewer than two images."""
 
     @property
     def drop(self) -> float:
@@ -115,6 +118,7 @@ def score(masks: PyTorchMasks, runner: Runner, images: ScoredImages, classes: Cl
     matrices = np.zeros((2, size, size), dtype=np.int64)
     pixels = np.zeros(size, dtype=np.int64)
     rows: list[tuple[ImageScore, int]] = []
+    per_image: list[Int64Array] = []
     # Add up both confusion matrices
     for sample in images.samples:
         batch, truth = images.image(sample), images.truth(sample, classes)
@@ -122,8 +126,12 @@ def score(masks: PyTorchMasks, runner: Runner, images: ScoredImages, classes: Cl
         actual: UInt8Array = runner(batch)["mask"][0]
         if (actual == NO_LABEL).any():
             raise ParityError(f"the exported model's scores of {sample.id} are not finite: nothing was written")
-        for index, mask in enumerate((expected, actual)):
-            matrices[index] += confusion_matrix(truth, mask, num_classes=size, ignore_index=classes.ignore_index)
+        both = [
+            confusion_matrix(truth, mask, num_classes=size, ignore_index=classes.ignore_index)
+            for mask in (expected, actual)
+        ]
+        matrices += np.stack(both)
+        per_image.append(both[1])
         pixels += np.bincount(expected.ravel(), minlength=size)
         rows.append((ImageScore(sample.id, float((actual == expected).mean())), expected.size))
     # Report
@@ -138,7 +146,15 @@ def score(masks: PyTorchMasks, runner: Runner, images: ScoredImages, classes: Cl
         agreement=_mean((row.agreement, count) for row, count in rows),
         worst=min((row for row, _ in rows), key=lambda row: row.agreement),
         classes_predicted=classes_predicted(pixels),
+        interval=_interval(np.stack(per_image)),
     )
+
+
+def _interval(matrices: Int64Array) -> Interval | None:
+    """Return the interval of the mIoU of images with these confusion matrices, (N, C, C)."""
+    hits, truth, predicted = np.einsum("ncc->nc", matrices), matrices.sum(axis=2), matrices.sum(axis=1)
+    names = tuple(map(str, range(len(matrices))))
+    return miou_interval(ImageScores(names, names, hits, truth, predicted))
 
 
 def classes_predicted(pixels: Sequence[int] | np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
