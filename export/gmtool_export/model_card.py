@@ -73,8 +73,8 @@ def _use(record: ArtifactRecord) -> list[str]:
     mask = "mask" if output == "mask" else "logits.argmax(axis=1)"
     lines = [
         f"Input `{spec.input.name}`: uint8 [N, H, W, 3], RGB as decoded, {size}. Nothing has to be normalised, "
-        "scaled or padded. Intended for images like those of the training data: same camera, scene and resolution. "
-        "Others must be tried first.",
+        "scaled or padded. Intended for images like those of the training data: same camera, scene, resolution; "
+        "try others first.",
         "",
     ]
     if not record.file.endswith(".onnx"):
@@ -116,7 +116,7 @@ def _training(run_dir: Path, config: TrainConfig, spec: ArtifactSpec) -> list[st
         f"- data: {markdown_text(Path(str(data.root)).name)}, labeled images of "
         f"{markdown_text(Path(str(data.labeled)).name)}, sha256 of their names "
         f"`{origin.labeled_sha256 or 'not known'}`",
-        f"- method: {markdown_text(config.method.name)}; {origin.iteration} iterations, {took}; all settings are in "
+        f"- method: {markdown_text(config.method.name)}; {origin.iteration} iterations, {took}; all settings: "
         "`config.toml` of the run",
         f"- weights sha256 `{origin.weights_sha256}`, torch {origin.torch_version}",
     ]
@@ -138,14 +138,14 @@ def _scores(record: ArtifactRecord, report: dict[str, Any]) -> list[str]:
         for index, row in enumerate(report["classes"])
     ]
     return [
-        f"PyTorch on {report['num_images']} images of {markdown_text(Path(origin['split']).name)} (sha256 of their "
+        f"PyTorch on {report['num_images']} images of {markdown_text(Path(origin['split']).name)} (sha256 of the "
         f"names `{origin['split_sha256']}`), {protocol['resolution']}, scales {protocol['scales']}, flip {flip}: "
         f"mIoU {percent(report['miou'])} %, pixel accuracy {percent(report['pixel_accuracy'])} %.{other}",
         "",
         *_interval(record),
         f"- weak classes (IoU below {100 * WEAK_IOU:.0f} %): {', '.join(weak) or 'none'}",
         f"- classes that the validation images do not show: {', '.join(unknown) or 'none'}",
-        "- if the best of several validations was kept, it was chosen on these images: the score is then optimistic",
+        "- if the best of several validations was kept, it was chosen on these images, which is optimistic",
         "",
         "| index | class | IoU % | accuracy % | pixels |",
         "|---:|---|---:|---:|---:|",
