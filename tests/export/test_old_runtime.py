@@ -23,7 +23,7 @@ def test_files_have_the_version_that_old_runtimes_read(toy_model: Path) -> None:
 
 
 def test_the_oldest_onnxruntime_computes_the_same(toy_model: Path, tmp_path: Path) -> None:
-    """Offline, from uv's cache: `uv run --no-project --with onnxruntime==1.15.0 --with 'numpy<2' true` fills it."""
+    """Offline, from uv's cache, which `benchmarks/runtimes.py` fills."""
     script = tmp_path / "check.py"
     script.write_text(verification_script(path_beside(toy_model).read_bytes()))
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
