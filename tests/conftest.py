@@ -82,8 +82,8 @@ def toy_settings(toy_data: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def toy_config(toy_settings: Settings) -> TrainConfig:
-    """The same as a configuration."""
-    return build_config(toy_settings)
+    """The same as a configuration, trained until it knows most of its classes."""
+    return build_config(toy_settings, {"method.balance": 0.5, "optim.iterations": 60})
 
 
 @pytest.fixture(scope="session")

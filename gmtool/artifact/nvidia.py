@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, Gpu, Host, release
-from gmtool.errors import BackendError, MissingExtraError, needs_extra
+from gmtool.errors import BackendError, BackendMemoryError, MissingExtraError, needs_extra
 
 EXTRAS: dict[Flavour, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 OLDEST: dict[Flavour, str] = {"tensorrt": "10.12", "tensorrt_rtx": "1.2"}
@@ -59,6 +59,7 @@ def cuda_result(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the results of a cuda-bindings call without its status.
 
     Raises:
+        BackendMemoryError: The device has not enough memory.
         BackendError: The status is not success.
     """
     from cuda.bindings import runtime
@@ -66,12 +67,12 @@ def cuda_result(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     status, *values = answer
     if status != runtime.cudaError_t.cudaSuccess:
         _, text = runtime.cudaGetErrorString(status)
-        hint = ""
+        hint, kind = "", BackendError
         if status == runtime.cudaError_t.cudaErrorInsufficientDriver:
             hint = ": update the NVIDIA driver, or install the cuda-bindings of its CUDA version"
         elif status == runtime.cudaError_t.cudaErrorMemoryAllocation:
-            hint = ": take smaller images or smaller batches"
-        raise BackendError(f"CUDA: {text.decode()}{hint}")
+            hint, kind = ": take smaller images or smaller batches", BackendMemoryError
+        raise kind(f"CUDA: {text.decode()}{hint}")
     return tuple(values)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,16 +16,41 @@ from gmtool.images import UInt8Array
 InferenceDevice = Literal["auto", "cpu", "cuda"]
 
 
-@dataclass(frozen=True)
 class Prediction:
-    """Outputs of a model for a batch of images of one size."""
+    """Outputs of a model for a batch of images of one size; what follows from logits is computed when it is read.
 
-    mask: UInt8Array
-    """Class indices, (N, H, W) uint8."""
-    confidence: UInt8Array | None = None
-    """Largest probability times 255, (N, H, W) uint8; None if the model has neither this output nor logits."""
-    logits: npt.NDArray[np.float32] | None = None
-    """Scores before softmax, (N, C, H, W) float32; None if the model has no such output."""
+    Args:
+        mask: Class indices, (N, H, W) uint8; None to take them from `logits`.
+        confidence: Largest probability times 255, (N, H, W) uint8; None for none, or to take it from `logits`.
+        logits: Scores before softmax, (N, C, H, W) float32; None if the model has no such output.
+    """
+
+    def __init__(
+        self,
+        mask: UInt8Array | None,
+        confidence: UInt8Array | None = None,
+        logits: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        assert mask is not None or logits is not None
+        self._mask, self._confidence, self.logits = mask, confidence, logits
+
+    @cached_property
+    def mask(self) -> UInt8Array:
+        """Class indices, (N, H, W) uint8."""
+        if self._mask is not None:
+            return self._mask
+        assert self.logits is not None
+        return self.logits.argmax(axis=1).astype(np.uint8)
+
+    @cached_property
+    def confidence(self) -> UInt8Array | None:
+        """Largest probability times 255, (N, H, W) uint8; None if the model has neither this output nor logits."""
+        if self._confidence is not None or self.logits is None:
+            return self._confidence
+        # The largest probability is 1 / sum(exp(logits - largest)), without memory for all probabilities
+        largest = self.logits.max(axis=1)
+        total = np.exp(self.logits - largest[:, None]).sum(axis=1)
+        return np.rint(255 / total).astype(np.uint8)
 
 
 class Backend(Protocol):
@@ -65,11 +90,7 @@ def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
         _refuse_not_finite((outputs["mask"] != NO_LABEL).all(axis=(1, 2)))
         return Prediction(outputs["mask"], outputs.get("confidence"))
     _refuse_not_finite(np.isfinite(logits).all(axis=(1, 2, 3)))
-    # The largest probability is 1 / sum(exp(logits - largest)), without memory for all probabilities
-    largest = logits.max(axis=1)
-    total = np.exp(logits - largest[:, None]).sum(axis=1)
-    confidence = np.rint(255 / total).astype(np.uint8)
-    return Prediction(logits.argmax(axis=1).astype(np.uint8), confidence, logits)
+    return Prediction(None, None, logits)
 
 
 def _refuse_not_finite(finite: npt.NDArray[np.bool_]) -> None:

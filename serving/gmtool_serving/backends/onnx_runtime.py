@@ -24,7 +24,9 @@ MEMORY_WORDS = (
     "bad_alloc",
     "bad allocation",  # the same on Windows
     "out of memory",  # CUDA
-    "status_alloc_failed",  # cuBLAS, cuDNN
+    "status_alloc_failed",  # cuBLAS, cuDNN up to 8
+    "allocation_failed",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, ..._HOST_...
+    "resource allocation failed",  # cuBLAS's own text, which onnxruntime prints
 )
 """Words in onnxruntime's messages when memory runs out; it has no error type for that."""
 MEMORY_SHARE = 0.8

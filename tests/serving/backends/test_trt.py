@@ -29,7 +29,7 @@ from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.artifact.spec import OutputName
 from gmtool.artifact.tensorrt_plan import Gpu, Host, LoadedPlan, read_plan, sidecar_path, write_plan
-from gmtool.errors import ArtifactError, BackendError
+from gmtool.errors import ArtifactError, BackendError, BackendMemoryError
 from gmtool.images import UInt8Array
 
 pytest.importorskip("tensorrt_rtx")
@@ -197,7 +197,7 @@ def test_a_failed_cuda_call_is_one_line_with_a_remedy() -> None:
     from cuda.bindings import runtime
 
     assert cuda_result((runtime.cudaError_t.cudaSuccess, 1, 2)) == (1, 2)
-    with pytest.raises(BackendError, match="^CUDA: out of memory: take smaller images or smaller batches$"):
+    with pytest.raises(BackendMemoryError, match="^CUDA: out of memory: take smaller images or smaller batches$"):
         cuda_result((runtime.cudaError_t.cudaErrorMemoryAllocation, None))
 
 

@@ -78,6 +78,9 @@ def test_case_24_an_image_that_alone_is_too_large_fails_alone() -> None:
         "std::bad_alloc",
         "bad allocation",
         "CUDA failure 2: out of memory ; GPU=0",
+        "CUDNN failure 5003: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ; GPU=0",
+        "CUDNN failure 5002: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ; GPU=0",
+        "CUBLAS failure 3: the resource allocation failed ; GPU=0",
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from gmtool_export.run import ExportOptions, export_run
 from gmtool_training.loop.run import resume, train
 from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labeled_pixels, views_of
-from gmtool_training.probe.collect import affordable_views, class_pixel_weights
+from gmtool_training.probe.collect import _until, affordable_views, class_pixel_weights
 from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, head_of, install
 from gmtool_training.probe.self_training import (
     PseudoOptions,
@@ -113,6 +113,14 @@ def test_a_mirrored_view_shows_the_same_pixels(network: GuidedMixNet) -> None:
     torch.testing.assert_close(features_at(network, image, View(1.0, True), rows, columns), mirrored)
 
 
+def test_features_in_bfloat16_are_those_in_float32_but_for_rounding(network: GuidedMixNet) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    rows, columns = torch.arange(0, 64, 5), torch.arange(0, 64, 5)
+    exact = features_at(network, image, View(1.0, False), rows, columns).float()
+    rounded = features_at(network, image, View(1.0, False), rows, columns, bf16=True).float()
+    assert 0 < (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
 def test_the_view_that_the_network_predicts_from_comes_first() -> None:
     assert views_of((0.7, 1.0, 1.4))[:2] == (View(1.0, False), View(1.0, True))
     assert len(views_of((0.7, 1.0, 1.4))) == 6
@@ -133,6 +141,13 @@ def test_views_are_left_out_where_there_is_no_time_for_them(
         [1.0, 1.0, 0.5, 0.5],
         [1.0, 1.0, 0.5, 0.5, 2.0, 2.0],
     ]
+
+
+def test_unlabeled_images_are_taken_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("gmtool_training.probe.collect.time.monotonic", lambda: next(clock))
+    assert list(_until([5, 3, 9, 1], 1.5)) == [5, 3, 9]
+    assert list(_until([5, 3, 9, 1], -1.0)) == [5]
 
 
 def test_pixels_are_drawn_by_the_weights_of_their_classes() -> None:

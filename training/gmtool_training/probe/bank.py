@@ -108,35 +108,51 @@ class BankBuilder:
     Args:
         network: In evaluation mode, with the decoder `pyramid`.
         views: What is computed of each image.
+        bf16: Compute the encoder in bfloat16.
         teacher: Network whose probabilities are kept, too.
     """
 
-    def __init__(self, network: GuidedMixNet, views: Sequence[View], *, teacher: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        network: GuidedMixNet,
+        views: Sequence[View],
+        *,
+        bf16: bool = False,
+        teacher: nn.Module | None = None,
+    ) -> None:
         assert not network.training  # batch statistics of single images are not those of the encoder
-        self._network, self._views, self._teacher = network, views, teacher
+        self._network, self._views, self._bf16, self._teacher = network, views, bf16, teacher
         self._probabilities: list[Tensor] = []
         self._features: list[list[Tensor]] = [[] for _ in views]
         self._labels: list[Tensor] = []
         self._images: list[Tensor] = []
 
+    @property
+    def num_images(self) -> int:
+        """Images that were added."""
+        return len(self._images)
+
     def add(self, image: UInt8Array, pixels: Pixels) -> None:
         """Add the pixels of one image (H, W, 3)."""
         for view, features in zip(self._views, self._features, strict=True):
-            features.append(features_at(self._network, image, view, pixels.rows, pixels.columns))
+            features.append(features_at(self._network, image, view, pixels.rows, pixels.columns, bf16=self._bf16))
         if self._teacher is not None:
             self._probabilities.append(probabilities_at(self._teacher, image, pixels.rows, pixels.columns))
         self._images.append(torch.full((len(pixels.labels),), len(self._images)))
         self._labels.append(pixels.labels)
 
     def build(self) -> Bank:
-        """Return what was collected."""
-        features = tuple(torch.cat(each) for each in self._features)
+        """Return what was collected; the builder is empty then."""
+        # The parts of a view are freed before those of the next one are joined
+        features = tuple(torch.cat(self._features.pop(0)) for _ in self._views)
         teacher = torch.cat(self._probabilities) if self._probabilities else None
         return Bank(features, torch.cat(self._labels), torch.cat(self._images), teacher)
 
 
 @torch.inference_mode()
-def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tensor, columns: Tensor) -> Tensor:
+def features_at(
+    network: GuidedMixNet, image: UInt8Array, view: View, rows: Tensor, columns: Tensor, *, bf16: bool = False
+) -> Tensor:
     """Return what the decoder's projections see at some pixels of one view of an image: (n, D) float16.
 
     Args:
@@ -145,6 +161,7 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
         view: Scale and mirroring.
         rows: (n,) of the pixels, in the image as it is.
         columns: The same.
+        bf16: Compute the encoder in bfloat16.
     """
     height, width = image.shape[:2]
     scale = view.scale * network.input_scale
@@ -159,7 +176,9 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
     multiple = network.encoder.multiple
     below, right = -scaled_height % multiple, -scaled_width % multiple
     padded = F.pad(x, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
-    maps = network.decoder.levels(network.encoder(padded))  # type: ignore[operator]
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        features = network.encoder(padded)
+    maps = network.decoder.levels([each.float() for each in features])  # type: ignore[operator]
     # The middle of each pixel, in [-1, 1] of the padded view
     y = (rows.to(device).float() + 0.5) * scaled_height / height
     x_middle = (columns.to(device).float() + 0.5) * scaled_width / width
@@ -167,7 +186,7 @@ def features_at(network: GuidedMixNet, image: UInt8Array, view: View, rows: Tens
         x_middle = scaled_width - x_middle
     grid = torch.stack([x_middle / (scaled_width + right), y / (scaled_height + below)], dim=-1) * 2 - 1
     at = [
-        F.grid_sample(each.float(), grid[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
+        F.grid_sample(each, grid[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
         for each in maps
     ]
     return torch.cat(at, dim=1).half().cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,14 +32,25 @@ MAX_SHARE = 0.25
 """Share of the memory that is free which the features of unlabeled images may take."""
 
 
+def is_bf16(config: TrainConfig) -> bool:
+    """Return whether features are computed in bfloat16."""
+    return config.run.precision == "bf16-mixed"
+
+
 def affordable_views(
-    network: GuidedMixNet, data: TrainingData, read: Readers, views: Sequence[View], seconds: float
+    network: GuidedMixNet,
+    data: TrainingData,
+    read: Readers,
+    views: Sequence[View],
+    seconds: float,
+    *,
+    bf16: bool = False,
 ) -> tuple[View, ...]:
     """Return the views that all labeled images take within `seconds`: the image as it is, then the cheapest."""
     image = read.labeled(0)[0]
     somewhere = torch.zeros(1, dtype=torch.int64)
     started = time.monotonic()
-    features_at(network, image, View(1.0, False), somewhere, somewhere)
+    features_at(network, image, View(1.0, False), somewhere, somewhere, bf16=bf16)
     # The time grows with the pixels
     whole = (time.monotonic() - started) * len(data.labeled.samples)
     ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))
@@ -68,7 +79,7 @@ def labeled_bank(
     views: Sequence[View],
     *,
     pixels: int,
-    balance: float,
+    config: TrainConfig,
     random: np.random.Generator,
 ) -> Bank:
     """Return features of pixels of all labeled images, drawn by the weights of their classes."""
@@ -76,10 +87,10 @@ def labeled_bank(
     masks = [read.labeled(index)[1] for index in indices]
     counts = sum(torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=256) for mask in masks)
     assert isinstance(counts, Tensor)
-    weights = class_pixel_weights(counts[: len(classes)], balance=balance)
+    weights = class_pixel_weights(counts[: len(classes)], balance=config.probe.balance)
     weights[classes.ignore_index] = 0
     mean = float(np.mean([weights.numpy()[mask].sum() for mask in masks]))
-    builder = BankBuilder(network, views)
+    builder = BankBuilder(network, views, bf16=is_bf16(config))
     for index in track(indices, total=len(indices)):
         image, mask = read.labeled(index)
         builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
@@ -113,9 +124,11 @@ def unlabeled_bank(
     room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
     pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
     started = time.monotonic()
-    chosen = np.sort(random.permutation(count)[:images])
-    builder, unreadable = BankBuilder(network, taken, teacher=teacher), []
-    for index in track(chosen.tolist(), total=images):
+    chosen = random.permutation(count)[:images].tolist()
+    builder = BankBuilder(network, taken, bf16=is_bf16(config), teacher=teacher)
+    unreadable = []
+    # A machine that became slower since the estimate gives fewer images, not a longer run
+    for index in track(_until(chosen, started + seconds), total=images):
         try:
             image = read.unlabeled(index)
         except DataError:
@@ -128,12 +141,22 @@ def unlabeled_bank(
             f"warning: {len(unreadable)} unlabeled images cannot be read and are left out: "
             f"{some_names(unreadable)}"
         )
+    if not builder.num_images:
+        raise DataError(f"none of {images} unlabeled images can be read: {some_names(unreadable)}")
     bank = builder.build()
     remark(
-        f"features of {images} of {count} unlabeled images, {len(taken)} views each: "
+        f"features of {builder.num_images} of {count} unlabeled images, {len(taken)} views each: "
         f"{time.monotonic() - started:.0f} s, {bank.bytes / 2**20:.0f} MiB"
     )
     return bank
+
+
+def _until(indices: Sequence[int], end: float) -> Iterator[int]:
+    """Yield indices, at least one, until `time.monotonic` has passed `end`."""
+    for place, index in enumerate(indices):
+        if place and time.monotonic() > end:
+            return
+        yield index
 
 
 def _teacher_seconds(teacher: nn.Module, image: UInt8Array) -> float:

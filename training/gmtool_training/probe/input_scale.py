@@ -67,7 +67,7 @@ def score_at_scale(
         read,
         [View(1.0, False)],
         pixels=SCALE_PIXELS,
-        balance=config.probe.balance,
+        config=config,
         random=random,
     )
     seconds = time.monotonic() - started

@@ -22,7 +22,7 @@ from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool_training.data.cache import Readers
 from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
 from gmtool_training.probe.bank import Bank, views_of
-from gmtool_training.probe.collect import affordable_views, labeled_bank, unlabeled_bank
+from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
 from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, head_of, install
 from gmtool_training.probe.self_training import (
     FOLDS,
@@ -116,11 +116,13 @@ def fit_probe(
     probe, random = config.probe, np.random.default_rng(config.run.seed)
     budget = _Budget(probe.minutes, started=started)
     network.eval()
-    views = affordable_views(network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s)
+    views = affordable_views(
+        network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s, bf16=is_bf16(config)
+    )
     # Features of the labeled and, as far as the time goes, of the unlabeled images
     began = time.monotonic()
     labeled = labeled_bank(
-        network, data, classes, read, views, pixels=probe.labeled_pixels, balance=probe.balance, random=random
+        network, data, classes, read, views, pixels=probe.labeled_pixels, config=config, random=random
     )
     seconds = time.monotonic() - began
     remark(f"features of {len(data.labeled.samples)} labeled images, {len(views)} views each: {seconds:.0f} s")

@@ -19,7 +19,6 @@ RECIPES: Mapping[str, Settings] = {
         "model.decoder_channels": 256,
         "optim.freeze_encoder": True,
         "probe.input_scales": (1.0, 2.0),
-        "run.precision": "32-true",
     },
     # GuidedMix-Net as in the paper; pairing, bound of lambda and image classifier come from the kind
     "paper": {
