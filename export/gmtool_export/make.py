@@ -1,4 +1,4 @@
-"""Make an ONNX model or a TensorRT plan from a graph, and prove it."""
+"""Make an ONNX model, an OpenVINO model or a TensorRT plan from a graph, and prove it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from gmtool.artifact.openvino_ir import IR_SUFFIX, Ir, write_ir
 from gmtool.artifact.shapes import ShapeProfile
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.artifact.tensorrt_plan import Plan, plan_name, write_plan
@@ -24,6 +25,7 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import temporary_dir
 from gmtool_export.graph.onnx import finish, keep_outputs, precision_of
 from gmtool_export.int8.search import Quantization
+from gmtool_export.openvino_ir import convert_ir
 from gmtool_export.proof.gate import Tolerance, judge
 from gmtool_export.proof.half import Headroom
 from gmtool_export.proof.images import Evidence
@@ -34,7 +36,7 @@ from gmtool_export.tensorrt.build import BuildOptions, build_plan
 from gmtool_export.verification import verification_set
 
 PlanRunner = Callable[[Path], tuple[str, Runner]]
-"""Opens a plan file on this machine's GPU; returns the name of the runtime and the runner."""
+"""Opens a plan on this machine's GPU, or an OpenVINO model; returns the name of the runtime and the runner."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,45 @@ def make_plan(
     name = base.replace(spec.precision, spec.precision + mark, 1)
     record = _record(name, plan.content, graph, spec, tuple(proofs), checkpoint)
     return Made(record, lambda path: write_plan(plan, path), _verification(record, proving, options.profiles[0]))
+
+
+def make_ir(
+    graph: Graph, spec: ArtifactSpec, run_ir: PlanRunner, proving: Proving | None, *, checkpoint: str
+) -> Made:
+    """Return an OpenVINO model; its graph is proven in ONNX Runtime, and then it itself in OpenVINO.
+
+    Args:
+        graph: Deployment graph with all outputs.
+        spec: Spec of the model.
+        run_ir: Opens the model with OpenVINO.
+        proving: Network, images and bounds; None skips all proofs.
+        checkpoint: Name of the checkpoint, for the record.
+
+    Raises:
+        ParityError: Graph or model failed the proof.
+        GmtoolError: OpenVINO is not installed, or refuses the graph.
+    """
+    content = _sealed(graph, spec)
+    remark("converting: OpenVINO")
+    ir = convert_ir(content, spec)
+    proofs = []
+    if proving is not None:
+        proofs = [_prove_graph(graph, content, spec, proving), _prove_ir(ir, spec, run_ir, proving)]
+        for what, proof in zip(("the ONNX model", "the OpenVINO model"), proofs, strict=True):
+            _judge(what, spec, proof)
+    symmetric = graph.quantization is not None and graph.quantization.symmetric
+    base = onnx_name(spec.precision, spec.outputs, symmetric=symmetric, shape=spec.input.shape)
+    name = base.removesuffix(".onnx") + IR_SUFFIX
+    record = _record(name, ir.xml + ir.weights, graph, spec, tuple(proofs), checkpoint)
+    return Made(record, lambda path: write_ir(ir, path), _verification(record, proving, None))
+
+
+def _prove_ir(ir: Ir, spec: ArtifactSpec, run_ir: PlanRunner, proving: Proving) -> Proof:
+    with temporary_dir() as folder:
+        path = folder / f"model{IR_SUFFIX}"
+        write_ir(ir, path)
+        runtime, runner = run_ir(path)
+        return _prove("the OpenVINO model", runtime, spec, proving, runner, runner, proving.evidence.batches)
 
 
 def _verification(record: ArtifactRecord, proving: Proving | None, profile: ShapeProfile | None) -> bytes | None:

@@ -29,7 +29,7 @@ from gmtool_export.graph.onnx import OPSET, export_graph, fix_shape
 from gmtool_export.int8.cache import CACHE_NAME, calibrate
 from gmtool_export.int8.calibration import Calibration, calibration_images
 from gmtool_export.int8.search import quantize
-from gmtool_export.make import Graph, Made, PlanRunner, Proving, RejectedError, make_onnx, make_plan
+from gmtool_export.make import Graph, Made, PlanRunner, Proving, RejectedError, make_ir, make_onnx, make_plan
 from gmtool_export.model_card import CARD_NAME, model_card
 from gmtool_export.proof.gate import TOLERANCES, Tolerance
 from gmtool_export.proof.half import half_headroom
@@ -53,7 +53,9 @@ class ExportOptions:
     plan: BuildOptions | None = None
     """Build options of a TensorRT plan; None builds none."""
     run_plan: PlanRunner | None = None
-    """Opens a plan on this machine's GPU, to prove it there; None skips that."""
+    """Opens a plan on this machine's GPU, to prove it there, or an OpenVINO model; None skips that of a plan."""
+    openvino: bool = False
+    """Write an OpenVINO model."""
     symmetric: bool = False
     """int8: symmetric activations, as TensorRT needs them, in the ONNX file too."""
     calibration_dir: Path | None = None
@@ -163,6 +165,9 @@ def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | No
             folder.mkdir(exist_ok=True)
             save_rejected(folder, error.record, error.content, str(error))
             raise
+    if options.openvino:
+        assert options.run_plan is not None
+        made.append(make_ir(graphs[0], spec, options.run_plan, proving, checkpoint=name))
     if options.plan is not None:
         made.append(make_plan(graphs[-1], spec, options.plan, options.run_plan, proving, checkpoint=name))
     done = _write(folder, made, time.monotonic() - started)
@@ -190,7 +195,7 @@ def _graphs(
     # int8
     remark(f"calibrating: {calibration.source}")
     calibrated = calibrate(model, calibration, cache=cache)
-    wanted = [options.symmetric] if options.onnx else []
+    wanted = [options.symmetric] if options.onnx or options.openvino else []
     if options.plan is not None and True not in wanted:
         wanted.append(True)  # TensorRT needs symmetric activations
     measure = None

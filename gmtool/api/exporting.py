@@ -31,6 +31,7 @@ def export(
     shape: str | None = None,
     trt: bool | TensorRTTarget = False,
     onnx: bool | None = None,
+    openvino: bool = False,
     triton: PathLike | TritonTarget | None = None,
     checkpoint: Literal["best", "last"] | None = None,
     parity: bool = True,
@@ -50,7 +51,8 @@ def export(
         output: Class indices, also the largest probability, or the logits of all classes.
         shape: The one shape of the ONNX model, as `1x480x640`, for runtimes without dynamic shapes.
         trt: Build a TensorRT plan, with settings if given.
-        onnx: Write an ONNX model; by default unless a plan is built.
+        onnx: Write an ONNX model; by default unless another one is made.
+        openvino: Write an OpenVINO model (IR), for processors.
         triton: Model repository of Triton to put the model into.
         checkpoint: Weights: `best` on validation, or `last`.
         parity: Compare with PyTorch; a model that differs is not written.
@@ -102,7 +104,8 @@ def export(
         precision=precision,
         outputs=OUTPUTS[output],
         shape=fixed,
-        onnx=plan is None if onnx is None else onnx,
+        onnx=(plan is None and not openvino) if onnx is None else onnx,
+        openvino=openvino,
         plan=None if plan is None else plan.build_options(run_dir),
         run_plan=_plan_runner(),
         symmetric=symmetric,

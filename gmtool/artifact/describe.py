@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmtool.artifact.checkpoints import Checkpoint, checked_file, read_checkpoint_file
+from gmtool.artifact.openvino_ir import IR_SUFFIX, read_ir
 from gmtool.artifact.runs import CHECKPOINT_DIR, CONFIG_NAME
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.spec import ArtifactSpec
@@ -18,9 +19,10 @@ from gmtool.errors import ArtifactError
 from gmtool.files import sha256_of_file
 from gmtool.json_toml import read_json, shown
 
-Kind = Literal["onnx", "plan", "checkpoint", "run", "report", "export", "classes"]
+Kind = Literal["onnx", "openvino", "plan", "checkpoint", "run", "report", "export", "classes"]
 TITLES: dict[Kind, str] = {
     "onnx": "ONNX model",
+    "openvino": "OpenVINO model",
     "plan": "TensorRT plan",
     "checkpoint": "checkpoint",
     "run": "training run",
@@ -31,7 +33,10 @@ TITLES: dict[Kind, str] = {
 MAX_ONNX_BYTES = 2**31
 """Largest protobuf message."""
 MAX_JSON_BYTES = 2**28
-KNOWN = "an ONNX model, a .plan, a run folder, a checkpoint, a report.json, an export.json or a classes.json"
+KNOWN = (
+    "an ONNX model, an OpenVINO .xml, a .plan, a run folder, a checkpoint, a report.json, an export.json or a "
+    "classes.json"
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ def describe(path: Path) -> Description:
         raise ArtifactError(f"{path}: no such file; expected {KNOWN}")
     if path.suffix == PLAN_SUFFIX:
         return _describe_plan(path)
+    if path.suffix == IR_SUFFIX:
+        return _describe_ir(path)
     if path.suffix == ".safetensors":
         return _describe_weights(path)
     if path.suffix == ".json":
@@ -93,6 +100,20 @@ def _describe_plan(path: Path) -> Description:
     sidecar = {**json.loads(plan.spec.to_json()), "artifact": _spec_value(plan.artifact)}
     value = {"sha256": plan.sha256, "bytes": size, **sidecar}
     return Description("plan", path, facts, plan.artifact.classes, value)
+
+
+def _describe_ir(path: Path) -> Description:
+    ir = read_ir(path)
+    size, spec = len(ir.xml) + len(ir.weights), ir.spec.artifact
+    facts = {
+        "file": f"with its .bin {_size(size)}, sha256 of both {_short(ir.sha256)}",
+        "checked": "unchanged since it was exported",
+        "converted": f"by OpenVINO {ir.spec.version}, from an ONNX model, sha256 {_short(ir.spec.onnx_sha256)}",
+        **_spec_facts(spec),
+    }
+    return Description(
+        "openvino", path, facts, spec.classes, {"sha256": ir.sha256, "bytes": size, **_spec_value(spec)}
+    )
 
 
 def _plan_facts(spec: PlanSpec) -> dict[str, str]:

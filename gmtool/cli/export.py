@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHAPE = "BxHxW"
 EPILOG = groups(
     {
-        "model": "--precision --output --shape --checkpoint --onnx --json",
+        "model": "--precision --output --shape --checkpoint --onnx --openvino --json",
         "proof": "--images --score-images --min-agreement --max-miou-drop --no-parity --allow-few-classes",
         "int8": "--calibration --symmetric",
         "TensorRT": "--trt --min-shape --opt-shape --max-shape --trt-runtime --workspace --timing-cache "
@@ -49,7 +49,12 @@ def export(
         typer.Option(metavar=SHAPE, help="One shape for the ONNX model, for runtimes without dynamic ones. [any]"),
     ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT plan.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX model; the default without --trt.")] = False,
+    openvino: Annotated[
+        bool, typer.Option("--openvino", help="Write an OpenVINO model (IR), for processors.")
+    ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write an ONNX model; the default without --trt and --openvino.")
+    ] = False,
     triton: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Add the model to this Triton model repository, as its next version."),
@@ -164,7 +169,8 @@ def export(
         output=output,
         shape=shape,
         trt=plan if trt else False,
-        onnx=onnx or not trt,
+        onnx=onnx or not (trt or openvino),
+        openvino=openvino,
         triton=None if triton is None else repository,
         checkpoint=checkpoint,
         parity=parity,
