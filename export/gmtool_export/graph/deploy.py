@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gmtool.artifact.spec import OutputName
 from gmtool.nn.model import GuidedMixNet, normalize
+from gmtool.nn.same_padding import make_padding_constant
 
 OUTPUTS: tuple[OutputName, ...] = ("mask", "confidence", "logits")
 """All outputs of the graph; a file keeps some of them."""
@@ -30,6 +31,7 @@ class DeployModel(nn.Module):
         self.dtype = torch.float16 if half else torch.float32
         self.network = copy.deepcopy(network).eval().to(self.dtype)
         self.network.materialize_attention()
+        make_padding_constant(self.network)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mask, confidence and logits of RGB images, (N, H, W, 3) uint8, of any size.
