@@ -36,7 +36,7 @@ def open_reference(model: str) -> tuple[str, Runner]:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(model)
+    evaluator: Any = ReferenceEvaluator(model)
     return onnx.__version__, lambda images: evaluator.run(None, {"image": images})[0]
 
 

@@ -33,5 +33,5 @@ def convert_ir(content: bytes, spec: ArtifactSpec) -> Ir:
             reason = " ".join(str(error).split())[-300:]
             raise ArtifactError(f"OpenVINO {openvino.__version__} refuses the graph: {reason}") from error
         files = xml.read_bytes(), weights_path(xml).read_bytes()
-    hashes = [hashlib.sha256(file).hexdigest() for file in (*files, content)]
-    return Ir(*files, IrSpec(spec, *hashes, version=openvino.__version__))
+    xml_sha256, bin_sha256, onnx_sha256 = (hashlib.sha256(file).hexdigest() for file in (*files, content))
+    return Ir(*files, IrSpec(spec, xml_sha256, bin_sha256, onnx_sha256, version=openvino.__version__))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class OpenVinoBackend:
         batch = fit_shape(images, self._fixed)
         try:
             values = self._model({self.spec.input.name: batch})
-            outputs = {name: values[name][:count] for name in self.spec.outputs}
+            outputs: dict[str, Any] = {name: values[name][:count] for name in self.spec.outputs}
         except Exception as error:  # OpenVINO raises classes of its native part
             raise BackendError(f"OpenVINO failed: {_line(error)}") from error
         return to_prediction(outputs)
