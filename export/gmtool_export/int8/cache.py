@@ -20,7 +20,7 @@ from gmtool.files import write_atomically
 from gmtool.images import UInt8Array
 from gmtool.json_toml import read_json, typed
 from gmtool_export.int8.calibration import Calibration
-from gmtool_export.int8.quantize import measure_ranges
+from gmtool_export.int8.quantize import OPERATORS, measure_ranges
 from gmtool_export.int8.sensitivity import LayerError, SwitchedModel, layer_errors, tuning_images
 
 CACHE_NAME = "int8_cache.json"
@@ -77,7 +77,7 @@ def calibrate(model: onnx.ModelProto, calibration: Calibration, *, cache: Path |
 
 def _key(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> str:
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    digest.update(ort.__version__.encode())
+    digest.update(f"{ort.__version__} {OPERATORS}".encode())
     for image in images:
         digest.update(f"{image.shape}".encode() + image.tobytes())
     return digest.hexdigest()

@@ -12,8 +12,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from gmtool.images import UInt8Array
 from gmtool.resources import temporary_dir
 
-OPERATORS = ["Conv", "Add", "Relu", "MaxPool", "Concat"]
-"""Quantized operators: convolutions and the operators between them. Attention stays in float."""
+OPERATORS = ["Conv", "Add", "Relu", "Clip", "MaxPool", "Concat"]
+"""Quantized operators: convolutions and the operators between them. Attention stays in float. Clip is ReLU6:
+without it the 256 steps of the convolution before it would cover what is clipped away."""
+ACTIVATIONS = ("Relu", "Clip")
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -102,7 +104,8 @@ def _feature_nodes(graph: onnx.GraphProto, operators: Sequence[str]) -> list[str
     names = []
     for node in graph.node:
         if node.op_type != "Conv" and (
-            not features.intersection(node.input) or constants.intersection(node.input)
+            not features.intersection(node.input)
+            or (node.op_type != "Clip" and constants.intersection(node.input))  # Clip's bounds are constants
         ):
             continue
         if node.op_type in operators:
@@ -112,11 +115,15 @@ def _feature_nodes(graph: onnx.GraphProto, operators: Sequence[str]) -> list[str
     return names
 
 
+def _op_type(node: onnx.NodeProto | None) -> str | None:
+    return None if node is None else node.op_type
+
+
 def _keep_activations_together(graph: onnx.GraphProto) -> None:
-    """Remove Q/DQ nodes between a convolution and its ReLU: TensorRT fuses the two and rounds once."""
+    """Remove Q/DQ nodes between a convolution and its ReLU or ReLU6: TensorRT fuses the two and rounds once."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
-        if node.op_type == "Relu" and makers[node.input[0]].op_type == "DequantizeLinear":
+        if node.op_type in ACTIVATIONS and _op_type(makers.get(node.input[0])) == "DequantizeLinear":
             quantizing = makers[makers[node.input[0]].input[0]]
             if makers[quantizing.input[0]].op_type == "Conv":
                 node.input[0] = quantizing.input[0]
