@@ -233,6 +233,7 @@ def _write(folder: Path, made: list[Made], seconds: float) -> ExportResult:
 
 
 def _spec(run_dir: Path, network: GuidedMixNet, checkpoint: Checkpoint, options: ExportOptions) -> ArtifactSpec:
+    shape = options.shape
     return ArtifactSpec(
         classes=checkpoint.classes,
         precision=options.precision,
@@ -244,9 +245,7 @@ def _spec(run_dir: Path, network: GuidedMixNet, checkpoint: Checkpoint, options:
         input_scale=checkpoint.model.input_scale,
         encoder_license=network.encoder.license if checkpoint.model.encoder_weights == "imagenet" else None,
         outputs=options.outputs,
-        input=InputContract(
-            shape=options.shape and (options.shape.batch, options.shape.height, options.shape.width)
-        ),
+        input=InputContract(shape=None if shape is None else (shape.batch, shape.height, shape.width)),
         opset=OPSET,
         provenance=ModelProvenance(
             run=run_dir.resolve().name,

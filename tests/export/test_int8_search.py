@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,9 +18,10 @@ from gmtool_export.int8.search import quantize, search
 from gmtool_export.int8.sensitivity import LayerError
 from gmtool_export.proof.gate import TOLERANCES, judge
 from gmtool_export.proof.miou_drop import ImageScore, ScoreProof
-from gmtool_export.proof.parity import ParityRow
+from gmtool_export.proof.parity import ParityRow, Runner, onnx_runner
 
 from gmtool.errors import ParityError
+from gmtool.images import UInt8Array
 from gmtool.nn.checkpoint import load_network
 
 LAYERS = [
@@ -55,7 +57,12 @@ def test_no_layer_is_measured_where_int8_loses_little_and_no_more_move_than_allo
 
     assert search(lambda _: 0.1, fail, goal=0.5, most=3) == (0.1, (), [])
     tried: list[int] = []
-    search(lambda nodes: tried.append(len(nodes)) or 9.0, lambda: LAYERS, goal=0.5, most=2)
+
+    def loss(nodes: Sequence[str]) -> float:
+        tried.append(len(nodes))
+        return 9.0
+
+    search(loss, lambda: LAYERS, goal=0.5, most=2)
     assert tried == [0, 1, 2]
 
 
@@ -144,11 +151,15 @@ def test_losses_are_measured_on_images_at_their_own_size(
     from gmtool_export import run as run_module
 
     sizes: list[tuple[int, ...]] = []
-    original = make.onnx_runner
 
-    def recording(*arguments: object, **more: object) -> object:
-        runner = original(*arguments, **more)  # type: ignore[arg-type]
-        return lambda images: sizes.append(images.shape) or runner(images)  # type: ignore[func-returns-value]
+    def recording(*arguments: Any, **more: Any) -> Runner:
+        runner = onnx_runner(*arguments, **more)
+
+        def run(images: UInt8Array) -> Mapping[str, Any]:
+            sizes.append(images.shape)
+            return runner(images)
+
+        return run
 
     monkeypatch.setattr(run_module, "export_graph", lambda *_, **__: graph)
     monkeypatch.setattr(make, "onnx_runner", recording)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 
 from gmtool.nn.same_padding import PaddedConv2d, make_padding_constant
 
