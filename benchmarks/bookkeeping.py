@@ -25,16 +25,16 @@ import torch
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.engine import accumulate
 from gmtool_training.engine.average import averaged_copy, update_average
+from gmtool_training.engine.machine import Machine
 from gmtool_training.engine.optim import build_optimizer, set_learning_rates
 from gmtool_training.loop import fit
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.fit import Hooks
-from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.schedule import FitSchedule
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
 from gmtool_training.method.step import guidedmix_step
-from lightning_fabric import Fabric
+from gmtool_training.watch.log import RunLog
 
 from gmtool.classes import load_classes
 from gmtool.config import MethodConfig, ModelConfig, OptimConfig
@@ -84,14 +84,13 @@ def main() -> None:
 
 def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     """Run the loop with its bookkeeping timed; return its seconds."""
-    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    machine = Machine(torch.device("cpu"))
     torch.manual_seed(0)
     network = build_network(ModelConfig(encoder="resnet18"), CLASSES)
     average = averaged_copy(network)
     config = OptimConfig(iterations=arguments.steps)
     optimizer = build_optimizer(network, config)
-    wrapped, wrapped_optimizer = fabric.setup(network, optimizer)
-    sums = StepSums(fabric.device)
+    sums = StepSums(machine.device)
     # All work of a step except method, optimiser and data
     sums.add = watch.timed("check and sums", sums.add)  # type: ignore[method-assign]
     fit.split_batch = watch.timed("parts of the batch", accumulate.split_batch)  # type: ignore[attr-defined]
@@ -120,9 +119,9 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
     with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), iterations=arguments.steps) as log:
         started = time.perf_counter()
         fit.fit(
-            fabric,
-            wrapped,
-            wrapped_optimizer,
+            machine,
+            network,
+            optimizer,
             set_rates,
             partial(guidedmix_step, method=MethodConfig(), classes=CLASSES),
             schedule=schedule,
@@ -131,7 +130,9 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
             labeled=labeled,
             unlabeled=repeat(UnlabeledBatch(images, torch.ones_like(masks, dtype=torch.bool))),
             hooks=Hooks(
-                validate=lambda: np.eye(len(CLASSES), dtype=np.int64),
+                validate=lambda _: np.eye(len(CLASSES), dtype=np.int64),
+                validate_rest=None,
+                val_images=(1, 0),
                 after_update=watch.timed(
                     "average of the weights",
                     lambda step: update_average(average, network, decay=0.99, step=step),
@@ -140,7 +141,7 @@ def train(arguments: argparse.Namespace, watch: Stopwatch) -> float:
                 save=lambda *_: None,
                 describe_step=lambda _: "",
             ),
-            stop=StopRequest(fabric),
+            stop=StopRequest(machine),
             log=log,
         )
         return time.perf_counter() - started

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gmtool.class_lists import TEXT_SUFFIXES, from_json, read_class_list
 from gmtool.errors import DataError, did_you_mean
 from gmtool.json_toml import read_json, shown, typed
 
@@ -16,6 +17,7 @@ MAX_RAW_ID = 65_535
 
 BUILT_IN = ("voc", "cityscapes", "context")
 BUILT_IN_DIR = Path(__file__).parent / "class_sets"
+DISTINCT_COLORS = BUILT_IN_DIR / "distinct_colors.json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class ClassSet:
         """Build a class set from its JSON form.
 
         Args:
-            value: A mapping with `names`; optional `palette` (default: VOC's colours), `raw_ids`,
+            value: A mapping with `names`; optional `palette` (default: `distinct_palette`), `raw_ids`,
                 `ignore_index`, `background` (a class name; default: the class named "background") and
                 `ignore_colors` (default: none).
             where: Name of the file, for messages.
@@ -102,7 +104,8 @@ class ClassSet:
         try:
             return cls(
                 names=names,
-                palette=file.palette or voc_palette(len(names)),
+                palette=file.palette
+                or distinct_palette(len(names), None if background is None else names.index(background)),
                 raw_ids=file.raw_ids or tuple(range(len(names))),
                 ignore_index=file.ignore_index,
                 background=None if background is None else names.index(background),
@@ -127,8 +130,9 @@ class _ClassesFile:
 def load_classes(name_or_path: str) -> ClassSet:
     """Return a built-in class set (`voc`, `cityscapes`, `context`) or the one in a file.
 
-    The file is a `classes.json` or COCO annotations. The classes of annotations are the background and the
-    categories, sorted by id; the raw ids are the category ids.
+    The file is a `classes.json`, COCO annotations, or another tool's list of classes (see
+    `gmtool.class_lists.read_class_list`). The classes of annotations are the background and the categories, sorted
+    by id; the raw ids are the category ids.
 
     Raises:
         DataError: The name is not built in and no such file exists, or the file is not a class set.
@@ -137,15 +141,22 @@ def load_classes(name_or_path: str) -> ClassSet:
     path = BUILT_IN_DIR / f"{name_or_path}.json" if built_in else Path(name_or_path)
     if not path.is_file():
         hint = did_you_mean(name_or_path, BUILT_IN)
-        raise DataError(f"classes {name_or_path}: neither a built-in class set nor a JSON file{hint}")
+        raise DataError(f"classes {name_or_path}: neither a built-in class set nor a file{hint}")
+    if not built_in and path.suffix.lower() in TEXT_SUFFIXES:
+        return ClassSet.from_dict(read_class_list(path).to_classes(), where=str(path))
     value = read_json(path, what="a JSON file of classes", any_number=True)
     if isinstance(value, dict) and "categories" in value:
         return _classes_of_categories(read_categories(value, where=str(path)), where=str(path))
+    if not isinstance(value, dict) or not isinstance(value.get("names"), list):
+        own = value if isinstance(value, dict) and "names" in value else {}  # names by number, beside a palette
+        value = own | from_json(value, where=str(path)).to_classes()
     return ClassSet.from_dict(value, where=str(path))
 
 
 def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
     """Return the categories of a COCO annotation file, name by id, in the order of the ids.
+
+    Categories without annotations that only group others are left out.
 
     Raises:
         DataError: `categories` is missing, a category has no id or name, or an id or name occurs twice.
@@ -153,6 +164,10 @@ def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
     listed = value.get("categories")
     if not isinstance(listed, list):
         raise DataError(f'{where}: not a COCO annotation file: expected a list "categories"')
+    groups = grouping_categories(value)
+    if groups:
+        named = [item for item in listed if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        listed = [item for item in listed if item not in [named[place] for place in groups]]
     found: dict[int, str] = {}
     names: set[str] = set()
     for item in listed:
@@ -165,6 +180,25 @@ def read_categories(value: dict[str, Any], *, where: str) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def grouping_categories(value: dict[str, Any]) -> set[int]:
+    """Return the places of the named categories that have no annotation and only group others.
+
+    Roboflow's root category has the name of the project, which may be that of its only class.
+    """
+    annotations = value.get("annotations")
+    if not isinstance(annotations, list) or not isinstance(value.get("categories"), list):
+        return set()
+    listed = [item for item in value["categories"] if isinstance(item, dict) and isinstance(item.get("name"), str)]
+    used = {shown(item.get("category_id")) for item in annotations if isinstance(item, dict)}
+    groups = set()
+    for place, item in enumerate(listed):
+        others = [other for other in listed if other is not item]
+        is_group = any(item["name"] == other.get("supercategory") for other in others)
+        if is_group and shown(item.get("id")) not in used:
+            groups.add(place)
+    return groups
+
+
 def _classes_of_categories(categories: dict[int, str], *, where: str) -> ClassSet:
     """Return background and categories; a category named "background" is the background."""
     things = {raw_id: name for raw_id, name in categories.items() if name != "background"}
@@ -172,6 +206,23 @@ def _classes_of_categories(categories: dict[int, str], *, where: str) -> ClassSe
     unused = own[0] if own else next(raw_id for raw_id in range(len(things) + 1) if raw_id not in things)
     names = ["background", *things.values()]
     return ClassSet.from_dict({"names": names, "raw_ids": [unused, *things]}, where=where)
+
+
+def distinct_palette(count: int, background: int | None = None) -> tuple[Color, ...]:
+    """Return `count` colours that people, also with colour vision deficiency, tell apart; none is nearly black.
+
+    The background is grey. The source of the colours is in `class_sets/distinct_colors.json`.
+    """
+    value = read_json(DISTINCT_COLORS)
+    colors = [_from_hex(text) for text in value["colors"]][:count]
+    if background is not None:
+        colors.insert(background, _from_hex(value["background"]))
+    return tuple(colors[:count])
+
+
+def _from_hex(text: str) -> Color:
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
 
 
 def voc_palette(count: int) -> tuple[Color, ...]:

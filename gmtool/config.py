@@ -249,11 +249,14 @@ class RunConfig:
     seed: Annotated[int, Ge(0)] = 0
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
-    """Precision as named by Lightning Fabric; `auto`: bf16-mixed if the device supports it natively."""
+    """`32-true`, `bf16-mixed`, or `16-mixed` with a loss scale; `auto`: bf16-mixed if native to the device."""
     log_every: Annotated[int, Ge(1)] = 10
     """Optimiser steps between two log events."""
     validations: Annotated[int, Ge(1)] = 10
     """Number of validations, evenly spaced; the last one follows the last step."""
+    val_limit: Annotated[int, Ge(0)] | None = None
+    """Images of each validation but the last, which takes all; 0: all. By default as many as cost about a tenth of
+    the training time."""
     save_every: Annotated[int, Ge(1)] = 500
     """Optimiser steps between two saves of the last checkpoint; it is also saved after each validation."""
     save_state: bool = True

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO
 
 from gmtool.escaping import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
-
-T = TypeVar("T")
 
 
 @cache
@@ -60,18 +60,18 @@ def _print(text: str, console: Callable[[], Console], stream: TextIO) -> None:
         print(text, file=stream)
 
 
+@contextmanager
+def announcing(what: str, *, after_s: float = 2.0) -> Iterator[None]:
+    """Print what the block does if it takes longer than `after_s` seconds."""
+    timer = threading.Timer(after_s, remark, (f"{what} ...",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def speaks() -> bool:
     """Return whether this process prints: under `torchrun` only the first one does."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def track(items: Iterable[T], *, total: int) -> Iterator[T]:
-    """Yield items; on a terminal, show a progress bar with speed and remaining time on stderr."""
-    if not (stderr().is_terminal and speaks()):
-        yield from items
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn
-
-    speed = TaskProgressColumn("", show_speed=True)
-    with Progress(BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn(), console=stderr()) as progress:
-        yield from progress.track(items, total=total)

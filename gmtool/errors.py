@@ -121,6 +121,12 @@ class TerminatedError(GmtoolError):
     exit_code = 143
 
 
+class InterruptedTrainingError(TerminatedError):
+    """Ctrl-C during training; the state is saved."""
+
+    exit_code = 130
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean X?"` for the closest known word, else `"; known: A, B, C"`."""
     names = list(known)

@@ -99,7 +99,7 @@ def open_unlinked(path: Path, flags: int = os.O_RDONLY) -> int:
         descriptor = os.open(path, flags | follow_nothing, 0o666)
     except OSError as error:
         if path.is_symlink():
-            raise _refused(path, "is a link") from error
+            raise _refused(path, "is a link", "remove it, or put the file that it names in its place") from error
         if error.errno == errno.ENXIO:  # a socket
             raise _refused(path, "is not a regular file") from error
         raise
@@ -121,8 +121,8 @@ def sha256_of_lines(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _refused(path: Path, why: str) -> OSError:
-    return OSError(errno.ELOOP, f"{path.name} {why}: remove it")
+def _refused(path: Path, why: str, remedy: str = "remove it") -> OSError:
+    return OSError(errno.ELOOP, f"{path.name} {why}: {remedy}")
 
 
 def _mode_of(path: Path) -> int | None:

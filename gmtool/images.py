@@ -35,6 +35,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 MAX_PIXELS = 200_000_000
 """Pixels of the largest image; larger ones are refused before decoding (a small file can claim gigabytes)."""
+SHRINK = "shrink it, or predict with a higher --max-pixels"
+"""Remedy for an image above the limit."""
 MAX_BYTES_PER_PIXEL = 8
 """Largest file in bytes for each of `max_pixels`: four channels of 16 bits, uncompressed. Larger files are refused
 before reading (a sparse file can claim terabytes)."""
@@ -232,7 +234,8 @@ def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:
         raise ImageError("truncated", f"{path}: damaged image: truncated")
     if image.width * image.height > max_pixels:
         raise ImageError(
-            "too_large", f"{path}: {image.width}x{image.height} pixels; expected at most {max_pixels}"
+            "too_large",
+            f"{path}: {image.width}x{image.height} pixels; expected at most {max_pixels}: {SHRINK}",
         )
     if image.format in ("JPEG", "MPO"):
         _refuse_scans(content, image, path, max_pixels)
@@ -284,7 +287,9 @@ def _why_dark(largest: int, bits: int, *, is_color: bool) -> str | None:
 def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
     if image.mode in ("I", "F"):
         raise ImageError(
-            "unsupported", f"{path}: pixels of mode {image.mode} (32-bit) have no defined 8-bit mapping"
+            "unsupported",
+            f"{path}: pixels of mode {image.mode} (32-bit) have no defined 8-bit mapping: convert it to "
+            "8 bits, scaled as the training images are",
         )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -25,6 +25,7 @@ def build_config(*layers: Settings) -> TrainConfig:
 
     Raises:
         ConfigError: Unknown name, wrong type or range of a value, or contradicting settings.
+        UsageError: No data set folder.
     """
     tree: dict[str, Any] = {}
     for layer in layers:
@@ -33,7 +34,7 @@ def build_config(*layers: Settings) -> TrainConfig:
             _refuse_no_number(name, value)
             tree.setdefault(section, {})[key] = value
     if "root" not in tree.get("data", {}):
-        raise ConfigError("no data set folder: give --data DIR")
+        raise UsageError("no data set folder: give --data DIR")
     try:
         config = TypeAdapter(TrainConfig).validate_python(tree)
     except ValidationError as error:

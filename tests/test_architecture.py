@@ -8,8 +8,10 @@ import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from conftest import Cli
 from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parent.parent
@@ -229,11 +231,56 @@ def test_predicting_leaves_torch_out(toy_model: Path, toy_data: Path, tmp_path: 
         "import sys; from gmtool.cli.app import make_app; app = make_app([]); "
         f"app(['predict', {str(toy_data / 'JPEGImages')!r}, '--out', {str(tmp_path / 'masks')!r}, "
         f"'--model', {str(toy_model)!r}, '--device', 'cpu'], standalone_mode=False); "
-        "print([name for name in ('torch', 'torchvision', 'onnx', 'lightning_fabric') if name in sys.modules])"
+        "print([name for name in ('torch', 'torchvision', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert len(list((tmp_path / "masks").glob("*.png"))) == 24
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["toyy"],
+        ["toy", "--set", "optm.lr=1"],
+        ["toy", "--set", "optim.lr=-1"],
+        ["toy", "--recipe", "pluss"],
+        ["toy", "--set", "optim.accumulation=3"],
+        ["voc", "--data", "nowhere"],
+        ["voc", "--data", "{data}", "--labels", "nowhere.txt"],
+        ["voc", "--data", "{data}", "--classes", "nowhere.json"],
+        ["voc", "--data", "{data}", "--encoder-weights", "nowhere.pth"],
+        ["voc", "--data", "{data}", "--init", "nowhere"],
+        ["--resume", "nowhere"],
+    ],
+)
+def test_a_wrong_option_of_train_is_told_before_torch_is_loaded(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli, wrong: list[str]
+) -> None:
+    """Importing torch takes seconds: it must not begin before everything that needs none is checked."""
+    arguments = [argument.format(data=toy_data) for argument in wrong]
+    monkeypatch.chdir(tmp_path)
+
+    def refuse() -> NoReturn:
+        raise AssertionError("torch is loaded")
+
+    monkeypatch.setattr("gmtool.api.training._loading_torch", refuse)
+    code, _, err = cli(["train", *arguments])
+    assert code in (1, 2)
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert not any(tmp_path.iterdir())
+
+
+def test_checks_of_a_training_import_neither_torch_nor_numpy_for_a_setting() -> None:
+    script = (
+        "import sys; sys.argv = ['gmtool', 'train', 'toy', '--set', 'optm.lr=1']\n"
+        "from gmtool.cli import app\n"
+        "try: app.run()\n"
+        "except SystemExit as end: print(end.code)\n"
+        "print([name for name in ('torch', 'numpy', 'PIL', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["1", "[]"]
 
 
 def test_help_imports_nothing_heavy() -> None:

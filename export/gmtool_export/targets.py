@@ -74,6 +74,18 @@ class TritonTarget:
     warmup: tuple[str, ...] | None = None
     """Image sizes to warm up with, as `512x1024`."""
 
+    def check(self) -> None:
+        """Check name and sizes before the model is made.
+
+        Raises:
+            UsageError: Not a name of a model, or not a size.
+        """
+        from gmtool_export.triton.repository import checked_name
+
+        if self.name is not None:
+            checked_name(self.name)
+        _ = self.warmup_sizes
+
     @property
     def warmup_sizes(self) -> tuple[tuple[int, int], ...] | None:
         """(height, width) of the warm-up images.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmtool.api.arguments import Device, ModelLike, PathLike, Size, as_path, given, refuse
+from gmtool.api.arguments import Device, ModelLike, PathLike, Size, as_path, given, refuse, refuse_idle
 from gmtool.api.prediction import load
 from gmtool.errors import UsageError, needs_extra
 
@@ -100,8 +100,10 @@ def evaluate(
     task: Task
     if any(for_masks.values()):
         views: dict[str, object] = {"--sliding": sliding, "--flip": flip, "--scales": averaging.scales != (1.0,)}
-        of_data: dict[str, object] = {"--layout": layout, "--set": settings} if data is None else {}
-        refuse({"--model": model, **views, **of_data}, "scores a model, --predictions masks: take one of them")
+        runtime: dict[str, object] = {"--device": device != "auto", "--threads": threads, "--trust": trust}
+        refuse({"--model": model, **views, **runtime}, "scores a model, --predictions masks: take one of them")
+        of_data = {"--layout": layout, "--mask-dir": mask_dir, "--set": settings}
+        refuse_idle(of_data, used=data is not None, needs="--data, which has the ground truth")
         task = prepare_masks(
             as_path(predictions),
             as_path(ground_truth),

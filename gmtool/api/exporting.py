@@ -90,7 +90,12 @@ def export(
         from gmtool_export.targets import TensorRTTarget, TritonTarget
     for_int8 = {"--calibration": calibration, "--symmetric": symmetric}
     refuse_idle(for_int8, used=precision == "int8", needs="--precision int8")
-    for_parity = {"--images": images, "--min-agreement": min_agreement, "--max-miou-drop": max_miou_drop}
+    for_parity = {
+        "--images": images,
+        "--score-images": score_images is not None,
+        "--min-agreement": min_agreement is not None,
+        "--max-miou-drop": max_miou_drop is not None,
+    }
     refuse_idle(for_parity, used=parity, needs="--parity")
     fixed = None if shape is None else BatchShape.parse(shape, where="--shape")
     if fixed is not None:
@@ -99,7 +104,7 @@ def export(
     repository = TritonTarget(triton) if isinstance(triton, str | os.PathLike) else triton
     if repository is not None:
         refuse_idle({"--triton-plan": repository.plans}, used=plan is not None, needs="--trt")
-        repository.warmup_sizes  # noqa: B018  checked before the work
+        repository.check()
     options = ExportOptions(
         precision=precision,
         outputs=OUTPUTS[output],

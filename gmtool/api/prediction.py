@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gmtool.api.arguments import Device, ModelLike, PathLike, Size, as_path
 from gmtool.errors import UsageError, did_you_mean, needs_extra
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gmtool_serving.pipeline.model import Model
 
     from gmtool.config import MaskValues
+    from gmtool.labels.outlines import OutlineOptions
 
 
 def load(
@@ -63,6 +64,8 @@ def predict(
     max_pixels: int | None = None,
     root: PathLike | None = None,
     stride: int = 1,
+    tolerance: float | None = None,
+    min_area: int | None = None,
     workers: int | None = None,
     device: Device = "auto",
     threads: int = 0,
@@ -81,8 +84,9 @@ def predict(
         inputs: One or several; as strings also globs and `@FILE`, a list.
         out: Folder for the masks; made if its parent exists.
         model: Exported model; for a loaded one, `device`, `threads` and `trust` were those of `load`.
-        format: `voc`, `voc-submission`, `cityscapes`, `trainids`, `color`, `overlay`, `coco`, `npz`; several go to
-            folders of their own below `out`.
+        format: `voc`, `voc-submission`, `cityscapes`, `trainids`, `color`, `overlay`, `coco`, `npz`; for labeling
+            tools `labelme`, `cvat`, `label-studio`, `coco-annotations`, `yolo`, `datumaro`. Several go to folders
+            of their own below `out`.
         ground_truth: Folder of true masks to score the masks against.
         mask_values: Encoding of the true masks: `index`, `raw` or `color`; None to recognise it.
         resume: Do only what is missing, has changed, or failed before.
@@ -98,6 +102,8 @@ def predict(
         max_pixels: Larger images fail. [200 000 000]
         root: Folder of relative paths in lists and COCO files.
         stride: Take every n-th frame of a video.
+        tolerance: Largest distance of an outline from its pixels, for labeling tools. [1]
+        min_area: Smallest part in pixels, for labeling tools. [16]
         workers: Decoding processes; 0 decodes in threads. [one a core, at most 8; 0 for up to 4 images]
         device: See `load`.
         threads: See `load`.
@@ -137,6 +143,7 @@ def predict(
         workers=workers,
         resume=resume,
         shard=None if shard is None else Shard.parse(shard),
+        outlines=_outlines(formats, tolerance, min_area),
     )
     if min_confidence is not None and "voc-submission" in formats:
         raise UsageError("--min-confidence does not go with --format voc-submission, which has no ignored pixels")
@@ -145,6 +152,8 @@ def predict(
     if isinstance(model_path, Model):
         model_path = model_path.path
     # On a cluster
+    if mask_values is not None and ground_truth is None:
+        raise UsageError("--mask-values needs --ground-truth DIR")
     for option, value in (("--ray-actors", ray_actors), ("--ray-cpus", ray_cpus), ("--ray-gpus", ray_gpus)):
         if ray is None and value is not None:
             raise UsageError(f"{option} needs --ray")
@@ -184,6 +193,24 @@ def predict(
         scoring=scoring,
         observer=observer,
     )
+
+
+def _outlines(formats: Sequence[FormatName], tolerance: float | None, min_area: int | None) -> OutlineOptions:
+    """Return the detail of the shapes of labeling tools.
+
+    Raises:
+        UsageError: It is given, but no format has shapes.
+    """
+    from gmtool_serving.outputs.tool_formats import TOOL_FORMATS, is_tool_format
+
+    from gmtool.labels.outlines import OutlineOptions
+
+    given = {"tolerance_px": tolerance, "min_area_px": min_area}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if asked and not any(map(is_tool_format, formats)):
+        option = f"--{next(iter(asked)).removesuffix('_px').replace('_', '-')}"
+        raise UsageError(f"{option} is for labeling tools: --format {', '.join(TOOL_FORMATS)}")
+    return OutlineOptions(**asked)
 
 
 def _formats(wanted: str | Sequence[str]) -> tuple[FormatName, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmtool.api.arguments import PathLike, given
+from gmtool.api.arguments import PathLike, given, refuse
 from gmtool.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
-    from gmtool_training.loop.run import RunResult
+    from gmtool_training.loop.finish import RunResult
 
     from gmtool.settings import Settings
 
@@ -77,20 +79,20 @@ def train(
         GmtoolError: Something is wrong with settings, data or weights. If it was found before the first step, no
             run folder was made.
     """
+    from gmtool_training.recipes.configure import configure
+    from gmtool_training.recipes.presets import PRESETS
+    from gmtool_training.recipes.recipes import RECIPES
+
+    from gmtool.artifact.run_record import RunRecord
     from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.console import remark, speaks
     from gmtool.data.recognize import own_file, recognize_kind
-    from gmtool.data.toy import ToyConfig, generate_toy
     from gmtool.settings import as_settings
 
-    with needs_extra("train", "training"):
-        from gmtool_training.data.download import download_data
-        from gmtool_training.loop.run import train as run
-        from gmtool_training.recipes.automatic import choose_settings
-        from gmtool_training.recipes.configure import configure
-        from gmtool_training.recipes.presets import PRESETS
-        from gmtool_training.recipes.recipes import RECIPES
+    _let_idle_threads_sleep()
+    # Everything that needs no torch comes first: a mistake is answered at once
     recognized = ""
+    reasons: tuple[str, ...] = ()
     if kind is None or (kind not in PRESETS and data is None and Path(kind).is_dir()):
         data = kind if data is None else data
         if data is None:
@@ -101,17 +103,8 @@ def train(
     asked = as_settings(settings)
     stepwise = iterations is not None or any(name.startswith(("method.", "optim.")) for name in asked)
     automatic = recipe is None and config is None and kind != "toy" and not (stepwise and not recognized)
-    if automatic and iterations is not None:
-        raise UsageError(
-            "--iterations is for recipes that train step by step: give --recipe supervised, paper, fixmatch or "
-            "plus with it; else --minutes N"
-        )
-    if not automatic and recipe != "probe":
-        for option, value in (("--minutes", minutes), ("--encoders", encoders)):
-            if value:
-                raise UsageError(f"{option} is for settings chosen from the data and for --recipe probe")
-    if encoders and init is not None:
-        raise UsageError("--encoders compares encoders, --init takes the one of an earlier run: take one of them")
+    of_probe = {"--minutes": minutes, "--encoders": encoders} if not automatic and recipe != "probe" else {}
+    _refuse_misfits(of_probe, iterations if automatic else None, encoders, init)
     named = {
         "data.root": data,
         "data.classes": classes or (own_file(data, "classes.json") if recognized else None),
@@ -139,20 +132,48 @@ def train(
         "settings": asked,
     }
     full = configure(kind, given(named), **layers, chosen=RECIPES["probe"] if automatic else None)
+    from gmtool_training.loop.checks import check_settings
+
+    check_settings(full, makes_data=download or kind == "toy")
     if automatic:
+        from gmtool_training.recipes.automatic import choose_settings
+
         chosen = choose_settings(full, minutes=minutes)
         found = (f"data set: {kind}, recognised by {recognized}",) if recognized else ()
-        for line in (*found, *chosen.reasons):
+        reasons = (*found, *chosen.reasons)
+        for line in reasons:
             remark(line)
         full = configure(kind, given(named), **layers, chosen=chosen.settings)
+
+    with _loading_torch():
+        from gmtool_training.data.download import download_data
+        from gmtool_training.loop.run import train as run
 
     def prepare() -> None:
         if download:
             download_data(full.data)
         if kind == "toy":
+            from gmtool.data.toy import ToyConfig, generate_toy
+
             generate_toy(full.data.root, ToyConfig())
 
-    return run(full, run_dir, prepare=prepare)
+    named_recipe = recipe or ("probe" if automatic else "paper" if config is None else "")
+    record = RunRecord(kind=kind, recipe=named_recipe, reasons=reasons)
+    return run(full, run_dir, prepare=prepare, record=record)
+
+
+def _refuse_misfits(
+    of_probe: Mapping[str, object], iterations: int | None, encoders: Sequence[str], init: PathLike | None
+) -> None:
+    """Raise for options that do nothing in this run: those of the probe, and steps where it takes none."""
+    if iterations is not None:
+        raise UsageError(
+            "--iterations is for recipes that train step by step: give --recipe supervised, paper, fixmatch or "
+            "plus with it; else --minutes N"
+        )
+    refuse(of_probe, "is for settings chosen from the data and for --recipe probe")
+    if encoders and init is not None:
+        raise UsageError("--encoders compares encoders, --init takes the one of an earlier run: take one of them")
 
 
 def resume(
@@ -189,10 +210,10 @@ def resume(
         ConfigError: The run is finished, its data has changed, another process trains it, or a setting was
             changed that the computation depends on.
     """
+    from gmtool_training.loop.resumable import check_resume
+
     from gmtool.settings import as_settings
 
-    with needs_extra("train", "training"):
-        from gmtool_training.loop.run import resume as go_on
     named = {
         "data.root": data,
         "data.labeled": labels,
@@ -204,4 +225,27 @@ def resume(
         "run.compile": compile,
         "data.cache": cache,
     }
-    return go_on(Path(run), {**as_settings(settings), **given(named)})
+    changes = {**as_settings(settings), **given(named)}
+    _let_idle_threads_sleep()
+    check_resume(Path(run), changes)
+    with _loading_torch():
+        from gmtool_training.loop.run import resume as go_on
+    return go_on(Path(run), changes)
+
+
+def _let_idle_threads_sleep() -> None:
+    """Let threads of OpenMP without work sleep instead of spinning, unless the environment says otherwise.
+
+    Beside another busy process, spinning threads take the processor from those that they wait for. OpenMP reads
+    the variable when torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextmanager
+def _loading_torch() -> Iterator[None]:
+    """Import torch within the block, and say so if that takes long."""
+    from gmtool.console import announcing
+
+    with needs_extra("train", "training"), announcing("loading torch"):
+        yield

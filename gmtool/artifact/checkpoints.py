@@ -76,6 +76,16 @@ def read_checkpoint_file(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
 
 
+def resumable_names(run_dir: Path) -> list[str]:
+    """Return the names of the checkpoints that training can go on from, the newest first."""
+    return ["last", *(path.stem for path in reversed(older_checkpoints(run_dir / CHECKPOINT_DIR)))]
+
+
+def older_checkpoints(folder: Path) -> list[Path]:
+    """Return the JSON files of the checkpoints before the last one, the oldest first."""
+    return sorted(folder.glob("iteration-*.json"))
+
+
 def sealed(value: dict[str, Any]) -> str:
     """Return the JSON text of a description, with the hash of its content."""
     return json.dumps(value | {SEAL: _seal_of(value)}, indent=1) + "\n"

@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from gmtool.artifact.checkpoints import Checkpoint, checked_file, read_checkpoint_file
 from gmtool.artifact.openvino_ir import IR_SUFFIX, read_ir
+from gmtool.artifact.run_record import read_record
 from gmtool.artifact.runs import CHECKPOINT_DIR, CONFIG_NAME
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, PLAN_SUFFIX, PlanSpec, read_plan
 from gmtool.classes import ClassSet
+from gmtool.config import ENCODERS
 from gmtool.errors import ArtifactError
 from gmtool.files import sha256_of_file
 from gmtool.json_toml import read_json, shown
@@ -142,18 +144,19 @@ def _plan_facts(spec: PlanSpec) -> dict[str, str]:
 
 def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
     origin, image = spec.provenance, spec.input
-    attention = "none" if spec.attention_stride is None else f"at 1/{spec.attention_stride:g} of the image's size"
+    stride = spec.attention_stride
+    attention = "none" if stride is None else f"at 1/{stride:.3g} of the image's size"
     shapes = {"mask": "uint8 [N, H, W]", "confidence": "uint8 [N, H, W]", "logits": "float32 [N, C, H, W]"}
     return {
         "precision": spec.precision,
-        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, decoder {spec.decoder}, "
-        f"input scale {spec.input_scale:g}, attention {attention}",
+        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, attention {attention}",
+        "decoder": f"{spec.decoder}, input scale {spec.input_scale:g}",
         "licence": f"of the encoder's published weights: {spec.encoder_license or 'not known'}",
         "input": f"{image.name}: {image.dtype} {_shape(spec)} {image.color}, at least {image.min_size_px} px",
         "outputs": "; ".join(f"{name}: {shapes[name]}" for name in spec.outputs),
         "unsure pixels": _unsure_pixels(spec),
         "opset": str(spec.opset),
-        "run": f"{origin.run}, after {origin.iteration} iterations, validation mIoU {_percent(origin.miou)} %",
+        "run": f"{origin.run}, after {origin.iteration} iterations, {_validated(origin.miou)}",
         "weights": f"sha256 {_short(origin.weights_sha256)}",
         "labeled": f"sha256 of the images' names {_short(origin.labeled_sha256)}",
         "exported": f"{origin.created} by gmtool {origin.gmtool_version}, torch {origin.torch_version}",
@@ -194,15 +197,33 @@ def _describe_run(folder: Path) -> Description:
     first = next(iter(checkpoints.values()))
     facts = {
         "checked": "all weights and descriptions have the hashes that their checkpoints say",
+        **_run_facts(folder),
         **_network_facts(first),
         **{path.stem: _score(checkpoint) for path, checkpoint in checkpoints.items()},
         "exported": ", ".join(path.name for path in models) or "nothing yet",
     }
     value = {
+        "record": asdict(read_record(folder)),
         "checkpoints": {path.stem: _checkpoint_value(checkpoint) for path, checkpoint in checkpoints.items()},
         "exported": [str(path) for path in models],
     }
     return Description("run", folder, facts, first.classes, value)
+
+
+def _run_facts(folder: Path) -> dict[str, str]:
+    """Return what the record of a run says; nothing of a run without one."""
+    record = read_record(folder)
+    images = f"{record.labeled} labeled, {record.unlabeled} unlabeled, {record.val} validation images"
+    memory = f", {_size(record.memory_bytes)} of memory" if record.memory_bytes else ""
+    memory += f", {_size(record.gpu_bytes)} on the GPU" if record.gpu_bytes else ""
+    facts = {
+        "recipe": record.recipe,
+        "data": f"{record.kind + ': ' if record.kind else ''}{images}" if record.labeled is not None else "",
+        "started": record.started,
+        "trained": f"{record.seconds:.0f} s{memory}" if record.seconds else "",
+        "versions": ", ".join(record.versions),
+    }
+    return {name: text for name, text in facts.items() if text}
 
 
 def _describe_checkpoint(path: Path) -> Description:
@@ -233,21 +254,30 @@ def _describe_weights(path: Path) -> Description:
 
 def _network_facts(checkpoint: Checkpoint) -> dict[str, str]:
     model = checkpoint.model
-    stride = "its own" if model.output_stride is None else model.output_stride
+    stride = model.output_stride or _own_stride(model.encoder)
     if model.decoder == "guidedmix":
         blocks = [name for name, there in (("1", model.non_local_1), ("2", model.non_local_2)) if there]
         decoder = f"non-local blocks {' and '.join(blocks) or 'none'}"
     else:
         decoder = f"{model.decoder_channels} hidden channels" if model.decoder_channels else "linear"
     return {
-        "network": f"encoder {model.encoder}, output stride {stride}, decoder {model.decoder}, {decoder}, "
-        f"input scale {model.input_scale:g}",
+        "network": f"encoder {model.encoder}, output stride {stride}, input scale {model.input_scale:g}",
+        "decoder": f"{model.decoder}, {decoder}",
         "weights from": model.init or model.encoder_weights,
     }
 
 
+def _own_stride(encoder: str) -> str:
+    """Return the output stride of an encoder where the settings name none."""
+    return "8" if encoder in ENCODERS else "its own"
+
+
 def _score(checkpoint: Checkpoint) -> str:
-    return f"iteration {checkpoint.iteration}, validation mIoU {_percent(checkpoint.miou)} %"
+    return f"iteration {checkpoint.iteration}, {_validated(checkpoint.miou)}"
+
+
+def _validated(miou: float | None) -> str:
+    return "not validated" if miou is None else f"validation mIoU {_percent(miou)} %"
 
 
 def _checkpoint_value(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib
 import platform
+import sys
 import threading
 from contextlib import ContextDecorator
 from functools import cache
@@ -17,8 +18,16 @@ from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, Gpu, Host, re
 from gmtool.errors import BackendError, BackendMemoryError, MissingExtraError, needs_extra
 
 EXTRAS: dict[Flavour, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
-OLDEST: dict[Flavour, str] = {"tensorrt": "10.12", "tensorrt_rtx": "1.2"}
+OLDEST: dict[Flavour, str] = {"tensorrt": "10.3", "tensorrt_rtx": "1.2"}
 """Oldest supported release of each flavour."""
+
+
+def load_driver() -> ctypes.CDLL | None:
+    """Return the library of NVIDIA's driver; None without a driver."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
 
 
 def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:

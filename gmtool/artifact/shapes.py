@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from gmtool.errors import UsageError
 
+MAX_DIGITS = 10
+"""Digits of a number of pixels; Python refuses to parse thousands of them."""
+
 
 @dataclass(frozen=True)
 class BatchShape:
@@ -97,6 +100,6 @@ def _sides(text: str) -> list[int] | None:
     parts = text.lower().replace("×", "x").split("x")
     return (
         [int(part) for part in parts]
-        if all(part.isascii() and part.isdigit() and int(part) for part in parts)
+        if all(part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS and int(part) for part in parts)
         else None
     )

@@ -10,14 +10,14 @@ from importlib import import_module
 import typer
 
 from gmtool import __version__
-from gmtool.errors import GmtoolError
+from gmtool.errors import GmtoolError, TerminatedError
 from gmtool.escaping import printable
 
 DEBUG_VARIABLE = "GMTOOL_DEBUG"
 
 COMMANDS = (
-    *("demo", "train", "export", "verify", "predict", "evaluate", "benchmark"),
-    *("info", "doctor", "data", "submit"),
+    *("demo", "train", "export", "verify", "predict", "evaluate", "serve", "benchmark"),
+    *("info", "runs", "doctor", "data", "submit"),
 )
 """In the order of the help. Each is a function or, with commands of its own, `app`, in the module of its name."""
 GROUPS = ("data", "submit")
@@ -65,6 +65,9 @@ def run() -> None:
     """Run the command that the program's arguments name, and turn its errors into a line and an exit code."""
     try:
         make_app(sys.argv[1:])()
+    except TerminatedError as error:  # as asked: no error
+        typer.echo(printable(str(error)), err=True)
+        sys.exit(error.exit_code)
     except (GmtoolError, OSError) as error:  # a full disk or a folder without permission is no bug of ours
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise

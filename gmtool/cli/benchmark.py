@@ -131,7 +131,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def _progress(rounds: Iterable[int]) -> Iterator[int]:
-    from gmtool.console import track
+    from gmtool.progress import track
 
     listed = list(rounds)
     return track(listed, total=len(listed))

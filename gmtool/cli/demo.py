@@ -19,7 +19,9 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Folder for everything; default: a fresh one below runs/.")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Optimiser steps; default: the toy recipe's.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps; default: the toy recipe's.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
 ) -> None:
     """Generate toy data, train on it, export, predict and evaluate; minutes on a processor.

@@ -143,10 +143,17 @@ def evaluate(
             "--predictions": predictions,
             "--ground-truth": ground_truth,
             "--prediction-values": prediction_values,
+            "--classes": classes,
+            "--images": images,
+            "--mask-dir": mask_dir,
+            "--mask-values": mask_values,
             "--sliding": sliding,
             "--stride": stride,
             "--flip": flip,
             "--scales": scales != WHOLE,
+            "--device": device != "auto",
+            "--threads": threads,
+            "--trust": trust,
         }
         for option, value in anew.items():
             if value:
@@ -169,7 +176,7 @@ def evaluate(
 
 def show_progress(ids: Iterable[str]) -> Iterator[str]:
     """Pass ids on; show progress on a terminal."""
-    from gmtool.console import track
+    from gmtool.progress import track
 
     listed = list(ids)
     return track(listed, total=len(listed))

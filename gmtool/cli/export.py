@@ -77,7 +77,7 @@ def export(
         typer.Option(min=0, max=100, help="Pixels of the same label, per cent. [fp32 99.9, fp16 99.5, int8 90]"),
     ] = None,
     max_miou_drop: Annotated[
-        float | None, typer.Option(help="Points of mIoU. [fp32 0.05, fp16 0.2, int8 1]")
+        float | None, typer.Option(min=0, help="Points of mIoU. [fp32 0.05, fp16 0.2, int8 1]")
     ] = None,
     allow_few_classes: Annotated[
         bool, typer.Option("--allow-few-classes", help="Accept a network that predicts fewer than three classes.")

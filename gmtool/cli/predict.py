@@ -23,6 +23,7 @@ EPILOG = groups(
         "score": "--ground-truth --mask-values",
         "images": "--exif --bits --max-pixels --root --stride",
         "masks": "--tile --overlap --pad --min-confidence",
+        "labeling": "--tolerance --min-area",
         "machine": "--device --batch --threads --workers --trust",
         "cluster": "--ray --ray-actors --ray-cpus --ray-gpus",
     }
@@ -43,8 +44,9 @@ def predict(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="voc, voc-submission, cityscapes, trainids, color, overlay, coco or npz; several (again, or with "
-            "commas) go to folders of their own below --out. [voc]",
+            help="voc, voc-submission, cityscapes, trainids, color, overlay, coco or npz; for labeling tools: "
+            "labelme, cvat, label-studio, coco-annotations, yolo or datumaro; several (again, or with commas) go "
+            "to folders of their own below --out. [voc]",
         ),
     ] = None,
     resume: Annotated[
@@ -61,7 +63,9 @@ def predict(
     ] = 0,
     min_confidence: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Pixels that the model is less sure of, 0 to 1, are ignored (255)."),
+        typer.Option(
+            min=0.0, max=1.0, metavar="P", help="Pixels that the model is less sure of get no label. [0]"
+        ),
     ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder of true masks: print the mIoU of the predicted ones.")
@@ -83,6 +87,13 @@ def predict(
         str | None, typer.Option(help="Folder of relative paths in lists and COCO files. [that of the file]")
     ] = None,
     stride: Annotated[int, typer.Option(min=1, help="Take every n-th frame of a video.")] = 1,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="PX", help="Distance of shapes from their pixels, for labeling tools. [1]"),
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(min=0, metavar="PX", help="Smallest shape, for labeling tools. [16]")
+    ] = None,
     device: Device = "auto",
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8]")
@@ -142,6 +153,8 @@ def predict(
             max_pixels=max_pixels,
             root=root,
             stride=stride,
+            tolerance=tolerance,
+            min_area=min_area,
             workers=workers,
             device=device,
             threads=threads,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import math
 import os
 import select
 import signal
@@ -40,7 +41,7 @@ class _State:
     act: Callable[[], bool] | None = None
     """Ends what the command does, if it can be ended in an orderly way."""
     limit_s = UNWIND_S
-    remedy = ""
+    remedy: str | Callable[[], str] = ""
     stderr = 2
     """A descriptor of its own: 2 is turned to the null device while Ray starts."""
     is_raised = is_lost = is_repetition = False
@@ -89,8 +90,8 @@ def calling_on_stop(act: Callable[[], bool]) -> Iterator[None]:
             _state.limit_s = UNWIND_S
 
 
-def advise(remedy: str) -> None:
-    """Set what the one line says after the signal's name."""
+def advise(remedy: str | Callable[[], str]) -> None:
+    """Set what the one line says after the signal's name; a function is called then, in any thread."""
     _state.remedy = remedy
 
 
@@ -141,12 +142,14 @@ def _watch(reading: int) -> None:
                     os.read(reading, 1)
             continue
         number = os.read(reading, 1)[0]
-        # Training handles SIGTERM itself: it saves a checkpoint, which may take longer
-        if number not in EXIT_CODES or signal.getsignal(number) is not _handle:
+        # Training handles signals itself: it saves a checkpoint at the first one, which may take longer
+        handler = signal.getsignal(number) if number in EXIT_CODES else None
+        saves_first = getattr(handler, "saves_first", False)
+        if handler is not _handle and not saves_first:
             continue
         if first is not None:
             _end(first)
-        first, deadline = number, time.monotonic() + _state.limit_s
+        first, deadline = number, math.inf if saves_first else time.monotonic() + _state.limit_s
 
 
 def _note_lost(unraisable: sys.UnraisableHookArgs) -> None:
@@ -166,7 +169,8 @@ def _is_importing() -> bool:
 def _end(number: int) -> None:
     """Print the one line, unless it would have to wait, and end the process. Safe in any thread."""
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    line = f"stopped by {name}{_state.remedy}\n"
+    remedy = _state.remedy if isinstance(_state.remedy, str) else _state.remedy()
+    line = f"stopped by {name}{remedy}\n"
     with contextlib.suppress(OSError, ValueError):
         if os.name != "posix" or select.select([], [_state.stderr], [], 0)[1]:
             os.write(_state.stderr, line.encode("utf-8", "replace"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from gmtool import streams
 from gmtool.cli import signals
-from gmtool.cli.terminal import streams
 
 RESUME_REMEDY = ": masks that are done are whole; the same command with --resume does the rest"
 
@@ -13,7 +13,7 @@ RESUME_REMEDY = ": masks that are done are whole; the same command with --resume
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some images failed, 130 or 143 stopped."""
     arguments = sys.argv[1:]
-    predicts = arguments[:1] == ["predict"]
+    predicts, serves = arguments[:1] == ["predict"], arguments[:1] == ["serve"]
     streams.open_standard_streams()  # before any other file is opened
     signals.raise_on_signals(remedy=RESUME_REMEDY if predicts else "")
     try:
@@ -24,7 +24,7 @@ def main() -> None:
             raise
     if signals.exit_code() is not None:  # whatever a library made of the exception
         signals.leave_stopped()
-    if predicts:
+    if predicts or serves:
         signals.leave_at_once(code)  # all is written: giving the model's memory back piece by piece takes 0.1 s
     sys.exit(code)
 

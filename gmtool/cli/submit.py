@@ -77,6 +77,6 @@ def _text(report: SubmissionReport, show: int) -> str:
 
 
 def _progress(files: Sequence[SubmittedFile]) -> Iterable[SubmittedFile]:
-    from gmtool.console import track
+    from gmtool.progress import track
 
     return track(files, total=len(files))

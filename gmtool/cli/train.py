@@ -91,7 +91,6 @@ def train(
     """
     from gmtool.artifact.runs import fresh_dir
     from gmtool.console import remark, result
-    from gmtool.report.tables import to_markdown
 
     # A run is resumed with its own settings
     if resume is not None:
@@ -157,6 +156,8 @@ def train(
                 cache=cache,
                 download=download,
             )
+    from gmtool.report.tables import to_markdown
+
     result(to_markdown(trained.report))
     remark(f"trained in {trained.seconds:.0f} s: {trained.run_dir}")
     remark("next:")
@@ -165,12 +166,14 @@ def train(
 
 @contextmanager
 def advising_to_resume(run_dir: Path) -> Iterator[None]:
-    """Let the line of a stopped run name `--resume`, if there is a checkpoint."""
+    """Let the line of a stopped run name `--resume` if there is a checkpoint, and else say that there is none."""
     from gmtool.artifact.runs import CHECKPOINT_DIR
 
-    try:
-        yield
-    except signals.Stopped:
+    def remedy() -> str:
         if (run_dir / CHECKPOINT_DIR / "last.json").is_file():
-            signals.advise(f": gmtool train --resume {run_dir} goes on from the last checkpoint")
-        raise
+            return f": gmtool train --resume {run_dir} goes on from the last checkpoint"
+        return ": no checkpoint was saved, so there is nothing to resume"
+
+    signals.advise(remedy)
+    yield
+    signals.advise("")

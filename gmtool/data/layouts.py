@@ -89,7 +89,11 @@ class Layout:
                 other.name for other in mask.parent.glob(f"{escape(mask.stem)}.*") if other != image_path
             )
             there = f", found {some_names(others)}" if others else ""
-            raise DataError(f"{where}: image {image_path} has no mask: expected {mask}{there}")
+            drawn = image_path.with_suffix(".json").is_file()
+            remedy = (
+                f"; {self.root} has labelme's files: gmtool data import {self.root} --out DIR" if drawn else ""
+            )
+            raise DataError(f"{where}: image {image_path} has no mask: expected {mask}{there}{remedy}")
         return found
 
     def _listed_mask(self, mask: str, image_path: Path, *, where: str, missing: bool) -> Path:

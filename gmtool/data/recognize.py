@@ -32,7 +32,7 @@ def recognize_kind(root: Path) -> tuple[str, str]:
     raise DataError(
         f"{root}: no layout recognised in it (it has {some_names(found) or 'nothing'}); expected images/ and "
         "masks/, JPEGImages/, leftImg8bit/ or annotations/instances_*.json: gmtool train folder --data DIR with "
-        "--set data.images=... and --set data.masks=... reads others"
+        "--set data.images=... and --set data.masks=... reads others, gmtool data import those of labeling tools"
     )
 
 

@@ -18,7 +18,7 @@ from gmtool.data.datasets import Split, load_split
 from gmtool.data.ground_truth import read_truth
 from gmtool.data.samples import Sample
 from gmtool.data.splits import format_split
-from gmtool.errors import ConfigError
+from gmtool.errors import UsageError
 from gmtool.files import write_atomically
 
 
@@ -89,11 +89,11 @@ def choose_labeled(
             the whole match) are one group, such as the frames of a video. None: each image is a group.
 
     Raises:
-        ConfigError: `count` is not between 1 and one less than the images, the pattern is wrong or does not
+        UsageError: `count` is not between 1 and one less than the images, the pattern is wrong or does not
             match an id, or not even one group fits.
     """
     if not 1 <= count < len(candidates):
-        raise ConfigError(f"{count} labeled images of {len(candidates)}: expected 1 to {len(candidates) - 1}")
+        raise UsageError(f"{count} labeled images of {len(candidates)}: expected 1 to {len(candidates) - 1}")
     # Groups in a seeded order
     groups = _groups(candidates, group_pattern)
     order = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
@@ -115,7 +115,7 @@ def choose_labeled(
     for group in order:
         take(group)
     if not chosen:
-        raise ConfigError(f"the smallest group has more than {count} images: raise --count")
+        raise UsageError(f"the smallest group has more than {count} images: raise --count")
     # Split in the order of the candidates
     labeled = {candidate.sample.id for group in chosen for candidate in group}
     return LabeledChoice(
@@ -131,12 +131,12 @@ def _groups(candidates: Sequence[Candidate], pattern: str | None) -> list[list[C
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"--group {pattern}: not a regular expression: {error}") from error
+        raise UsageError(f"--group {pattern}: not a regular expression: {error}") from error
     groups: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         match = compiled.search(candidate.sample.id)
         if match is None:
-            raise ConfigError(f"--group {pattern} does not match {candidate.sample.id}")
+            raise UsageError(f"--group {pattern} does not match {candidate.sample.id}")
         groups[match.group(1) if compiled.groups else match.group()].append(candidate)
     return list(groups.values())
 

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from gmtool.classes import ClassSet, voc_palette
+from gmtool.classes import ClassSet, distinct_palette
 from gmtool.errors import DataError
 from gmtool.files import write_atomically
 from gmtool.images import UInt8Array
 from gmtool.masks.files import write_mask
 
 NAMES = ("background", "disc", "square", "triangle", "star", "ring")
-CLASSES = ClassSet(names=NAMES, palette=voc_palette(len(NAMES)), raw_ids=tuple(range(len(NAMES))), background=0)
+CLASSES = ClassSet(
+    names=NAMES, palette=distinct_palette(len(NAMES), 0), raw_ids=tuple(range(len(NAMES))), background=0
+)
 HUES = (0.30, 0.02, 0.60, 0.13, 0.80, 0.48)
 """Mean hue of each class, in [0, 1); hues vary so that classes overlap, and texture and shape matter too."""
 

@@ -50,6 +50,7 @@ def read_extras() -> dict[str, Extra]:
         if name == "all":
             continue
         wanted = [one for one in requirements if one.marker and one.marker.evaluate({"extra": name})]
+        wanted += [needed for one in wanted for needed in _of_extras(one)]
         missing = [one.name for one in wanted if _version(one.name) is None]
         outdated = [
             f"{one.name} {version}, expected {one.specifier}"
@@ -58,6 +59,19 @@ def read_extras() -> dict[str, Extra]:
         ]
         extras[name] = Extra(tuple(missing), tuple(outdated), empty=not wanted)
     return extras
+
+
+def _of_extras(requirement: Requirement) -> list[Requirement]:
+    """Return what the extras of a requirement need, such as those of `onnxruntime-gpu[cuda,cudnn]`."""
+    try:
+        named = [Requirement(text) for text in metadata.requires(requirement.name) or []]
+    except metadata.PackageNotFoundError:
+        return []
+    return [
+        one
+        for one in named
+        if one.marker and any(one.marker.evaluate({"extra": extra}) for extra in requirement.extras)
+    ]
 
 
 def _try_providers(onnxruntime: Probe | None, pool: ThreadPoolExecutor) -> dict[str, Probe]:

@@ -15,14 +15,17 @@ import sys
 from dataclasses import dataclass
 from typing import Any, cast
 
+from gmtool.artifact.nvidia import load_driver
 from gmtool.artifact.tensorrt_plan import Flavour
 from gmtool.errors import GmtoolError
 
 TIMEOUT_S = 60
 TINY_ONNX = base64.b64decode(
-    "CAg6MwoMCgF4EgF5IgRSZWx1EgFnWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEg=="
+    "CAgSADp2Cg8KAXgKAXcSAWMiBENvbnYKEQoBYwoBYxIBeSIGTWF0TXVsEgFnKhMIAQgBCAEIARABIgQAAIC/QgF3WhsKAXgSFgoU"
+    "CAESEAoCCAEKAggBCgIIAgoCCAJiGwoBeRIWChQIARIQCgIIAQoCCAEKAggCCgIIAkIECgAQEg=="
 )
-"""One Relu from x to y, float32 [1], opset 18."""
+"""Convolution by -1, then the matrix product of the result with itself: float32 [1, 1, 2, 2], opset 18. On a GPU
+the first needs cuDNN, the second cuBLAS."""
 ORT = "onnxruntime:"
 """Before the name of a provider in the name of its probe."""
 
@@ -97,7 +100,7 @@ def _onnxruntime() -> dict[str, Any]:
 
 
 def _provider(name: str) -> dict[str, Any]:
-    """Run a graph of one node on a provider of ONNX Runtime."""
+    """Run a convolution and a matrix product on a provider of ONNX Runtime."""
     import numpy as np
     import onnxruntime as ort
 
@@ -106,18 +109,16 @@ def _provider(name: str) -> dict[str, Any]:
     session = ort.InferenceSession(TINY_ONNX, providers=[name])
     got = session.get_providers()[0]
     if got == name:
-        (result,) = session.run(None, {"x": np.array([-1], np.float32)})
-        if result.tolist() != [0.0]:
+        (result,) = session.run(None, {"x": np.full((1, 1, 2, 2), -1, np.float32)})
+        if result.tolist() != [[[[2.0, 2.0], [2.0, 2.0]]]]:
             got = f"{name}, which computes wrongly"
     return {"got": got}
 
 
 def _driver() -> dict[str, Any]:
     """Ask NVIDIA's driver itself, with the functions that every version of it has."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        cuda = ctypes.CDLL(name)
-    except OSError:
+    cuda = load_driver()
+    if cuda is None:
         return {"there": False}
     status = cuda.cuInit(0)
     version, count = ctypes.c_int(), ctypes.c_int()

@@ -86,7 +86,9 @@ def read_coco(path: Path) -> CocoFile:
     if len(known) < len(images):
         raise DataError(f"{path}: {len(images) - len(known)} images have the id of another")
     by_image: dict[ImageId, list[dict[str, Any]]] = defaultdict(list)
-    for item in _list_of(value, "annotations", path):
+    for place, item in enumerate(_list_of(value, "annotations", path)):
+        if isinstance(item, dict) and "id" not in item:  # some tools number images and categories alone
+            item["id"] = place
         _check_annotation(item, known, categories, where=f"{path} annotation")
         by_image[item["image_id"]].append(item)
     return CocoFile(path, categories, images, dict(by_image))
@@ -211,7 +213,11 @@ def _list_of(value: dict[str, Any], key: str, path: Path) -> list[Any]:
 
 def _read_image(item: Any, *, where: str) -> CocoImage:
     where = _named(item, where)
+    for side in ("height", "width"):
+        if type(item.get(side)) is float and item[side].is_integer():
+            item[side] = int(item[side])
     _check_types(item, {"id": (int, str), "file_name": (str,), "height": (int,), "width": (int,)}, where=where)
+    item["file_name"] = item["file_name"].replace("\\", "/")  # of Windows
     if min(item["height"], item["width"]) < 1:
         raise DataError(f"{where} is {shown(item['width'])}x{shown(item['height'])}")
     parts = Path(item["file_name"]).parts

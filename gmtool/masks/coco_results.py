@@ -26,6 +26,11 @@ def read_coco_results(path: Path) -> CocoResults:
         DataError: Not a COCO results file.
     """
     entries = read_json(path, what="a COCO results file", any_number=True)
+    if isinstance(entries, dict) and "annotations" in entries:
+        raise DataError(
+            f"{path}: COCO annotations, but expected COCO results, a list of image_id, category_id, segmentation; "
+            f"ground truth of this kind: --data FOLDER --layout coco --set data.val_annotations={path.resolve()}"
+        )
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: not a COCO results file: expected a list of image_id, category_id, segmentation")
     by_image: CocoResults = defaultdict(list)

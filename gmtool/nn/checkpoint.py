@@ -12,7 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gmtool.artifact.checkpoints import FORMAT_VERSION, Checkpoint, CheckpointName, checked_file, read_checkpoint
+from gmtool.artifact.checkpoints import (
+    FORMAT_VERSION,
+    Checkpoint,
+    CheckpointName,
+    checked_file,
+    older_checkpoints,
+    read_checkpoint,
+    resumable_names,
+)
 from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
@@ -47,11 +55,6 @@ class TrainingState:
 def build_network(model: ModelConfig, classes: ClassSet) -> GuidedMixNet:
     """Return the network for a class set, with random weights."""
     return GuidedMixNet(model, num_classes=len(classes), num_foreground=len(classes.foreground))
-
-
-def resumable_names(run_dir: Path) -> list[str]:
-    """Return the names of the checkpoints that training can go on from, the newest first."""
-    return ["last", *(path.stem for path in reversed(older_checkpoints(run_dir / CHECKPOINT_DIR)))]
 
 
 def load_network(run_dir: Path, name: str) -> tuple[GuidedMixNet, Checkpoint]:
@@ -95,8 +98,3 @@ def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
     for name, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{name} has values that are not finite {where}")
-
-
-def older_checkpoints(folder: Path) -> list[Path]:
-    """Return the JSON files of the checkpoints before the last one, the oldest first."""
-    return sorted(folder.glob("iteration-*.json"))

@@ -51,8 +51,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type == "cpu":  # its fused kernel takes one width: zeros add nothing to a product
         missing = value.shape[-1] - query.shape[-1]
         query, key = F.pad(query, (0, missing)), F.pad(key, (0, missing))
-    heads = (each[:, None] for each in (query, key, value))
-    return F.scaled_dot_product_attention(*heads, scale=scale)[:, 0]
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=scale)[:, 0]
 
 
 class PixelShuffleUp(nn.Module):

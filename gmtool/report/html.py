@@ -36,7 +36,7 @@ def report_html(report: IoUReport, examples: Sequence[Example] = ()) -> str:
     """
     value = report.to_dict()
     shares = _shares(report)
-    return _render(
+    return render(
         "report.html.j2",
         report=report,
         value=value,
@@ -81,7 +81,7 @@ def comparison_html(comparison: Comparison) -> str:
         }
         for place, (other, difference) in enumerate(zip(others, comparison.differences, strict=True), start=1)
     ]
-    return _render(
+    return render(
         "comparison.html.j2",
         comparison=comparison,
         first=first,
@@ -92,7 +92,8 @@ def comparison_html(comparison: Comparison) -> str:
     )
 
 
-def _render(template: str, **context: Any) -> str:
+def render(template: str, **context: Any) -> str:
+    """Return a page from a template; control characters of texts are escaped."""
     with needs_extra("serve", "writing an HTML report"):
         import jinja2
     environment = jinja2.Environment(
@@ -114,7 +115,7 @@ def _columns(report: IoUReport) -> list[tuple[str, str]]:
 
 def _class_rows(report: IoUReport, value: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        row | {"color": _css(report.classes, index), "bar": f"{100 * (row['iou'] or 0):.2f}"}
+        row | {"color": css_color(report.classes, index), "bar": f"{100 * (row['iou'] or 0):.2f}"}
         for index, row in enumerate(value["classes"])
     ]
 
@@ -142,7 +143,7 @@ def _matrix_rows(report: IoUReport, shares: Float64Array) -> dict[str, Any]:
             }
             for column, share in enumerate(shares[index, :width])
         ]
-        rows.append({"name": name, "cells": cells, "color": _css(report.classes, index)})
+        rows.append({"name": name, "cells": cells, "color": css_color(report.classes, index)})
     return {"columns": columns, "rows": rows}
 
 
@@ -197,7 +198,7 @@ def _example(example: Example, report: IoUReport) -> dict[str, Any]:
         "panels": panels(example, classes),
         "small": example.truth.shape[1] < SMALL_PX,
         "legend": [
-            (classes.names[index], _css(classes, index), float(images.hits[place, index] / union[index]))
+            (classes.names[index], css_color(classes, index), float(images.hits[place, index] / union[index]))
             for index in sorted(map(int, present), key=lambda index: -images.truth[place, index])
         ],
     }
@@ -265,7 +266,8 @@ def _place(value: float, span: float) -> str:
     return f"{50 + 50 * value / span:.2f}"
 
 
-def _css(classes: ClassSet, index: int) -> str:
+def css_color(classes: ClassSet, index: int) -> str:
+    """Return the colour of a class as CSS."""
     red, green, blue = classes.palette[index]
     return f"rgb({red} {green} {blue})"
 

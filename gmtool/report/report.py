@@ -80,6 +80,8 @@ class BestScore:
     """mIoU in [0, 1]; None if no pixel was scored."""
     iteration: int
     """Optimiser steps done."""
+    images: int | None = None
+    """Number of images that it was scored on, if not on all."""
 
 
 @dataclass(frozen=True)

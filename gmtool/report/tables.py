@@ -135,7 +135,8 @@ def _best_lines(report: IoUReport) -> list[str]:
         return []
     best = report.best
     line = f"Last weights; the best of this run: {percent(best.miou)} % at iteration {best.iteration}"
-    return ["", f"{line}, chosen on these images, so it is optimistic."]
+    those = "these images" if best.images is None else f"{best.images} of these images"
+    return ["", f"{line}, chosen on {those}, so it is optimistic."]
 
 
 def _class_table(value: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import Cli
 from gmtool.doctor import facts as collecting
 from gmtool.doctor import probes
 from gmtool.doctor.diagnosis import GIB, Extra, Facts, Finding, diagnose
+from gmtool.doctor.facts import read_extras
 from gmtool.doctor.probes import TINY_ONNX, Probe, run_probe
 from gmtool.resources import Resources
 
@@ -284,4 +286,28 @@ def test_a_probe_that_crashes_or_hangs_is_a_finding(monkeypatch: pytest.MonkeyPa
 def test_the_tiny_model_is_a_model() -> None:
     model = onnx.ModelProto.FromString(TINY_ONNX)
     onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Relu"]
+    assert [node.op_type for node in model.graph.node] == ["Conv", "MatMul"]
+
+
+def test_packages_that_the_extras_of_a_requirement_need_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of `onnxruntime-gpu[cuda,cudnn]`: cuRAND is one of them."""
+    version, requires = metadata.version, metadata.requires
+
+    def only_the_package(name: str) -> str:
+        if name.startswith("nvidia-curand"):
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(
+        metadata,
+        "requires",
+        lambda name: (
+            ["onnxruntime-gpu[cuda]; extra == 'cuda'"]
+            if name == "gmtool"
+            else ["nvidia-curand; extra == 'cuda'", "other; extra == 'x'"]
+            if name == "onnxruntime-gpu"
+            else requires(name)
+        ),
+    )
+    monkeypatch.setattr(metadata, "version", only_the_package)
+    assert read_extras()["cuda"].missing == ("nvidia-curand",)

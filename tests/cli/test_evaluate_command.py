@@ -81,5 +81,5 @@ def test_official_json_has_the_keys_of_cityscapesscripts(cli: Cli, tmp_path: Pat
     assert value["averageScoreClasses"] == value["classScores"]["car"] == 1.0
     assert np.array(value["confMatrix"]).shape == (34, 34)
     code, _, err = cli([*arguments, "--classes", "voc", "--official-json", official])
-    assert code == 1
+    assert code == 2
     assert "needs the 19 classes of Cityscapes" in err

@@ -33,6 +33,7 @@ NATIVE = """
 """
 """Two ways in which an import takes long: in Python, and in a native call that lets other threads run."""
 
+NOTHING = ": no checkpoint was saved, so there is nothing to resume"
 PREDICT = ["predict", "{toy_data}/JPEGImages", "--out", "{out}", "--model", "{toy_model}", "--device", "cpu"]
 CASES = [
     (["info", "nothing"], "typer", WAITING, signal.SIGINT),
@@ -68,9 +69,11 @@ def test_case_42_a_signal_at_any_moment_ends_a_command_with_one_line(
     seconds = time.monotonic() - asked
     assert process.returncode == 128 + number, err
     name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-    said = [line for line in err.decode().splitlines() if not line.startswith(("model ", "speed: "))]
+    usual = ("model ", "speed: ", "loading torch ")
+    said = [line for line in err.decode().splitlines() if not line.startswith(usual)]
     resume = ": masks that are done are whole; the same command with --resume does the rest"
-    assert said == [f"stopped by {name}{resume if arguments[0] == 'predict' else ''}"]
+    remedy = {"predict": resume, "train": NOTHING}.get(arguments[0], "")
+    assert said == [f"stopped by {name}{remedy}"]
     assert seconds < 10, "two on a machine that does nothing else"
     assert not list(tmp_path.rglob("*gmtool-tmp"))
     assert out == b""
@@ -91,14 +94,56 @@ def test_case_42_the_line_of_a_stopped_training_names_resume_where_there_is_a_ch
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signals._state, "remedy", "")
-    with pytest.raises(signals.Stopped), train.advising_to_resume(tmp_path):
-        raise signals.Stopped(130)
+    with train.advising_to_resume(tmp_path):
+        remedy = signals._state.remedy
+        assert callable(remedy)
+        assert remedy() == NOTHING
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.json").touch()
+        assert remedy() == f": gmtool train --resume {tmp_path} goes on from the last checkpoint"
     assert signals._state.remedy == ""
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.json").touch()
-    with pytest.raises(signals.Stopped), train.advising_to_resume(tmp_path):
-        raise signals.Stopped(130)
-    assert signals._state.remedy == f": gmtool train --resume {tmp_path} goes on from the last checkpoint"
+
+
+SAVING_FIRST = """
+import time
+from gmtool.cli import signals
+from types import SimpleNamespace
+from gmtool_training.loop.stop import stop_on_signals
+
+signals.raise_on_signals()
+signals.advise(": to be resumed")
+with stop_on_signals(SimpleNamespace(processes=1), lambda: print("asked", flush=True)) as stop:
+    print("ready", flush=True)
+    {busy}
+print("saved", flush=True)
+"""
+PYTHON_STEP = "while not stop.is_asked: time.sleep(0.01)"
+NATIVE_STEP = NATIVE.replace("\n            ", "\n    ").strip()
+
+
+@pytest.mark.parametrize(("busy", "twice"), [(PYTHON_STEP, False), ("time.sleep(600)", True), (NATIVE_STEP, True)])
+def test_case_42_the_first_ctrl_c_of_training_saves_and_the_second_ends_at_once(busy: str, twice: bool) -> None:
+    """A second one also ends a step in native code, of which Python learns only afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVING_FIRST.replace("{busy}", busy)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  there are no threads
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    if twice:
+        time.sleep(0.1)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = finish(process)
+        assert time.monotonic() - asked < 5, "at once on a machine that does nothing else"
+        assert (process.returncode, b"saved" in out) == (130, False)
+        assert err == b"stopped by Ctrl-C: to be resumed\n"
+    else:
+        out, _ = finish(process)
+        assert (process.returncode, out) == (0, b"asked\nsaved\n")
 
 
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gmtool.classes import ClassSet, load_classes, voc_palette
+from gmtool.classes import ClassSet, distinct_palette, load_classes, voc_palette
 from gmtool.errors import DataError
 
 
@@ -41,11 +42,51 @@ def test_classes_file_round_trips(tmp_path: Path) -> None:
     assert load_classes(str(path)) == load_classes("cityscapes")
 
 
+def lab(colors: np.ndarray) -> np.ndarray:
+    """CIELAB of linear RGB in [0, 1], by the formulas of CIE 15."""
+    matrix = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    x = np.clip(colors, 0, 1) @ np.array(matrix).T / (0.95047, 1, 1.08883)
+    f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+VISIONS = {
+    "usual": np.eye(3),
+    # Machado, Oliveira, Fernandes: A physiologically-based model for simulation of color vision deficiency, 2009
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+}
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_default_colors_are_told_apart_by_every_eye_and_none_is_nearly_black(vision: str) -> None:
+    for background in (None, 0, 3):
+        colors = np.array(distinct_palette(21, background)) / 255
+        linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+        seen = lab(linear @ np.array(VISIONS[vision]).T)
+        distances = np.linalg.norm(seen[:, None] - seen[None], axis=2) + 100 * np.eye(21)
+        assert distances.min() > 14, "VOC's colours have 1.0"
+        assert lab(linear)[:, 0].min() > 35
+    assert len(set(distinct_palette(255, 7))) == 255
+
+
 def test_names_alone_are_enough_and_background_is_found(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text('{"names": ["background", "cat", "dog"]}')
     classes = load_classes(str(path))
-    assert classes.palette == voc_palette(3)
+    assert classes.palette == distinct_palette(3, 0)
     assert classes.foreground == (1, 2)
 
 
@@ -53,7 +94,7 @@ def test_names_alone_are_enough_and_background_is_found(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         ("{", "not a JSON file"),
-        ('["a", "b"]', '"names"'),
+        ('{"a": ["b"]}', "expected a name for each number"),
         ('{"names": ["a"]}', "2 to 255 classes, got 1"),
         ('{"names": ["a", "a"]}', "occurs twice"),
         ('{"names": ["a", "b"], "palette": [[0, 0, 0]]}', "2 names, but 1 entries in palette"),

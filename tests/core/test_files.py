@@ -173,7 +173,7 @@ def test_a_file_with_a_known_name_is_opened_only_if_it_is_no_link_and_no_pipe(tm
     (tmp_path / "link").symlink_to(tmp_path / "file")
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("dangling", "link", "zero"):
-        with pytest.raises(OSError, match=f"{name} is a link: remove it"):
+        with pytest.raises(OSError, match=f"{name} is a link: remove it, or put the file that it names"):
             open_unlinked(tmp_path / name, flags)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="pipe is not a regular file: remove it"):

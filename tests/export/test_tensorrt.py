@@ -299,7 +299,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
         ),
         ("import tensorrt_bindings_of_nothing", r"needs TensorRT \(tensorrt_bindings_of_nothing\), which is not"),
         ("__version__ = '0.0.1'", "tensorrt is a placeholder package"),
-        ("__version__, Builder = '10.3.0', None", "TensorRT 10.3.0 is too old: expected 10.12 or later"),
+        ("__version__, Builder = '9.3.0', None", "TensorRT 9.3.0 is too old: expected 10.3 or later"),
     ],
 )
 def test_a_tensorrt_that_cannot_work_is_said_to(

@@ -45,6 +45,13 @@ def test_non_local_blocks_stand_where_the_switches_say(first: bool, second: bool
     assert isinstance(model.decoder.mitrans2.attention, NonLocal) == second
 
 
+@pytest.mark.parametrize(("input_scale", "expected"), [(1.0, "8"), (0.5, "16"), (2.0, "4")])
+def test_whole_strides_of_the_attention_are_integers(input_scale: float, expected: str) -> None:
+    attention = network(non_local_1=True, input_scale=input_scale).attention
+    assert attention is not None
+    assert str(attention.stride) == expected
+
+
 def test_normalize_is_torchvisions() -> None:
     from torchvision.transforms.v2.functional import normalize as reference
 

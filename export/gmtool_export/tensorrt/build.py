@@ -23,7 +23,7 @@ from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.artifact.spec import ArtifactSpec, Precision
 from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, Plan, PlanSpec, release
 from gmtool.console import remark
-from gmtool.errors import ArtifactError, ConfigError, MissingExtraError
+from gmtool.errors import ArtifactError, ConfigError, MissingExtraError, UsageError
 from gmtool.files import write_atomically
 
 OLDEST_COMPATIBLE = "8.0"
@@ -74,20 +74,20 @@ def check_options(options: BuildOptions) -> None:
     """Check the options against the flavour, before anything slow.
 
     Raises:
-        ConfigError: An option of the other flavour, or an unsupported compute capability.
+        UsageError: An option of the other flavour, or an unsupported compute capability.
         MissingExtraError: The flavour is not installed.
         BackendError: It is installed without its libraries.
     """
     # Options of both flavours
     trt, title = load_tensorrt(options.flavour), FLAVOUR_TITLES[options.flavour]
     if not options.profiles:
-        raise ConfigError("a plan needs at least one range of shapes: --min-shape, --opt-shape, --max-shape")
+        raise UsageError("a plan needs at least one range of shapes: --min-shape, --opt-shape, --max-shape")
     if options.workspace_bytes is not None and options.workspace_bytes <= 0:
-        raise ConfigError(f"workspace of {options.workspace_bytes} bytes: expected more than 0")
+        raise UsageError(f"workspace of {options.workspace_bytes} bytes: expected more than 0")
     # TensorRT
     if options.flavour == "tensorrt":
         if options.compute_capabilities:
-            raise ConfigError(
+            raise UsageError(
                 "--compute-capability: TensorRT builds for the GPU of this machine; use --hardware-compatible, "
                 "or TensorRT-RTX"
             )
@@ -99,11 +99,11 @@ def check_options(options: BuildOptions) -> None:
         ("--timing-cache", options.timing_cache is not None, "it times kernels where a plan is run"),
     ):
         if given:
-            raise ConfigError(f"{option}: {title} has no such option: {instead}")
+            raise UsageError(f"{option}: {title} has no such option: {instead}")
     known = _known_capabilities(trt)
     for capability in options.compute_capabilities:
         if capability not in known:
-            raise ConfigError(
+            raise UsageError(
                 f"--compute-capability {capability}: {title} {trt.__version__} builds for {', '.join(known)}; "
                 "for data-centre GPUs (9.0, 10.0) use TensorRT"
             )
@@ -122,7 +122,7 @@ def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> 
 
     Raises:
         ArtifactError: TensorRT refuses the graph or cannot build it, or its precision is not that of `spec`.
-        ConfigError: Contradictory options.
+        UsageError: Contradictory options.
         BackendError: TensorRT needs a GPU, and there is none.
         MissingExtraError: The flavour is not installed.
     """
@@ -227,7 +227,7 @@ def _configure(trt: ModuleType, config: Any, spec: ArtifactSpec, options: BuildO
         for index, capability in enumerate(wanted):
             member = getattr(trt.ComputeCapability, "SM" + capability.replace(".", ""))
             if not config.set_compute_capability(member, index):
-                raise ConfigError(f"--compute-capability {capability}: refused by TensorRT-RTX")
+                raise UsageError(f"--compute-capability {capability}: refused by TensorRT-RTX")
 
 
 def _add_profile(builder: Any, config: Any, name: str, profile: ShapeProfile) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gmtool.artifact.shapes import BatchShape
 from gmtool.artifact.tensorrt_plan import PLAN_SUFFIX, PlanSpec, read_sidecar, write_plan
-from gmtool.errors import ArtifactError, ConfigError
+from gmtool.errors import ArtifactError, ConfigError, UsageError
 from gmtool.files import sweep_leftovers, temporary_path, write_atomically
 from gmtool_export.triton.config import (
     CLASSES_KEY,
@@ -68,11 +68,12 @@ def export_triton(
         ArtifactError: A file is damaged or foreign, the files are of different models, or the name belongs to
             another model.
         ConfigError: Options that the plans do not allow.
+        UsageError: Not a name of a model.
         MissingExtraError: tritonclient is not installed.
     """
     options = options or TritonOptions()
     source = read_source(artifacts)
-    folder = repository / _checked_name(name or source.spec.provenance.run)
+    folder = repository / checked_name(name or source.spec.provenance.run)
     versions = _versions(folder)
     config = _config(folder, versions, source, options)
     version = max(versions, default=0) + 1
@@ -220,8 +221,12 @@ def _versions(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
 
 
-def _checked_name(name: str) -> str:
-    """Return the name if it is valid as a folder and in a URL."""
+def checked_name(name: str) -> str:
+    """Return the name if it is valid as a folder and in a URL.
+
+    Raises:
+        UsageError: It is not.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise ConfigError(f"--triton-name {name}: expected letters, digits, dots, hyphens and underscores")
+        raise UsageError(f"--triton-name {name}: expected letters, digits, dots, hyphens and underscores")
     return name

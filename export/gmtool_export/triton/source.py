@@ -9,7 +9,7 @@ from pathlib import Path
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.artifact.tensorrt_plan import PLAN_SUFFIX, Plan, PlanSpec, read_plan
-from gmtool.errors import ArtifactError, ConfigError
+from gmtool.errors import ArtifactError, UsageError
 from gmtool_export.triton.config import Kind
 
 ONNX_FILE = "model.onnx"
@@ -32,13 +32,13 @@ def read_source(artifacts: Sequence[Path]) -> TritonSource:
 
     Raises:
         ArtifactError: A file is damaged or foreign, or the plans are of different models.
-        ConfigError: No files, or files of different kinds.
+        UsageError: No files, or files of different kinds.
     """
     # Check the kinds of files
     plans = [path for path in artifacts if path.suffix == PLAN_SUFFIX]
     if not artifacts or (plans and len(plans) < len(artifacts)) or (not plans and len(artifacts) > 1):
         listed = ", ".join(map(str, artifacts)) or "nothing"
-        raise ConfigError(
+        raise UsageError(
             f"a Triton model is one ONNX file, or plans for different GPUs; got {listed}: export them separately"
         )
     # ONNX model

@@ -40,7 +40,8 @@ class Prediction:
         if self._mask is not None:
             return self._mask
         assert self.logits is not None
-        return self.logits.argmax(axis=1).astype(np.uint8)
+        labels: UInt8Array = self.logits.argmax(axis=1).astype(np.uint8)
+        return labels
 
     @cached_property
     def confidence(self) -> UInt8Array | None:
@@ -50,7 +51,8 @@ class Prediction:
         # The largest probability is 1 / sum(exp(logits - largest)), without memory for all probabilities
         largest = self.logits.max(axis=1)
         total = np.exp(self.logits - largest[:, None]).sum(axis=1)
-        return np.rint(255 / total).astype(np.uint8)
+        rounded: UInt8Array = np.rint(255 / total).astype(np.uint8)
+        return rounded
 
 
 class Backend(Protocol):

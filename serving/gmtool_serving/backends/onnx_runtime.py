@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,16 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_inference_collection as ort_sessions
 
+from gmtool.artifact.nvidia import load_driver
+from gmtool.artifact.spec import Precision
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
 from gmtool_serving.backends.base import InferenceDevice, Prediction, fit_shape, to_prediction
-from gmtool_serving.backends.model_file import read_model_file
+from gmtool_serving.backends.model_file import ModelFile, read_model_file
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_BATCH = 8
 """Default batch size on a GPU; on a CPU it is 1, which is as fast and takes the least memory."""
 MEMORY_WORDS = (
@@ -69,16 +71,19 @@ class OrtBackend:
         options.intra_op_num_threads = runtime_threads(threads)
         # Threads that spin after a run take CPU time from decoders and from other models
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        provider = "CUDAExecutionProvider" if _wants_cuda(device) else "CPUExecutionProvider"
+        provider = CUDA if _wants_cuda(device) else CPU
         try:
-            # From bytes: a model cannot then refer to other files
-            self._session = ort.InferenceSession(file.content, options, providers=[provider])
+            self._session = _session(file, options, provider)
         except Exception as error:  # onnxruntime raises classes of its native part
-            raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
+            if provider == CPU or device == "cuda":
+                raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
+            remark(f"CUDA unavailable ({_first_line(error)}): predicting with {CPU}")
+            provider = CPU
+            self._session = _session(file, options, provider)
         self._check_provider(provider, device)
         self._held_bytes = 0
         """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
-        self._device = "cuda" if self._session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        self._device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         sides = self._session.get_inputs()[0].shape[:3]
         self._fixed = tuple(side if isinstance(side, int) else None for side in sides)
         """Batch, height and width, where the graph takes no other."""
@@ -143,20 +148,47 @@ class OrtBackend:
         memory = available_memory() + self._held_bytes if self._device == "cpu" else physical_memory()
         if memory is not None and needed > MEMORY_SHARE * memory:
             kind = ImageTooLargeError if count == 1 else BackendMemoryError
+            has_logits = "logits" in self.spec.outputs
+            first = "" if has_logits else ", which needs a model with logits: gmtool export --output logits"
             raise kind(
                 f"{width}x{height} pixels: the non-local block would need {needed / 2**30:.1f} GiB and "
-                f"{memory / 2**30:.1f} are available: cut it with --tile {TILE_PX}x{TILE_PX}, or shrink it"
+                f"{memory / 2**30:.1f} are available: shrink it, or cut it with --tile {TILE_PX}x{TILE_PX}{first}"
             )
         self._held_bytes = needed
+
+
+def _session(file: ModelFile, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+    """Return a session on a provider; onnxruntime does not replace it by another one."""
+    with_options = (provider, cuda_options(file.spec.precision) if provider == CUDA else {})
+    # From bytes: a model cannot then refer to other files
+    return ort.InferenceSession(file.content, options, providers=[with_options], enable_fallback=0)
+
+
+def cuda_options(precision: Precision) -> dict[str, str]:
+    """Return the options of ONNX Runtime's CUDA provider for a model.
+
+    Convolutions are chosen by cuDNN's heuristic: the default tries all algorithms for every new image size, which
+    took 634 ms instead of 2 (PaddleX#5057). A float32 model computes in float32, not TF32, as a plan does.
+    """
+    return {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0" if precision == "fp32" else "1",
+    }
 
 
 def _wants_cuda(device: InferenceDevice) -> bool:
     if device == "cpu":
         return False
-    if "CUDAExecutionProvider" not in ort.get_available_providers() or not _has_cuda_driver():
+    has_driver, built_with_cuda = _has_cuda_driver(), CUDA in ort.get_available_providers()
+    if not has_driver or not built_with_cuda:
         if device == "cuda":
             raise BackendError(
                 "--device cuda: no CUDA driver, or this onnxruntime was built without CUDA: use --device cpu"
+            )
+        if has_driver:
+            remark(
+                f"predicting with {CPU} beside an NVIDIA driver: this onnxruntime was built without CUDA; for the "
+                "GPU, pip uninstall onnxruntime and pip install onnxruntime-gpu"
             )
         return False
     ort.preload_dlls()  # CUDA libraries that pip installed
@@ -164,10 +196,8 @@ def _wants_cuda(device: InferenceDevice) -> bool:
 
 
 def _has_cuda_driver() -> bool:
-    try:
-        return int(ctypes.CDLL("libcuda.so.1").cuInit(0)) == 0
-    except OSError:
-        return False
+    driver = load_driver()
+    return driver is not None and int(driver.cuInit(0)) == 0
 
 
 def _first_line(error: Exception) -> str:

@@ -56,7 +56,8 @@ class TrtBackend:
         with needs_extra(EXTRAS[flavour], "running a plan"):
             from gmtool_serving.backends.tensorrt_engine import TrtEngine
         self._engine = TrtEngine(load_tensorrt(flavour), engine, tensorrt_log(flavour))
-        self.preferred_batch = self._engine.profiles[0].opt.batch
+        opt = self._engine.profiles[0].opt
+        self.preferred_batch, self.preferred_size = opt.batch, (opt.height, opt.width)
         if self._engine.inputs != [self.spec.input.name] or set(self._engine.outputs) != set(self.spec.outputs):
             self.close()
             raise ArtifactError(

@@ -44,8 +44,10 @@ def images_for(
     Raises:
         ConfigError: No folder was named, and the model lies in no run folder, or its data is gone.
         DataError: There is no image in the folder, or none with a mask.
-        UsageError: Masks without images.
+        UsageError: Masks without images, or their encoding without masks.
     """
+    if images is not None and ground_truth is None and values is not None:
+        raise UsageError("--mask-values needs --ground-truth DIR, or the validation images of the model's run")
     if images is not None:
         return samples_below(images, ground_truth), values or "index"
     if ground_truth is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import functools
 import hashlib
 import os
@@ -23,6 +22,7 @@ from gmtool_serving.backends.base import Backend, InferenceDevice
 from gmtool_serving.backends.opening import open_backend
 from gmtool_serving.cluster.rows import Row, array_of, rows_of, to_table
 from gmtool_serving.cluster.storage import StoredMasks, is_uri, join, read_file
+from gmtool_serving.cluster.time_limit import limited_time
 from gmtool_serving.inputs.decode import Failure, decode
 from gmtool_serving.outputs.formats import MaskItem, needs_pixels
 from gmtool_serving.outputs.manifest import Record
@@ -40,7 +40,7 @@ FETCHES = 8
 WRITES = 4
 """Files that a writing worker writes at once."""
 PATIENCE_S = 60
-"""Timeout for decoding one image, seconds: the worker ends itself, and Ray starts another one."""
+"""Processor time for decoding one image, seconds: above it the worker ends, and Ray starts another one."""
 
 P = ParamSpec("P")
 
@@ -128,12 +128,8 @@ def _read_one(row: Row, content: bytes | Failure, job: Job) -> pa.Table:
     if past is not None and past.sha256 == row.sha256 and all(_is_whole(file, job.out) for file in past.outputs):
         return to_table([replace(row, skipped=True, warning=past.warning, outputs=past.outputs, past=None)])
     started = time.perf_counter()
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        faulthandler.dump_traceback_later(PATIENCE_S, exit=True, file=nowhere)
-        try:
-            decoded = decode(row.path, None, job.options.decode, content)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+    with limited_time(PATIENCE_S):
+        decoded = decode(row.path, None, job.options.decode, content)
     row = replace(row, past=None, seconds={"decode": time.perf_counter() - started})
     if isinstance(decoded, Failure):
         return to_table([row.failed(replace(decoded, message=row.renamed(decoded.message)))])
@@ -255,6 +251,8 @@ def _write_one(table: pa.Table, row: Row, place: int, job: Job, store: MaskStore
         array_of(table, "confidence", place, size),
         array_of(table, "pixels", place, (*size, 3)),
         row.coco_id,
+        row.source,
+        job.options.outlines,
     )
     started = time.perf_counter()
     written = write_outputs(item, job.classes, job.options.formats, store)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gmtool.errors import DataError, ImageError, needs_extra
-from gmtool.images import MAX_PIXELS, UInt8Array
+from gmtool.images import MAX_PIXELS, SHRINK, UInt8Array
+from gmtool_serving.inputs.frame_colors import RgbConverter
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -69,6 +70,7 @@ class FrameReader:
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.path, self.max_pixels = path, max_pixels
         self._times: list[int] | None = None
+        self._to_rgb = RgbConverter()
         self._end: DataError | None = None
         """Error that every further frame raises; None while frames can be decoded."""
         self._restart()
@@ -82,11 +84,28 @@ class FrameReader:
             frame = self._decode_next()
             self._next += 1
         assert frame is not None
-        return _upright(frame)
+        return self._upright(frame)
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
+
+    def _upright(self, frame: VideoFrame) -> UInt8Array:
+        """Return the pixels rotated by right angles and mirrored as the display matrix says, (H, W, 3) uint8."""
+        from av.error import FFmpegError
+
+        try:
+            pixels = self._to_rgb(frame)
+        except FFmpegError as error:
+            raise DataError(f"{self.path}: frame {self._next - 1}: no RGB from it: {error.strerror}") from error
+        if "DISPLAYMATRIX" not in frame.side_data:
+            return np.ascontiguousarray(pixels)
+        matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]  # PyAV's stub has no key
+        # Displayed x = a x + c y, displayed y = b x + d y: row vectors, 16.16 fixed point
+        (a, b, _), (c, d, _), _ = np.frombuffer(matrix, dtype=np.int32, count=9).reshape(3, 3).tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
+            pixels, a, d = pixels.transpose(1, 0, 2), c, b
+        return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
     def _decode_next(self) -> VideoFrame:
         from av.error import ArgumentError, FFmpegError
@@ -105,7 +124,7 @@ class FrameReader:
 
     def _too_large(self, pixels: str) -> ImageError:
         return ImageError(
-            "too_large", f"{self.path}: frames of {pixels} pixels; at most {self.max_pixels} are taken"
+            "too_large", f"{self.path}: frames of {pixels} pixels; at most {self.max_pixels} are taken: {SHRINK}"
         )
 
     def _restart(self) -> None:
@@ -169,16 +188,3 @@ def _open_video(path: Path, max_pixels: int = MAX_PIXELS) -> InputContainer:
         container.close()
         raise DataError(f"{path}: no video stream in it")
     return container
-
-
-def _upright(frame: VideoFrame) -> UInt8Array:
-    """Return the pixels rotated by right angles and mirrored as the display matrix says, (H, W, 3) uint8."""
-    pixels = frame.to_ndarray(format="rgb24")
-    if "DISPLAYMATRIX" not in frame.side_data:
-        return np.ascontiguousarray(pixels)
-    matrix = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]  # PyAV's stub has no key
-    # Displayed x = a x + c y, displayed y = b x + d y: row vectors, 16.16 fixed point
-    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, dtype=np.int32, count=9).reshape(3, 3).tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -16,14 +16,17 @@ from gmtool.artifact.spec import OutputName
 from gmtool.classes import ClassSet, load_classes
 from gmtool.errors import ConfigError, DataError
 from gmtool.images import UInt8Array
+from gmtool.labels.outlines import OutlineOptions
 from gmtool.masks.coco_annotations import ImageId
 from gmtool.masks.files import PNG_COMPRESSION, VOID_COLOR, color_table, encode_mask
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.outputs.coco import encode_entries, image_id_of
 from gmtool_serving.outputs.overlay import draw_overlay, paint
+from gmtool_serving.outputs.tool_formats import TOOL_FORMATS, ToolFormat, is_tool_format, tool_content, tool_path
 
-FormatName = Literal["voc", "voc-submission", "cityscapes", "trainids", "color", "overlay", "coco", "npz"]
-FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
+MaskFormat = Literal["voc", "voc-submission", "cityscapes", "trainids", "color", "overlay", "coco", "npz"]
+FormatName = MaskFormat | ToolFormat
+FORMAT_NAMES: tuple[FormatName, ...] = (*get_args(MaskFormat), *TOOL_FORMATS)
 
 VOC_RESULTS = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 """Folder that VOC's development kit reads; in competition 6 any training data is allowed."""
@@ -60,6 +63,10 @@ class MaskItem:
     """Image, RGB, (H, W, 3); for formats with `needs_pixels`."""
     coco_id: ImageId | None = None
     """`InputImage.coco_id`."""
+    source: str | None = None
+    """`InputImage.location`, by which labeling tools find the image."""
+    outlines: OutlineOptions = field(default_factory=OutlineOptions)
+    """Detail of the shapes of labeling tools."""
 
 
 def needs_confidence(name: FormatName) -> bool:
@@ -81,13 +88,19 @@ def format_dirs(out: Path, formats: Sequence[FormatName]) -> dict[FormatName, Pa
     return {name: out if len(set(formats)) == 1 else out / name for name in formats}
 
 
-def check_formats(formats: Sequence[FormatName], classes: ClassSet, outputs: Sequence[OutputName]) -> None:
+def check_formats(
+    formats: Sequence[FormatName],
+    classes: ClassSet,
+    outputs: Sequence[OutputName],
+    outlines: OutlineOptions | None = None,
+) -> None:
     """Check before inference that a model supports the formats.
 
     Args:
         formats: Requested formats.
         classes: Classes of the model.
         outputs: Outputs of its graph (`ArtifactSpec.outputs`).
+        outlines: Detail of the shapes of labeling tools; None for the default.
 
     Raises:
         ConfigError: The format of a benchmark with other classes, or confidence from a model without it.
@@ -104,19 +117,26 @@ def check_formats(formats: Sequence[FormatName], classes: ClassSet, outputs: Seq
                     f"--format cityscapes writes Cityscapes' label ids, but the model's class {label} has raw id "
                     f"{raw_id}, which is not its label id: use --format trainids or voc, for any classes"
                 )
-    if any(map(needs_confidence, formats)) and not {"confidence", "logits"} & set(outputs):
-        raise ConfigError(
-            f"--format npz stores confidence, but the model's only output is {', '.join(outputs)}: "
-            "export it with --output mask+confidence"
-        )
+    uses = {"--format npz stores": any(map(needs_confidence, formats))}
+    uses["--min-confidence needs"] = outlines is not None and outlines.min_confidence > 0
+    for what, is_used in uses.items():
+        if is_used and not {"confidence", "logits"} & set(outputs):
+            raise ConfigError(
+                f"{what} confidence, but the model's only output is {', '.join(outputs)}: "
+                "export it with --output mask+confidence"
+            )
 
 
 def check_names(formats: Sequence[FormatName], images: Iterable[InputImage]) -> None:
     """Check that no two images get the same name: VOC and Cityscapes drop folders, COCO uses ids.
 
     Raises:
-        DataError: Two images have the same name in a format.
+        DataError: Two images have the same name in a format, or a labeling tool would have to open a video frame.
     """
+    tools, images = [name for name in formats if is_tool_format(name)], list(images)
+    frame = next((image for image in images if tools and image.frame is not None), None)
+    if frame is not None:
+        raise DataError(f"--format {tools[0]} names image files, but {frame} has none: save the frames as images")
     formats = [name for name in formats if name in ("voc-submission", "cityscapes", "coco")]
     taken: dict[tuple[str, ImageId], InputImage] = {}
     for image in images if formats else ():
@@ -132,6 +152,8 @@ def check_names(formats: Sequence[FormatName], images: Iterable[InputImage]) -> 
 
 def paths(name: FormatName, output: PurePosixPath) -> list[PurePosixPath]:
     """Return the file paths of one image, relative to the format's folder."""
+    if is_tool_format(name):
+        return [tool_path(name, output)]
     if name == "voc-submission":
         return [VOC_RESULTS / f"{output.name}.png"]
     if name == "cityscapes":
@@ -140,12 +162,33 @@ def paths(name: FormatName, output: PurePosixPath) -> list[PurePosixPath]:
     return [COCO_PIECES / file if name == "coco" else file]
 
 
-def encode(name: FormatName, item: MaskItem, classes: ClassSet) -> list[tuple[PurePosixPath, bytes]]:
+def encode(
+    name: FormatName, item: MaskItem, classes: ClassSet, *, folder: str | None = None
+) -> list[tuple[PurePosixPath, bytes]]:
     """Return the files of one image: path relative to the format's folder (see `paths`), and content.
 
     Deterministic and thread-safe.
+
+    Args:
+        name: Format.
+        item: Mask with its name.
+        classes: Classes of the mask.
+        folder: Folder of the format, from which labelme finds the image; None if unknown.
     """
-    return list(zip(paths(name, item.output), [_content(name, item, classes)], strict=True))
+    if is_tool_format(name):
+        content = tool_content(
+            name,
+            item.output,
+            item.mask,
+            classes,
+            item.outlines,
+            confidence=item.confidence,
+            source=item.source,
+            folder=folder,
+        )
+    else:
+        content = _content(name, item, classes)
+    return list(zip(paths(name, item.output), [content], strict=True))
 
 
 def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:

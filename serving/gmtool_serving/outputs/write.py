@@ -102,13 +102,14 @@ def write_outputs(
     """Encode and write the files of one image in each format; return them, or the first failure."""
     written = []
     for name, folder in format_dirs(Path(), formats).items():
-        for relative, content in encode(name, item, classes):
+        for relative, content in encode(name, item, classes, folder=store.locate(folder.as_posix())):
             path = (folder / relative).as_posix()
             try:
                 store.write(path, content)
             except OSError as error:
                 reason = error.strerror or str(error)
                 code = "disk_full" if error.errno in DISK_FULL else "cannot_write"
-                return Failure(code, f"{store.locate(path)}: cannot be written: {reason}")
+                remedy = ": give the image a shorter name" if error.errno == errno.ENAMETOOLONG else ""
+                return Failure(code, f"{store.locate(path)}: cannot be written: {reason}{remedy}")
             written.append(OutputFile(path, len(content), hashlib.sha256(content).hexdigest()))
     return tuple(written)

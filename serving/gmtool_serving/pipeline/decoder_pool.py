@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.inputs.decode import Decoded, DecodeOptions, Failure, decode
@@ -16,7 +16,13 @@ from gmtool_serving.pipeline.channel import Clock
 from gmtool_serving.pipeline.decoder_process import DecodingProcess
 
 T = TypeVar("T")
-Decode = Callable[[Path, int | None], Decoded | Failure]
+
+
+class Decode(Protocol):
+    """Decodes a file, a frame of a video, or the content of an image file: see `decode`."""
+
+    def __call__(self, path: Path, frame: int | None, content: bytes | None = None) -> Decoded | Failure: ...
+
 
 WATCH_S = 1.0
 CLOSE_S = 0.5
@@ -43,9 +49,7 @@ class Decoders:
         self._waiting = [0] * workers
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._decodes: list[Decode] = (
-            list(self.processes) or [lambda path, frame: decode(path, frame, options)] * workers
-        )
+        self._decodes: list[Decode] = list(self.processes) or [self._decode_here(options)] * workers
         self._threads = [
             threading.Thread(target=self._work, args=(index,), name=f"decode-{index}", daemon=True)
             for index in range(workers)
@@ -63,7 +67,8 @@ class Decoders:
     def submit(self, image: InputImage, task: Callable[[Decode], T]) -> Future[T]:
         """Run `task`, which gets a decoding function, in the thread with the shortest queue.
 
-        All frames of a video go to one thread, which keeps the video open.
+        All frames of a video go to one thread, which keeps the video open. A future that is cancelled before its
+        turn drops its task.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -73,9 +78,13 @@ class Decoders:
                 index = min(range(self.workers), key=self._waiting.__getitem__)
             self._waiting[index] += 1
 
+        def decode_there(path: Path, frame: int | None, content: bytes | None = None) -> Decoded | Failure:
+            return self._decode(index, path, frame, content)
+
         def run() -> None:
             try:
-                future.set_result(task(lambda path, frame: self._decode(index, path, frame)))
+                if future.set_running_or_notify_cancel():
+                    future.set_result(task(decode_there))
             except BaseException as error:
                 future.set_exception(error)
             finally:
@@ -98,11 +107,15 @@ class Decoders:
             if not thread.is_alive():
                 process.join()
 
-    def _decode(self, index: int, path: Path, frame: int | None) -> Decoded | Failure:
+    @staticmethod
+    def _decode_here(options: DecodeOptions) -> Decode:
+        return lambda path, frame, content=None: decode(path, frame, options, content)
+
+    def _decode(self, index: int, path: Path, frame: int | None, content: bytes | None) -> Decoded | Failure:
         if self.processes:
             self.processes[index].wait_until_ready()
         with self.clock.running():
-            return self._decodes[index](path, frame)
+            return self._decodes[index](path, frame, content)
 
     def _work(self, index: int) -> None:
         while True:

@@ -12,7 +12,7 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class DecodingProcess:
                 process_group=0,  # Ctrl-C reaches the group of the terminal; this process ends its children itself
             )
         _enlarge(self._process.stdout)
+        _enlarge(self._process.stdin)
 
     def wait_until_ready(self) -> None:
         """Start the child and wait until it is ready; errors are left to the next call."""
@@ -69,8 +70,13 @@ class DecodingProcess:
             self.start()
             self._receive_ready()
 
-    def __call__(self, path: Path, frame: int | None) -> Decoded | Failure:
+    def __call__(self, path: Path, frame: int | None, content: bytes | None = None) -> Decoded | Failure:
         """Decode an image file or a video frame in the child. An image that ends the process twice is a failure.
+
+        Args:
+            path: Image or video file; only its name in messages if there is `content`.
+            frame: Frame number in the video; None for an image.
+            content: Bytes of the image file; None to read `path`.
 
         Raises:
             GmtoolError: The child does not start.
@@ -79,7 +85,7 @@ class DecodingProcess:
         for _ in range(ATTEMPTS):
             try:
                 self.start()
-                return self._ask(path, frame)
+                return self._ask(path, frame, content)
             except (_Died, OSError):
                 if self._closed:
                     break
@@ -121,7 +127,7 @@ class DecodingProcess:
         if self._process is not None:
             self._bury()
 
-    def _ask(self, path: Path, frame: int | None) -> Decoded | Failure:
+    def _ask(self, path: Path, frame: int | None, content: bytes | None) -> Decoded | Failure:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         self._timed_out = False
@@ -129,8 +135,10 @@ class DecodingProcess:
         with self._lock:
             self._busy_s = 0.0
         try:
-            request = {"path": str(path), "frame": frame, **asdict(self._options)}
-            _send(process.stdin, request)
+            length = None if content is None else len(content)
+            _send(process.stdin, {"path": str(path), "frame": frame, "bytes": length, **asdict(self._options)})
+            if content is not None:
+                _write_all(process.stdin, memoryview(content))
             answer = _receive(process.stdout)
             if "code" in answer:
                 return Failure(answer["code"], answer["message"], answer["sha256"])
@@ -172,10 +180,11 @@ def serve() -> None:
     while True:
         try:
             request = _receive(requests)
+            content = None if request["bytes"] is None else _read(requests, request["bytes"])
         except _Died:
             return
         options = DecodeOptions(request["exif"], request["max_pixels"], request["bits"])
-        result = decode(Path(request["path"]), request["frame"], options)
+        result = decode(Path(request["path"]), request["frame"], options, content)
         try:
             if isinstance(result, Failure):
                 _send(answers, asdict(result))
@@ -220,12 +229,15 @@ def _send(pipe: Any, message: dict[str, Any]) -> None:
 
 
 def _receive(pipe: Any) -> dict[str, Any]:
-    header = bytearray(_LENGTH.size)
-    _read_into(pipe, memoryview(header))
-    content = bytearray(_LENGTH.unpack(header)[0])
-    _read_into(pipe, memoryview(content))
-    message: dict[str, Any] = json.loads(content)
+    (length,) = _LENGTH.unpack(_read(pipe, _LENGTH.size))
+    message: dict[str, Any] = json.loads(_read(pipe, length))
     return message
+
+
+def _read(pipe: Any, length: int) -> bytes:
+    content = bytearray(length)
+    _read_into(pipe, memoryview(content))
+    return bytes(content)
 
 
 def _read_into(pipe: Any, view: memoryview) -> None:
@@ -236,6 +248,6 @@ def _read_into(pipe: Any, view: memoryview) -> None:
         view = view[count:]
 
 
-def _write_all(pipe: BinaryIO, view: memoryview) -> None:
+def _write_all(pipe: IO[bytes], view: memoryview) -> None:
     while view:
         view = view[pipe.write(view) :]

@@ -156,7 +156,7 @@ def carry_out(
     if run.interrupted:
         return _summary(run, backend)
     try:
-        run.make_files_of_the_whole(images)
+        run.make_files_of_the_whole(images, backend.spec.classes)
         has_masks = run.tally.ok + run.tally.skipped > 0
         score = _score(run, backend, images, scoring) if scoring is not None and has_masks else None
     except DataError as error:

@@ -16,6 +16,7 @@ from gmtool.classes import ClassSet
 from gmtool.errors import (
     BackendError,
     BackendMemoryError,
+    ConfigError,
     ImageError,
     ImageErrorCode,
     ImageTooLargeError,
@@ -29,6 +30,7 @@ from gmtool_serving.backends.tiles import parse_tiling, require_logits
 from gmtool_serving.inputs.decode import DecodeOptions, Failure
 from gmtool_serving.outputs.formats import FormatName, MaskItem, check_formats, colors_of, encode
 from gmtool_serving.outputs.overlay import overlay_image
+from gmtool_serving.outputs.tool_formats import TOOL_RESULTS, is_tool_format
 from gmtool_serving.pipeline.batching import Grouper, padded_size
 from gmtool_serving.pipeline.compute import (
     ComputeOptions,
@@ -72,6 +74,8 @@ class Result:
             ConfigError: The format does not fit the classes, or needs confidence.
             OSError: The file cannot be written.
         """
+        if is_tool_format(format) and format in TOOL_RESULTS:
+            raise ConfigError(f"format {format} is one file of all images: use gmtool.predict")
         outputs: tuple[OutputName, ...] = ("mask",) if self.confidence is None else ("mask", "confidence")
         check_formats((format,), self.classes, outputs)
         item = MaskItem(PurePosixPath(Path(path).stem), self.mask, self.confidence, self.image)

@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from gmtool.images import UInt8Array
+from gmtool.labels.outlines import OutlineOptions
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.inputs.decode import Decoded, Failure
@@ -100,6 +101,7 @@ class Pipeline:
         compute: Padding and tiling.
         out: Output folder.
         formats: Formats to write.
+        outlines: Detail of the shapes of labeling tools.
         writers: Threads that encode and write; mostly they wait for the disk.
         find_done: Returns the record of an input that an earlier run completed, or None.
     """
@@ -113,12 +115,13 @@ class Pipeline:
         compute: ComputeOptions,
         out: Path,
         formats: Sequence[FormatName],
+        outlines: OutlineOptions,
         writers: int,
         find_done: Callable[[InputImage], Record | None],
     ) -> None:
         self.clocks = Clocks(decoders.clock, Clock(), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
-        self._formats, self._store = formats, MaskFolders(out)
+        self._formats, self._outlines, self._store = formats, outlines, MaskFolders(out)
         self._writers, self._find_done = writers, find_done
         self._keep_pixels = any(map(needs_pixels, formats))
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
@@ -255,7 +258,15 @@ class Pipeline:
         while True:
             given = self._labeled.get()
             image, labels = given.image, given.labels
-            item = MaskItem(image.output, labels.mask, labels.confidence, given.pixels, image.coco_id)
+            item = MaskItem(
+                image.output,
+                labels.mask,
+                labels.confidence,
+                given.pixels,
+                image.coco_id,
+                image.location,
+                self._outlines,
+            )
             with self.clocks.encode.running():
                 written = write_outputs(item, classes, self._formats, self._store)
             if isinstance(written, Failure):

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gmtool import __version__
+from gmtool.classes import ClassSet
 from gmtool.errors import DataError
+from gmtool.labels.outlines import OutlineOptions
 from gmtool.resources import processors
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.backends.tiles import require_logits
@@ -19,6 +21,7 @@ from gmtool_serving.inputs.shards import Shard
 from gmtool_serving.outputs.folder import OutputFolder
 from gmtool_serving.outputs.formats import FormatName, check_formats, format_dirs, paths
 from gmtool_serving.outputs.manifest import Conditions, Record
+from gmtool_serving.outputs.tool_formats import is_tool_format
 from gmtool_serving.outputs.write import MaskFolders
 from gmtool_serving.pipeline.compute import ComputeOptions, require_confidence
 from gmtool_serving.pipeline.decoder_pool import Decoders
@@ -51,12 +54,16 @@ class PredictOptions:
     resume: bool = False
     """Skip inputs that an earlier run completed with the same input, model, options and files."""
     shard: Shard | None = None
+    outlines: OutlineOptions = field(default_factory=OutlineOptions)
+    """Detail of the shapes of labeling tools."""
 
     def conditions(self, model_sha256: str) -> Conditions:
         """Return model, formats and options: all that masks depend on beside their images."""
         options = {"exif": self.decode.exif, "bits": self.decode.bits, **asdict(self.compute)}
         if self.compute.min_confidence is None:  # as in the records of runs before there was this option
             del options["min_confidence"]
+        if any(map(is_tool_format, self.formats)):
+            options = asdict(self.outlines) | options
         return Conditions(model_sha256, self.formats, options)
 
 
@@ -161,6 +168,8 @@ class PredictionRun:
         # Refuse options that the model does not support
         check_formats(self.options.formats, backend.spec.classes, backend.spec.outputs)
         require_confidence(backend.spec, self.options.compute)
+        outlines = self.options.outlines
+        check_formats(self.options.formats, backend.spec.classes, backend.spec.outputs, outlines)
         if self.options.compute.tiling is not None:
             require_logits(backend)
         # Start the pipeline
@@ -196,17 +205,19 @@ class PredictionRun:
             compute=self.options.compute,
             out=folder.out,
             formats=self.options.formats,
+            outlines=self.options.outlines,
             writers=WRITERS,
             find_done=lambda image: folder.find_done(image, conditions),
         )
 
-    def make_files_of_the_whole(self, images: Sequence[InputImage]) -> None:
-        """Write `results.tar` and `results.json` of the formats that have them, from the masks on disk.
+    def make_files_of_the_whole(self, images: Sequence[InputImage], classes: ClassSet | None = None) -> None:
+        """Write `results.tar`, `results.json` and the like of the formats that have them, from the masks on disk.
 
         Several shards may do this at the same time; the last one to end finds all masks.
 
         Args:
             images: All inputs of the job, those of all shards.
+            classes: Classes of the masks, for the formats of labeling tools.
 
         Raises:
             DataError: A file cannot be written.
@@ -221,7 +232,7 @@ class PredictionRun:
                 folders.make(folder)
             except OSError as error:
                 raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
-            finish(name, folder, outputs)
+            finish(name, folder, outputs, classes)
 
     def sweep(self) -> None:
         """Delete temporary files of killed runs."""

@@ -35,9 +35,10 @@ def test_an_onnx_model_tells_all_that_its_spec_holds(toy_model: Path, cli: Cli) 
     assert code == 0, err
     for text in (
         "fp32",
-        "encoder toy, output stride 8",
+        "encoder toy, output stride 8, attention at 1/8 of",
+        "guidedmix, input scale 1",
         "mask: uint8 [N, H, W]",
-        "#800000",
+        "#e69f00",
         "triangle",
         "ignored",
     ):

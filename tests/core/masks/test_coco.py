@@ -226,7 +226,6 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     ),
     "an unknown image": (lambda v: v["annotations"][0].update(image_id=77), "annotation 7 has image 77"),
     "an unknown category": (lambda v: v["annotations"][0].update(category_id=5), "annotation 7 has category 5"),
-    "an annotation without id": (lambda v: v["annotations"][0].pop("id"), "annotation null: id is null"),
     "a category twice": (
         lambda v: v["categories"].append({"id": 2, "name": "dog"}),
         "category 2 .dog.: its id or",
@@ -319,3 +318,32 @@ def test_a_listed_image_that_is_not_there_is_named(root: Path, config: DataConfi
     (root / "train2017/000000000003.jpg").unlink()
     with pytest.raises(DataError, match="000000000003.jpg does not exist"):
         load_split(config, "train", None)
+
+
+def test_files_that_tools_bend_are_read(tmp_path: Path) -> None:
+    """Windows' paths, sizes as floats, annotations without ids, a root category that no annotation has."""
+    value = {
+        "images": [{"id": 1, "file_name": "photos\\a.png", "height": 10.0, "width": 20.0}],
+        "categories": [
+            {"id": 0, "name": "dog", "supercategory": "none"},
+            {"id": 1, "name": "dog", "supercategory": "dog"},
+        ],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 5, 0, 5]]}] * 2,
+    }
+    (tmp_path / "x.json").write_text(json.dumps(value))
+    file = read_coco(tmp_path / "x.json")
+    (image,) = file.images
+    assert (image.file_name, image.height, image.width) == ("photos/a.png", 10, 20)
+    assert file.categories == {1: "dog"}
+    assert [item["id"] for item in file.annotations[1]] == [0, 1]
+    assert load_classes(str(tmp_path / "x.json")).names == ("background", "dog")
+
+
+def test_a_category_that_is_its_own_group_stays_without_annotations(tmp_path: Path) -> None:
+    value = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "person", "supercategory": "person"}, {"id": 2, "name": "dog"}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(value))
+    assert load_classes(str(tmp_path / "x.json")).names == ("background", "person", "dog")

@@ -102,6 +102,7 @@ def test_damaged_results_are_refused(tmp_path: Path) -> None:
     for content, expected in (
         ("[]", "expected a list"),
         ("{", "not a COCO results"),
+        ('{"images": [], "annotations": []}', "COCO annotations, .*--layout coco --set data.val_annotations="),
         ('[{"a": 1}]', "entry 0: image_id"),
     ):
         path.write_text(content)

@@ -8,9 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from backend_contract import BackendContract
-from gmtool_serving.backends.onnx_runtime import OrtBackend
+from gmtool_serving.backends import onnx_runtime
+from gmtool_serving.backends.onnx_runtime import OrtBackend, cuda_options
 from onnxruntime.capi import onnxruntime_inference_collection as sessions
 
+from gmtool.errors import ArtifactError
 from gmtool.images import UInt8Array
 
 
@@ -33,20 +35,38 @@ def test_what_is_said_of_missing_cuda_libraries_goes_to_stderr(
     assert out == "" and "CUDA 11.8" in err
 
 
-def test_what_is_said_of_a_fallback_goes_to_stderr(
+def test_a_provider_that_fails_is_not_replaced_in_silence(
     toy_model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    create, calls = sessions.InferenceSession._create_inference_session, []
+    create, asked = sessions.InferenceSession._create_inference_session, []
 
-    def fail_once(self: object, *arguments: object) -> None:
-        calls.append(arguments)
-        if len(calls) == 1:
-            self._fallback_providers = ["CPUExecutionProvider"]  # type: ignore[attr-defined]
-            raise ValueError("no GPU")
-        create(self, *arguments)
+    def fail_on_cuda(self: object, providers: list[tuple[str, dict[str, str]]], *arguments: object) -> None:
+        asked.append(providers)
+        if providers[0][0] == "CUDAExecutionProvider":
+            raise RuntimeError("CUDA failure 35")
+        create(self, providers, *arguments)
 
-    monkeypatch.setattr(sessions.InferenceSession, "_create_inference_session", fail_once)
-    OrtBackend(toy_model, device="cpu", threads=1)
+    monkeypatch.setattr(sessions.InferenceSession, "_create_inference_session", fail_on_cuda)
+    monkeypatch.setattr(onnx_runtime, "_wants_cuda", lambda device: device != "cpu")
+    backend = OrtBackend(toy_model, device="auto", threads=1)
     out, err = capfd.readouterr()
-    assert len(calls) == 2
-    assert out == "" and "EP Error no GPU" in err
+    assert "CPUExecutionProvider" in backend.description
+    assert out == "" and "CUDA unavailable (CUDA failure 35): predicting with CPUExecutionProvider" in err
+    (cuda, options), *_ = asked[0]
+    assert cuda == "CUDAExecutionProvider"
+    assert options == {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}  # float32 is float32
+    with pytest.raises(ArtifactError, match="onnxruntime refuses it: CUDA failure 35"):
+        OrtBackend(toy_model, device="cuda", threads=1)
+
+
+def test_a_driver_beside_a_runtime_without_cuda_is_said(
+    toy_model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "_has_cuda_driver", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    OrtBackend(toy_model, device="auto", threads=1)
+    assert "beside an NVIDIA driver: this onnxruntime was built without CUDA" in capfd.readouterr().err
+
+
+def test_float16_may_use_tf32_where_it_computes_in_float32() -> None:
+    assert cuda_options("fp16")["use_tf32"] == "1"

@@ -95,6 +95,26 @@ def test_mirrored_videos_are_read_as_they_are_displayed(
     assert not np.array_equal(expected, expected[:, ::-1]) and not np.array_equal(expected, expected[::-1])
 
 
+def test_colours_of_more_than_8_bits_stay_in_place(tmp_path: Path) -> None:
+    """The blue of a ramp of chroma samples, by BT.601's formula; in H.264 they lie on every second column."""
+    path, luma, chroma = tmp_path / "deep.mkv", 512, 100 + 50 * np.arange(16)  # of 10 bits
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"qp": "0"})  # lossless
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p10le"
+        frame = av.VideoFrame(32, 16, "yuv420p10le")
+        for plane, values in zip(frame.planes, (np.full(32, luma), chroma, np.full(16, 512)), strict=True):
+            rows = np.zeros((plane.height, plane.line_size // 2), dtype="<u2")
+            rows[:, : plane.width] = values
+            plane.update(rows.tobytes())
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    blue = 1.164 * (luma / 4 - 16) + 2.017 * (chroma / 4 - 128)
+    inside = (blue > 0) & (blue < 255)
+    assert inside.sum() > 5
+    seen = read_frame(path, 0)[8, ::2, 2].astype(float)
+    np.testing.assert_allclose(seen[inside], blue[inside], atol=2)  # a fifth of a sample is 5
+
+
 @pytest.mark.parametrize("suffix", CODECS)
 def test_frames_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, suffix: str) -> None:
     path, limit = make_video(tmp_path / f"clip{suffix}", frames=30), 64 * 48

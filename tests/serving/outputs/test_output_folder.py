@@ -66,6 +66,21 @@ def test_case_44_a_run_refuses_links_in_place_of_its_own_files(
     assert redone(folder, out) == ["a.png"]
 
 
+def test_case_44_a_moved_and_linked_manifest_counts_again_once_it_is_put_back(tmp_path: Path) -> None:
+    folder, out = make_images(tmp_path / "in", ["a.png", "b.png"]), tmp_path / "out"
+    run(folder, out)
+    moved = (out / "manifest.jsonl").rename(tmp_path / "moved.jsonl")
+    content = moved.read_bytes()
+    (out / "manifest.jsonl").symlink_to(moved)
+    with pytest.raises(
+        DataError, match=r"manifest.jsonl is a link: remove it, or put the file that it names in its"
+    ):
+        run(folder, out, RESUME)
+    assert moved.read_bytes() == content
+    moved.replace(out / "manifest.jsonl")
+    assert redone(folder, out) == []
+
+
 @pytest.mark.parametrize("name", [".gmtool-predict.lock", ".gmtool-predict-1-of-2.lock", "manifest.jsonl"])
 def test_case_44_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
     folder, out = make_images(tmp_path / "in", ["a.png"]), tmp_path / "out"
@@ -259,7 +274,7 @@ def test_a_name_too_long_for_a_format_costs_one_image(tmp_path: Path) -> None:
     with PredictionRun(images, out, replace(OPTIONS, formats=("coco",))) as job:
         outcomes = {outcome.image.path.name: outcome for outcome in job.outcomes(FakeBackend())}
         job.make_files_of_the_whole(images)
-    assert "File name too long" in str(outcomes[name].error)
+    assert "File name too long: give the image a shorter name" in str(outcomes[name].error)
     assert (job.tally.ok, job.tally.failed) == (2, 1)
     assert {entry["image_id"] for entry in json.loads((out / "results.json").read_text())} == {"a", "b"}
 

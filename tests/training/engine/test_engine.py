@@ -6,7 +6,6 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -14,16 +13,16 @@ import torch
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.engine.accumulate import propagate, split_batch
 from gmtool_training.engine.average import averaged_copy, update_average
+from gmtool_training.engine.machine import Machine
 from gmtool_training.engine.optim import build_optimizer
 from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop import hooks as hooks_module
 from gmtool_training.loop import run as run_module
 from gmtool_training.loop.figures import StepSums
-from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.run import resume, train
 from gmtool_training.method.losses import StepLosses
 from gmtool_training.method.step import StepInput, guidedmix_step, supervised_step
-from lightning_fabric import Fabric
+from gmtool_training.watch.log import RunLog
 from PIL import Image
 from torch import nn
 
@@ -38,8 +37,8 @@ CLASSES = load_classes("voc")
 
 
 @pytest.fixture
-def fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
+def machine() -> Machine:
+    return Machine(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -68,17 +67,16 @@ def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
-    fabric: Fabric, network: GuidedMixNet, inputs: StepInput, parts: int
+    machine: Machine, network: GuidedMixNet, inputs: StepInput, parts: int
 ) -> None:
     network.eval()  # batch statistics are those of a part, as they must be
-    network = cast(GuidedMixNet, fabric.setup_module(network))
     step = partial(supervised_step, method=MethodConfig(), classes=CLASSES)
-    whole = propagate(fabric, network, step, [inputs])
+    whole = propagate(machine, network, step, [inputs])
     expected = gradients(network)
     network.zero_grad()
-    cut = split_batch(fabric, inputs, parts=parts, ignore_index=255)
+    cut = split_batch(machine, inputs, parts=parts, ignore_index=255)
     assert [len(part.labeled.images) for part in cut] == [4 // parts] * parts
-    summed = propagate(fabric, network, step, cut)
+    summed = propagate(machine, network, step, cut)
     for name, gradient in gradients(network).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(summed.cross_entropy, whole.cross_entropy)

@@ -14,9 +14,9 @@ import torch
 from gmtool_training.data.batches import unlabeled_batches
 from gmtool_training.data.cache import open_readers
 from gmtool_training.data.workers import explained_worker_failures
-from gmtool_training.loop import validation_memory
+from gmtool_training.engine import validation_memory
+from gmtool_training.engine.validation_memory import attention_bytes
 from gmtool_training.loop.run import train
-from gmtool_training.loop.validation_memory import attention_bytes
 from PIL import Image
 
 from gmtool.classes import load_classes

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.run import train
 from gmtool_training.loop.validate import validate
-from lightning_fabric import Fabric
 
 from gmtool.classes import load_classes
 from gmtool.config import TrainConfig
@@ -71,7 +71,7 @@ def test_no_validation_image_counts_twice(shared_run: Path, shared_config: Train
     network, _ = load_network(shared_run, "last")
     classes = load_classes(shared_config.data.classes)
     matrix = validate(
-        Fabric(accelerator="cpu", devices=1),
+        Machine(torch.device("cpu")),
         network,
         load_training_data(shared_config.data).val,
         classes=classes,

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from gmtool_training.engine.machine import Machine
 from gmtool_training.loop import run as run_module
 from gmtool_training.loop.run import resume, train
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
 from gmtool_training.method import step as step_module
-from lightning_fabric import Fabric
 
 from gmtool.artifact.checkpoints import read_sealed, sealed
 from gmtool.config import TrainConfig
@@ -65,12 +65,12 @@ def uninterrupted(short_config: TrainConfig, tmp_path_factory: pytest.TempPathFa
     return fingerprint(run_dir)
 
 
-def stops_at(call: int) -> Callable[[Fabric], object]:
+def stops_at(call: int) -> Callable[[Machine], object]:
     """SIGTERM that arrives just before the n-th moment at which a run looks for it."""
 
     @contextmanager
-    def stop_on_sigterm(fabric: Fabric) -> Iterator[StopRequest]:
-        yield Counting(fabric)
+    def stop_on_signals(machine: Machine, *_: object) -> Iterator[StopRequest]:
+        yield Counting(machine)
 
     class Counting(StopRequest):
         calls = 0
@@ -83,7 +83,7 @@ def stops_at(call: int) -> Callable[[Fabric], object]:
             if self.calls >= call:
                 raise TerminatedError("asked to end")
 
-    return stop_on_sigterm
+    return stop_on_signals
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 8, 10, 13, 15, 17])
@@ -95,7 +95,7 @@ def test_case_30_stopped_in_warm_up_in_a_step_or_in_validation(
     call: int,
 ) -> None:
     """Nine steps and two validations of four images are seventeen moments."""
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(call))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(call))
     with pytest.raises(TerminatedError):
         train(short_config, tmp_path / "run")
     monkeypatch.undo()
@@ -109,10 +109,10 @@ def test_stopped_again_and_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(3))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(3))
     with pytest.raises(TerminatedError):
         train(short_config, tmp_path / "run")
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(6))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(6))
     with pytest.raises(TerminatedError):
         resume(tmp_path / "run")
     monkeypatch.undo()
@@ -125,12 +125,12 @@ def test_stopped_between_two_logs_the_next_figures_count_the_steps_before_the_st
 ) -> None:
     config = build_config(toy_settings, SHORT, {"optim.iterations": 6, "run.validations": 1, "run.log_every": 5})
     train(config, tmp_path / "whole")
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(4))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(4))
     with pytest.raises(TerminatedError):
         train(config, tmp_path / "run")
     monkeypatch.undo()
     resume(tmp_path / "run")
-    assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[0])["iteration"] == 5
+    assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[1])["iteration"] == 5
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
 
@@ -160,30 +160,39 @@ def test_case_28_killed_at_a_random_step(
     assert fingerprint(run_dir) == uninterrupted
 
 
-def test_a_real_sigterm_saves_and_exits_with_143(
-    short_config: TrainConfig, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_the_first_signal_saves_and_the_line_goes_on_exactly(
+    short_config: TrainConfig,
+    uninterrupted: dict[str, object],
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    name: str,
 ) -> None:
     real_step = step_module.guidedmix_step
-    handler = signal.getsignal(signal.SIGTERM)  # a Ray of this process leaves one of its own
+    handler = signal.getsignal(number)  # a Ray of this process leaves one of its own
 
     def step_with_signal(*arguments: object, **keywords: object) -> object:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return real_step(*arguments, **keywords)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_module, "guidedmix_step", step_with_signal)
     (tmp_path / "config.toml").write_text(dump_config(short_config))
     run_dir = tmp_path / "run"
     code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])
-    assert code == 143, err
-    assert "continue with gmtool train --resume" in err
+    assert code == 128 + number, err
+    said = f"stopped by {name} after 1 of 9 iterations, saved: gmtool train --resume {run_dir} goes on there"
+    assert err.splitlines()[-1] == said
     assert json.loads((run_dir / "checkpoints/last.json").read_text())["iteration"] == 1
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["gmtool"])
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(number) is handler
     code, out, err = cli(["train", "--resume", run_dir])
     assert code == 0, err
     assert "after 1 of 9 iterations" in err
     assert "4 images scored, 0 failed" in out
+    assert fingerprint(run_dir) == uninterrupted
 
 
 def flip_a_bit(path: Path) -> None:
@@ -202,7 +211,7 @@ def test_case_29_and_49_the_checkpoint_before_a_damaged_one_is_used(
     damaged: str,
 ) -> None:
     run_dir = tmp_path / "run"
-    monkeypatch.setattr(run_module, "stop_on_sigterm", stops_at(4))
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(4))
     with pytest.raises(TerminatedError):
         train(short_config, run_dir)
     monkeypatch.undo()

@@ -94,7 +94,9 @@ def test_what_does_not_touch_the_computation_may_change(copied: Path) -> None:
     ],
 )
 def test_what_changes_the_computation_is_refused_in_one_line(finished: Path, setting: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"{setting} was .*, is {value}: .*start a new run$") as raised:
+    with pytest.raises(
+        ConfigError, match=rf"{setting} was .*, is {value}: .*start a new run from its.* --init .*$"
+    ) as raised:
         resume(finished / "run", {setting: value, "optim.iterations": 8})
     assert "\n" not in str(raised.value)
     assert load_config(finished / "run/config.toml").optim.iterations == 4
@@ -157,9 +159,10 @@ def test_evaluating_a_run_whose_data_was_moved_says_data(toy_run: Path, tmp_path
 
 
 HOLD = (
-    "import sys; from pathlib import Path; from lightning_fabric import Fabric\n"
+    "import sys; from pathlib import Path; import torch\n"
+    "from gmtool_training.engine.machine import Machine\n"
     "from gmtool_training.loop.lock import locked\n"
-    "with locked(Path(sys.argv[1]), Fabric(accelerator='cpu', devices=1)):\n"
+    "with locked(Path(sys.argv[1]), Machine(torch.device('cpu'))):\n"
     "    print('held', flush=True); sys.stdin.read()\n"
 )
 

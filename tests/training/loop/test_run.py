@@ -28,14 +28,14 @@ def test_a_run_leaves_everything_that_it_promises(toy_run: Path) -> None:
     for picture in ("training.png", "pairs.png"):
         assert min(Image.open(toy_run / picture).size) > 300
     train_events, val_events = events(toy_run, "train"), events(toy_run, "val")
-    assert [event["iteration"] for event in train_events] == [10, 20, 30, 40]
+    assert [event["iteration"] for event in train_events] == [1, 10, 20, 30, 40]
     assert [event["iteration"] for event in val_events] == [20, 40]
     assert {"loss", "ce", "cla", "dec", "usup", "omega", "lr", "images_per_s"} <= set(train_events[0])
     report = json.loads((toy_run / "report.json").read_text())
     assert report["miou"] == pytest.approx(val_events[-1]["miou"])
     assert report["num_images"] == 4
     best = max(val_events, key=lambda event: event["miou"])
-    assert report["best"] == {"miou": best["miou"], "iteration": best["iteration"]}
+    assert report["best"] == {"miou": best["miou"], "iteration": best["iteration"], "images": None}
     labeled = load_training_data(load_config(toy_run / "config.toml").data).labeled
     assert report["provenance"]["labeled_sha256"] == labeled.sha256
     assert labeled.sha256 in (toy_run / "report.md").read_text()

@@ -207,6 +207,7 @@ def whole_images(
     config: DataConfig,
     *,
     read: LabeledReader | None = None,
+    indices: Sequence[int] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each image at its own size, (3, H, W) uint8, with its mask, (H, W) uint8, in order.
@@ -216,14 +217,15 @@ def whole_images(
         classes: Classes of the masks.
         config: Encoding of the masks, workers.
         read: Reader of images and masks; None: from their files.
-        share: (i, n): every n-th sample from the i-th on.
+        indices: Samples to take; None: all.
+        share: (i, n): every n-th of them from the i-th on.
 
     Raises:
         DataError: (while iterating) An image or mask cannot be read.
     """
     first, step = share
-    indices = range(first, len(samples), step)
-    dataset = _WholeImages(read or labeled_files(samples, classes, config), indices)
+    taken = (range(len(samples)) if indices is None else indices)[first::step]
+    dataset = _WholeImages(read or labeled_files(samples, classes, config), taken)
     loader: DataLoader[Any] = DataLoader(
         dataset, batch_size=None, num_workers=config.workers or 0, generator=torch.Generator()
     )
@@ -233,7 +235,7 @@ def whole_images(
 @dataclass(frozen=True)
 class _WholeImages(Dataset[tuple[Tensor, Tensor] | DataError]):
     read: LabeledReader
-    indices: range
+    indices: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
-from gmtool.console import remark, track
+from gmtool.console import remark
 from gmtool.data.datasets import TrainingData
 from gmtool.data.samples import Sample
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array
+from gmtool.progress import track
 from gmtool.resources import SHARED_DIR, available_memory
 from gmtool_training.data.readers import ImageReader, LabeledReader, image_files, labeled_files
 

@@ -1,28 +1,122 @@
-"""Device, precision and processes of a run, through Lightning Fabric."""
+"""Device, precision and processes of a run: autocast, loss scale, and sums over the processes of torchrun."""
 
 from __future__ import annotations
 
-import logging
+import atexit
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, cast
+from typing import Literal, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import MixedPrecision
-from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gmtool.config import DeviceName, PrecisionName
 from gmtool.console import remark
 from gmtool.errors import BackendError, ConfigError
+from gmtool.nn.model import Output
 
 LONGEST_WAIT = timedelta(hours=4)
 """Timeout of processes waiting for each other: the first one may check a large data set."""
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""dtype of multiplications and convolutions in mixed precision; weights stay float32."""
+
+T = TypeVar("T")
 
 
-def build_fabric(device: DeviceName, precision: PrecisionName) -> tuple[Fabric, DeviceName, PrecisionName]:
-    """Return Fabric on a device, with the device and precision that `auto` selects.
+@dataclass(frozen=True)
+class Machine:
+    """Device, precision and place among the processes of a run."""
+
+    device: torch.device
+    precision: PrecisionName = "32-true"
+    scaler: torch.amp.GradScaler | None = None
+    """Loss scaler of 16-mixed, which is part of a run's state; else None."""
+    rank: int = 0
+    """Number of this process among those of the run, on all machines."""
+    processes: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files of the run."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which torch computes in the precision of the run."""
+        half = HALF.get(self.precision)
+        return nullcontext() if half is None else torch.autocast(self.device.type, dtype=half)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor to the device; from pinned memory without waiting for it."""
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss, times the loss scale in 16-mixed."""
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Step the optimiser; in 16-mixed, unless gradients overflowed, and update the loss scale."""
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes."""
+        if self.processes == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Return the mean of a tensor over the processes."""
+        return self.sum(tensor) / self.processes
+
+    def broadcast(self, value: T) -> T:
+        """Return the value that the first process has."""
+        if self.processes == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def wait_for_all(self) -> None:
+        """Wait until every process has come here."""
+        if self.processes > 1:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    @contextmanager
+    def first_process_first(self) -> Iterator[None]:
+        """Run the block in the first process, then in the others."""
+        if not self.is_first:
+            self.wait_for_all()
+        yield
+        if self.is_first:
+            self.wait_for_all()
+
+
+class MixedPrecision(nn.Module):
+    """A network whose forward pass runs under autocast, with float32 results."""
+
+    def __init__(self, network: nn.Module, machine: Machine) -> None:
+        super().__init__()
+        self._network, self._machine = network, machine
+
+    def forward(self, images: Tensor) -> Output:
+        with self._machine.autocast():
+            output: Output = self._network(images)
+        return Output(*(part.float() for part in output))
+
+
+def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine, DeviceName, PrecisionName]:
+    """Return the machine with its device and precision, where `auto` is replaced by what was found.
 
     Under `torchrun` one process a device, on one or several machines; otherwise one process.
 
@@ -41,62 +135,63 @@ def build_fabric(device: DeviceName, precision: PrecisionName) -> tuple[Fabric, 
         raise ConfigError(
             "run.precision=16-mixed needs a loss scaler, missing in torch on Apple GPUs: use 32-true"
         )
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # repeats the remark below
     # Processes of torchrun
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    fabric = Fabric(
-        accelerator=found,
-        strategy=DDPStrategy(timeout=LONGEST_WAIT) if processes > 1 else "auto",
-        devices=local,
-        num_nodes=processes // local,
-        # As a plugin, since Fabric replaces 16-mixed on a CPU by bf16-mixed
-        **(
-            {"plugins": MixedPrecision("16-mixed", device=found)}
-            if precision == "16-mixed"
-            else {"precision": precision}
-        ),
-    )
-    fabric.launch()
+    rank, processes = _join_processes(found)
+    place = torch.device(found, int(os.environ.get("LOCAL_RANK", "0"))) if found == "cuda" else torch.device(found)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    scaler = torch.amp.GradScaler(found) if precision == "16-mixed" else None
     several = f", {processes} processes" if processes > 1 else ""
     remark(f"device {found}, precision {precision}{several}")
-    return fabric, found, precision
+    return Machine(place, precision, scaler, rank, processes), found, precision
 
 
-def loss_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
-    """Return the loss scaler of `16-mixed`, which is part of a run's state; None for other precisions."""
-    plugin = fabric.strategy.precision
-    return plugin.scaler if isinstance(plugin, MixedPrecision) else None
+def share_weights(machine: Machine, network: nn.Module) -> None:
+    """Give every process the weights and statistics of the first one, in place."""
+    if machine.processes > 1:
+        for tensor in network.state_dict().values():
+            dist.broadcast(tensor, src=0)
 
 
-def share_batch_statistics(fabric: Fabric, network: nn.Module) -> None:
+def share_batch_statistics(machine: Machine, network: nn.Module) -> None:
     """Compute batch statistics over all processes (SyncBN), in place.
 
     torch supports it on GPUs only; on CPUs each process normalises by its own images.
     """
-    if fabric.world_size == 1:
+    if machine.processes == 1:
         return
-    if fabric.device.type == "cuda":
+    if machine.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     else:
         remark("batch normalisation: statistics of each process alone (SyncBN needs GPUs)")
 
 
-def average_over_processes(fabric: Fabric, network: nn.Module) -> None:
+def average_over_processes(machine: Machine, network: nn.Module) -> None:
     """Replace gradients and running statistics by their mean over the processes.
 
-    Called once a step after the last backward pass. DDP's own hooks would wait for parameters without gradient,
-    since not every backward pass reaches every parameter.
+    Called once a step after the last backward pass. The hooks of torch's DistributedDataParallel would wait for
+    parameters without gradient, since not every backward pass reaches every parameter.
     """
-    if fabric.world_size == 1:
+    if machine.processes == 1:
         return
     tensors = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     tensors += [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     flat = torch.cat([tensor.flatten().float() for tensor in tensors])
-    averaged = cast(torch.Tensor, fabric.all_reduce(flat, reduce_op="mean"))
+    averaged = machine.mean(flat)
     sizes = [tensor.numel() for tensor in tensors]
     for tensor, mean in zip(tensors, torch.split(averaged, sizes), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+def _join_processes(device: DeviceName) -> tuple[int, int]:
+    """Connect the processes that `torchrun` started; return the rank of this one, and their number."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        atexit.register(dist.destroy_process_group)
+    return dist.get_rank(), processes
 
 
 def _found_device(device: DeviceName) -> DeviceName:

@@ -8,25 +8,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gmtool.errors import GmtoolError, TerminatedError
-from gmtool.report.metrics import Int64Array, mean_iou
+from gmtool.report.metrics import Int64Array, iou_per_class, mean_iou
+from gmtool.report.pictures import Example
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.engine.accumulate import propagate, split_batch
-from gmtool_training.engine.machine import loss_scaler
+from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.figures import LoggedMeans, StepSums
-from gmtool_training.loop.log import RunLog, SilentLog
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.schedule import FitSchedule
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
 from gmtool_training.method.step import Step, StepInput
+from gmtool_training.watch.log import RunLog, SilentLog
+
+Progress = Callable[[int], None]
+"""Function to call with the number of images done."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,23 @@ class FitResult:
 
     progress: TrainingProgress
     last: Int64Array
-    """Confusion matrix of the last validation."""
+    """Confusion matrix of the last validation, of all validation images."""
+    images: int | None = None
+    """Number of images of the validations before the last, if not all."""
+    worst: tuple[Example, ...] = ()
+    """Images of the last validation with the lowest mIoU."""
 
 
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of the training loop."""
 
-    validate: Callable[[], Int64Array]
-    """Returns the confusion matrix of the validation set, (C, C) int64; may raise `TerminatedError`."""
+    validate: Callable[[Progress], Int64Array]
+    """Returns the confusion matrix of the validation images, (C, C) int64; may raise `TerminatedError`."""
+    validate_rest: Callable[[Progress], Int64Array] | None
+    """The same of the images that only the last validation takes; None if every validation takes all."""
+    val_images: tuple[int, int]
+    """Numbers of images of `validate` and `validate_rest`."""
     after_update: Callable[[int], None]
     """Called after each update of the weights with the index of the step, from 0."""
     after_validation: Callable[[TrainingProgress], None]
@@ -55,7 +66,7 @@ class Hooks:
 
 
 def fit(
-    fabric: Fabric,
+    machine: Machine,
     network: nn.Module,
     optimizer: Optimizer,
     set_learning_rates: Callable[[int], None],
@@ -73,9 +84,9 @@ def fit(
     """Train for `schedule.iterations` steps, or until `schedule.patience` stops the run early.
 
     Args:
-        fabric: Device, precision and processes.
-        network: Network set up by `fabric`.
-        optimizer: Optimiser set up by `fabric`; fused, to skip steps without waiting for the device.
+        machine: Device, precision and processes.
+        network: Network in training; its forward pass has the precision of `machine`.
+        optimizer: Optimiser of the network; fused, to skip steps without waiting for the device.
         set_learning_rates: Called with the number of steps done, before the first step and after each.
         step: Computes and propagates the losses of a batch or of a part of it.
         schedule: Length and intervals.
@@ -93,25 +104,11 @@ def fit(
     """
     progress, matrix = start, None
 
-    def validate_and_save() -> Int64Array:
-        nonlocal progress
-        try:
-            found = hooks.validate()
-        except TerminatedError:
-            hooks.save(replace(progress, validated=False), None, False)
-            raise
-        miou = _defined(mean_iou(found))
-        progress, is_best = progress.after_validation(miou)
-        hooks.save(progress, miou, is_best)
-        log.event("val", progress.iteration, {"miou": miou, "best": progress.best_miou})
-        hooks.after_validation(progress)
-        return found
-
     # Start, or go on where the run was stopped
     network.train()
     set_learning_rates(start.iteration)
     if not start.validated:
-        matrix = validate_and_save()
+        progress, matrix = _validate_and_save(progress, schedule, hooks, log)
     figures = _DelayedFigures(schedule, sums, hooks, log)
     while not schedule.is_over(progress):
         # SIGTERM: save and end
@@ -122,11 +119,12 @@ def fit(
             hooks.save(progress, None, False)
             raise
         # Forward and backward passes, update
-        inputs = _next_inputs(fabric, schedule, progress.iteration, labeled, unlabeled)
-        parts = split_batch(fabric, inputs, parts=schedule.accumulation, ignore_index=schedule.ignore_index)
+        inputs = _next_inputs(machine, schedule, progress.iteration, labeled, unlabeled)
+        parts = split_batch(machine, inputs, parts=schedule.accumulation, ignore_index=schedule.ignore_index)
         optimizer.zero_grad(set_to_none=True)
-        losses = propagate(fabric, network, step, parts)
-        _update(optimizer, skip=sums.add(losses, _gradients(network), loss_scale=_loss_scale(fabric)))
+        losses = propagate(machine, network, step, parts)
+        skip = sums.add(losses, _gradients(network), loss_scale=_loss_scale(machine))
+        _update(machine, optimizer, skip=skip)
         hooks.after_update(progress.iteration)
         # Next learning rate, log
         done = progress.iteration + 1
@@ -135,7 +133,7 @@ def fit(
         images = len(inputs.labeled.images) + (0 if inputs.unlabeled is None else len(inputs.unlabeled))
         figures.after_step(
             done,
-            images=images * fabric.world_size,
+            images=images * machine.processes,
             rates={"omega": losses.omega, "lr": optimizer.param_groups[0]["lr"]},
         )
         # Validate and save
@@ -144,11 +142,38 @@ def fit(
         figures.flush()
         with figures.paused():
             if schedule.is_validated(done):
-                matrix = validate_and_save()
+                progress, matrix = _validate_and_save(progress, schedule, hooks, log)
             else:
                 hooks.save(progress, None, False)
     assert matrix is not None
-    return FitResult(progress, matrix)
+    limited = hooks.val_images[0] if hooks.validate_rest is not None else None
+    return FitResult(progress, matrix, limited)
+
+
+def _validate_and_save(
+    progress: TrainingProgress, schedule: FitSchedule, hooks: Hooks, log: RunLog | SilentLog
+) -> tuple[TrainingProgress, Int64Array]:
+    """Validate and save; return the progress after it, and the confusion matrix."""
+    images, more = hooks.val_images
+    events = {}
+    try:
+        with log.validating(images) as show:
+            found = hooks.validate(show)
+        after, is_best = progress.after_validation(_defined(mean_iou(found)))
+        events["val"] = _scores(found) | {"best": after.best_miou, "images": images}
+        # The last weights are scored on all images
+        if hooks.validate_rest is not None and schedule.is_over(after):
+            with log.validating(more) as show:
+                found = found + hooks.validate_rest(show)
+            events["final"] = _scores(found) | {"images": images + more}
+    except TerminatedError:
+        hooks.save(replace(progress, validated=False), None, False)
+        raise
+    hooks.save(after, _defined(mean_iou(found)), is_best)
+    for kind, figures in events.items():
+        log.event(kind, after.iteration, figures)
+    hooks.after_validation(after)
+    return after, found
 
 
 class _DelayedFigures:
@@ -184,7 +209,9 @@ class _DelayedFigures:
         """Exclude the time of the block from images per second."""
         started = time.monotonic()
         yield
-        self._since += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self._since += seconds
+        self._log.validated(seconds)
 
     def _record(self, read: Callable[[], LoggedMeans], done: int, rates: dict[str, float]) -> None:
         means = read()
@@ -198,17 +225,17 @@ class _DelayedFigures:
 
 
 def _next_inputs(
-    fabric: Fabric,
+    machine: Machine,
     schedule: FitSchedule,
     iteration: int,
     labeled: Iterator[LabeledBatch],
     unlabeled: Iterator[UnlabeledBatch] | None,
 ) -> StepInput:
     uses_unlabeled = unlabeled is not None and iteration >= schedule.unlabeled_from
-    batch = LabeledBatch(*fabric.to_device(tuple(next(labeled))))
+    batch = LabeledBatch(*map(machine.to_device, next(labeled)))
     others, inside = None, None
     if unlabeled is not None and uses_unlabeled:
-        others, inside = fabric.to_device(tuple(next(unlabeled)))
+        others, inside = map(machine.to_device, next(unlabeled))
     if schedule.channels_last:
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         others = None if others is None else others.contiguous(memory_format=torch.channels_last)
@@ -218,24 +245,31 @@ def _next_inputs(
     )
 
 
-def _update(optimizer: Optimizer, *, skip: Tensor) -> None:
+def _update(machine: Machine, optimizer: Optimizer, *, skip: Tensor) -> None:
     """Step the optimiser unless `skip` is 1.0, without waiting for the device.
 
     A fused optimiser reads `found_inf` on the device, as with torch's `GradScaler`, which sets it in 16-mixed.
     """
-    inner = cast(Any, optimizer).optimizer  # Fabric's wrapper does not pass attributes on
-    inner.found_inf = skip
-    optimizer.step()
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
+    machine.update(optimizer)
 
 
 def _gradients(network: nn.Module) -> list[Tensor]:
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
-def _loss_scale(fabric: Fabric) -> Tensor:
-    one = torch.ones((), device=fabric.device)
-    scaler = loss_scaler(fabric)
-    return one if scaler is None else scaler.scale(one)  # get_scale() would wait for the device
+def _loss_scale(machine: Machine) -> Tensor:
+    one = torch.ones((), device=machine.device)
+    # get_scale() would wait for the device
+    return one if machine.scaler is None else machine.scaler.scale(one)
+
+
+def _scores(matrix: Int64Array) -> dict[str, Any]:
+    """Return the mIoU and the IoU of each class, None where it is not defined."""
+    return {
+        "miou": _defined(mean_iou(matrix)),
+        "iou": [_defined(value) for value in iou_per_class(matrix).tolist()],
+    }
 
 
 def _defined(miou: float) -> float | None:

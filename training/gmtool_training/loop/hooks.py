@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
+
+import numpy as np
+from PIL import Image
 
 from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import CheckpointName
 from gmtool.nn.saving import save_checkpoint
+from gmtool.report.metrics import Int64Array
 from gmtool_training.data.batch_order import ids_in_batch
 from gmtool_training.data.batches import labeled_batches, unlabeled_batches
 from gmtool_training.engine.average import update_average
@@ -17,22 +24,41 @@ from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.resume import RunState, pack_state
 from gmtool_training.loop.schedule import FitSchedule
-from gmtool_training.loop.sigterm import StopRequest
+from gmtool_training.loop.stop import StopRequest
+from gmtool_training.loop.val_images import taken_images
 from gmtool_training.loop.validate import validate
 from gmtool_training.pictures.curves import draw_training
 from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
 from gmtool_training.pictures.pairs import draw_pairs
+from gmtool_training.watch.examples import WorstImages
+from gmtool_training.watch.log import RunLog, SilentLog
 
 SECONDS_BETWEEN_PICTURES = 30.0
 """Shortest time between two drawings, which take about a second; the last validation is always drawn."""
 
 
-def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: StopRequest) -> Hooks:
-    """Return the callbacks of `fit`; of several processes, only the first one writes files."""
+def build_hooks(
+    run: RunContext,
+    state: RunState,
+    schedule: FitSchedule,
+    stop: StopRequest,
+    log: RunLog | SilentLog,
+    worst: WorstImages,
+) -> Hooks:
+    """Return the callbacks of `fit`; of several processes, only the first one writes files.
+
+    Args:
+        run: Settings, folder, device, data.
+        state: Network and optimiser.
+        schedule: Length and intervals.
+        stop: Requests to end the process.
+        log: Receives pictures.
+        worst: Receives the worst images of each validation.
+    """
     config = run.config
 
     def save(progress: TrainingProgress, miou: float | None, is_best: bool) -> None:
-        if not run.fabric.is_global_zero:
+        if not run.machine.is_first:
             return
         names: list[CheckpointName] = ["last", "best"] if is_best else ["last"]
         save_checkpoint(
@@ -57,21 +83,40 @@ def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: S
     def after_validation(progress: TrainingProgress) -> None:
         nonlocal drawn
         due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
-        if schedule.is_over(progress) or run.fabric.broadcast(due):  # the first process decides for all
-            _draw(run, state)
+        if schedule.is_over(progress) or run.machine.broadcast(due):  # the first process decides for all
+            log.drawing()
+            _draw(run, state, log, progress.iteration)
             drawn = time.monotonic()  # of the last pictures
 
-    return Hooks(
-        validate=partial(
-            validate,
-            run.fabric,
+    # Images of every validation, and those that only the last one takes
+    taken = taken_images(run.data.val.samples, config, unlabeled_from=schedule.unlabeled_from)
+    rest = sorted({*range(len(run.data.val.samples))} - {*taken})
+
+    def validate_images(indices: Sequence[int], show: Callable[[int], None]) -> Int64Array:
+        counter = count()
+        if indices is taken:
+            worst.clear()
+
+        def before_image() -> None:
+            stop.raise_within_step()
+            show(run.machine.processes * next(counter))
+
+        return validate(
+            run.machine,
             state.saved_network,
             run.data.val,
             classes=run.classes,
             config=config.data,
-            before_image=stop.raise_within_step,
+            before_image=before_image,
             read=run.readers.val,
-        ),
+            indices=indices,
+            worst=worst,
+        )
+
+    return Hooks(
+        validate=partial(validate_images, taken),
+        validate_rest=partial(validate_images, rest) if rest else None,
+        val_images=(len(taken), len(rest)),
         after_update=after_update,
         after_validation=after_validation,
         save=save,
@@ -79,12 +124,12 @@ def build_hooks(run: RunContext, state: RunState, schedule: FitSchedule, stop: S
     )
 
 
-def _draw(run: RunContext, state: RunState) -> None:
+def _draw(run: RunContext, state: RunState, log: RunLog | SilentLog, iteration: int) -> None:
     """Draw the training curves, and the pseudo masks of the first batch.
 
     All processes compute the pseudo masks, since batch statistics may be shared; the first one writes.
     """
-    if run.fabric.is_global_zero:
+    if run.machine.is_first:
         draw_training(run.run_dir)
     if run.config.method.name == "supervised":
         return
@@ -95,7 +140,7 @@ def _draw(run: RunContext, state: RunState) -> None:
     unlabeled = unlabeled_batches(
         run.data.unlabeled.samples, here, seed=seed, pin_memory=False, read=run.readers.unlabeled
     )
-    with run.fabric.autocast():
+    with run.machine.autocast():
         picture = draw_pairs(
             state.network,
             state.average,
@@ -106,8 +151,9 @@ def _draw(run: RunContext, state: RunState) -> None:
             lam=run.config.method.lambda_bound / 2,
             class_weights=run.class_weights,
         )
-    if run.fabric.is_global_zero:
+    if run.machine.is_first:
         write_atomically(run.run_dir / PAIRS_NAME, picture)
+        log.picture("pseudo masks", iteration, np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
 
 
 def _describe_step(run: RunContext, schedule: FitSchedule, iteration: int) -> str:

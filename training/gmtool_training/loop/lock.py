@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 
 from gmtool.errors import ConfigError
+from gmtool_training.engine.machine import Machine
 
 LOCK_NAME = ".gmtool-train.lock"
 
 
 @contextmanager
-def locked(run_dir: Path, fabric: Fabric) -> Iterator[None]:
+def locked(run_dir: Path, machine: Machine) -> Iterator[None]:
     """Lock an existing run folder within the block; of several processes of a run, the first one locks.
 
     The operating system releases the lock when the process ends, even if it is killed.
@@ -23,7 +23,7 @@ def locked(run_dir: Path, fabric: Fabric) -> Iterator[None]:
     Raises:
         ConfigError: Another run has locked the folder.
     """
-    if not fabric.is_global_zero:
+    if not machine.is_first:
         yield
         return
     lock = FileLock(run_dir / LOCK_NAME)

@@ -6,25 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
-from gmtool.console import remark
+from gmtool.console import announcing, remark
 from gmtool.data.check import check_masks
-from gmtool.data.datasets import TrainingData, load_training_data
-from gmtool.errors import ConfigError
+from gmtool.data.datasets import TrainingData
 from gmtool.nn.encoder import Attention
 from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import processors
 from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
-from gmtool_training.engine.machine import build_fabric, loss_scaler, share_batch_statistics
+from gmtool_training.engine.machine import Machine, open_machine, share_batch_statistics, share_weights
 from gmtool_training.engine.optim import build_optimizer
+from gmtool_training.engine.validation_memory import refuse_too_large_images
+from gmtool_training.loop.checks import find_data, refuse_undividable_batches
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.resume import RunState
-from gmtool_training.loop.validation_memory import refuse_too_large_images
 from gmtool_training.method.batchnorm import freeze
 from gmtool_training.method.class_weights import labeled_class_weights
 
@@ -35,7 +34,7 @@ class RunContext:
 
     config: TrainConfig
     run_dir: Path
-    fabric: Fabric
+    machine: Machine
     data: TrainingData
     classes: ClassSet
     readers: Readers
@@ -44,21 +43,15 @@ class RunContext:
     """(C,) float32 on the device, those of `method.balance`; None: all classes alike."""
 
 
-def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
-    """Return Fabric, and the configuration with `auto` and None replaced by values for this machine."""
-    fabric, device, precision = build_fabric(config.run.device, config.run.precision)
-    parts = fabric.world_size * config.optim.accumulation
-    for name, batch in (("labeled", config.data.labeled_batch), ("unlabeled", config.data.unlabeled_batch)):
-        if batch % parts or batch < 2 * parts:
-            raise ConfigError(
-                f"data.{name}_batch={batch} must be divisible: {fabric.world_size} processes times "
-                f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
-            )
+def on_this_machine(config: TrainConfig) -> tuple[Machine, TrainConfig]:
+    """Return the machine, and the configuration with `auto` and None replaced by values for this machine."""
+    machine, device, precision = open_machine(config.run.device, config.run.precision)
+    refuse_undividable_batches(config, processes=machine.processes)
     workers = min(8, processors()) if config.data.workers is None else config.data.workers
     torch.set_num_threads(
         min(torch.get_num_threads(), processors())
     )  # torch does not know the quota of a container
-    return fabric, replace(
+    return machine, replace(
         config,
         data=replace(config.data, workers=workers),
         run=replace(config.run, device=device, precision=precision),
@@ -67,14 +60,11 @@ def on_this_machine(config: TrainConfig) -> tuple[Fabric, TrainConfig]:
 
 def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> TrainingData:
     """Find the images of a run and print their numbers; with `check`, read every mask first."""
-    data = load_training_data(config.data)
-    if config.method.name == "guidedmix" and not data.unlabeled.samples:
-        raise ConfigError(
-            f"no unlabeled images: all {len(data.labeled.samples)} of {data.labeled.name} are labeled; give a "
-            "shorter list with --labels, others with --unlabeled, or --set method.name=supervised"
-        )
+    data = find_data(config)
     if check:
-        for warning in check_masks(data, classes, config.data):
+        with announcing(f"reading {len(data.labeled.samples) + len(data.val.samples)} masks"):
+            warnings = check_masks(data, classes, config.data)
+        for warning in warnings:
             remark(f"warning: {warning.message}")
     remark(
         f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "
@@ -87,7 +77,7 @@ def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> Trai
 def build_context(
     config: TrainConfig,
     run_dir: Path,
-    fabric: Fabric,
+    machine: Machine,
     data: TrainingData,
     classes: ClassSet,
     *,
@@ -99,31 +89,32 @@ def build_context(
         DataError: A validation image or the cache does not fit into memory, or a mask cannot be used.
     """
     half = config.run.precision != "32-true"
-    refuse_too_large_images(data.val.samples, attention, fabric.device, half=half)
+    refuse_too_large_images(data.val.samples, attention, machine.device, half=half)
     weights = labeled_class_weights(data.labeled.samples, classes, config)
     return RunContext(
         config=config,
         run_dir=run_dir,
-        fabric=fabric,
+        machine=machine,
         data=data,
         classes=classes,
         readers=open_readers(data, classes, config.data),
-        class_weights=None if weights is None else fabric.to_device(weights),
+        class_weights=None if weights is None else machine.to_device(weights),
     )
 
 
-def build_state(config: TrainConfig, fabric: Fabric, network: GuidedMixNet) -> RunState:
+def build_state(config: TrainConfig, machine: Machine, network: GuidedMixNet) -> RunState:
     """Move the network to its device; return it with optimiser, average, loss scaler and sums."""
-    share_batch_statistics(fabric, network)
-    network.to(fabric.device)
+    share_batch_statistics(machine, network)
+    network.to(machine.device)
     if config.run.channels_last:
         network.to(memory_format=torch.channels_last)
     if config.optim.freeze_encoder:
         freeze(network.encoder)
+    share_weights(machine, network)
     return RunState(
         network=network,
         average=averaged_copy(network) if config.optim.ema_decay else None,
         optimizer=build_optimizer(network, config.optim),
-        scaler=loss_scaler(fabric),
-        sums=StepSums(fabric.device),
+        scaler=machine.scaler,
+        sums=StepSums(machine.device),
     )

@@ -5,36 +5,28 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from gmtool.artifact.run_config import save_run_config
-from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.config import TrainConfig
 from gmtool.console import remark
-from gmtool.errors import ConfigError
 from gmtool.files import write_atomically
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.saving import save_checkpoint
 from gmtool.report.metrics import mean_iou
 from gmtool_training.loop.fit import FitResult
-from gmtool_training.loop.log import RunLog
 from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate
 from gmtool_training.probe.encoders import choose_encoder, with_encoder_of
 from gmtool_training.probe.input_scale import choose_input_scale
 from gmtool_training.probe.run import check_probe, fit_probe
+from gmtool_training.watch.examples import WorstImages
+from gmtool_training.watch.log import RunLog
 
 ENCODERS_NAME = "encoders.md"
 """Table of the encoders that were compared, in the run folder."""
-
-
-def refuse_finished_probe(run_dir: Path) -> None:
-    """Raise `ConfigError` if the probe of a run was saved: there is nothing to go on with."""
-    if (run_dir / CHECKPOINT_DIR / "last.json").is_file():
-        raise ConfigError(f"{run_dir} is finished: its method is the probe, which is fitted once")
 
 
 def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
@@ -43,17 +35,25 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
     Raises:
         ConfigError: The settings do not fit the probe.
     """
-    check_probe(run.config, labeled=len(run.data.labeled.samples), processes=run.fabric.world_size)
+    check_probe(run.config, labeled=len(run.data.labeled.samples), processes=run.machine.processes)
     started = time.monotonic()
     network, config = _chosen_network(run, network)
     if config != run.config:
         save_run_config(run.run_dir, config)
-    fabric, data, classes, read = run.fabric, run.data, run.classes, run.readers
+    machine, data, classes, read = run.machine, run.data, run.classes, run.readers
     # Fit, validate, save
     fitted = fit_probe(network, config, data, classes, read, started=started)
+    worst = WorstImages(data.val)
     remark(f"validating on {len(data.val.samples)} images")
     matrix = validate(
-        fabric, network, data.val, classes=classes, config=config.data, before_image=lambda: None, read=read.val
+        machine,
+        network,
+        data.val,
+        classes=classes,
+        config=config.data,
+        before_image=lambda: None,
+        read=read.val,
+        worst=worst,
     )
     miou = mean_iou(matrix)
     progress, _ = TrainingProgress(iteration=fitted.steps).after_validation(None if math.isnan(miou) else miou)
@@ -69,12 +69,12 @@ def run_probe(run: RunContext, network: GuidedMixNet) -> FitResult:
         classes=classes,
         labeled_sha256=data.labeled.sha256,
     )
-    return FitResult(progress, matrix)
+    return FitResult(progress, matrix, worst=worst.examples)
 
 
 def _chosen_network(run: RunContext, network: GuidedMixNet) -> tuple[GuidedMixNet, TrainConfig]:
     """Return the network with the best of several encoders, or of several input scales, in evaluation mode."""
-    config, device = run.config, run.fabric.device
+    config, device = run.config, run.machine.device
     if config.probe.encoders:
         network, model, table = choose_encoder(config, run.data, run.classes, run.readers, device)
         write_atomically(run.run_dir / ENCODERS_NAME, table)

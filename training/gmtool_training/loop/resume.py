@@ -7,7 +7,6 @@ last log event, torch's random state, and the settings of the computation, since
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,36 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gmtool.artifact.runs import CONFIG_NAME
-from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.console import remark
 from gmtool.data.datasets import TrainingData
-from gmtool.errors import CheckpointError, ConfigError
-from gmtool.nn.checkpoint import (
-    Checkpoint,
-    TrainingState,
-    load_network,
-    load_training_state,
-    read_checkpoint,
-    resumable_names,
-)
+from gmtool.errors import CheckpointError
+from gmtool.nn.checkpoint import TrainingState, load_network, load_training_state, resumable_names
 from gmtool.nn.model import GuidedMixNet
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.progress import TrainingProgress
-
-FREE_SETTINGS = frozenset(
-    (
-        # Images are compared by the hash of their ids; classes come from the checkpoint
-        *(f"data.{name}" for name in ("root", "labeled", "unlabeled", "val", "classes")),
-        *(f"data.{name}" for name in ("workers", "cache")),
-        "optim.iterations",
-        *(f"run.{name}" for name in ("device", "compile", "channels_last", "activation_checkpointing")),
-        *(f"run.{name}" for name in ("log_every", "validations", "save_every", "save_state", "keep_last")),
-        *(f"run.{name}" for name in ("patience", "max_skipped")),
-    )
-)
-"""Settings that may change when a run is resumed: the computation of a step does not depend on them."""
+from gmtool_training.loop.resumable import computation, refuse_other_images
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ def pack_state(
             "labeled_sha256": data.labeled.sha256,
             "unlabeled_sha256": data.unlabeled.sha256,
             "val_sha256": data.val.sha256,
-            "settings": _computation(config),
+            "settings": computation(config),
         },
     )
 
@@ -98,9 +76,7 @@ def restore(run_dir: Path, state: RunState, data: TrainingData) -> TrainingProgr
         ConfigError: The images of the run have changed.
     """
     saved, weights = _newest_whole(run_dir)
-    for name, split in (("labeled", data.labeled), ("unlabeled", data.unlabeled), ("val", data.val)):
-        if saved.values[f"{name}_sha256"] != split.sha256:
-            raise ConfigError(f"the {name} images of {run_dir} have changed since it began: start a new run")
+    refuse_other_images(run_dir, saved.values, data)
     state.saved_network.load_state_dict(weights)
     if state.average is not None:
         state.network.load_state_dict(_below("network.", saved.tensors))
@@ -110,56 +86,6 @@ def restore(run_dir: Path, state: RunState, data: TrainingData) -> TrainingProgr
     state.sums.restore(saved.tensors["sums"])
     torch.set_rng_state(saved.tensors["random.torch"])
     return TrainingProgress(**saved.values["progress"])
-
-
-def saved_classes(run_dir: Path) -> ClassSet:
-    """Return the classes of a run, from its newest checkpoint.
-
-    Raises:
-        CheckpointError: The run has no checkpoint, or all are damaged.
-    """
-    return _newest_description(run_dir).classes
-
-
-def refuse_other_computation(run_dir: Path, config: TrainConfig) -> None:
-    """Raise `ConfigError` if a setting that the computation depends on differs from the run's checkpoints.
-
-    Raises:
-        CheckpointError: The run has no checkpoint, or all are damaged.
-    """
-    training = _newest_description(run_dir).training
-    if training is None:  # `restore` says that there is no state to go on from
-        return
-    saved = training["settings"]
-    changed = [
-        f"{name} was {saved[name]}, is {value}"
-        for name, value in _computation(config).items()
-        if name in saved and saved[name] != value
-    ]
-    if changed:
-        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-        raise ConfigError(
-            f"{run_dir / CONFIG_NAME}: changed since the run began: {'; '.join(changed[:3])}{more}: the "
-            "computation depends on it: restore it, or start a new run"
-        )
-
-
-def _computation(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that the computation depends on by dotted name, as JSON values."""
-    tree: dict[str, dict[str, Any]] = json.loads(json.dumps(asdict(config), default=str))
-    names = {f"{section}.{name}": value for section, table in tree.items() for name, value in table.items()}
-    return {name: value for name, value in names.items() if name not in FREE_SETTINGS}
-
-
-def _newest_description(run_dir: Path) -> Checkpoint:
-    """Return the newest undamaged description of a checkpoint."""
-    problems = []
-    for name in resumable_names(run_dir):
-        try:
-            return read_checkpoint(run_dir, name)
-        except CheckpointError as error:
-            problems.append(error)
-    raise problems[0]
 
 
 def _newest_whole(run_dir: Path) -> tuple[TrainingState, dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -13,16 +14,15 @@ import torch
 from torch import nn
 
 from gmtool.artifact.run_config import load_run_config, refuse_missing_data, save_run_config
+from gmtool.artifact.run_record import RunRecord, save_record
 from gmtool.artifact.runs import CONFIG_NAME, require_empty
-from gmtool.classes import load_classes
+from gmtool.classes import ClassSet, load_classes
 from gmtool.config import TrainConfig
-from gmtool.console import remark
-from gmtool.errors import CheckpointError, ConfigError
+from gmtool.console import announcing, remark
+from gmtool.errors import CheckpointError, ConfigError, TerminatedError
 from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.initial_weights import load_starting_weights
 from gmtool.nn.model import GuidedMixNet
-from gmtool.report.report import BestScore, IoUReport, Provenance, percent
-from gmtool.report.tables import save_report
 from gmtool.settings import Settings
 from gmtool_training.data.batches import (
     LabeledBatch,
@@ -32,43 +32,42 @@ from gmtool_training.data.batches import (
     unlabeled_batches,
 )
 from gmtool_training.data.workers import explained_worker_failures
+from gmtool_training.engine.machine import HALF, MixedPrecision
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
-from gmtool_training.loop.fit import FitResult, fit
+from gmtool_training.loop.finish import RunResult, finish
+from gmtool_training.loop.fit import fit
 from gmtool_training.loop.hooks import build_hooks
 from gmtool_training.loop.lock import locked
-from gmtool_training.loop.log import RunLog, SilentLog
 from gmtool_training.loop.prepare import RunContext, build_context, build_state, checked_data, on_this_machine
-from gmtool_training.loop.probe import refuse_finished_probe, run_probe
+from gmtool_training.loop.probe import run_probe
 from gmtool_training.loop.progress import TrainingProgress
-from gmtool_training.loop.resume import RunState, refuse_other_computation, restore, saved_classes
+from gmtool_training.loop.resumable import (
+    MOVED,
+    refuse_finished_probe,
+    refuse_no_checkpoint,
+    refuse_other_computation,
+    saved_classes,
+)
+from gmtool_training.loop.resume import RunState, restore
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
-from gmtool_training.loop.sigterm import stop_on_sigterm
+from gmtool_training.loop.stop import stop_on_signals
+from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
 from gmtool_training.method.other_run import load_teacher
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
+from gmtool_training.watch.examples import WorstImages
+from gmtool_training.watch.log import RunLog, SilentLog
+from gmtool_training.watch.record import begun
+from gmtool_training.watch.time_left import TimeLeft
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """Folder, report and duration of a finished run."""
-
-    run_dir: Path
-    report: IoUReport
-    """Scores of the last weights."""
-    seconds: float
-    """Wall-clock time of the training loop with validations, in seconds."""
-
-    @property
-    def best_miou(self) -> float | None:
-        """Best validation mIoU in [0, 1]; None if no pixel was scored."""
-        return self.report.best.miou if self.report.best else None
-
-    def __fspath__(self) -> str:
-        """Return the run folder: the result is taken wherever its path is."""
-        return str(self.run_dir)
-
-
-def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = lambda: None) -> RunResult:
+def train(
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    prepare: Callable[[], None] = lambda: None,
+    record: RunRecord | None = None,
+) -> RunResult:
     """Train, and write settings, checkpoints, metrics and a report to `run_dir`.
 
     Under `torchrun` every process calls this; only the first one writes and prints.
@@ -76,34 +75,36 @@ def train(config: TrainConfig, run_dir: Path, *, prepare: Callable[[], None] = l
     Args:
         config: Settings of the run.
         run_dir: Folder that is empty or does not exist.
+        record: What the settings do not say: kind, recipe, reasons.
         prepare: Called once before the data is read, to generate or download it.
 
     Raises:
-        TerminatedError: SIGTERM; the run can be resumed.
+        TerminatedError: Ctrl-C or SIGTERM; the run can be resumed.
         GmtoolError: Wrong settings, data or weights. Before the first step, `run_dir` is not created.
     """
     # Device, data, network
-    fabric, config = on_this_machine(config)
-    with fabric.rank_zero_first():
-        if fabric.is_global_zero:
+    machine, config = on_this_machine(config)
+    with machine.first_process_first():
+        if machine.is_first:
             require_empty(run_dir)
             prepare()
         classes = load_classes(config.data.classes)
-        data = checked_data(config, classes, check=fabric.is_global_zero)
+        data = checked_data(config, classes, check=machine.is_first)
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         if not config.probe.encoders:  # the probe loads those that it compares
-            remark(load_starting_weights(network, config.model, classes))
-    run = build_context(config, run_dir, fabric, data, classes, attention=network.attention)
+            remark(_starting_weights(network, config, classes))
+    run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
     # Everything is checked: write from here on
     run_dir.mkdir(parents=True, exist_ok=True)
-    with locked(run_dir, fabric):
-        if fabric.is_global_zero:
+    with locked(run_dir, machine):
+        if machine.is_first:
             if (run_dir / CONFIG_NAME).exists():
                 raise ConfigError(
                     f"{run_dir}: another gmtool train started in this run folder: give another --out"
                 )
             save_run_config(run_dir, config)
+            save_record(run_dir, begun(record or RunRecord(), data))
         return _run(run, network, resumed=False)
 
 
@@ -125,50 +126,52 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
     """
     if not (run_dir / CONFIG_NAME).is_file():
         raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
-    fabric, config = on_this_machine(load_run_config(run_dir, changes))
-    with locked(run_dir, fabric):
+    machine, config = on_this_machine(load_run_config(run_dir, changes))
+    with locked(run_dir, machine):
         if config.method.name == "probe":
             refuse_finished_probe(run_dir)
             classes = load_classes(config.data.classes)
         else:
+            refuse_no_checkpoint(run_dir)
             classes = saved_classes(run_dir)
             refuse_other_computation(run_dir, config)
-        refuse_missing_data(config.data, run_dir, remedy="give the folder where it is now with --data DIR")
-        with fabric.rank_zero_first():
-            data = checked_data(config, classes, check=fabric.is_global_zero)
+        refuse_missing_data(config.data, run_dir, remedy=MOVED)
+        with machine.first_process_first():
+            data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
-            remark(load_starting_weights(network, config.model, classes))
-        run = build_context(config, run_dir, fabric, data, classes, attention=network.attention)
+            remark(_starting_weights(network, config, classes))
+        run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
         return _run(run, network, resumed=True)
 
 
 def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
-    config, fabric, data = run.config, run.fabric, run.data
+    config, machine, data = run.config, run.machine, run.data
     if config.method.name == "probe":
         started = time.monotonic()
-        return _finished(run, run_probe(run, network), time.monotonic() - started)
+        return finish(run, run_probe(run, network), time.monotonic() - started)
     # Schedule and state; a resumed run continues from its checkpoint
     schedule = build_schedule(config, run.classes)
-    state = build_state(config, fabric, network)
+    state = build_state(config, machine, network)
     start = _restored(run, state, schedule) if resumed else TrainingProgress()
     # Wrap the network for memory, speed and several processes
     if config.run.activation_checkpointing:
         recompute_activations(network)
     compiled = torch.compile(network) if config.run.compile else network
-    wrapped, wrapped_optimizer = fabric.setup(cast(nn.Module, compiled), state.optimizer)
+    mixed = MixedPrecision(cast(nn.Module, compiled), machine) if config.run.precision in HALF else compiled
     # Train
-    unreadable = UnreadableImages(data.unlabeled)
+    unreadable, worst = UnreadableImages(data.unlabeled), WorstImages(data.val)
     started = time.monotonic()
     with (
         _open_log(run, schedule, start) as log,
-        stop_on_sigterm(fabric) as stop,
+        stop_on_signals(machine, log.stopping) as stop,
+        _advising_to_resume(run),
         explained_worker_failures(run.run_dir),
     ):
         result = fit(
-            fabric,
-            cast(nn.Module, wrapped),
-            wrapped_optimizer,
+            machine,
+            cast(nn.Module, mixed),
+            state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
             _build_step(run, state.average),
             schedule=schedule,
@@ -176,22 +179,34 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             sums=state.sums,
             labeled=_labeled_batches(run, start),
             unlabeled=_unlabeled_batches(run, schedule, start, unreadable),
-            hooks=build_hooks(run, state, schedule, stop),
+            hooks=build_hooks(run, state, schedule, stop, log, worst),
             stop=stop,
             log=log,
         )
     seconds = time.monotonic() - started
     # Report
-    fabric.barrier()  # the first process has saved
+    machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
-    return _finished(run, result, seconds)
+    return finish(run, replace(result, worst=worst.examples), seconds)
 
 
-def _finished(run: RunContext, result: FitResult, seconds: float) -> RunResult:
-    report = _report(run, result)
-    if run.fabric.is_global_zero:
-        save_report(report, run.run_dir)
-    return RunResult(run.run_dir, report, seconds)
+def _starting_weights(network: GuidedMixNet, config: TrainConfig, classes: ClassSet) -> str:
+    """Load the weights that the settings name; return one line about them."""
+    with announcing("loading weights"):
+        return load_starting_weights(network, config.model, classes)
+
+
+@contextmanager
+def _advising_to_resume(run: RunContext) -> Iterator[None]:
+    """Let the message of a stopped and saved run name the command that goes on."""
+    try:
+        yield
+    except TerminatedError as error:
+        done = f"{error} after {read_checkpoint(run.run_dir, 'last').iteration} of {run.config.optim.iterations}"
+        remedy = f"gmtool train --resume {run.run_dir} goes on there"
+        if not run.config.run.save_state:
+            remedy = "it cannot be resumed, since run.save_state is false"
+        raise type(error)(f"{done} iterations, saved: {remedy}") from error
 
 
 def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> TrainingProgress:
@@ -202,7 +217,7 @@ def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> Traini
             f"{run.run_dir} is finished: {start.iteration} of {schedule.iterations} iterations are done; "
             "--iterations N trains it further, up to N"
         )
-    if run.fabric.is_global_zero:
+    if run.machine.is_first:
         save_run_config(run.run_dir, run.config)
     remark(f"resuming {run.run_dir} after {start.iteration} of {schedule.iterations} iterations")
     return start
@@ -214,9 +229,9 @@ def _labeled_batches(run: RunContext, start: TrainingProgress) -> Iterator[Label
         run.classes,
         run.config.data,
         seed=run.config.run.seed,
-        pin_memory=run.fabric.device.type == "cuda",
+        pin_memory=run.machine.device.type == "cuda",
         start=start.iteration,
-        share=(run.fabric.global_rank, run.fabric.world_size),
+        share=(run.machine.rank, run.machine.processes),
         read=run.readers.labeled,
     )
 
@@ -231,9 +246,9 @@ def _unlabeled_batches(
         run.data.unlabeled.samples,
         run.config.data,
         seed=run.config.run.seed,
-        pin_memory=run.fabric.device.type == "cuda",
+        pin_memory=run.machine.device.type == "cuda",
         start=max(0, start.iteration - schedule.unlabeled_from),
-        share=(run.fabric.global_rank, run.fabric.world_size),
+        share=(run.machine.rank, run.machine.processes),
         read=run.readers.unlabeled,
         unreadable=unreadable,
     )
@@ -242,7 +257,7 @@ def _unlabeled_batches(
 def _build_step(run: RunContext, average: nn.Module | None) -> Step:
     method, classes, weights = run.config.method, run.classes, run.class_weights
     if method.teacher_run is not None and method.name == "guidedmix":
-        teacher = load_teacher(method.teacher_run, classes, run.fabric.device)
+        teacher = load_teacher(method.teacher_run, classes, run.machine.device)
         fixed = replace(method, teacher="average")
         return partial(guidedmix_step, method=fixed, classes=classes, average=teacher, class_weights=weights)
     if method.name == "supervised":
@@ -251,30 +266,28 @@ def _build_step(run: RunContext, average: nn.Module | None) -> Step:
 
 
 def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -> RunLog | SilentLog:
-    if not run.fabric.is_global_zero:
+    if not run.machine.is_first:
         return SilentLog()
-    return RunLog(run.run_dir, iterations=schedule.iterations, start=start.iteration)
-
-
-def _report(run: RunContext, result: FitResult) -> IoUReport:
-    checkpoint, progress, data = read_checkpoint(run.run_dir, "last"), result.progress, run.data
-    remark(
-        f"last mIoU {percent(checkpoint.miou)} %, best {percent(progress.best_miou)} % at iteration "
-        f"{progress.best_iteration} (chosen on the validation set, so it flatters)"
+    samples = run.data.val.samples
+    taken = taken_images(samples, run.config, unlabeled_from=schedule.unlabeled_from)
+    if len(taken) < len(samples):
+        remark(
+            f"validation: {len(taken)} of {len(samples)} images, and all after the last step; "
+            "run.val_limit sets another number, 0 for all"
+        )
+    labeled, unlabeled = (step_passes(run.config, unlabeled=kind) for kind in (False, True))
+    time_left = TimeLeft(
+        iterations=schedule.iterations,
+        unlabeled_from=schedule.unlabeled_from,
+        validations=schedule.validations,
+        unlabeled_cost=unlabeled / labeled,
+        validation_cost=len(taken) * image_steps(samples, run.config),
+        whole_cost=len(samples) / len(taken),
     )
-    return IoUReport(
-        confusion=result.last,
-        classes=run.classes,
-        num_images=len(data.val.samples),
-        failed=(),
-        provenance=Provenance(
-            split=data.val.name,
-            split_sha256=data.val.sha256,
-            model=str(run.run_dir),
-            model_sha256=checkpoint.sha256,
-            backend=f"torch {torch.__version__} {run.config.run.device}",
-            precision=run.config.run.precision,
-            labeled_sha256=data.labeled.sha256,
-        ),
-        best=BestScore(progress.best_miou, progress.best_iteration),
+    return RunLog(
+        run.run_dir,
+        iterations=schedule.iterations,
+        start=start.iteration,
+        time_left=time_left,
+        class_names=run.classes.names,
     )

@@ -41,7 +41,7 @@ class FitSchedule:
 
     def is_logged(self, done: int) -> bool:
         """Return whether figures are logged after `done` steps."""
-        return done % self.log_every == 0 or done == self.iterations
+        return done % self.log_every == 0 or done in (1, self.iterations)
 
     def is_validated(self, done: int) -> bool:
         """Return whether validation follows `done` steps: evenly spaced, the last after the last step."""

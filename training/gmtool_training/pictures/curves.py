@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.errors import CheckpointError
+from gmtool.artifact.run_record import read_events
 from gmtool.files import write_atomically
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ def draw_training(run_dir: Path) -> Path:
     Raises:
         CheckpointError: `run_dir` has no `metrics.jsonl`.
     """
-    figure = training_figure(_read_events(run_dir / "metrics.jsonl"), title=run_dir.name)
+    figure = training_figure(read_events(run_dir), title=run_dir.name)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     path = run_dir / PICTURE_NAME
@@ -144,15 +142,3 @@ def _running_mean(values: Series, window: int) -> Series:
 
 def _marker(events: Sequence[Event]) -> str:
     return "o" if len(events) == 1 else ""  # a line of one point is invisible
-
-
-def _read_events(path: Path) -> list[Event]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} is not a run: expected {path}")
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and "iteration" in event:
-                events.append(event)
-    return sorted(events, key=lambda event: float(event["iteration"]))

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
-from gmtool.console import remark, track
+from gmtool.console import remark
 from gmtool.data.datasets import TrainingData
 from gmtool.errors import DataError, some_names
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
+from gmtool.progress import track
 from gmtool.resources import available_memory
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import (

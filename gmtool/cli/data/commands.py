@@ -1,4 +1,4 @@
-"""`gmtool data`: look at a data set before training, choose its labeled images, make a toy one."""
+"""`gmtool data check`, `split` and `toy`: look at a data set, choose its labeled images, make a toy one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gmtool.config import TrainConfig
     from gmtool.data.check import DataReport
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, split or make a data set.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, check, split or make a data set.")
 
 
 @app.command()
@@ -131,7 +131,7 @@ def _wanted(count: int | None, fraction: str | None, total: int) -> int:
 
 
 def _track(looks: Iterable[Any], total: int) -> Iterator[Any]:
-    from gmtool.console import track
+    from gmtool.progress import track
 
     return track(looks, total=total)
 

@@ -1,0 +1,1 @@
+"""Files of labeling tools: read them into a data set, and write predicted masks for them to correct."""

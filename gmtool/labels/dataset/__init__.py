@@ -1,0 +1,1 @@
+"""Import into a data set: classes, parts, painting, writing, record, report."""

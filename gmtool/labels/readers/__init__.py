@@ -1,0 +1,1 @@
+"""Readers of labeling tools' files, one a tool."""

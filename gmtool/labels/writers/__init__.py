@@ -1,0 +1,1 @@
+"""Writers of predicted masks for labeling tools, one a tool."""

@@ -1,0 +1,1 @@
+"""HTTP service: requests to masks, its page, health and metrics."""

@@ -1,0 +1,1 @@
+"""Pages of the service: the page to try a model, the description of the API, sample images."""
