@@ -86,7 +86,10 @@ def export(
         Path | None, typer.Option(help="int8: images for the ranges. [the run's training images]")
     ] = None,
     symmetric: Annotated[
-        bool, typer.Option("--symmetric", help="int8: the ONNX model as TensorRT needs it; slower on a processor.")
+        bool,
+        typer.Option(
+            "--symmetric", help="int8: the ONNX model as TensorRT needs it; for other runtimes leave it out."
+        ),
     ] = False,
     min_shape: Annotated[
         str | None, typer.Option(metavar=SHAPE, help="--trt: smallest batch, height and width.")
