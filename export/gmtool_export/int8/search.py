@@ -96,7 +96,9 @@ def quantize(
         errors = calibrated.layer_errors(switched, symmetric=symmetric)
         return sorted((error for error in errors if error.node not in always), key=lambda error: -error.error)
 
-    first, steps, floats = search(losses, ranked, goal=goal, most=int(len(switched.layers) * MAX_SHARE))
+    unit = "% of the pixels" if measure is None else "points of mIoU"
+    most = int(len(switched.layers) * MAX_SHARE)
+    first, steps, floats = search(losses, ranked, goal=goal, most=most, unit=unit)
     return build(floats), Quantization(
         symmetric=symmetric,
         quantized_layers=len(switched.layers) - len(always) - len(floats),
@@ -111,7 +113,12 @@ def quantize(
 
 
 def search(
-    loss: Callable[[Sequence[str]], float], ranked: Callable[[], Sequence[LayerError]], *, goal: float, most: int
+    loss: Callable[[Sequence[str]], float],
+    ranked: Callable[[], Sequence[LayerError]],
+    *,
+    goal: float,
+    most: int,
+    unit: str = "points of mIoU",
 ) -> tuple[float, tuple[SearchStep, ...], list[str]]:
     """Move layers to float32 until the loss is at most `goal`; keep those up to the smallest loss otherwise.
 
@@ -120,12 +127,13 @@ def search(
         ranked: Returns the layers, the most sensitive first; not called if no layer has to move.
         goal: Loss that is small enough.
         most: Largest number of layers to move.
+        unit: Unit of the loss, for remarks.
 
     Returns:
         The loss before, the steps that are kept, and the nodes that stay in float32.
     """
     first = best = loss([])
-    remark(f"int8: loss {first:.2f}, at most {goal:.2f} is aimed at")
+    remark(f"int8 loses {first:.2f} {unit}; at most {goal:.2f} is aimed at")
     if first <= goal:
         return first, (), []
     steps: list[SearchStep] = []
@@ -135,7 +143,7 @@ def search(
         nodes.append(layer.node)
         reached = loss(nodes)
         steps.append(SearchStep(layer.title, layer.changed, reached))
-        remark(f"int8: {layer.title} in float32: loss {reached:.2f}")
+        remark(f"with {layer.title} in float32 it loses {reached:.2f}")
         if reached < best:
             best, kept = reached, len(steps)
         if reached <= goal:
