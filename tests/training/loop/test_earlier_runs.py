@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import Cli
-from gmtool_training.loop.run import train
+from gmtool_training.engine.machine import Machine
+from gmtool_training.loop.run import _build_step, train
 from gmtool_training.method.other_run import load_teacher
 from gmtool_training.recipes.configure import configure
+from gmtool_training.recipes.recipes import RECIPES
 
 from gmtool.classes import load_classes
 from gmtool.config import ModelConfig
@@ -117,3 +120,25 @@ def test_recipes_learn_from_the_teacher_of_another_run(
     assert code == 0, err
     assert f"teacher {toy_run}, encoder toy" in err
     assert f'teacher_run = "{toy_run}"' in (tmp_path / "run" / "config.toml").read_text()
+
+
+@pytest.mark.parametrize("teacher", ["average", "of another run"])
+def test_the_teacher_computes_in_the_precision_of_the_run(
+    teacher: str, toy_run: Path, toy_settings: Settings
+) -> None:
+    network, checkpoint = load_network(toy_run, "best")
+    other = {"method.teacher_run": str(toy_run)} if teacher != "average" else {}
+    run = SimpleNamespace(
+        config=build_config(toy_settings, RECIPES["fixmatch"], {"run.precision": "bf16-mixed"}, other),
+        classes=checkpoint.classes,
+        class_weights=None,
+        machine=Machine(torch.device("cpu"), "bf16-mixed"),
+    )
+    step = _build_step(run, network)  # type: ignore[arg-type]
+    dtypes = set()
+    with torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _, output: dtypes.add(output.dtype) if isinstance(module, torch.nn.Conv2d) else None
+    ):
+        logits = step.keywords["average"](torch.zeros(1, 3, 32, 48)).logits  # type: ignore[attr-defined]
+    assert dtypes == {torch.bfloat16}
+    assert logits.dtype == torch.float32

@@ -81,3 +81,13 @@ def test_a_stop_is_shown_until_the_end() -> None:
     with display.validating(3):
         pass
     assert display._status.figures == (STOPPING,)
+
+
+def test_a_run_of_hours_on_a_processor_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for on_processor, seconds, expected in ((True, 1e6, 1), (True, 10.0, 0), (False, 1e6, 0)):
+        left = estimate()
+        left.seconds = lambda done, seconds=seconds: seconds  # type: ignore[method-assign,assignment,misc]
+        display = TrainingDisplay(iterations=100, time_left=left, on_processor=on_processor)
+        for done in range(1, 20):
+            display.step(done)
+        assert capsys.readouterr().err.count("this run takes about 278 hours on this processor") == expected

@@ -115,6 +115,11 @@ class MixedPrecision(nn.Module):
         return Output(*(part.float() for part in output))
 
 
+def in_precision(network: nn.Module, machine: Machine) -> nn.Module:
+    """Return a network that computes in the precision of the run: itself in 32-true."""
+    return MixedPrecision(network, machine) if machine.precision in HALF else network
+
+
 def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine, DeviceName, PrecisionName]:
     """Return the machine with its device and precision, where `auto` is replaced by what was found.
 

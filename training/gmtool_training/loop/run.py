@@ -32,7 +32,8 @@ from gmtool_training.data.batches import (
     unlabeled_batches,
 )
 from gmtool_training.data.workers import explained_worker_failures
-from gmtool_training.engine.machine import HALF, MixedPrecision
+from gmtool_training.engine.machine import in_precision
+from gmtool_training.engine.memory import explained_memory
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop.finish import RunResult, finish
@@ -158,7 +159,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     if config.run.activation_checkpointing:
         recompute_activations(network)
     compiled = torch.compile(network) if config.run.compile else network
-    mixed = MixedPrecision(cast(nn.Module, compiled), machine) if config.run.precision in HALF else compiled
+    mixed = in_precision(cast(nn.Module, compiled), machine)
     # Train
     unreadable, worst = UnreadableImages(data.unlabeled), WorstImages(data.val)
     started = time.monotonic()
@@ -167,10 +168,11 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
         stop_on_signals(machine, log.stopping) as stop,
         _advising_to_resume(run),
         explained_worker_failures(run.run_dir),
+        explained_memory(config),
     ):
         result = fit(
             machine,
-            cast(nn.Module, mixed),
+            mixed,
             state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
             _build_step(run, state.average),
@@ -256,13 +258,14 @@ def _unlabeled_batches(
 
 def _build_step(run: RunContext, average: nn.Module | None) -> Step:
     method, classes, weights = run.config.method, run.classes, run.class_weights
-    if method.teacher_run is not None and method.name == "guidedmix":
-        teacher = load_teacher(method.teacher_run, classes, run.machine.device)
-        fixed = replace(method, teacher="average")
-        return partial(guidedmix_step, method=fixed, classes=classes, average=teacher, class_weights=weights)
     if method.name == "supervised":
         return partial(supervised_step, method=method, classes=classes, class_weights=weights)
-    return partial(guidedmix_step, method=method, classes=classes, average=average, class_weights=weights)
+    teacher: nn.Module | None = average
+    if method.teacher_run is not None:
+        teacher = load_teacher(method.teacher_run, classes, run.machine.device)
+        method = replace(method, teacher="average")
+    teacher = None if teacher is None else in_precision(teacher, run.machine)
+    return partial(guidedmix_step, method=method, classes=classes, average=teacher, class_weights=weights)
 
 
 def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -> RunLog | SilentLog:
@@ -290,4 +293,5 @@ def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -
         start=start.iteration,
         time_left=time_left,
         class_names=run.classes.names,
+        on_processor=run.machine.device.type == "cpu",
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from gmtool.console import remark
 from gmtool.progress import ShownProgress, Status
 from gmtool.report.report import percent
 from gmtool_training.watch.time_left import TimeLeft
@@ -24,6 +25,8 @@ WORDS = {
     "dec": "labeled pair loss",
 }
 """Figures by their name in `metrics.jsonl`, the most important first."""
+LONG_S, JUDGED_STEPS = 2 * 3600, 5
+"""Time left after so many steps from which a run on a processor is called long."""
 STOPPING = "stopping: this step and the checkpoint are finished; Ctrl-C again ends at once"
 
 
@@ -34,9 +37,18 @@ class TrainingDisplay:
         iterations: Steps of the run.
         start: Steps done.
         time_left: Estimate of the time left; None: no estimate.
+        on_processor: Say once if a run is long.
     """
 
-    def __init__(self, *, iterations: int, start: int = 0, time_left: TimeLeft | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        iterations: int,
+        start: int = 0,
+        time_left: TimeLeft | None = None,
+        on_processor: bool = False,
+    ) -> None:
+        self._judged_at = start + JUDGED_STEPS if on_processor else None
         self._iterations, self._time_left = iterations, time_left
         self._status = Status("training", start, iterations, figures=("starting",))
         self._shown = ShownProgress(self._status)
@@ -58,6 +70,11 @@ class TrainingDisplay:
         if self._time_left is not None:
             self._time_left.add_step(done, now - self._since)
             self._status.left_s, self._status.since = self._time_left.seconds(done), now
+            if done == self._judged_at and (self._status.left_s or 0) > LONG_S:
+                remark(
+                    f"this run takes about {(self._status.left_s or 0) / 3600:.0f} hours on this processor: "
+                    "gmtool train DIR --minutes N is a run that fits, --iterations N a shorter one"
+                )
         self._since = now
         if self._figures:
             self._shown.tell()

@@ -32,6 +32,7 @@ class RunLog:
         start: Steps done; events of later steps are dropped.
         time_left: Estimate of the time left.
         class_names: Names of the classes, for TensorBoard.
+        on_processor: Say once if the run takes hours.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class RunLog:
         start: int = 0,
         time_left: TimeLeft | None = None,
         class_names: Sequence[str] = (),
+        on_processor: bool = False,
     ) -> None:
         events_path = run_dir / EVENTS_NAME
         if start:
@@ -50,7 +52,9 @@ class RunLog:
         self._board_dir, self._start_iteration = run_dir / "tensorboard", start
         self._board: SummaryWriter | None = None
         self._start = time.monotonic()
-        self._display = TrainingDisplay(iterations=iterations, start=start, time_left=time_left)
+        self._display = TrainingDisplay(
+            iterations=iterations, start=start, time_left=time_left, on_processor=on_processor
+        )
         self._iterations, self._class_names = iterations, class_names
 
     def __enter__(self) -> RunLog:
