@@ -206,7 +206,7 @@ def test_case_39_scores_that_are_not_finite_are_no_mask_of_class_0(
 REFUSALS = {
     "images": (["--images", "nowhere"], "--images nowhere: no such folder"),
     "calibration": (["--precision", "int8", "--calibration", "nowhere"], "--calibration nowhere: no such folder"),
-    "strict": (["--max-miou-drop", "-1"], "0.00 points below PyTorch; expected at most -1.0"),
+    "strict": (["--precision", "fp16", "--min-agreement", "100"], "expected 100.00% (--min-agreement): nothing"),
     "shape": (["--trt", "--min-shape", "1x32"], "--min-shape 1x32: expected batch x height x width"),
     "order": (
         ["--trt", "--min-shape", "1x99x99", "--opt-shape", "1x32x32", "--max-shape", "1x99x99"],
