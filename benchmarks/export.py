@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from gmtool_export.graph.onnx import export_graph, keep_outputs
+from gmtool_export.int8.cache import calibrate
 from gmtool_export.int8.calibration import calibration_images
-from gmtool_export.int8.quantize import calibrate, quantize
+from gmtool_export.int8.search import quantize
 from gmtool_export.proof.parity import onnx_runner
 from PIL import Image
 

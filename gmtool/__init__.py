@@ -1,7 +1,7 @@
 """Semi-supervised semantic segmentation, from a few labeled images to a deployed model.
 
-`load`, `train`, `resume`, `export`, `predict` and `evaluate` do what the commands do; see docs/python.md. They are
-imported when they are used first: importing gmtool loads neither torch nor numpy.
+`load`, `train`, `resume`, `export`, `verify`, `predict` and `evaluate` do what the commands do; see
+docs/python.md. They are imported when they are used first: importing gmtool loads neither torch nor numpy.
 """
 
 import os
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from gmtool_export.targets import TensorRTTarget, TritonTarget
     from gmtool_serving.pipeline.job import Observer, UnfinishedError
     from gmtool_serving.pipeline.model import Model, Result
+    from gmtool_serving.verification.run import Verification
 
     from gmtool.api.evaluation import evaluate
     from gmtool.api.exporting import export
     from gmtool.api.prediction import load, predict
     from gmtool.api.training import resume, train
+    from gmtool.api.verification import verify
     from gmtool.errors import GmtoolError, UsageError
 
 __version__ = "0.1.0"
@@ -30,6 +32,7 @@ __all__ = [
     "TritonTarget",
     "UnfinishedError",
     "UsageError",
+    "Verification",
     "__version__",
     "evaluate",
     "export",
@@ -37,6 +40,7 @@ __all__ = [
     "predict",
     "resume",
     "train",
+    "verify",
 ]
 
 _MODULES = {
@@ -48,12 +52,14 @@ _MODULES = {
     "TritonTarget": "gmtool_export.targets",
     "UnfinishedError": "gmtool_serving.pipeline.job",
     "UsageError": "gmtool.errors",
+    "Verification": "gmtool_serving.verification.run",
     "evaluate": "gmtool.api.evaluation",
     "export": "gmtool.api.exporting",
     "load": "gmtool.api.prediction",
     "predict": "gmtool.api.prediction",
     "resume": "gmtool.api.training",
     "train": "gmtool.api.training",
+    "verify": "gmtool.api.verification",
 }
 """Module of each name of `__all__`."""
 

@@ -1,4 +1,4 @@
-"""Make an ONNX model or a TensorRT plan from a graph, and prove it."""
+"""Make an ONNX model, an OpenVINO model or a TensorRT plan from a graph, and prove it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from gmtool.artifact.openvino_ir import IR_SUFFIX, Ir, write_ir
+from gmtool.artifact.shapes import ShapeProfile
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.artifact.tensorrt_plan import Plan, plan_name, write_plan
+from gmtool.classes import ClassSet
 from gmtool.console import remark
-from gmtool.errors import ArtifactError, BackendError, GmtoolError, MissingExtraError
+from gmtool.errors import ArtifactError, BackendError, GmtoolError, MissingExtraError, ParityError
 from gmtool.files import write_atomically
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import temporary_dir
 from gmtool_export.graph.onnx import finish, keep_outputs, precision_of
-from gmtool_export.int8.quantize import Quantization
+from gmtool_export.int8.search import Quantization
+from gmtool_export.openvino_ir import convert_ir
 from gmtool_export.proof.gate import Tolerance, judge
 from gmtool_export.proof.half import Headroom
 from gmtool_export.proof.images import Evidence
-from gmtool_export.proof.miou_drop import score
+from gmtool_export.proof.miou_drop import PyTorchMasks, score
 from gmtool_export.proof.parity import ReferenceBatch, Runner, compare, onnx_runner, reference_batches_inside
-from gmtool_export.record import ArtifactRecord, Proof, onnx_name, outputs_mark
+from gmtool_export.record import ArtifactRecord, Proof, onnx_name, outputs_mark, rejected_name
 from gmtool_export.tensorrt.build import BuildOptions, build_plan
+from gmtool_export.verification import verification_set
 
 PlanRunner = Callable[[Path], tuple[str, Runner]]
-"""Opens a plan file on this machine's GPU; returns the name of the runtime and the runner."""
+"""Opens a plan on this machine's GPU, or an OpenVINO model; returns the name of the runtime and the runner."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,13 @@ class Proving:
     network: GuidedMixNet
     evidence: Evidence
     tolerance: Tolerance
+    masks: PyTorchMasks
+
+    def drop(self, graph: onnx.ModelProto, classes: ClassSet) -> float:
+        """Return the loss of mIoU of a graph with all outputs on the scored images, points."""
+        assert self.evidence.scored is not None
+        runner = onnx_runner(keep_outputs(graph, ["mask"]).SerializeToString(), ["mask"])
+        return score(self.masks, runner, self.evidence.scored, classes).drop
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,17 @@ class Made:
 
     record: ArtifactRecord
     write: Callable[[Path], None]
+    verification: bytes | None
+    """Content of the verification set; None if the model was not compared."""
+
+
+class RejectedError(ParityError):
+    """int8 model that failed its proof, with its record and content, to be kept under another name."""
+
+    def __init__(self, message: str, record: ArtifactRecord, content: bytes) -> None:
+        super().__init__(message)
+        self.record = record
+        self.content = content
 
 
 def make_onnx(graph: Graph, spec: ArtifactSpec, proving: Proving | None, *, checkpoint: str) -> Made:
@@ -70,15 +93,20 @@ def make_onnx(graph: Graph, spec: ArtifactSpec, proving: Proving | None, *, chec
         checkpoint: Name of the checkpoint, for the record.
 
     Raises:
-        ParityError: The model failed the proof.
+        ParityError: The model failed the proof; in int8 a `RejectedError` with the model.
         ArtifactError: The graph's precision is not that of `spec`.
     """
     content = _sealed(graph, spec)
-    proofs = () if proving is None else (_prove_graph(graph, content, spec, proving),)
+    proof = None if proving is None else _prove_graph(graph, content, spec, proving)
     symmetric = graph.quantization is not None and graph.quantization.symmetric
-    name = onnx_name(spec.precision, spec.outputs, symmetric=symmetric)
-    record = _record(name, content, graph, spec, proofs, checkpoint)
-    return Made(record, lambda path: write_atomically(path, content))
+    name = onnx_name(spec.precision, spec.outputs, symmetric=symmetric, shape=spec.input.shape)
+    record = _record(name, content, graph, spec, () if proof is None else (proof,), checkpoint)
+    if proof is not None and spec.precision == "int8":
+        try:
+            _judge("the ONNX model", spec, proof, end=f"it was kept as {rejected_name(name)}, with its figures")
+        except ParityError as error:
+            raise RejectedError(str(error), record, content) from error
+    return Made(record, lambda path: write_atomically(path, content), _verification(record, proving, None))
 
 
 def make_plan(
@@ -106,6 +134,8 @@ def make_plan(
     """
     content = _sealed(graph, spec)
     proofs = [] if proving is None else [_prove_graph(graph, content, spec, proving)]
+    for proof in proofs:
+        _judge("the ONNX model", spec, proof)
     remark("building: TensorRT")
     plan = build_plan(content, spec, options)
     if proving is not None:
@@ -115,7 +145,50 @@ def make_plan(
     base = plan_name(spec.precision, options.flavour)
     name = base.replace(spec.precision, spec.precision + mark, 1)
     record = _record(name, plan.content, graph, spec, tuple(proofs), checkpoint)
-    return Made(record, lambda path: write_plan(plan, path))
+    return Made(record, lambda path: write_plan(plan, path), _verification(record, proving, options.profiles[0]))
+
+
+def make_ir(
+    graph: Graph, spec: ArtifactSpec, run_ir: PlanRunner, proving: Proving | None, *, checkpoint: str
+) -> Made:
+    """Return an OpenVINO model; its graph is proven in ONNX Runtime, and then it itself in OpenVINO.
+
+    Args:
+        graph: Deployment graph with all outputs.
+        spec: Spec of the model.
+        run_ir: Opens the model with OpenVINO.
+        proving: Network, images and bounds; None skips all proofs.
+        checkpoint: Name of the checkpoint, for the record.
+
+    Raises:
+        ParityError: Graph or model failed the proof.
+        GmtoolError: OpenVINO is not installed, or refuses the graph.
+    """
+    content = _sealed(graph, spec)
+    remark("converting: OpenVINO")
+    ir = convert_ir(content, spec)
+    proofs = []
+    if proving is not None:
+        proofs = [_prove_graph(graph, content, spec, proving), _prove_ir(ir, spec, run_ir, proving)]
+        for what, proof in zip(("the ONNX model", "the OpenVINO model"), proofs, strict=True):
+            _judge(what, spec, proof)
+    symmetric = graph.quantization is not None and graph.quantization.symmetric
+    base = onnx_name(spec.precision, spec.outputs, symmetric=symmetric, shape=spec.input.shape)
+    name = base.removesuffix(".onnx") + IR_SUFFIX
+    record = _record(name, ir.xml + ir.weights, graph, spec, tuple(proofs), checkpoint)
+    return Made(record, lambda path: write_ir(ir, path), _verification(record, proving, None))
+
+
+def _prove_ir(ir: Ir, spec: ArtifactSpec, run_ir: PlanRunner, proving: Proving) -> Proof:
+    with temporary_dir() as folder:
+        path = folder / f"model{IR_SUFFIX}"
+        write_ir(ir, path)
+        runtime, runner = run_ir(path)
+        return _prove("the OpenVINO model", runtime, spec, proving, runner, runner, proving.evidence.batches)
+
+
+def _verification(record: ArtifactRecord, proving: Proving | None, profile: ShapeProfile | None) -> bytes | None:
+    return None if proving is None else verification_set(record, proving.network, proving.evidence, profile)
 
 
 def _sealed(graph: Graph, spec: ArtifactSpec) -> bytes:
@@ -155,7 +228,9 @@ def _prove_plan(
             remark(f"the plan itself is not compared, only its graph: {_tail(error, path)}")
             return None
         inside = reference_batches_inside(proving.network, proving.evidence.images, options.profiles[0])
-        return _prove("the TensorRT plan", runtime, spec, proving, runner, runner, inside)
+        proof = _prove("the TensorRT plan", runtime, spec, proving, runner, runner, inside)
+        _judge("the TensorRT plan", spec, proof)
+        return proof
 
 
 def _prove(
@@ -169,14 +244,20 @@ def _prove(
 ) -> Proof:
     remark(f"comparing: {runtime}")
     rows = compare(with_logits, compared)
-    judge(what, spec.precision, rows, None, proving.tolerance)  # before the slow scoring
+    if spec.precision != "int8":  # int8 is judged with its score, and what it lost is kept
+        judge(what, spec.precision, rows, None, proving.tolerance)  # before the slow scoring
     evidence = proving.evidence
     scored = None
     if evidence.scored is not None:
         remark(f"scoring: {len(evidence.scored.samples)} of {evidence.scored.num_listed} validation images")
-        scored = score(proving.network, runner, evidence.scored, spec.classes)
-        judge(what, spec.precision, rows, scored, proving.tolerance)
+        scored = score(proving.masks, runner, evidence.scored, spec.classes)
+        if spec.precision != "int8":
+            judge(what, spec.precision, rows, scored, proving.tolerance)
     return Proof(runtime, proving.tolerance, rows, scored, evidence.not_scored, evidence.classes_predicted)
+
+
+def _judge(what: str, spec: ArtifactSpec, proof: Proof, *, end: str = "nothing was written") -> None:
+    judge(what, spec.precision, proof.rows, proof.score, proof.tolerance, end=end)
 
 
 def _record(

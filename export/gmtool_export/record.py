@@ -13,7 +13,7 @@ from gmtool.errors import DataError
 from gmtool.files import write_atomically
 from gmtool.json_toml import read_json
 from gmtool.report.report import percent
-from gmtool_export.int8.quantize import Quantization
+from gmtool_export.int8.search import Quantization
 from gmtool_export.proof.gate import Tolerance
 from gmtool_export.proof.half import Headroom
 from gmtool_export.proof.miou_drop import ScoreProof
@@ -66,12 +66,38 @@ class ArtifactRecord:
         return value
 
 
-def onnx_name(precision: Precision, outputs: tuple[OutputName, ...], *, symmetric: bool) -> str:
-    """Return the file name of an ONNX model, such as `model_fp16.onnx` or `model_int8_symmetric_logits.onnx`."""
+def onnx_name(
+    precision: Precision,
+    outputs: tuple[OutputName, ...],
+    *,
+    symmetric: bool,
+    shape: tuple[int, int, int] | None = None,
+) -> str:
+    """Return the file name of an ONNX model: `model_fp16.onnx`, `model_int8_symmetric_logits_1x480x640.onnx`."""
     parts = ["model", precision]
     if precision == "int8" and symmetric:
         parts.append("symmetric")
-    return "_".join([*parts, *outputs_mark(outputs)]) + ".onnx"
+    fixed = [] if shape is None else ["x".join(map(str, shape))]
+    return "_".join([*parts, *outputs_mark(outputs), *fixed]) + ".onnx"
+
+
+def rejected_name(name: str) -> str:
+    """Return the name under which a model that failed its proof is kept."""
+    return name + ".rejected"
+
+
+def save_rejected(folder: Path, record: ArtifactRecord, content: bytes, reason: str) -> None:
+    """Keep a model that failed its proof, and its figures beside it as JSON."""
+    name = rejected_name(record.file)
+    write_atomically(folder / name, content)
+    value = {"format_version": FORMAT_VERSION, "reason": reason, **record.to_dict()}
+    write_atomically(folder / f"{name}.json", json.dumps(value, indent=1) + "\n")
+
+
+def drop_rejected(folder: Path, file: str) -> None:
+    """Delete what an earlier export kept of a model that is written now."""
+    for name in (rejected_name(file), f"{rejected_name(file)}.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def outputs_mark(outputs: tuple[OutputName, ...]) -> tuple[OutputName, ...]:
@@ -79,8 +105,8 @@ def outputs_mark(outputs: tuple[OutputName, ...]) -> tuple[OutputName, ...]:
     return tuple(name for name in outputs if name != "mask")
 
 
-def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
-    """Merge records, by file name, into a folder's `export.json` and `export.md`.
+def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> dict[str, dict[str, Any]]:
+    """Merge records, by file name, into a folder's `export.json` and `export.md`; return those of all its files.
 
     Records of missing files are dropped, and so is an unreadable `export.json`.
     """
@@ -90,6 +116,7 @@ def save_records(folder: Path, records: Mapping[str, ArtifactRecord]) -> None:
     value = {"format_version": FORMAT_VERSION, "artifacts": ordered}
     write_atomically(folder / JSON_NAME, json.dumps(value, indent=1) + "\n")
     write_atomically(folder / MARKDOWN_NAME, _markdown(ordered))
+    return ordered
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -156,13 +183,27 @@ def _section(record: dict[str, Any]) -> list[str]:
 
 def _quantization_lines(made: dict[str, Any]) -> list[str]:
     kind = "signed, symmetric activations" if made["symmetric"] else "unsigned activations"
-    return [
+    lines = [
         f"- {made['quantized_layers']} convolutions in int8, weights per channel, {kind}; ranges from "
         f"{made['calibration']} (sha256 of their names `{made['calibration_sha256']}`)",
         f"- left in float32: {', '.join(made['float_layers'])}",
         f"- pixels of calibration images with float32's label, convolutions alone: "
         f"{percent(made['tuned_agreement'])} %",
     ]
+    if made.get("first_loss") is None:
+        return lines
+    unit = "points of mIoU" if made["judged_by"] == "mIoU" else "% of the pixels of calibration images"
+    lines.append(f"- loss with the classifier alone in float32: {made['first_loss']:.2f} {unit}")
+    if made["steps"]:
+        lines += [
+            "",
+            f"| moved to float32 | pixels changed by it alone in int8, % | loss then, {unit} |",
+            "|---|---:|---:|",
+        ]
+        lines += [
+            f"| {step['layer']} | {percent(step['changed'])} | {step['loss']:.2f} |" for step in made["steps"]
+        ]
+    return lines
 
 
 def _proof_lines(proof: dict[str, Any]) -> list[str]:

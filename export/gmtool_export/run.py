@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import onnx
 import torch
 
 from gmtool import __version__
 from gmtool.artifact.runs import CONFIG_NAME, EXPORT_DIR
-from gmtool.artifact.spec import ArtifactSpec, ModelProvenance, OutputName, Precision
+from gmtool.artifact.shapes import BatchShape
+from gmtool.artifact.spec import ArtifactSpec, InputContract, ModelProvenance, OutputName, Precision
+from gmtool.artifact.verification import path_beside
+from gmtool.classes import ClassSet
 from gmtool.console import remark
 from gmtool.errors import CheckpointError
-from gmtool.files import sweep_leftovers
+from gmtool.files import sweep_leftovers, write_atomically
 from gmtool.nn.checkpoint import Checkpoint, load_network
 from gmtool.nn.model import GuidedMixNet
 from gmtool.settings import load_config
-from gmtool_export.graph.onnx import OPSET, export_graph
+from gmtool_export.graph.onnx import OPSET, export_graph, fix_shape
+from gmtool_export.int8.cache import CACHE_NAME, calibrate
 from gmtool_export.int8.calibration import Calibration, calibration_images
-from gmtool_export.int8.quantize import calibrate, quantize
-from gmtool_export.make import Graph, Made, PlanRunner, Proving, make_onnx, make_plan
+from gmtool_export.int8.search import quantize
+from gmtool_export.make import Graph, Made, PlanRunner, Proving, RejectedError, make_ir, make_onnx, make_plan
+from gmtool_export.model_card import CARD_NAME, model_card
 from gmtool_export.proof.gate import TOLERANCES, Tolerance
 from gmtool_export.proof.half import half_headroom
-from gmtool_export.proof.images import SCORED_IMAGES, Evidence, gather_evidence
-from gmtool_export.proof.parity import ParityRow
-from gmtool_export.record import ArtifactRecord, save_records
+from gmtool_export.proof.images import SCORED_IMAGES, gather_evidence
+from gmtool_export.proof.miou_drop import PyTorchMasks
+from gmtool_export.proof.parity import FIXED, ParityRow
+from gmtool_export.record import ArtifactRecord, drop_rejected, save_records, save_rejected
 from gmtool_export.tensorrt.build import BuildOptions, check_options
 
 
@@ -36,12 +46,16 @@ class ExportOptions:
 
     precision: Precision = "fp32"
     outputs: tuple[OutputName, ...] = ("mask",)
+    shape: BatchShape | None = None
+    """The one shape of the ONNX model; None for any."""
     onnx: bool = True
     """Write an ONNX file."""
     plan: BuildOptions | None = None
     """Build options of a TensorRT plan; None builds none."""
     run_plan: PlanRunner | None = None
-    """Opens a plan on this machine's GPU, to prove it there; None skips that."""
+    """Opens a plan on this machine's GPU, to prove it there, or an OpenVINO model; None skips that of a plan."""
+    openvino: bool = False
+    """Write an OpenVINO model."""
     symmetric: bool = False
     """int8: symmetric activations, as TensorRT needs them, in the ONNX file too."""
     calibration_dir: Path | None = None
@@ -76,6 +90,8 @@ class ExportResult:
     paths: tuple[Path, ...]
     records: tuple[ArtifactRecord, ...]
     seconds: float
+    all_records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Records of all models in the folder, by file name, as `export.json` has them."""
 
     @property
     def path(self) -> Path:
@@ -130,39 +146,73 @@ def export_run(run_dir: Path, *, name: str = "best", options: ExportOptions | No
             num_scored=SCORED_IMAGES[options.precision] if options.num_scored is None else options.num_scored,
             num_classes=len(checkpoint.classes),
             allow_few_classes=options.allow_few_classes,
+            shape=options.shape,
         )
+    proving = None
+    if evidence is not None:
+        proving = Proving(network, evidence, options.tolerance, PyTorchMasks(network))
     # Make the graphs
     calibration = calibration_images(options.calibration_dir, config.data) if options.precision == "int8" else None
-    graphs = _graphs(network, options, calibration, evidence)
+    folder = run_dir / EXPORT_DIR
+    graphs = _graphs(network, options, calibration, proving, checkpoint.classes, folder / CACHE_NAME)
     spec = _spec(run_dir, network, checkpoint, options)
     # Make and prove the files, then write them
-    proving = None if evidence is None else Proving(network, evidence, options.tolerance)
     made: list[Made] = []
     if options.onnx:
-        made.append(make_onnx(graphs[0], spec, proving, checkpoint=name))
+        try:
+            made.append(make_onnx(graphs[0], spec, proving, checkpoint=name))
+        except RejectedError as error:
+            folder.mkdir(exist_ok=True)
+            save_rejected(folder, error.record, error.content, str(error))
+            raise
+    if options.openvino:
+        assert options.run_plan is not None
+        made.append(make_ir(graphs[0], spec, options.run_plan, proving, checkpoint=name))
     if options.plan is not None:
         made.append(make_plan(graphs[-1], spec, options.plan, options.run_plan, proving, checkpoint=name))
-    return _write(run_dir / EXPORT_DIR, made, time.monotonic() - started)
+    done = _write(folder, made, time.monotonic() - started)
+    write_atomically(folder / CARD_NAME, model_card(run_dir, config, done.records[0], done.all_records))
+    return done
 
 
 def _graphs(
-    network: GuidedMixNet, options: ExportOptions, calibration: Calibration | None, evidence: Evidence | None
+    network: GuidedMixNet,
+    options: ExportOptions,
+    calibration: Calibration | None,
+    proving: Proving | None,
+    classes: ClassSet,
+    cache: Path,
 ) -> list[Graph]:
     """Return the graphs of the ONNX file and of the plan, in this order; one unless they differ (int8)."""
     headroom = None
-    if options.precision == "fp16" and evidence is not None:
-        headroom = half_headroom(network, evidence.batches["batch of 3"].images)
+    if options.precision == "fp16" and proving is not None:
+        batches = proving.evidence.batches
+        headroom = half_headroom(network, batches["batch of 3" if options.shape is None else FIXED].images)
     remark("exporting: torch.onnx")
     model = export_graph(network, half=options.precision == "fp16")
     if calibration is None:
-        return [Graph(model, headroom=headroom)]
+        return [Graph(_with_shape(model, options.shape), headroom=headroom)]
+    # int8
     remark(f"calibrating: {calibration.source}")
-    calibrated = calibrate(model, calibration)
-    remark("quantizing: which layers keep their accuracy")
-    wanted = [options.symmetric] if options.onnx else []
+    calibrated = calibrate(model, calibration, cache=cache)
+    wanted = [options.symmetric] if options.onnx or options.openvino else []
     if options.plan is not None and True not in wanted:
         wanted.append(True)  # TensorRT needs symmetric activations
-    return [Graph(*quantize(model, calibrated, symmetric=symmetric)) for symmetric in wanted]
+    measure = None
+    if proving is not None and proving.evidence.scored is not None:
+        measure = partial(proving.drop, classes=classes)
+    made = []
+    for symmetric in wanted:
+        remark("quantizing: layers that lose too much stay in float32")
+        graph, quantization = quantize(
+            model, calibrated, symmetric=symmetric, measure=measure, max_drop=options.tolerance.max_miou_drop
+        )
+        made.append(Graph(_with_shape(graph, options.shape), quantization))
+    return made
+
+
+def _with_shape(model: onnx.ModelProto, shape: BatchShape | None) -> onnx.ModelProto:
+    return model if shape is None else fix_shape(model, shape)
 
 
 def _write(folder: Path, made: list[Made], seconds: float) -> ExportResult:
@@ -172,11 +222,18 @@ def _write(folder: Path, made: list[Made], seconds: float) -> ExportResult:
     records = tuple(replace(one.record, seconds=seconds) for one in made)
     for one, path in zip(made, paths, strict=True):
         one.write(path)
-    save_records(folder, {record.file: record for record in records})
-    return ExportResult(paths, records, seconds)
+        drop_rejected(folder, path.name)
+        beside = path_beside(path)
+        if one.verification is None:
+            beside.unlink(missing_ok=True)  # of an earlier file
+        else:
+            write_atomically(beside, one.verification)
+    kept = save_records(folder, {record.file: record for record in records})
+    return ExportResult(paths, records, seconds, kept)
 
 
 def _spec(run_dir: Path, network: GuidedMixNet, checkpoint: Checkpoint, options: ExportOptions) -> ArtifactSpec:
+    shape = options.shape
     return ArtifactSpec(
         classes=checkpoint.classes,
         precision=options.precision,
@@ -188,6 +245,7 @@ def _spec(run_dir: Path, network: GuidedMixNet, checkpoint: Checkpoint, options:
         input_scale=checkpoint.model.input_scale,
         encoder_license=network.encoder.license if checkpoint.model.encoder_weights == "imagenet" else None,
         outputs=options.outputs,
+        input=InputContract(shape=None if shape is None else (shape.batch, shape.height, shape.width)),
         opset=OPSET,
         provenance=ModelProvenance(
             run=run_dir.resolve().name,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gmtool.api.arguments import PathLike, as_path, refuse_idle
+from gmtool.api.arguments import PathLike, as_path, refuse, refuse_idle
 from gmtool.errors import needs_extra
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ def export(
     *,
     precision: Precision = "fp32",
     output: Literal["mask", "mask+confidence", "logits"] = "mask",
+    shape: str | None = None,
     trt: bool | TensorRTTarget = False,
     onnx: bool | None = None,
+    openvino: bool = False,
     triton: PathLike | TritonTarget | None = None,
     checkpoint: Literal["best", "last"] | None = None,
     parity: bool = True,
@@ -47,8 +49,10 @@ def export(
         run: Run folder, or a .json in its checkpoints; None for the newest run below `runs/`.
         precision: `fp32`, `fp16` or `int8`.
         output: Class indices, also the largest probability, or the logits of all classes.
+        shape: The one shape of the ONNX model, as `1x480x640`, for runtimes without dynamic shapes.
         trt: Build a TensorRT plan, with settings if given.
-        onnx: Write an ONNX model; by default unless a plan is built.
+        onnx: Write an ONNX model; by default unless another one is made.
+        openvino: Write an OpenVINO model (IR), for processors.
         triton: Model repository of Triton to put the model into.
         checkpoint: Weights: `best` on validation, or `last`.
         parity: Compare with PyTorch; a model that differs is not written.
@@ -69,8 +73,18 @@ def export(
         UsageError: Keywords that contradict each other.
     """
     from gmtool.artifact.lookup import find_checkpoint
+    from gmtool.artifact.shapes import BatchShape
 
     run_dir, name = find_checkpoint(run, checkpoint)  # before torch is imported, which takes seconds
+    with needs_extra("export", "exporting"):
+        from gmtool_export.data_check import check_images
+    check_images(
+        run_dir,
+        parity=parity,
+        image_dir=as_path(images),
+        int8=precision == "int8",
+        calibration_dir=as_path(calibration),
+    )
     with needs_extra("export", "exporting"):
         from gmtool_export.run import ExportOptions, export_run
         from gmtool_export.targets import TensorRTTarget, TritonTarget
@@ -83,6 +97,9 @@ def export(
         "--max-miou-drop": max_miou_drop is not None,
     }
     refuse_idle(for_parity, used=parity, needs="--parity")
+    fixed = None if shape is None else BatchShape.parse(shape, where="--shape")
+    if fixed is not None:
+        refuse({"--trt": trt, "--triton": triton}, "does not go with --shape: it is for the ONNX model")
     plan = TensorRTTarget() if trt is True else trt or None
     repository = TritonTarget(triton) if isinstance(triton, str | os.PathLike) else triton
     if repository is not None:
@@ -91,7 +108,9 @@ def export(
     options = ExportOptions(
         precision=precision,
         outputs=OUTPUTS[output],
-        onnx=plan is None if onnx is None else onnx,
+        shape=fixed,
+        onnx=(plan is None and not openvino) if onnx is None else onnx,
+        openvino=openvino,
         plan=None if plan is None else plan.build_options(run_dir),
         run_plan=_plan_runner(),
         symmetric=symmetric,

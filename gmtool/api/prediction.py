@@ -28,7 +28,8 @@ def load(
         model: ONNX model, TensorRT plan, or run folder; None for the newest model below `runs/`.
         device: `auto` takes CUDA where it works.
         threads: Processor threads of an ONNX model; 0 for one a core.
-        trust: Run a TensorRT plan that no sidecar vouches for: plans are executable.
+        trust: Run an ONNX model that was changed after its export, or a TensorRT plan that no sidecar vouches for:
+            plans are executable.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
@@ -57,6 +58,7 @@ def predict(
     pad: int = 0,
     tile: Size | None = None,
     overlap: int | None = None,
+    min_confidence: float | None = None,
     exif: Literal["apply", "ignore"] = "apply",
     bits: int = 16,
     max_pixels: int | None = None,
@@ -64,7 +66,6 @@ def predict(
     stride: int = 1,
     tolerance: float | None = None,
     min_area: int | None = None,
-    min_confidence: float | None = None,
     workers: int | None = None,
     device: Device = "auto",
     threads: int = 0,
@@ -94,6 +95,8 @@ def predict(
         pad: Pad images to a multiple of so many pixels, so that more have one size.
         tile: Height and width of tiles for larger images; needs a model with logits.
         overlap: Pixels that tiles share. [a quarter]
+        min_confidence: Pixels whose largest probability is smaller, in [0, 1], get the ignore label; needs a model
+            with confidence.
         exif: Masks of images as displayed, or as stored.
         bits: Bits that 16-bit grey images use, 8 to 16.
         max_pixels: Larger images fail. [200 000 000]
@@ -101,7 +104,6 @@ def predict(
         stride: Take every n-th frame of a video.
         tolerance: Largest distance of an outline from its pixels, for labeling tools. [1]
         min_area: Smallest part in pixels, for labeling tools. [16]
-        min_confidence: Probability below which pixels get no label, for labeling tools. [0]
         workers: Decoding processes; 0 decodes in threads. [one a core, at most 8; 0 for up to 4 images]
         device: See `load`.
         threads: See `load`.
@@ -125,7 +127,7 @@ def predict(
         from gmtool_serving.inputs.collect import collect_images
         from gmtool_serving.inputs.decode import DecodeOptions
         from gmtool_serving.inputs.shards import Shard
-        from gmtool_serving.pipeline.compute import ComputeOptions
+        from gmtool_serving.pipeline.compute import ComputeOptions, parse_min_confidence
         from gmtool_serving.pipeline.job import Scoring, predict_job, refuse_uris
         from gmtool_serving.pipeline.model import Model
         from gmtool_serving.pipeline.run import PredictOptions
@@ -136,13 +138,15 @@ def predict(
     options = PredictOptions(
         formats=formats,
         decode=DecodeOptions(exif == "apply", pixels, bits),
-        compute=ComputeOptions(pad, parse_tiling(tile, overlap)),
+        compute=ComputeOptions(pad, parse_tiling(tile, overlap), parse_min_confidence(min_confidence)),
         batch=batch,
         workers=workers,
         resume=resume,
         shard=None if shard is None else Shard.parse(shard),
-        outlines=_outlines(formats, tolerance, min_area, min_confidence),
+        outlines=_outlines(formats, tolerance, min_area),
     )
+    if min_confidence is not None and "voc-submission" in formats:
+        raise UsageError("--min-confidence does not go with --format voc-submission, which has no ignored pixels")
     scoring = None if ground_truth is None else Scoring.of(Path(ground_truth), mask_values, formats)
     given_root, model_path = None if root is None else os.fspath(root), model
     if isinstance(model_path, Model):
@@ -191,9 +195,7 @@ def predict(
     )
 
 
-def _outlines(
-    formats: Sequence[FormatName], tolerance: float | None, min_area: int | None, min_confidence: float | None
-) -> OutlineOptions:
+def _outlines(formats: Sequence[FormatName], tolerance: float | None, min_area: int | None) -> OutlineOptions:
     """Return the detail of the shapes of labeling tools.
 
     Raises:
@@ -203,7 +205,7 @@ def _outlines(
 
     from gmtool.labels.outlines import OutlineOptions
 
-    given = {"tolerance_px": tolerance, "min_area_px": min_area, "min_confidence": min_confidence}
+    given = {"tolerance_px": tolerance, "min_area_px": min_area}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if asked and not any(map(is_tool_format, formats)):
         option = f"--{next(iter(asked)).removesuffix('_px').replace('_', '-')}"

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gmtool.artifact.checkpoints import Checkpoint, checked_file, read_checkpoint_file
+from gmtool.artifact.openvino_ir import IR_SUFFIX, read_ir
 from gmtool.artifact.run_record import read_record
 from gmtool.artifact.runs import CHECKPOINT_DIR, CONFIG_NAME
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.spec import ArtifactSpec
+from gmtool.artifact.spec_facts import file_size, percent, short_hash, spec_facts, validated
 from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, PLAN_SUFFIX, PlanSpec, read_plan
 from gmtool.classes import ClassSet
 from gmtool.config import ENCODERS
@@ -20,9 +22,10 @@ from gmtool.errors import ArtifactError
 from gmtool.files import sha256_of_file
 from gmtool.json_toml import read_json, shown
 
-Kind = Literal["onnx", "plan", "checkpoint", "run", "report", "export", "classes"]
+Kind = Literal["onnx", "openvino", "plan", "checkpoint", "run", "report", "export", "classes"]
 TITLES: dict[Kind, str] = {
     "onnx": "ONNX model",
+    "openvino": "OpenVINO model",
     "plan": "TensorRT plan",
     "checkpoint": "checkpoint",
     "run": "training run",
@@ -33,7 +36,10 @@ TITLES: dict[Kind, str] = {
 MAX_ONNX_BYTES = 2**31
 """Largest protobuf message."""
 MAX_JSON_BYTES = 2**28
-KNOWN = "an ONNX model, a .plan, a run folder, a checkpoint, a report.json, an export.json or a classes.json"
+KNOWN = (
+    "an ONNX model, an OpenVINO .xml, a .plan, a run folder, a checkpoint, a report.json, an export.json or a "
+    "classes.json"
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ def describe(path: Path) -> Description:
         raise ArtifactError(f"{path}: no such file; expected {KNOWN}")
     if path.suffix == PLAN_SUFFIX:
         return _describe_plan(path)
+    if path.suffix == IR_SUFFIX:
+        return _describe_ir(path)
     if path.suffix == ".safetensors":
         return _describe_weights(path)
     if path.suffix == ".json":
@@ -75,9 +83,9 @@ def _describe_onnx(path: Path) -> Description:
     spec = read_sealed_spec(path.read_bytes(), where=path)
     sha256 = sha256_of_file(path)
     facts = {
-        "file": f"{_size(size)}, sha256 {_short(sha256)}",
+        "file": f"{file_size(size)}, sha256 {short_hash(sha256)}",
         "checked": "unchanged since it was exported",
-        **_spec_facts(spec),
+        **spec_facts(spec),
     }
     return Description("onnx", path, facts, spec.classes, {"sha256": sha256, "bytes": size, **_spec_value(spec)})
 
@@ -87,14 +95,28 @@ def _describe_plan(path: Path) -> Description:
     assert plan.spec is not None  # only plans opened with trust have none
     size = len(plan.content)
     facts = {
-        "file": f"{_size(size)}, sha256 {_short(plan.sha256)}",
+        "file": f"{file_size(size)}, sha256 {short_hash(plan.sha256)}",
         "checked": "the plan that its sidecar describes",
         **_plan_facts(plan.spec),
-        **_spec_facts(plan.artifact),
+        **spec_facts(plan.artifact),
     }
     sidecar = {**json.loads(plan.spec.to_json()), "artifact": _spec_value(plan.artifact)}
     value = {"sha256": plan.sha256, "bytes": size, **sidecar}
     return Description("plan", path, facts, plan.artifact.classes, value)
+
+
+def _describe_ir(path: Path) -> Description:
+    ir = read_ir(path)
+    size, spec = len(ir.xml) + len(ir.weights), ir.spec.artifact
+    facts = {
+        "file": f"with its .bin {file_size(size)}, sha256 of both {short_hash(ir.sha256)}",
+        "checked": "unchanged since it was exported",
+        "converted": f"by OpenVINO {ir.spec.version}, from ONNX, sha256 {short_hash(ir.spec.onnx_sha256)}",
+        **spec_facts(spec),
+    }
+    return Description(
+        "openvino", path, facts, spec.classes, {"sha256": ir.sha256, "bytes": size, **_spec_value(spec)}
+    )
 
 
 def _plan_facts(spec: PlanSpec) -> dict[str, str]:
@@ -109,7 +131,7 @@ def _plan_facts(spec: PlanSpec) -> dict[str, str]:
         )
         if applies
     ]
-    workspace = "the builder's default" if spec.workspace_bytes is None else _size(spec.workspace_bytes)
+    workspace = "the builder's default" if spec.workspace_bytes is None else file_size(spec.workspace_bytes)
     return {
         "runs with": f"{FLAVOUR_TITLES[spec.flavour]} {spec.version}",
         "runs on": ", ".join(where),
@@ -117,27 +139,7 @@ def _plan_facts(spec: PlanSpec) -> dict[str, str]:
         **{f"profile {index}": str(profile) for index, profile in enumerate(spec.profiles)},
         "workspace": workspace,
         "built": spec.created,
-        "built from": f"an ONNX model, sha256 {_short(spec.onnx_sha256)}",
-    }
-
-
-def _spec_facts(spec: ArtifactSpec) -> dict[str, str]:
-    origin, image = spec.provenance, spec.input
-    stride = spec.attention_stride
-    attention = "none" if stride is None else f"at 1/{stride:.3g} of the image's size"
-    shapes = {"mask": "uint8 [N, H, W]", "confidence": "uint8 [N, H, W]", "logits": "float32 [N, C, H, W]"}
-    return {
-        "precision": spec.precision,
-        "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, attention {attention}",
-        "decoder": f"{spec.decoder}, input scale {spec.input_scale:g}",
-        "licence": f"of the encoder's published weights: {spec.encoder_license or 'not known'}",
-        "input": f"{image.name}: {image.dtype} [N, H, W, 3] {image.color}, at least {image.min_size_px} px a side",
-        "outputs": "; ".join(f"{name}: {shapes[name]}" for name in spec.outputs),
-        "opset": str(spec.opset),
-        "run": f"{origin.run}, after {origin.iteration} iterations, {_validated(origin.miou)}",
-        "weights": f"sha256 {_short(origin.weights_sha256)}",
-        "labeled": f"sha256 of the images' names {_short(origin.labeled_sha256)}",
-        "exported": f"{origin.created} by gmtool {origin.gmtool_version}, torch {origin.torch_version}",
+        "built from": f"an ONNX model, sha256 {short_hash(spec.onnx_sha256)}",
     }
 
 
@@ -176,8 +178,8 @@ def _run_facts(folder: Path) -> dict[str, str]:
     """Return what the record of a run says; nothing of a run without one."""
     record = read_record(folder)
     images = f"{record.labeled} labeled, {record.unlabeled} unlabeled, {record.val} validation images"
-    memory = f", {_size(record.memory_bytes)} of memory" if record.memory_bytes else ""
-    memory += f", {_size(record.gpu_bytes)} on the GPU" if record.gpu_bytes else ""
+    memory = f", {file_size(record.memory_bytes)} of memory" if record.memory_bytes else ""
+    memory += f", {file_size(record.gpu_bytes)} on the GPU" if record.gpu_bytes else ""
     facts = {
         "recipe": record.recipe,
         "data": f"{record.kind + ': ' if record.kind else ''}{images}" if record.labeled is not None else "",
@@ -196,12 +198,12 @@ def _describe_checkpoint(path: Path) -> Description:
         checked_file(path, checkpoint.state, checkpoint.state_sha256)
         goes_on = f"{checkpoint.state}: training can go on from it"
     facts = {
-        "file": f"{weights.name}, {_size(weights.stat().st_size)}, sha256 {_short(checkpoint.sha256)}",
+        "file": f"{weights.name}, {file_size(weights.stat().st_size)}, sha256 {short_hash(checkpoint.sha256)}",
         "checked": "its files and its own content have the hashes that it says",
         **_network_facts(checkpoint),
         "score": _score(checkpoint),
         "state": goes_on,
-        "labeled": f"sha256 of the images' names {_short(checkpoint.labeled_sha256)}",
+        "labeled": f"sha256 of the images' names {short_hash(checkpoint.labeled_sha256)}",
     }
     return Description("checkpoint", path, facts, checkpoint.classes, _checkpoint_value(checkpoint))
 
@@ -235,11 +237,7 @@ def _own_stride(encoder: str) -> str:
 
 
 def _score(checkpoint: Checkpoint) -> str:
-    return f"iteration {checkpoint.iteration}, {_validated(checkpoint.miou)}"
-
-
-def _validated(miou: float | None) -> str:
-    return "not validated" if miou is None else f"validation mIoU {_percent(miou)} %"
+    return f"iteration {checkpoint.iteration}, {validated(checkpoint.miou)}"
 
 
 def _checkpoint_value(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -251,7 +249,7 @@ def _checkpoint_value(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _describe_json(path: Path) -> Description:
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise ArtifactError(f"{path} is {_size(path.stat().st_size)}: expected {KNOWN}")
+        raise ArtifactError(f"{path} is {file_size(path.stat().st_size)}: expected {KNOWN}")
     value = read_json(path, error=ArtifactError, what="JSON, or cut short")
     keys = set(value) if isinstance(value, dict) else set()
     if {"weights", "iteration"} <= keys:
@@ -274,14 +272,14 @@ def _describe_json(path: Path) -> Description:
 def _describe_report(path: Path, value: dict[str, Any]) -> Description:
     origin, failed = value["provenance"], value["failed"]
     facts = {
-        "mIoU": f"{_percent(value['miou'])} % on {origin['split']}",
-        "pixel accuracy": f"{_percent(value['pixel_accuracy'])} %",
+        "mIoU": f"{percent(value['miou'])} % on {origin['split']}",
+        "pixel accuracy": f"{percent(value['pixel_accuracy'])} %",
         "images": f"{value['num_images']} scored, {len(failed)} failed",
-        **{f"IoU {row['name']}": f"{_percent(row['iou'])} %" for row in value["classes"]},
-        "model": f"{origin['model']}, sha256 {_short(origin['model_sha256'])}",
+        **{f"IoU {row['name']}": f"{percent(row['iou'])} %" for row in value["classes"]},
+        "model": f"{origin['model']}, sha256 {short_hash(origin['model_sha256'])}",
         "computed by": f"{origin['backend']}, {origin['precision']}",
-        "split": f"sha256 of the images' names {_short(origin['split_sha256'])}",
-        "labeled": f"sha256 of the images' names {_short(origin['labeled_sha256'])}",
+        "split": f"sha256 of the images' names {short_hash(origin['split_sha256'])}",
+        "labeled": f"sha256 of the images' names {short_hash(origin['labeled_sha256'])}",
         "written by": f"gmtool {value['gmtool_version']}",
     }
     return Description("report", path, facts, None, value)
@@ -296,25 +294,5 @@ def _describe_exports(path: Path, value: dict[str, Any]) -> Description:
             state = "missing"
         else:
             state = "unchanged" if sha256_of_file(model) == record["sha256"] else "changed"
-        facts[name] = f"{record['spec']['precision']}, {_size(record['bytes'])}, {state}"
+        facts[name] = f"{record['spec']['precision']}, {file_size(record['bytes'])}, {state}"
     return Description("export", path, facts, None, value)
-
-
-def _percent(ratio: float | None) -> str:
-    """Return a ratio as per cent; without `gmtool.report`, which imports numpy."""
-    return "-" if ratio is None else f"{100 * _number(ratio):.2f}"
-
-
-def _short(sha256: str | None) -> str:
-    """Return the first 12 digits of a hash; `Description.value` has all."""
-    return "not known" if sha256 is None else f"{sha256[:12]}..."
-
-
-def _size(count: int) -> str:
-    return f"{_number(count) / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def _number(value: float) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"{shown(value)} is not a number")
-    return value

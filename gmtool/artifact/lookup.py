@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gmtool.artifact.checkpoints import read_checkpoint_file
 from gmtool.artifact.runs import CHECKPOINT_DIR, EXPORT_DIR, newest_model, newest_run
+from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.errors import ArtifactError, CheckpointError, UsageError
+from gmtool.files import sha256_of_file
 
 
 def find_model(path: str | os.PathLike[str] | None) -> Path:
     """Return the file of an exported model.
 
     Args:
-        path: The file; a run folder for the ONNX model that was exported last from it; None for the one that was
-            exported last below `runs/`.
+        path: The file; a run folder for the ONNX model that was exported last from it; a checkpoint for the one
+            that was exported last from its weights; None for the one that was exported last below `runs/`.
 
     Raises:
         ArtifactError: None was named and there is none, or nothing was exported from the run.
@@ -22,12 +25,32 @@ def find_model(path: str | os.PathLike[str] | None) -> Path:
     if path is None:
         return newest_model()
     path = Path(path)
+    if path.parent.name == CHECKPOINT_DIR and path.suffix in (".json", ".safetensors") and path.is_file():
+        return _model_of_checkpoint(path)
     if not path.is_dir():
         return path
     models = list((path / EXPORT_DIR).glob("*.onnx"))
     if not models:
         raise ArtifactError(f"{path}: no exported model in {path / EXPORT_DIR}: run gmtool export {path}")
     return max(models, key=lambda model: model.stat().st_mtime)
+
+
+def _model_of_checkpoint(path: Path) -> Path:
+    """Return the ONNX model that was exported last from a checkpoint's JSON or weights.
+
+    Raises:
+        ArtifactError: There is none.
+        CheckpointError: The checkpoint is damaged.
+    """
+    run = path.parent.parent
+    is_json = path.suffix == ".json"
+    weights_sha256 = read_checkpoint_file(path).sha256 if is_json else sha256_of_file(path)
+    models = sorted((run / EXPORT_DIR).glob("*.onnx"), key=lambda model: model.stat().st_mtime, reverse=True)
+    for model in models:
+        if read_sealed_spec(model.read_bytes(), where=model).provenance.weights_sha256 == weights_sha256:
+            return model
+    source = path if is_json else run
+    raise ArtifactError(f"{path} is a checkpoint, and no model was exported from it: run gmtool export {source}")
 
 
 def find_checkpoint(source: str | os.PathLike[str] | None, name: str | None) -> tuple[Path, str]:

@@ -55,6 +55,15 @@ def read_gpu(flavour: Flavour = "tensorrt") -> Gpu:
     )
 
 
+def has_gpu() -> bool:
+    """Return whether NVIDIA's driver finds a GPU; needs no package."""
+    try:
+        cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError:
+        return False
+
+
 def cuda_result(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the results of a cuda-bindings call without its status.
 

@@ -67,8 +67,30 @@ def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
     if actual.hexdigest() != digest:
         raise ArtifactError(
             f"{where} was changed after it was exported: sha256 {actual.hexdigest()[:12]}..., expected "
-            f"{digest[:12]}...: export it again"
+            f"{digest[:12]}...: export it again, or accept the change with --trust"
         )
+    _refuse_external(content, where)
+    return ArtifactSpec.from_json(content[spec].decode("utf-8", "replace"), where=str(where)), whole.hexdigest()
+
+
+def open_trusted(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
+    """Return the spec of a model file that may have been changed since its export, and the file's SHA-256.
+
+    Raises:
+        ArtifactError: No spec in its metadata, of a newer gmtool, or with external weights.
+    """
+    spec = _find_value(content, SPEC_KEY)
+    if spec is None:
+        raise ArtifactError(
+            f"{where} has no {SPEC_KEY} in its metadata: expected a model that gmtool export wrote; if a tool "
+            "changed it, let it keep the metadata"
+        )
+    _refuse_external(content, where)
+    text = content[spec].decode("utf-8", "replace")
+    return ArtifactSpec.from_json(text, where=str(where)), hashlib.sha256(content).hexdigest()
+
+
+def _refuse_external(content: bytes, where: Path) -> None:
     try:
         elsewhere = refers_to_other_files(content)
     except ValueError as error:
@@ -77,7 +99,6 @@ def open_sealed(content: bytes, *, where: Path) -> tuple[ArtifactSpec, str]:
         raise ArtifactError(
             f"{where} has weights in other files, which its hash does not cover; gmtool export writes one file"
         )
-    return ArtifactSpec.from_json(content[spec].decode("utf-8", "replace"), where=str(where)), whole.hexdigest()
 
 
 def _find_value(content: bytes, key: str) -> slice | None:

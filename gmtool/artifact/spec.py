@@ -26,6 +26,8 @@ class InputContract:
     color: str = "RGB"
     min_size_px: int = 1
     """Smallest height and width, in pixels."""
+    shape: tuple[int, int, int] | None = None
+    """Batch, height and width of a model that takes no other shape; None for any."""
 
 
 @dataclass(frozen=True)

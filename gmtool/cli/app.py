@@ -16,7 +16,7 @@ from gmtool.escaping import printable
 DEBUG_VARIABLE = "GMTOOL_DEBUG"
 
 COMMANDS = (
-    *("demo", "train", "export", "predict", "evaluate", "serve", "benchmark"),
+    *("demo", "train", "export", "verify", "predict", "evaluate", "serve", "benchmark"),
     *("info", "runs", "doctor", "data", "submit"),
 )
 """In the order of the help. Each is a function or, with commands of its own, `app`, in the module of its name."""

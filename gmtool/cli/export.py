@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHAPE = "BxHxW"
 EPILOG = groups(
     {
-        "model": "--precision --output --checkpoint --onnx --json",
+        "model": "--precision --output --shape --checkpoint --onnx --openvino --json",
         "proof": "--images --score-images --min-agreement --max-miou-drop --no-parity --allow-few-classes",
         "int8": "--calibration --symmetric",
         "TensorRT": "--trt --min-shape --opt-shape --max-shape --trt-runtime --workspace --timing-cache "
@@ -44,8 +44,17 @@ def export(
         Literal["mask", "mask+confidence", "logits"],
         typer.Option(help="Class indices, also the largest probability, or the logits of all classes."),
     ] = "mask",
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar=SHAPE, help="One shape for the ONNX model, for runtimes without dynamic ones. [any]"),
+    ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT plan.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX model; the default without --trt.")] = False,
+    openvino: Annotated[
+        bool, typer.Option("--openvino", help="Write an OpenVINO model (IR), for processors.")
+    ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write an ONNX model; the default without --trt and --openvino.")
+    ] = False,
     triton: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Add the model to this Triton model repository, as its next version."),
@@ -77,7 +86,10 @@ def export(
         Path | None, typer.Option(help="int8: images for the ranges. [the run's training images]")
     ] = None,
     symmetric: Annotated[
-        bool, typer.Option("--symmetric", help="int8: the ONNX model as TensorRT needs it; slower on a processor.")
+        bool,
+        typer.Option(
+            "--symmetric", help="int8: the ONNX model as TensorRT needs it; for other runtimes leave it out."
+        ),
     ] = False,
     min_shape: Annotated[
         str | None, typer.Option(metavar=SHAPE, help="--trt: smallest batch, height and width.")
@@ -158,8 +170,10 @@ def export(
         source,
         precision=precision,
         output=output,
+        shape=shape,
         trt=plan if trt else False,
-        onnx=onnx or not trt,
+        onnx=onnx or not (trt or openvino),
+        openvino=openvino,
         triton=None if triton is None else repository,
         checkpoint=checkpoint,
         parity=parity,
@@ -198,6 +212,7 @@ def _refuse_idle(target: TensorRTTarget | TritonTarget, *, needs: str) -> None:
 
 def show_export(done: ExportResult) -> None:
     """Say on stderr how well each model agrees, and what to do next."""
+    from gmtool.artifact.verification import path_beside
     from gmtool.console import remark
 
     for path, record in zip(done.paths, done.records, strict=True):
@@ -209,8 +224,21 @@ def show_export(done: ExportResult) -> None:
     remark("next:")
     remark(f"  gmtool predict IMAGES --out masks/ --model {first}")
     remark(f"  gmtool evaluate --model {first}")
+    if done.records[0].proofs:
+        remark(f"  gmtool verify {first}   where it will run; copy {path_beside(first).name} with it")
     if done.records[0].precision == "fp32":
-        remark(f"  gmtool export {first.parent.parent} --precision fp16")
+        remark(f"  gmtool export {first.parent.parent} {_faster_here()}")
+
+
+def _faster_here() -> str:
+    """Return the options of a faster model on this machine."""
+    from importlib.util import find_spec
+
+    from gmtool.artifact.nvidia import has_gpu
+
+    if not has_gpu():
+        return "--precision int8"
+    return "--precision fp16 --trt" if find_spec("tensorrt") else "--precision fp16"
 
 
 def _proof_lines(record: ArtifactRecord) -> list[str]:

@@ -16,7 +16,11 @@ WIDTH = 76
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 Threads = Annotated[int, typer.Option(min=0, help="Processor threads; 0 for one a core.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Run TensorRT plans that no sidecar vouches for: they are executable.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run a model that was changed after its export, or a plan without sidecar: it is executable.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Annotated[

@@ -22,8 +22,8 @@ EPILOG = groups(
         "output": "--format --resume --shard --quiet --json",
         "score": "--ground-truth --mask-values",
         "images": "--exif --bits --max-pixels --root --stride",
-        "masks": "--tile --overlap --pad",
-        "labeling": "--tolerance --min-area --min-confidence",
+        "masks": "--tile --overlap --pad --min-confidence",
+        "labeling": "--tolerance --min-area",
         "machine": "--device --batch --threads --workers --trust",
         "cluster": "--ray --ray-actors --ray-cpus --ray-gpus",
     }
@@ -61,6 +61,12 @@ def predict(
     pad: Annotated[
         int, typer.Option(min=0, metavar="PX", help="Pad images to a multiple, so that more have one size.")
     ] = 0,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, metavar="P", help="Pixels that the model is less sure of get no label. [0]"
+        ),
+    ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(help="Folder of true masks: print the mIoU of the predicted ones.")
     ] = None,
@@ -87,10 +93,6 @@ def predict(
     ] = None,
     min_area: Annotated[
         int | None, typer.Option(min=0, metavar="PX", help="Smallest shape, for labeling tools. [16]")
-    ] = None,
-    min_confidence: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Pixels below it get no label, for labeling tools. [0]"),
     ] = None,
     device: Device = "auto",
     batch: Annotated[
@@ -145,6 +147,7 @@ def predict(
             pad=pad,
             tile=tile,
             overlap=overlap,
+            min_confidence=min_confidence,
             exif=exif,
             bits=bits,
             max_pixels=max_pixels,
@@ -152,7 +155,6 @@ def predict(
             stride=stride,
             tolerance=tolerance,
             min_area=min_area,
-            min_confidence=min_confidence,
             workers=workers,
             device=device,
             threads=threads,

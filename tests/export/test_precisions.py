@@ -13,7 +13,7 @@ from conftest import Cli
 from gmtool_export import run as run_module
 from gmtool_export.graph.onnx import export_graph, finish, keep_outputs, precision_of
 from gmtool_export.int8.quantize import measure_ranges, quantize_graph
-from gmtool_export.int8.sensitivity import SwitchedModel, least_robust_layers
+from gmtool_export.int8.sensitivity import SwitchedModel, agreement, layer_errors
 from gmtool_export.run import ExportOptions, export_run
 from gmtool_serving.backends.onnx_runtime import OrtBackend
 
@@ -167,9 +167,10 @@ def test_the_layer_that_loses_most_is_found_and_left_in_float32(
     none = np.zeros(len(switched.layers), dtype=bool)
     (expected,) = run_graph(graph, ["logits"], batch)
     np.testing.assert_allclose(switched.logits(batch, none), expected, atol=1e-4)
-    worst, agreement = least_robust_layers(switched, images, always=switched.layers[-1:])
-    assert switched.titles[worst[0]] == "network.decoder.mitrans1.up.conv"
-    assert agreement > 0.9
+    worst = max(layer_errors(switched, images), key=lambda layer: layer.error)
+    assert worst.title == "network.decoder.mitrans1.up.conv" and worst.changed > 0
+    always = switched.layers[-1:]
+    assert agreement(switched, images, float_layers=[*always, worst.node]) > 0.9
 
 
 def test_case_39_scores_that_are_not_finite_are_no_mask_of_class_0(
@@ -205,7 +206,7 @@ def test_case_39_scores_that_are_not_finite_are_no_mask_of_class_0(
 REFUSALS = {
     "images": (["--images", "nowhere"], "--images nowhere: no such folder"),
     "calibration": (["--precision", "int8", "--calibration", "nowhere"], "--calibration nowhere: no such folder"),
-    "strict": (["--max-miou-drop", "-1"], "0.00 points below PyTorch; expected at most -1.0"),
+    "strict": (["--precision", "fp16", "--min-agreement", "100"], "expected 100.00% (--min-agreement): nothing"),
     "shape": (["--trt", "--min-shape", "1x32"], "--min-shape 1x32: expected batch x height x width"),
     "order": (
         ["--trt", "--min-shape", "1x99x99", "--opt-shape", "1x32x32", "--max-shape", "1x99x99"],

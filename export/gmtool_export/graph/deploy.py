@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gmtool.artifact.spec import OutputName
 from gmtool.nn.model import GuidedMixNet, normalize
+from gmtool.nn.same_padding import make_padding_constant
 
 OUTPUTS: tuple[OutputName, ...] = ("mask", "confidence", "logits")
 """All outputs of the graph; a file keeps some of them."""
@@ -30,6 +31,7 @@ class DeployModel(nn.Module):
         self.dtype = torch.float16 if half else torch.float32
         self.network = copy.deepcopy(network).eval().to(self.dtype)
         self.network.materialize_attention()
+        make_padding_constant(self.network)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mask, confidence and logits of RGB images, (N, H, W, 3) uint8, of any size.
@@ -44,7 +46,7 @@ class DeployModel(nn.Module):
         x = normalize(image.float().permute(0, 3, 1, 2))
         scores = self.network.scores(self.network.pad(x).to(self.dtype)).float()
         logits = self.network.upscale(scores, height, width)
-        finite = _finite_images(scores)[:, None, None]
+        finite = _finite_images(scores)
         mask = torch.where(finite, logits.argmax(dim=1), NO_LABEL)
         # The largest probability is 1 / sum(exp(logits - largest)), without memory for all probabilities
         total = torch.exp(logits - logits.amax(dim=1, keepdim=True)).sum(dim=1)
@@ -53,5 +55,9 @@ class DeployModel(nn.Module):
 
 
 def _finite_images(scores: Tensor) -> Tensor:
-    """Return (N,) bool: all scores of an image are finite. A comparison with NaN is false in every runtime."""
-    return (scores.abs() <= torch.finfo(torch.float32).max).float().amin(dim=(1, 2, 3)) > 0.5
+    """Return (N, 1, 1) bool: all scores of an image are finite. A comparison with NaN is false in every runtime.
+
+    Without an Unsqueeze of two axes, which OpenCV 4 refuses.
+    """
+    finite = (scores.abs() <= torch.finfo(torch.float32).max).float()
+    return finite.amin(dim=1).amin(dim=(1, 2), keepdim=True) > 0.5

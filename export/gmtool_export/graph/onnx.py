@@ -13,12 +13,16 @@ import torch
 from onnx.utils import Extractor
 
 from gmtool.artifact.sealed_onnx import SHA256_KEY, SPEC_KEY, UNSEALED, seal
+from gmtool.artifact.shapes import BatchShape
 from gmtool.artifact.spec import ArtifactSpec, OutputName, Precision
+from gmtool.errors import ArtifactError
 from gmtool.nn.model import GuidedMixNet
 from gmtool_export.graph.deploy import OUTPUTS, DeployModel
 
 OPSET = 18
 """ONNX opset: ONNX Runtime's CUDA provider lacks kernels of 19 and later, TensorRT refuses 23's Attention."""
+IR_VERSION = 8
+"""Version of the file format: that of opset 18. torch writes 10, which ONNX Runtime refuses before 1.18."""
 TRACED_SHAPE = (2, 160, 224)
 """Batch, height and width of the example; all three are dynamic in the graph."""
 DIMENSIONS: dict[OutputName, tuple[str | int, ...]] = {
@@ -72,9 +76,46 @@ def keep_outputs(model: onnx.ModelProto, outputs: Sequence[OutputName]) -> onnx.
     return Extractor(model).extract_model([entry.name for entry in model.graph.input], list(outputs))
 
 
+def fix_shape(model: onnx.ModelProto, shape: BatchShape) -> onnx.ModelProto:
+    """Return a graph that takes one shape, with all that follows from it computed: no shape arithmetic is left.
+
+    Args:
+        model: Graph with dynamic batch, height and width; not modified.
+        shape: Batch, height and width.
+
+    Raises:
+        ArtifactError: The graph cannot take the shape.
+    """
+    from onnxscript import optimizer
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    names = {"batch": shape.batch, "height": shape.height, "width": shape.width}
+    dimensions = fixed.graph.input[0].type.tensor_type.shape.dim
+    for dimension, size in zip(dimensions, names.values(), strict=False):
+        dimension.dim_value = size
+    for output in fixed.graph.output:
+        for dimension in output.type.tensor_type.shape.dim:
+            if dimension.dim_param in names:
+                dimension.dim_value = names[dimension.dim_param]
+    del fixed.graph.value_info[:]  # that of the dynamic graph
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            logging.getLogger("onnxscript").setLevel(logging.ERROR)
+            folded: onnx.ModelProto = optimizer.optimize(fixed)
+    except Exception as error:  # shape inference raises many types
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ArtifactError(f"--shape {shape}: the graph cannot take it: {reason}") from error
+    left = [node.op_type for node in folded.graph.node if node.op_type in ("Shape", "Range", "If", "Loop")]
+    if left:
+        raise ArtifactError(f"--shape {shape}: the graph still computes shapes ({', '.join(left)}): this is a bug")
+    return folded
+
+
 def finish(model: onnx.ModelProto, spec: ArtifactSpec) -> bytes:
     """Return the content of a sealed ONNX file: the graph with the outputs of `spec`, the spec and a hash."""
     kept = keep_outputs(model, spec.outputs)
+    kept.ir_version = IR_VERSION
     onnx.helper.set_model_props(kept, {SPEC_KEY: spec.to_json(), SHA256_KEY: UNSEALED})
     onnx.checker.check_model(kept)
     return seal(kept.SerializeToString())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
@@ -12,29 +11,11 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from gmtool.images import UInt8Array
 from gmtool.resources import temporary_dir
-from gmtool_export.int8.calibration import Calibration
-from gmtool_export.int8.sensitivity import SwitchedModel, least_robust_layers
 
-OPERATORS = ["Conv", "Add", "Relu", "MaxPool", "Concat"]
-"""Quantized operators: convolutions and the operators between them. Attention stays in float."""
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """Settings and results of an int8 quantization."""
-
-    symmetric: bool
-    """Signed, zero-centred activations, as TensorRT needs them; else unsigned ones, which are fast on CPUs."""
-    quantized_layers: int
-    """Convolutions in int8."""
-    float_layers: tuple[str, ...]
-    """Convolutions left in float32, the most sensitive first."""
-    tuned_agreement: float
-    """Share of the pixels of some calibration images with float32's label, in [0, 1], that the choice reached."""
-    calibration: str
-    """Description of the calibration images' origin."""
-    calibration_sha256: str
-    """SHA-256 of their file names."""
+OPERATORS = ["Conv", "Add", "Relu", "Clip", "MaxPool", "Concat"]
+"""Quantized operators: convolutions and the operators between them. Attention stays in float. Clip is ReLU6:
+without it the 256 steps of the convolution before it would cover what is clipped away."""
+ACTIVATIONS = ("Relu", "Clip")
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -123,7 +104,8 @@ def _feature_nodes(graph: onnx.GraphProto, operators: Sequence[str]) -> list[str
     names = []
     for node in graph.node:
         if node.op_type != "Conv" and (
-            not features.intersection(node.input) or constants.intersection(node.input)
+            not features.intersection(node.input)
+            or (node.op_type != "Clip" and constants.intersection(node.input))  # Clip's bounds are constants
         ):
             continue
         if node.op_type in operators:
@@ -133,11 +115,15 @@ def _feature_nodes(graph: onnx.GraphProto, operators: Sequence[str]) -> list[str
     return names
 
 
+def _op_type(node: onnx.NodeProto | None) -> str | None:
+    return None if node is None else node.op_type
+
+
 def _keep_activations_together(graph: onnx.GraphProto) -> None:
-    """Remove Q/DQ nodes between a convolution and its ReLU: TensorRT fuses the two and rounds once."""
+    """Remove Q/DQ nodes between a convolution and its ReLU or ReLU6: TensorRT fuses the two and rounds once."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
-        if node.op_type == "Relu" and makers[node.input[0]].op_type == "DequantizeLinear":
+        if node.op_type in ACTIVATIONS and _op_type(makers.get(node.input[0])) == "DequantizeLinear":
             quantizing = makers[makers[node.input[0]].input[0]]
             if makers[quantizing.input[0]].op_type == "Conv":
                 node.input[0] = quantizing.input[0]
@@ -153,48 +139,3 @@ def _keep_activations_together(graph: onnx.GraphProto) -> None:
     unused = [entry for entry in graph.initializer if entry.name not in needed]
     for entry in unused:
         graph.initializer.remove(entry)
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """Calibration images and activation ranges."""
-
-    images: tuple[UInt8Array, ...]
-    ranges: TensorsData
-    source: str
-    """Description of the images' origin."""
-    sha256: str
-    """SHA-256 of their file names."""
-
-
-def calibrate(model: onnx.ModelProto, calibration: Calibration) -> Calibrated:
-    """Measure activation ranges of the float32 graph on the calibration images."""
-    images = tuple(calibration.read())
-    return Calibrated(images, measure_ranges(model, images), calibration.source, calibration.sha256)
-
-
-def quantize(
-    model: onnx.ModelProto, calibrated: Calibrated, *, symmetric: bool
-) -> tuple[onnx.ModelProto, Quantization]:
-    """Return the int8 version of a float32 graph, and the record of its quantization.
-
-    Args:
-        model: Float32 graph with the output `logits`.
-        calibrated: Result of `calibrate`.
-        symmetric: Signed activations, as TensorRT needs them; see `quantize_graph`.
-    """
-    ranges = calibrated.ranges
-    convolutions = quantize_graph(model, ranges, symmetric=symmetric, operators=["Conv"])
-    switched = SwitchedModel(model, convolutions)
-    # In 256 steps the classifier's scores would tie; it is also the smallest layer
-    always = switched.layers[-1:]
-    worst, agreement = least_robust_layers(switched, calibrated.images, always=always)
-    quantized = quantize_graph(model, ranges, symmetric=symmetric, float_layers=[*always, *worst])
-    return quantized, Quantization(
-        symmetric=symmetric,
-        quantized_layers=len(switched.layers) - len(always) - len(worst),
-        float_layers=tuple(switched.titles[layer] for layer in [*always, *worst]),
-        tuned_agreement=agreement,
-        calibration=calibrated.source,
-        calibration_sha256=calibrated.sha256,
-    )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from PIL import Image
 
 from gmtool.images import UInt8Array
+from gmtool_export.int8.calibration import shrink, spread
 
 SWITCH = "gmtool.int8"
-TUNING_SHAPE = (4, 160, 224)
-"""Batch, height and width of the comparison of layers."""
-GOAL = 0.99
-"""Share of the pixels with float32's label at which no further layer is moved to float32."""
-MAX_SHARE = 0.25
-"""Largest share of layers in float32; more would defeat int8's purpose."""
+TUNING_IMAGES = 3
+"""Calibration images on which layers are compared."""
+TUNING_PIXELS = 80_000
+"""Limit to which larger ones are scaled down: each layer is a pass over all of them."""
 
 Bools = npt.NDArray[np.bool_]
 
@@ -51,52 +50,57 @@ class SwitchedModel:
         return logits
 
 
-def least_robust_layers(
-    model: SwitchedModel, images: Sequence[UInt8Array], *, always: Sequence[str]
-) -> tuple[list[str], float]:
-    """Return the layers to keep in float32, the most sensitive first, and the resulting agreement with float32.
+@dataclass(frozen=True)
+class LayerError:
+    """Loss of a convolution when it alone is in int8."""
 
-    The error of a layer is the mean squared change of the logits when it alone is in int8. The worst layers move
-    to float32 one by one until `GOAL` is reached, at most `MAX_SHARE` of them. Takes 2 passes if int8 reaches the
-    goal, else at least N + 2 for N layers.
+    node: str
+    """Name of its node."""
+    title: str
+    """Name of the layer in the network."""
+    error: float
+    """Mean squared change of the logits."""
+    changed: float
+    """Share of pixels that get another label, in [0, 1]."""
+
+
+def layer_errors(model: SwitchedModel, images: Sequence[UInt8Array]) -> tuple[LayerError, ...]:
+    """Return the loss of each layer, in graph order; one pass over the images a layer.
 
     Args:
         model: Network with switches.
         images: Real images, (H, W, 3) uint8 each, other than those of the proof.
-        always: Layers that always stay in float32.
     """
-    # Reference labels in float32
-    count, height, width = TUNING_SHAPE
-    step = max(len(images) // count, 1)
-    batch = np.stack(
-        [np.array(Image.fromarray(image).resize((width, height))) for image in images[::step][:count]]
+    count = len(model.layers)
+    squares, changed, pixels = np.zeros(count), np.zeros(count), 0
+    for image in tuning_images(images):
+        expected = model.logits(image, np.zeros(count, dtype=bool))
+        labels = expected.argmax(axis=1)
+        pixels += labels.size
+        for layer in range(count):
+            logits = model.logits(image, np.arange(count) == layer)
+            squares[layer] += float(np.square(logits - expected).mean()) * labels.size
+            changed[layer] += int((logits.argmax(axis=1) != labels).sum())
+    return tuple(
+        LayerError(name, model.titles[name], float(squares[layer] / pixels), float(changed[layer] / pixels))
+        for layer, name in enumerate(model.layers)
     )
-    layers = len(model.layers)
-    expected = model.logits(batch, np.zeros(layers, dtype=bool))
-    labels = expected.argmax(axis=1)
 
-    def agreement(on: Bools) -> float:
-        return float((model.logits(batch, on).argmax(axis=1) == labels).mean())
 
-    # All layers in int8
-    on = np.array([layer not in always for layer in model.layers])
-    reached = agreement(on)
-    if reached >= GOAL:
-        return [], reached
-    # Rank layers by their own error, and move the worst to float32
-    errors = [
-        float(np.square(model.logits(batch, np.arange(layers) == layer) - expected).mean())
-        for layer in range(layers)
-    ]
-    excluded: list[str] = []
-    ranked = [layer for layer in np.argsort(errors)[::-1] if on[layer]]
-    for layer in ranked[: int(layers * MAX_SHARE)]:
-        on[layer] = False
-        excluded.append(model.layers[layer])
-        reached = agreement(on)
-        if reached >= GOAL:
-            break
-    return excluded, reached
+def agreement(model: SwitchedModel, images: Sequence[UInt8Array], *, float_layers: Collection[str]) -> float:
+    """Return the share of pixels with float32's label, in [0, 1], with all but `float_layers` in int8."""
+    on = np.array([layer not in float_layers for layer in model.layers])
+    same = pixels = 0
+    for image in tuning_images(images):
+        labels = model.logits(image, np.zeros(len(on), dtype=bool)).argmax(axis=1)
+        same += int((model.logits(image, on).argmax(axis=1) == labels).sum())
+        pixels += labels.size
+    return same / pixels
+
+
+def tuning_images(images: Sequence[UInt8Array]) -> list[UInt8Array]:
+    """Return some of the images, evenly spaced, (1, H, W, 3) each."""
+    return [shrink(image, TUNING_PIXELS)[None] for image in spread(images, TUNING_IMAGES)]
 
 
 def _switched_graph(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gmtool.artifact.spec import Precision
 from gmtool.errors import ParityError
 from gmtool_export.proof.miou_drop import MIN_SHARE, ScoreProof
-from gmtool_export.proof.parity import ParityRow
+from gmtool_export.proof.parity import FIXED, OWN_SIZE, ParityRow
 
 MIN_CLASSES = 3
 """Smallest number of predicted classes: with fewer, agreement proves nothing. Of two classes, both."""
@@ -16,13 +16,17 @@ MAX_RELATIVE_DIFFERENCE = 1e-3
 """Largest difference of two logits in float32 as a share of the largest logit: ten times what rounding does,
 a hundredth of what a wrong pooling does."""
 
+MIN_INT8_AGREEMENT = 0.5
+"""Smallest share of equal pixels of an int8 model at any shape: less is a broken graph. Its bound is judged on
+whole images, since of a small one a few pixels are some per cent."""
+
 
 @dataclass(frozen=True)
 class Tolerance:
     """Largest accepted difference between an exported model and its network."""
 
     min_agreement: float
-    """Smallest share of pixels with the same label, at every shape, in [0, 1]."""
+    """Smallest share of pixels with the same label, in [0, 1]: at every shape; in int8 on whole images."""
     max_miou_drop: float
     """Largest loss of mIoU on the validation images, points."""
 
@@ -55,6 +59,8 @@ def judge(
     rows: Sequence[ParityRow],
     score: ScoreProof | None,
     tolerance: Tolerance,
+    *,
+    end: str = "nothing was written",
 ) -> None:
     """Check a model against the bounds.
 
@@ -64,18 +70,19 @@ def judge(
         rows: Comparison at every shape.
         score: Comparison on the validation images, or None.
         tolerance: Bounds.
+        end: Last words of the message.
 
     Raises:
         ParityError: The first bound that the model misses.
     """
     # Masks and logits at every shape
-    end = "nothing was written"
+    least = MIN_INT8_AGREEMENT if precision == "int8" else tolerance.min_agreement
     for row in rows:
         where = f"at {row.batch}x{row.height}x{row.width} ({row.shape})"
-        if row.agreement < tolerance.min_agreement:
+        if row.agreement < least:
             raise ParityError(
                 f"{what} agrees with PyTorch on {row.agreement:.4%} of the pixels {where}; "
-                f"expected {tolerance.min_agreement:.2%} (--min-agreement): {end}"
+                f"expected {least:.2%}{_option(precision)}: {end}"
             )
         if row.unexplained:
             raise ParityError(
@@ -87,6 +94,13 @@ def judge(
                 f"{what} gives logits that differ from PyTorch's by {row.max_difference:.3g} {where}; expected at "
                 f"most {MAX_RELATIVE_DIFFERENCE:.1%} of the largest, {row.max_logit:.3g}: {end}"
             )
+    # Whole images
+    whole = _agreement_on_whole_images(rows, score)
+    if precision == "int8" and whole is not None and whole < tolerance.min_agreement:
+        raise ParityError(
+            f"{what} agrees with PyTorch on {whole:.2%} of the pixels of whole images; expected "
+            f"{tolerance.min_agreement:.2%} (--min-agreement): {end}"
+        )
     # mIoU on validation images
     if score is not None and score.drop > tolerance.max_miou_drop:
         raise ParityError(
@@ -94,3 +108,14 @@ def judge(
             f"{score.drop:.2f} points below PyTorch; expected at most {tolerance.max_miou_drop} "
             f"(--max-miou-drop), worst image {score.worst.id} ({score.worst.agreement:.2%} agree): {end}"
         )
+
+
+def _option(precision: Precision) -> str:
+    return "" if precision == "int8" else " (--min-agreement)"
+
+
+def _agreement_on_whole_images(rows: Sequence[ParityRow], score: ScoreProof | None) -> float | None:
+    """Return the share of equal pixels of the scored images, or else of the image at its own size."""
+    if score is not None:
+        return score.agreement
+    return next((row.agreement for row in rows if row.shape in (OWN_SIZE, FIXED)), None)

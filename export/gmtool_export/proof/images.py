@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from gmtool.artifact.shapes import BatchShape
 from gmtool.artifact.spec import Precision
 from gmtool.config import TrainConfig
-from gmtool.data.datasets import Split, load_split
+from gmtool.data.datasets import Split
 from gmtool.data.layouts import reading_of
 from gmtool.data.samples import Sample
-from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
+from gmtool_export.data_check import require_validation, validation
 from gmtool_export.int8.calibration import images_of_folder, spread
 from gmtool_export.proof.gate import refuse_weak_evidence
 from gmtool_export.proof.miou_drop import ScoredImages, classes_predicted
@@ -50,6 +51,7 @@ def gather_evidence(
     num_scored: int,
     num_classes: int,
     allow_few_classes: bool,
+    shape: BatchShape | None = None,
 ) -> Evidence:
     """Load the images of the proof, and run PyTorch on them at several shapes.
 
@@ -60,26 +62,23 @@ def gather_evidence(
         num_scored: Validation images to score, evenly spaced; 0 for all.
         num_classes: Classes of the network.
         allow_few_classes: Accept a network that predicts too few classes.
+        shape: The one shape of a model that takes no other; None for any.
 
     Raises:
         DataError: No images.
         ParityError: PyTorch predicts too few classes on the images.
     """
     # Choose images
-    split, problem = _validation(config)
+    split, problem = validation(config.data)
     if image_dir is not None:
         reading = reading_of(config.data)
         paths = images_of_folder(image_dir, option="--images")
         samples = tuple(Sample(path.stem, path, None, reading) for path in paths)
-    elif split is None:
-        raise DataError(
-            f"the run's validation images are needed to prove the model ({problem}): or give --images DIR"
-        )
     else:
-        samples = split.samples
+        samples = require_validation(config.data).samples
     # Run PyTorch, and require several predicted classes
     images = tuple(sample.read_image() for sample in spread(samples, COMPARED_IMAGES))
-    compared = reference_batches(network, images)
+    compared = reference_batches(network, images, shape)
     labels = np.concatenate([example.logits.argmax(axis=1).ravel() for example in compared.values()])
     predicted = classes_predicted(np.bincount(labels, minlength=num_classes))
     if not allow_few_classes:
@@ -88,21 +87,13 @@ def gather_evidence(
         images=images,
         batches=compared,
         classes_predicted=predicted,
-        scored=None if split is None else _scored(split, config, num_scored),
+        scored=None if split is None else _scored(split, config, num_scored, shape),
         not_scored=problem,
     )
 
 
-def _validation(config: TrainConfig) -> tuple[Split | None, str | None]:
-    """Return the run's validation split, or the error why it cannot be loaded."""
-    try:
-        return load_split(config.data, "val", config.data.val), None
-    except GmtoolError as error:
-        return None, str(error)
-
-
-def _scored(split: Split, config: TrainConfig, count: int) -> ScoredImages:
+def _scored(split: Split, config: TrainConfig, count: int, shape: BatchShape | None) -> ScoredImages:
     listed = len(split.samples)
     count = min(count or listed, listed)
     samples = tuple(split.samples[index * listed // count] for index in range(count))
-    return ScoredImages(split.name, listed, samples, config.data.mask_values)
+    return ScoredImages(split.name, listed, samples, config.data.mask_values, shape)

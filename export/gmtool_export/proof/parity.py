@@ -28,6 +28,10 @@ SHAPES = {
     "batch of 3": BatchShape(3, 192, 256),
 }
 """Compared shapes, in addition to an image at its own size."""
+OWN_SIZE = "own size"
+"""Name of the shape of an image at its own size."""
+FIXED = "fixed"
+"""Name of the shape of a model that takes no other."""
 MAX_OWN_PIXELS = 1_000_000
 """Largest image compared at its own size: beyond it attention needs gigabytes in both models."""
 
@@ -91,20 +95,36 @@ class ReferenceBatch:
     """Logits of PyTorch, (N, C, H, W) float32."""
 
 
-def reference_batches(network: GuidedMixNet, images: Sequence[UInt8Array]) -> dict[str, ReferenceBatch]:
-    """Return batches of real images at all `SHAPES`, and the first image at its own size if not too large."""
+def reference_batches(
+    network: GuidedMixNet, images: Sequence[UInt8Array], only: BatchShape | None = None
+) -> dict[str, ReferenceBatch]:
+    """Return batches of real images at all `SHAPES`, and the first image at its own size if not too large.
+
+    With `only`, one batch of that shape.
+    """
+    if only is not None:
+        batch = _batch(images, only)
+        return {FIXED: ReferenceBatch(batch, reference_logits(network, batch))}
     batches = {name: _batch(images, shape) for name, shape in SHAPES.items()}
     if images[0].size <= 3 * MAX_OWN_PIXELS:
-        batches["own size"] = images[0][None]
+        batches[OWN_SIZE] = images[0][None]
     return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}
 
 
 def reference_batches_inside(
-    network: GuidedMixNet, images: Sequence[UInt8Array], profile: ShapeProfile
+    network: GuidedMixNet, images: Sequence[UInt8Array], profile: ShapeProfile, *, max_pixels: int | None = None
 ) -> dict[str, ReferenceBatch]:
-    """Return batches of real images at a profile's smallest, best and largest shape, and at `SHAPES` inside it."""
-    shapes = {"smallest": profile.min, "best": profile.opt, "largest": profile.max}
-    shapes |= {name: shape for name, shape in SHAPES.items() if profile.misfit(shape) is None}
+    """Return batches of real images at a profile's smallest, best and largest shape, and at `SHAPES` inside it.
+
+    Each shape once. With `max_pixels`, no larger batches but the smallest.
+    """
+    named = {"smallest": profile.min, "best": profile.opt, "largest": profile.max}
+    named |= {name: shape for name, shape in SHAPES.items() if profile.misfit(shape) is None}
+    shapes: dict[str, BatchShape] = {}
+    for name, shape in named.items():
+        fits = max_pixels is None or shape.pixels <= max_pixels or name == "smallest"
+        if fits and shape not in shapes.values():
+            shapes[name] = shape
     batches = {name: _batch(images, shape) for name, shape in shapes.items()}
     return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}
 

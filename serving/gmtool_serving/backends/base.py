@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmtool.artifact.spec import ArtifactSpec
-from gmtool.errors import NonFiniteError, UnknownLabelError
+from gmtool.errors import BackendError, BackendMemoryError, NonFiniteError, UnknownLabelError
 from gmtool.images import UInt8Array
 
 InferenceDevice = Literal["auto", "cpu", "cuda"]
@@ -114,3 +114,28 @@ def refuse_unknown_labels(mask: UInt8Array, num_classes: int) -> None:
             f"the model gave label {largest}, but it has {num_classes} classes, 0 to {num_classes - 1}: its "
             "description belongs to another graph: export it again"
         )
+
+
+def fit_shape(images: UInt8Array, fixed: Sequence[int | None]) -> UInt8Array:
+    """Return a batch, (N, H, W, 3), as a graph of fixed sides takes it: too few images are repeated.
+
+    Args:
+        images: The batch.
+        fixed: Batch, height and width that the graph takes; None for any.
+
+    Raises:
+        BackendMemoryError: More images than its batch; a smaller one may fit.
+        BackendError: Another height or width.
+    """
+    batch, height, width = fixed
+    count = len(images)
+    if (height or images.shape[1], width or images.shape[2]) != images.shape[1:3]:
+        raise BackendError(
+            f"{images.shape[2]}x{images.shape[1]} pixels: the model was exported for {width}x{height} alone "
+            "(--shape): bring images to that size, or take a model without --shape"
+        )
+    if batch is None or batch == count:
+        return images
+    if count > batch:
+        raise BackendMemoryError(f"{count} images at once: the model was exported for {batch} (--shape)")
+    return np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])

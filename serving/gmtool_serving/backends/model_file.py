@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmtool.artifact.sealed_onnx import open_sealed
+from gmtool.artifact.sealed_onnx import open_sealed, open_trusted
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.errors import ArtifactError
 
@@ -19,8 +19,12 @@ class ModelFile:
     sha256: str
 
 
-def read_model_file(path: Path) -> ModelFile:
+def read_model_file(path: Path, *, trust: bool = False) -> ModelFile:
     """Read an ONNX model and check its hash.
+
+    Args:
+        path: ONNX file.
+        trust: Accept a file that was changed after its export, as by a tool that simplifies graphs.
 
     Raises:
         ArtifactError: The file is missing, damaged, changed or foreign.
@@ -28,4 +32,5 @@ def read_model_file(path: Path) -> ModelFile:
     if not path.is_file():
         raise ArtifactError(f"model {path}: no such file; expected a model_*.onnx that gmtool export wrote")
     content = path.read_bytes()
-    return ModelFile(content, *open_sealed(content, where=path))
+    opened = open_trusted(content, where=path) if trust else open_sealed(content, where=path)
+    return ModelFile(content, *opened)

@@ -15,7 +15,7 @@ from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
-from gmtool_serving.backends.base import InferenceDevice, Prediction, to_prediction
+from gmtool_serving.backends.base import InferenceDevice, Prediction, fit_shape, to_prediction
 from gmtool_serving.backends.model_file import ModelFile, read_model_file
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -54,14 +54,17 @@ class OrtBackend:
         path: ONNX file of `gmtool export`. Its hash is checked before the runtime parses it.
         device: `auto` takes CUDA if driver and provider are available.
         threads: CPU threads; 0 for one a core that this process may use.
+        trust: Accept a file that was changed after its export.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
         BackendError: CUDA was asked for and is unavailable.
     """
 
-    def __init__(self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0) -> None:
-        file = read_model_file(path)
+    def __init__(
+        self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0, trust: bool = False
+    ) -> None:
+        file = read_model_file(path, trust=trust)
         self.spec, self.model, self.model_sha256 = file.spec, str(path), file.sha256
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised; the rest is noise
@@ -81,7 +84,10 @@ class OrtBackend:
         self._held_bytes = 0
         """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
         self._device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
-        self.preferred_batch = 1 if self._device == "cpu" else GPU_BATCH
+        sides = self._session.get_inputs()[0].shape[:3]
+        self._fixed = tuple(side if isinstance(side, int) else None for side in sides)
+        """Batch, height and width, where the graph takes no other."""
+        self.preferred_batch = self._fixed[0] or (1 if self._device == "cpu" else GPU_BATCH)
         self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
 
     def predict(self, images: UInt8Array) -> Prediction:
@@ -90,8 +96,10 @@ class OrtBackend:
         Raises:
             ImageTooLargeError: A single image is too large for the machine's memory.
             BackendMemoryError: The batch is; a smaller one may not be.
-            BackendError: The runtime failed.
+            BackendError: The runtime failed, or the graph takes another shape.
         """
+        count = len(images)
+        images = fit_shape(images, self._fixed)
         self._refuse_too_large(images)
         try:
             values = self._run(images) if self._device == "cpu" else self._run_bound(images)
@@ -99,7 +107,8 @@ class OrtBackend:
             ran_out = any(words in str(error).lower() for words in MEMORY_WORDS)
             kind = BackendMemoryError if ran_out else BackendError
             raise kind(f"onnxruntime failed: {_first_line(error)}") from error
-        return to_prediction(dict(zip(self.spec.outputs, values, strict=True)))
+        outputs = zip(self.spec.outputs, values, strict=True)
+        return to_prediction({name: value[:count] for name, value in outputs})
 
     def _run(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
         values: list[npt.NDArray[Any]] = self._session.run(list(self.spec.outputs), {self.spec.input.name: images})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gmtool.artifact.openvino_ir import IR_SUFFIX
 from gmtool.artifact.tensorrt_plan import PLAN_SUFFIX
 from gmtool.errors import needs_extra
 from gmtool_serving.backends.base import Backend, InferenceDevice
@@ -16,13 +17,13 @@ def open_backend(
     threads: int = 0,
     trust: bool = False,
 ) -> Backend:
-    """Load an exported model: `.plan` with TensorRT, any other file with ONNX Runtime.
+    """Load an exported model: `.plan` with TensorRT, `.xml` with OpenVINO, any other file with ONNX Runtime.
 
     Args:
         path: Model file of `gmtool export`.
         device: `auto` takes CUDA if driver and provider are available.
         threads: CPU threads of an ONNX model; 0 for one a core.
-        trust: Load a TensorRT plan without a sidecar. An ONNX model always needs its hash.
+        trust: Load a TensorRT plan without a sidecar, or an ONNX model that was changed after its export.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
@@ -33,6 +34,10 @@ def open_backend(
         from gmtool_serving.backends.tensorrt import TrtBackend
 
         return TrtBackend(path, device=device, trust=trust)
+    if path.suffix == IR_SUFFIX:
+        from gmtool_serving.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(path, device=device, threads=threads)
     with needs_extra("serve", "running a model"):
         from gmtool_serving.backends.onnx_runtime import OrtBackend
-    return OrtBackend(path, device=device, threads=threads)
+    return OrtBackend(path, device=device, threads=threads, trust=trust)

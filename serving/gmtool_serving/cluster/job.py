@@ -23,6 +23,7 @@ from gmtool_serving.outputs.folder import OutputFolder
 from gmtool_serving.outputs.formats import FormatName, check_formats, check_names
 from gmtool_serving.outputs.manifest import Conditions
 from gmtool_serving.outputs.whole_run_files import RESULT_NAMES
+from gmtool_serving.pipeline.compute import require_confidence
 from gmtool_serving.pipeline.job import Observer, PredictionSummary, Scoring, carry_out
 from gmtool_serving.pipeline.run import PredictionRun, PredictOptions
 
@@ -151,6 +152,7 @@ def predict_on_ray(
     with PredictionRun(images, local_out, options, folder=stored, make_stages=make_stages) as run:
         backend = _open_here(model, content)
         check_formats(options.formats, backend.spec.classes, backend.spec.outputs)
+        require_confidence(backend.spec, options.compute)
         run.sweep()
         with connect(ray.address, ray.wanted, device=device) as cluster:
             observer.tell(_room_line(cluster))

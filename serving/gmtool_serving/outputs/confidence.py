@@ -15,8 +15,8 @@ def ignore_unsure(
     """Return a mask with `ignore_index` where the confidence is below a limit.
 
     Args:
-        mask: Class indices, (H, W).
-        confidence: Largest probability times 255, (H, W).
+        mask: Class indices, (H, W) or (N, H, W).
+        confidence: Largest probability times 255, of the same shape.
         min_confidence: Limit, in [0, 1].
         ignore_index: Label of ignored pixels.
     """

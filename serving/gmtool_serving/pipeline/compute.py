@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gmtool.errors import BackendError, BackendMemoryError
+from gmtool.artifact.spec import ArtifactSpec
+from gmtool.errors import BackendError, BackendMemoryError, ConfigError, UsageError
 from gmtool.images import MEAN_COLOR, UInt8Array
 from gmtool_serving.backends.base import Backend, refuse_unknown_labels
 from gmtool_serving.backends.tiles import Tiling, predict_tiled
 from gmtool_serving.inputs.decode import Failure
+from gmtool_serving.outputs.confidence import ignore_unsure
 from gmtool_serving.pipeline.batching import padded_size
 
 
@@ -33,6 +35,8 @@ class ComputeOptions:
     """Pad images to a multiple of this many pixels, so that more of them share a batch; 0 for no padding."""
     tiling: Tiling | None = None
     """Tile size and overlap for larger images; None predicts images whole."""
+    min_confidence: float | None = None
+    """Pixels of a smaller largest probability get the ignore label, in [0, 1]; None keeps all."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,30 @@ class Computed:
     """In the order of the images."""
     fitted: int
     """Images that fitted into memory at once; fewer than the batch if it was halved."""
+
+
+def parse_min_confidence(wanted: float | None) -> float | None:
+    """Return a limit of confidence, checked.
+
+    Raises:
+        UsageError: Not in [0, 1].
+    """
+    if wanted is not None and not 0 <= wanted <= 1:
+        raise UsageError(f"--min-confidence {wanted:g}: expected a probability, 0 to 1")
+    return wanted
+
+
+def require_confidence(spec: ArtifactSpec, options: ComputeOptions) -> None:
+    """Check before inference that a model gives what `min_confidence` compares.
+
+    Raises:
+        ConfigError: It gives masks alone.
+    """
+    if options.min_confidence is not None and not {"confidence", "logits"} & set(spec.outputs):
+        raise ConfigError(
+            f"--min-confidence needs the model's confidence, but its only output is {', '.join(spec.outputs)}: "
+            "export it with --output mask+confidence"
+        )
 
 
 def predict_batch(
@@ -83,10 +111,14 @@ def _predict(backend: Backend, images: Sequence[UInt8Array], options: ComputeOpt
     else:
         prediction = backend.predict(_stack(images, options.pad_px))
     refuse_unknown_labels(prediction.mask, len(backend.spec.classes))
-    confidence = prediction.confidence
+    mask, confidence = prediction.mask, prediction.confidence
+    if options.min_confidence is not None:
+        assert confidence is not None  # see require_confidence
+        ignored = backend.spec.classes.ignore_index
+        mask = ignore_unsure(mask, confidence, options.min_confidence, ignore_index=ignored)
     return [
         Labels(
-            prediction.mask[index, : image.shape[0], : image.shape[1]],
+            mask[index, : image.shape[0], : image.shape[1]],
             None if confidence is None else confidence[index, : image.shape[0], : image.shape[1]],
         )
         for index, image in enumerate(images)

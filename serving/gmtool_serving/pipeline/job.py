@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,4 +200,9 @@ def _score(run: PredictionRun, backend: Backend, images: Sequence[InputImage], s
             values=scoring.values,
             prediction_values="index",
         )
-        return score(task, progress=iter)
+        report = score(task, progress=iter)
+    limit = run.options.compute.min_confidence
+    if limit is None:
+        return report
+    said = f"{report.protocol.prediction_values}; pixels below confidence {limit:g} have no class"
+    return replace(report, protocol=replace(report.protocol, prediction_values=said))

@@ -32,7 +32,13 @@ from gmtool_serving.outputs.formats import FormatName, MaskItem, check_formats, 
 from gmtool_serving.outputs.overlay import overlay_image
 from gmtool_serving.outputs.tool_formats import TOOL_RESULTS, is_tool_format
 from gmtool_serving.pipeline.batching import Grouper, padded_size
-from gmtool_serving.pipeline.compute import ComputeOptions, Labels, predict_batch
+from gmtool_serving.pipeline.compute import (
+    ComputeOptions,
+    Labels,
+    parse_min_confidence,
+    predict_batch,
+    require_confidence,
+)
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | UInt8Array"
 """Path of an image file, PIL image, or RGB array, (H, W, 3), uint8."""
@@ -89,6 +95,8 @@ class How(TypedDict, total=False):
     """Height and width of tiles for larger images: (512, 512) or "512x512"; needs a model with logits."""
     overlap: int | None
     """Pixels that tiles share. [a quarter]"""
+    min_confidence: float | None
+    """Pixels of a smaller largest probability, in [0, 1], get the ignore label; needs a model with confidence."""
     exif: Literal["apply", "ignore"]
     """Masks of images as displayed, or as stored. ["apply"]"""
     bits: int
@@ -153,16 +161,18 @@ class Model:
         Raises:
             ImageError: An image cannot be read, or is of a size or kind that is not taken.
             BackendError: The runtime failed on an image.
-            ConfigError: `tile` needs a model that was exported with logits.
+            ConfigError: `tile` needs a model that was exported with logits, `min_confidence` one with confidence.
             UsageError: A bad value of a keyword.
         """
         batch = how.get("batch") or self.backend.preferred_batch
-        compute = ComputeOptions(how.get("pad", 0), parse_tiling(how.get("tile"), how.get("overlap")))
+        tiling = parse_tiling(how.get("tile"), how.get("overlap"))
+        compute = ComputeOptions(how.get("pad", 0), tiling, parse_min_confidence(how.get("min_confidence")))
         decode = DecodeOptions(
             exif=how.get("exif", "apply") == "apply",
             max_pixels=how.get("max_pixels", DecodeOptions.max_pixels),
             bits=how.get("bits", DecodeOptions.bits),
         )
+        require_confidence(self.spec, compute)
         if compute.tiling is not None:
             require_logits(self.backend)
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):

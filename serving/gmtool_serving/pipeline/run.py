@@ -23,7 +23,7 @@ from gmtool_serving.outputs.formats import FormatName, check_formats, format_dir
 from gmtool_serving.outputs.manifest import Conditions, Record
 from gmtool_serving.outputs.tool_formats import is_tool_format
 from gmtool_serving.outputs.write import MaskFolders
-from gmtool_serving.pipeline.compute import ComputeOptions
+from gmtool_serving.pipeline.compute import ComputeOptions, require_confidence
 from gmtool_serving.pipeline.decoder_pool import Decoders
 from gmtool_serving.pipeline.pipeline import Clocks, Outcome, Pipeline
 
@@ -60,8 +60,10 @@ class PredictOptions:
     def conditions(self, model_sha256: str) -> Conditions:
         """Return model, formats and options: all that masks depend on beside their images."""
         options = {"exif": self.decode.exif, "bits": self.decode.bits, **asdict(self.compute)}
+        if self.compute.min_confidence is None:  # as in the records of runs before there was this option
+            del options["min_confidence"]
         if any(map(is_tool_format, self.formats)):
-            options |= asdict(self.outlines)
+            options = asdict(self.outlines) | options
         return Conditions(model_sha256, self.formats, options)
 
 
@@ -164,6 +166,8 @@ class PredictionRun:
             DataError: The disk is full.
         """
         # Refuse options that the model does not support
+        check_formats(self.options.formats, backend.spec.classes, backend.spec.outputs)
+        require_confidence(backend.spec, self.options.compute)
         outlines = self.options.outlines
         check_formats(self.options.formats, backend.spec.classes, backend.spec.outputs, outlines)
         if self.options.compute.tiling is not None:

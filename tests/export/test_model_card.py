@@ -1,0 +1,66 @@
+"""Model card and suggestions of an export."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Cli
+from PIL import Image
+
+from gmtool.artifact import nvidia
+
+
+def test_the_card_names_data_scores_and_licences_but_no_folder_of_this_machine(
+    toy_run: Path, toy_data: Path
+) -> None:
+    text = (toy_run / "export/MODEL.md").read_text()
+    assert text.startswith("# toy-run\n")
+    for part in ("## Use", "## Files", "## Training", "## Scores", "## Licences", "The weights are yours"):
+        assert part in text
+    assert "| model_fp32.onnx | fp32 |" in text
+    assert "encoder's published weights: none: it was trained from random weights" in text
+    assert "weak classes (IoU below 50 %): " in text
+    assert "95 % interval" in text
+    assert text.count("\n| ") > 8 and "| 5 | ring |" in text
+    assert str(toy_data.parent) not in text and os.sep + "tmp" not in text
+
+
+def test_the_five_lines_of_the_card_run(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (toy_run / "export/MODEL.md").read_text().split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) == 5
+    shutil.copy(toy_run / "export/model_fp32.onnx", tmp_path)
+    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code, "MODEL.md", "exec"), names)
+    mask = names["mask"]
+    assert isinstance(mask, np.ndarray) and mask.shape == (1, 48, 64)
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(False, "--precision int8"), (True, "--precision fp16")])
+def test_suggestions_fit_the_machine(monkeypatch: pytest.MonkeyPatch, gpu: bool, expected: str) -> None:
+    from gmtool.cli import export
+
+    monkeypatch.setattr(nvidia, "has_gpu", lambda: gpu)
+    assert export._faster_here().startswith(expected)
+    assert gpu or "--trt" not in export._faster_here()
+
+
+def test_a_moved_data_folder_is_noticed_before_the_network_is_loaded(
+    cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gmtool_export import run as run_module
+
+    monkeypatch.setattr(run_module, "load_network", lambda *_: pytest.fail("loaded"))
+    run = Path(shutil.copytree(toy_run, tmp_path / "run", ignore=shutil.ignore_patterns("export")))
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace(str(toy_data), "/nowhere"))
+    for options, expected in (
+        ([], "or give --images DIR"),
+        (["--precision", "int8", "--images", toy_data / "JPEGImages"], "or give --calibration DIR"),
+        (["--precision", "int8", "--no-parity"], "or give --calibration DIR"),
+    ):
+        code, out, err = cli(["export", run, *options])
+        assert (code, out) == (1, "") and expected in err

@@ -1,0 +1,91 @@
+"""OpenVINO IR: converted, proven, sealed, run by the commands that run ONNX models."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Cli
+from gmtool_export.openvino_ir import convert_ir
+from gmtool_serving.backends.onnx_runtime import OrtBackend
+from gmtool_serving.backends.opening import open_backend
+
+from gmtool.artifact.openvino_ir import ir_sidecar_path, weights_path, write_ir
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.errors import ArtifactError, BackendError
+from gmtool.images import UInt8Array, read_image
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def model(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy model as IR."""
+    content = toy_model.read_bytes()
+    path = tmp_path_factory.mktemp("openvino") / "model_fp32.xml"
+    write_ir(convert_ir(content, read_sealed_spec(content, where=toy_model)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(toy_data: Path) -> list[UInt8Array]:
+    return [read_image(path) for path in sorted((toy_data / "JPEGImages").iterdir())[:4]]
+
+
+def test_masks_are_those_of_onnx_runtime_at_any_shape(
+    model: Path, toy_model: Path, images: list[UInt8Array]
+) -> None:
+    openvino, onnx = open_backend(model, threads=1), OrtBackend(toy_model, device="cpu", threads=1)
+    assert openvino.description.startswith("openvino 20") and openvino.description.endswith(" CPU")
+    assert openvino.spec == onnx.spec
+    for batch in (np.stack(images[:3]), images[0][None, :33, :47], images[0][None]):
+        expected, actual = onnx.predict(batch).mask, openvino.predict(batch).mask
+        assert actual.dtype == np.uint8 and actual.shape == expected.shape
+        assert (actual == expected).mean() > 0.999
+
+
+def test_the_commands_take_it(model: Path, cli: Cli, toy_data: Path, tmp_path: Path) -> None:
+    code, out, err = cli(["info", model])
+    assert code == 0, err
+    assert "OpenVINO model" in out and "unchanged since it was exported" in out
+    code, _, err = cli(["predict", toy_data / "JPEGImages", "--out", tmp_path / "masks", "--model", model])
+    assert code == 0, err
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 24
+
+
+def test_changed_and_missing_files_are_one_line(model: Path, tmp_path: Path) -> None:
+    def copy() -> Path:
+        for path in (model, weights_path(model), ir_sidecar_path(model)):
+            shutil.copy(path, tmp_path)
+        return tmp_path / model.name
+
+    path = copy()
+    content = bytearray(weights_path(path).read_bytes())
+    content[100] ^= 1
+    weights_path(path).write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model_fp32\.bin was changed after it was exported"):
+        open_backend(path)
+    path = copy()
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ArtifactError, match=r"model_fp32\.xml was changed after it was exported"):
+        open_backend(path)
+    for missing in (weights_path, ir_sidecar_path):
+        path = copy()
+        missing(path).unlink()
+        with pytest.raises(ArtifactError, match=r"no such file; an OpenVINO model of gmtool export --openvino is"):
+            open_backend(path)
+    path = copy()
+    ir_sidecar_path(path).write_text("{}")
+    with pytest.raises(ArtifactError, match=r"model_fp32\.xml\.json"):
+        open_backend(path)
+
+
+def test_cuda_is_refused(model: Path) -> None:
+    with pytest.raises(BackendError, match="is an OpenVINO model, for processors"):
+        open_backend(model, device="cuda")
+
+
+def test_what_openvino_refuses_is_one_line(toy_model: Path) -> None:
+    spec = read_sealed_spec(toy_model.read_bytes(), where=toy_model)
+    with pytest.raises(ArtifactError, match="OpenVINO .* refuses the graph: "):
+        convert_ir(b"no graph", spec)
