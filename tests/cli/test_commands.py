@@ -120,7 +120,7 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
     (tmp_path / "empty.txt").touch()
     places = {"data": str(toy_data), "empty": str(tmp_path / "empty.txt")}
     code, out, err = cli([argument.format(**places) for argument in arguments])
-    assert (code, out) == (2 if mistake in ("kind", "nothing") else 1, "")
+    assert (code, out) == (2 if mistake in ("kind", "nothing", "no data") else 1, "")
     assert expected in one_line(err)
     assert not (tmp_path / "runs").exists()
 

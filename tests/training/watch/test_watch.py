@@ -86,7 +86,7 @@ def test_a_stop_is_shown_until_the_end() -> None:
 def test_a_run_of_hours_on_a_processor_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     for on_processor, seconds, expected in ((True, 1e6, 1), (True, 10.0, 0), (False, 1e6, 0)):
         left = estimate()
-        left.seconds = lambda done, seconds=seconds: seconds  # type: ignore[method-assign,assignment,misc]
+        left.seconds = lambda done, seconds=seconds: seconds  # type: ignore[method-assign,misc]
         display = TrainingDisplay(iterations=100, time_left=left, on_processor=on_processor)
         for done in range(1, 20):
             display.step(done)
