@@ -216,7 +216,8 @@ class ProbeConfig:
     balance: Annotated[float, Ge(0), Le(1)] = 0.5
     """Weight of a pixel: (share of its class) ** -balance."""
     minutes: Annotated[float, Gt(0)] | None = None
-    """Time that the whole may take, minutes; fewer unlabeled images and views are taken then. By default all."""
+    """Minutes that the whole should take on a machine that does nothing else: fewer unlabeled images and views are
+    taken then. By default all."""
 
 
 @dataclass(frozen=True)

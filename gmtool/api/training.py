@@ -131,6 +131,8 @@ def train(
         "config_path": None if config is None else Path(config),
         "settings": asked,
     }
+    if recognized and config is None:
+        layers["network"] = _network_of_own_data(recipe, asked)
     full = configure(kind, given(named), **layers, chosen=RECIPES["probe"] if automatic else None)
     from gmtool_training.loop.checks import check_settings
 
@@ -160,6 +162,18 @@ def train(
     named_recipe = recipe or ("probe" if automatic else "paper" if config is None else "")
     record = RunRecord(kind=kind, recipe=named_recipe, reasons=reasons)
     return run(full, run_dir, prepare=prepare, record=record)
+
+
+def _network_of_own_data(recipe: str | None, asked: Settings) -> Settings:
+    """Return the network of a recipe of gradient steps: one whose weights are installed; the paper's is ResNet-50."""
+    from gmtool_training.recipes.recipes import FEW_LABELS
+
+    from gmtool.console import remark
+
+    if recipe not in ("supervised", "fixmatch", "plus") or {"model.encoder", "model.decoder"} & set(asked):
+        return {}
+    remark(f"encoder {FEW_LABELS['model.encoder']}, decoder pyramid: --set model.encoder=... sets another")
+    return FEW_LABELS
 
 
 def _refuse_misfits(

@@ -94,7 +94,7 @@ def test_a_folder_is_all_that_is_needed(toy_data: Path, tmp_path: Path, cli: Cli
     )
     assert code == 0, err
     assert "# mIoU" in out
-    for line in ("data set: voc, recognised by JPEGImages/", "recipe probe", "input scale", "at most 5 minutes"):
+    for line in ("data set: voc, recognised by JPEGImages/", "recipe probe", "input scale", "about 5 minutes"):
         assert line in err
     config = load_config(tmp_path / "run" / "config.toml")
     assert (config.method.name, config.probe.minutes, config.model.encoder) == ("probe", 5.0, "toy")
@@ -114,7 +114,8 @@ def test_a_folder_is_all_that_is_needed(toy_data: Path, tmp_path: Path, cli: Cli
         ),
         (["{data}", "--iterations", "3"], "--iterations is for recipes that train step by step"),
         (["{data}", "--encoders", "toy,resnet18", "--init", "runs/a"], "take one of them"),
-        (["{data}/nowhere"], "unknown data set kind"),
+        (["{data}/nowhere"], "no folder of this name either"),
+        (["{data}/JPEGImage"], "JPEGImages?"),
         ([], "train what? give the folder of a data set"),
     ],
 )
@@ -122,3 +123,24 @@ def test_what_cannot_be_is_a_usage_error(toy_data: Path, cli: Cli, arguments: li
     code, _, err = cli(["train", *(text.format(data=toy_data) for text in arguments)])
     assert code == 2
     assert message in err
+
+
+def test_too_few_labels_are_told_before_torch_with_a_way_out(toy_data: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "two.txt").write_text("\n".join((toy_data / "splits/labeled.txt").read_text().splitlines()[:2]))
+    code, _, err = cli(["train", toy_data, "--labels", tmp_path / "two.txt", "--out", tmp_path / "run"])
+    assert code == 1
+    assert "takes at least 3: label more, or give --recipe supervised" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_gradient_steps_on_own_data_start_from_an_encoder_that_is_installed(
+    toy_data: Path, tmp_path: Path, cli: Cli
+) -> None:
+    quick = ["--iterations", "1", "--set", "data.workers=0", "--set", "data.crop_px=64"]
+    quick += ["--set", "data.labeled_batch=2", "--set", "data.unlabeled_batch=2"]
+    arguments = [*labels_of(toy_data), *quick, "--recipe", "supervised", "--out", tmp_path / "run"]
+    code, _, err = cli(["train", toy_data, *arguments])
+    assert code == 0, err
+    assert "encoder timm:tf_efficientnet_lite2, decoder pyramid" in err
+    config = load_config(tmp_path / "run" / "config.toml")
+    assert (config.model.decoder, config.method.name) == ("pyramid", "supervised")

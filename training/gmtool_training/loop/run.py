@@ -141,6 +141,7 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
+            remark(f"{run_dir}: a probe saves nothing until it is fitted: it starts over")
             remark(_starting_weights(network, config, classes))
         run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
         return _run(run, network, resumed=True)

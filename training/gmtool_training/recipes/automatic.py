@@ -8,6 +8,7 @@ from statistics import median
 
 from gmtool.config import INPUT_SCALES, TrainConfig
 from gmtool.data.datasets import load_training_data
+from gmtool.errors import ConfigError
 from gmtool.images import displayed_size, open_image
 from gmtool.nn.packaged_weights import packaged_file
 from gmtool.settings import Settings
@@ -18,6 +19,8 @@ LOOKED_AT = 64
 SMALLEST_PX, LARGEST_PX = 250, 900
 """Side of a square with as many pixels as an image has for the encoder, after `model.input_scale`: candidates lie
 in between. Smaller ones show too little, larger ones take too long on a processor."""
+FEWEST = 3
+"""Labeled images from which some can be kept out of a fit."""
 DEFAULT_MINUTES = 30.0
 """Time that a run takes at most if none is asked for; few labels need less."""
 
@@ -42,6 +45,12 @@ def choose_settings(config: TrainConfig, *, minutes: float | None) -> Chosen:
         DataError: The data cannot be found.
     """
     found = load_training_data(config.data)
+    count = len(found.labeled.samples)
+    if count < FEWEST:
+        raise ConfigError(
+            f"{count} labeled images in {found.labeled.name}: settings are chosen by labels that are kept out of "
+            f"a fit, which takes at least {FEWEST}: label more, or give --recipe supervised"
+        )
     step = max(1, len(found.labeled.samples) // LOOKED_AT)
     sizes = [displayed_size(open_image(sample.image_path)) for sample in found.labeled.samples[::step]]
     height, width = (int(median(side)) for side in zip(*sizes, strict=True))
@@ -57,7 +66,8 @@ def choose_settings(config: TrainConfig, *, minutes: float | None) -> Chosen:
         + ("; labeled images kept out of the fit decide" if len(scales) > 1 else ""),
         "class weights: (share of the labeled pixels) ** -0.5, so that rare classes count",
         f"unlabeled images: {len(found.unlabeled.samples)}, used unless labeled images kept out of the fit lose",
-        f"time: at most {allowed:g} minutes" + ("" if minutes is not None else "; --minutes N changes that"),
+        f"time: about {allowed:g} minutes on a machine that does nothing else"
+        + ("" if minutes is not None else "; --minutes N changes that"),
     )
     return Chosen(settings, reasons)
 

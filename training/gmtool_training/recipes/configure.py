@@ -24,10 +24,12 @@ def configure(
     config_path: Path | None = None,
     settings: Settings | Sequence[str] = (),
     chosen: Settings | None = None,
+    network: Settings | None = None,
 ) -> TrainConfig:
     """Return defaults < settings of the kind < `--recipe` < network of `--init` < `--config` < `--set` < flags.
 
     A flag that is None was not given.
+    `network` is that of a recipe that names none.
     `chosen` takes the place of a recipe: settings that `choose_settings` found in the data.
 
     Raises:
@@ -40,7 +42,7 @@ def configure(
     }
     method = recipe(recipe_name) if recipe_name else chosen or {}
     earlier = _earlier_network(asked["model.init"], method) if "model.init" in asked else {}
-    return build_config(preset(kind), _own_files(kind, asked), method, earlier, asked)
+    return build_config(preset(kind), network or {}, _own_files(kind, asked), method, earlier, asked)
 
 
 def _earlier_network(init: str, method: Settings) -> Settings:

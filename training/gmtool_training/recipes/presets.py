@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
 
 from gmtool.errors import UsageError, did_you_mean
 from gmtool.settings import Settings
@@ -71,5 +73,16 @@ def preset(kind: str) -> Settings:
         UsageError: Unknown kind.
     """
     if kind not in PRESETS:
-        raise UsageError(f"unknown data set kind {kind}{did_you_mean(kind, PRESETS)}")
+        raise UsageError(f"unknown data set kind {kind}{did_you_mean(kind, PRESETS)}{_as_folder(kind)}")
     return PRESETS[kind]
+
+
+def _as_folder(kind: str) -> str:
+    """Return what to do if a folder was meant."""
+    if Path(kind).is_dir():
+        return f"; for a folder: folder --data {kind}"
+    beside = Path(kind).parent
+    names = [path.name for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
+    close = get_close_matches(Path(kind).name, names, n=1)
+    meant = f": did you mean {beside / close[0]}?" if close else ""
+    return f"; no folder of this name either{meant}"

@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from gmtool.errors import UsageError, did_you_mean
 from gmtool.settings import Settings
 
+FEW_LABELS: Settings = {
+    "model.encoder": "timm:tf_efficientnet_lite2",
+    "model.output_stride": 16,
+    "model.decoder": "pyramid",
+    "model.decoder_channels": 256,
+}
+"""Network for own data sets: its encoder's weights come with the installation. The paper's own with `paper`."""
 RECIPES: Mapping[str, Settings] = {
     # Labeled images only
     "supervised": {"method.name": "supervised"},
     # A small classifier of a frozen encoder's features, and rounds of self-training
     "probe": {
         "method.name": "probe",
-        "model.encoder": "timm:tf_efficientnet_lite2",
-        "model.output_stride": 16,
-        "model.decoder": "pyramid",
-        "model.decoder_channels": 256,
+        **FEW_LABELS,
         "optim.freeze_encoder": True,
         "probe.input_scales": (1.0, 2.0),
     },
