@@ -130,7 +130,7 @@ def predict(
         from gmtool_serving.pipeline.model import Model
         from gmtool_serving.pipeline.run import PredictOptions
     # What is asked for
-    formats = _formats(format)
+    formats = formats_of(format)
     names = [os.fspath(one) for one in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
     pixels = DecodeOptions.max_pixels if max_pixels is None else max_pixels
     options = PredictOptions(
@@ -141,7 +141,7 @@ def predict(
         workers=workers,
         resume=resume,
         shard=None if shard is None else Shard.parse(shard),
-        outlines=_outlines(formats, tolerance, min_area, min_confidence),
+        outlines=outlines_of(formats, tolerance, min_area, min_confidence),
     )
     scoring = None if ground_truth is None else Scoring.of(Path(ground_truth), mask_values, formats)
     given_root, model_path = None if root is None else os.fspath(root), model
@@ -191,7 +191,7 @@ def predict(
     )
 
 
-def _outlines(
+def outlines_of(
     formats: Sequence[FormatName], tolerance: float | None, min_area: int | None, min_confidence: float | None
 ) -> OutlineOptions:
     """Return the detail of the shapes of labeling tools.
@@ -211,7 +211,7 @@ def _outlines(
     return OutlineOptions(**asked)
 
 
-def _formats(wanted: str | Sequence[str]) -> tuple[FormatName, ...]:
+def formats_of(wanted: str | Sequence[str]) -> tuple[FormatName, ...]:
     """Return the output formats, each once.
 
     Raises:

@@ -17,7 +17,7 @@ DEBUG_VARIABLE = "GMTOOL_DEBUG"
 
 COMMANDS = (
     *("demo", "train", "export", "predict", "evaluate", "serve", "benchmark"),
-    *("info", "runs", "doctor", "data", "submit"),
+    *("info", "runs", "doctor", "data", "select", "submit"),
 )
 """In the order of the help. Each is a function or, with commands of its own, `app`, in the module of its name."""
 GROUPS = ("data", "submit")
