@@ -71,7 +71,7 @@ def table_of_all(
             values, reason = ["", "", "", ""], "labeled" if place in is_labeled else "not drawn"
         else:
             distance = choice.distance[place]
-            values = [f"{choice.score[place]:.5f}", f"{uncertainty[place]:.5f}"]
+            values = [f"{choice.score[place]:.5f}", f"{uncertainty[place]:.5f}" if uncertainty.any() else ""]
             values += ["" if np.isnan(distance) else f"{distance:.4f}", _shares(measures, place, classes)]
             reason = reasons.get(place) or _why_not(measures, choice, place, is_labeled)
         writer.writerow([rank.get(place, ""), str(image.output), str(image), *values, reason])
