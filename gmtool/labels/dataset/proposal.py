@@ -20,6 +20,8 @@ IGNORED = 255
 LARGEST_BESIDE_IGNORED = 200
 """Value 255 stands for ignored pixels if there are two others or more, all below this."""
 MAX_CLASSES = 254
+MAX_INDEX_PER_VALUE = 4
+"""Values are class indices if the largest is at most so many times their number: few masks lack some classes."""
 
 Progress: TypeAlias = Callable[[Iterable[Any], int], Iterator[Any]]
 
@@ -121,9 +123,11 @@ def _coding_of(values: Sequence[int]) -> tuple[MaskValues, str, list[int]]:
     ignores = IGNORED in values and len(others) >= 2 and max(others) < LARGEST_BESIDE_IGNORED
     labels = others if ignores else list(values)
     void = ", 255 is ignored" if ignores else ""
-    # Values that no mask has are classes too if they lie between others, and are fewer
-    if labels[0] == 0 and labels[-1] < 2 * len(labels) and labels[-1] < MAX_CLASSES:
-        return "index", f"values 0 to {labels[-1]} are class indices{void}", list(range(labels[-1] + 1))
+    # Values that no mask has yet are classes too: further masks may have them, and raw ids would ignore them
+    if labels[0] == 0 and labels[-1] <= MAX_INDEX_PER_VALUE * len(labels) and labels[-1] < MAX_CLASSES:
+        lacking = labels[-1] + 1 - len(labels)
+        unseen = f", {lacking} of them in no mask" if lacking else ""
+        return "index", f"values 0 to {labels[-1]} are class indices{unseen}{void}", list(range(labels[-1] + 1))
     why = "begin above 0" if labels[0] else "are far apart"
     return "raw", f"the values {why}: each is the id of a class{void}", labels
 
@@ -136,10 +140,14 @@ def _make_classes(
         raise DataError(f"the masks hold only {shown or 'ignored pixels'}; expected two classes or more")
     if names is not None and len(names) != len(labels):
         raise UsageError(
-            f"--names has {len(names)} names, but the masks have {len(labels)} classes: "
-            f"{'colours' if values == 'color' else 'values'} {shown}{' ...' if len(kept) > 12 else ''}"
+            f"--names has {len(names)} names, but the masks have {len(labels)} classes"
+            f"{f', 0 to {labels[-1]}' if values == 'index' else ''}; "
+            f"{'colours' if values == 'color' else 'values'} found: {shown}{' ...' if len(kept) > 12 else ''}"
         )
-    proposed = [BACKGROUND if label == 0 else f"class_{index}" for index, label in enumerate(labels)]
+    numbers = range(len(labels)) if values == "color" else labels
+    proposed = [
+        BACKGROUND if label == 0 else f"class_{number}" for number, label in zip(numbers, labels, strict=True)
+    ]
     called = list(names or proposed)
     background = called.index(BACKGROUND) if BACKGROUND in called else None
     colors = {one.value: one.color for one in kept}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL, Cli
+from conftest import Cli
 from PIL import Image
 
 from gmtool.classes import load_classes
@@ -37,7 +37,7 @@ def propose(folder: Path, arrays: Sequence[Any], names: Sequence[str] | None = N
     ("values", "coding", "raw_ids"),
     [
         ([0, 1, 2, 255], "index", (0, 1, 2)),
-        ([0, 2], "index", (0, 1, 2)),
+        ([0, 1, 2, 5, 11, 12, 255], "index", tuple(range(13))),
         ([0, 255], "raw", (0, 255)),
         ([0, 128, 255], "raw", (0, 128)),
         ([1, 2, 3], "raw", (1, 2, 3)),
@@ -76,7 +76,7 @@ def test_values_are_counted_over_all_masks(tmp_path: Path) -> None:
 
 
 def test_wrong_names_and_photos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--names has 2 names, but the masks have 3 classes: values 0, 1, 2"):
+    with pytest.raises(UsageError, match="2 names, but the masks have 3 classes, 0 to 2; values found: 0, 1, 2"):
         propose(tmp_path, [[[0, 1, 2]]], names=["a", "b"])
     with pytest.raises(DataError, match="hold only 7"):
         propose(tmp_path, [[[7, 7]]])
@@ -97,18 +97,20 @@ def make_folder(root: Path, *, values: Sequence[int] = (0, 255), masks: int = 6,
     return root
 
 
-def test_a_folder_with_a_few_masks_trains_with_the_printed_line(tmp_path: Path, cli: Cli) -> None:
+def test_the_printed_line_finds_images_and_masks_of_a_folder_with_a_few_masks(tmp_path: Path, cli: Cli) -> None:
     root = make_folder(tmp_path / "my data")
     code, out, err = cli(["data", "init", root, "--names", "ground,thing"])
     assert code == 0, err
     assert "5 labeled, 1 validation and 4 unlabeled images" in out
     line = shlex.split(err.splitlines()[-1])
     assert line[:2] == ["gmtool", "train"]
-    settings = {**SMALL, "optim.iterations": 2, "run.validations": 1}
-    sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    code, _, err = cli([*line[1:], "--out", tmp_path / "run", *sets])
-    assert code == 0, err
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["num_images"] == 1
+    # `gmtool train DIR` takes classes.json and labeled.txt of the folder by itself
+    own = ["--classes", root / "classes.json", "--labels", root / "labeled.txt"]
+    assert line[2] == str(root)
+    code, out, err = cli(["data", "check", "folder", "--data", root, *own, *line[3:], "--json"])
+    report = json.loads(out)
+    assert sorted(report["images"].values()) == [1, 4, 5] and report["images"]["labeled"] == 5
+    assert code == report["errors"] == 0, err
 
 
 def test_nothing_is_overwritten_and_the_choice_is_seeded(tmp_path: Path) -> None:
