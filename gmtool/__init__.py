@@ -1,7 +1,7 @@
 """Semi-supervised semantic segmentation, from a few labeled images to a deployed model.
 
-`load`, `train`, `resume`, `export`, `predict` and `evaluate` do what the commands do; see docs/python.md. They are
-imported when they are used first: importing gmtool loads neither torch nor numpy.
+`load`, `train`, `resume`, `export`, `predict`, `evaluate` and `select` do what the commands do; see docs/python.md.
+They are imported when they are used first: importing gmtool loads neither torch nor numpy.
 """
 
 import os
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gmtool.api.evaluation import evaluate
     from gmtool.api.exporting import export
     from gmtool.api.prediction import load, predict
+    from gmtool.api.selecting import select
     from gmtool.api.training import resume, train
     from gmtool.errors import GmtoolError, UsageError
 
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "predict",
     "resume",
+    "select",
     "train",
 ]
 
@@ -53,6 +55,7 @@ _MODULES = {
     "load": "gmtool.api.prediction",
     "predict": "gmtool.api.prediction",
     "resume": "gmtool.api.training",
+    "select": "gmtool.api.selecting",
     "train": "gmtool.api.training",
 }
 """Module of each name of `__all__`."""

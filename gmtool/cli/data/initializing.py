@@ -72,7 +72,7 @@ def _show(made: Initialized) -> None:
         table.add_column(title, justify="right")
     for found in proposal.found:
         key = found.color if is_color else found.value
-        name = name_of.get(key, "(ignored)")  # type: ignore[call-overload]  # a colour or a value, as the labels
+        name = name_of.get(key, "(ignored)")
         shown = str(list(found.color)) if is_color and found.color else str(found.value)
         table.add_row(cell(shown), cell(name), str(found.masks), f"{100 * found.share:.2f}")
     stdout().print(table)

@@ -79,7 +79,8 @@ def initialize(
             f"{root} has {reason}, which is layout {kind}: its own lists are used; gmtool train {root}"
         )
     layout = open_layout(DataConfig(root=root, layout="folder"))
-    with_mask, without = [], []
+    with_mask: list[Sample] = []
+    without: list[Sample] = []
     for path, name in sorted(layout.ids.items(), key=lambda item: item[1]):
         mask = layout.mask_of(path)
         found = mask_file(mask) if isinstance(mask, Path) else None

@@ -70,6 +70,7 @@ def propose_classes(masks: Sequence[Path], *, names: Sequence[str] | None, progr
     """
     is_color = recognize_coding(masks).is_color
     found, in_masks = _count(masks, is_color=is_color, progress=progress)
+    values: MaskValues
     if is_color:
         found = sorted(found, key=lambda one: one.color or (0, 0, 0))
         ignored = {one.value for one in found if one.color == VOID_COLOR}
