@@ -1,6 +1,6 @@
 """Semi-supervised semantic segmentation, from a few labeled images to a deployed model.
 
-`load`, `train`, `resume`, `export`, `predict`, `evaluate` and `select` do what the commands do; see docs/python.md.
+`load`, `train`, `resume`, `export`, `predict`, `evaluate` and `select` do what the commands do: docs/python.md.
 They are imported when they are used first: importing gmtool loads neither torch nor numpy.
 """
 

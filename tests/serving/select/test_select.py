@@ -251,6 +251,11 @@ def test_the_command_writes_list_table_sheet_and_masks_to_correct(
     assert len(chosen) == 3 and not set(chosen) & {entry.name for entry in read_split(labeled)}
     assert sorted(path.stem for path in (out / "prelabel").glob("*.json")) == sorted([*chosen])
     page = (out / "selected.html").read_text(encoding="utf-8")
-    assert page.count("<section") == 3 and all(name in page for name in chosen) and "http" not in page
+    assert (
+        page.count("<section") == 3
+        and all(name in page for name in chosen)
+        and 'src="http' not in page
+        and "<script" not in page
+    )
     code, _, err = cli([*line, "--tolerance", 0, "--out", tmp_path / "again"])
     assert code == 2 and "--tolerance does nothing without --prelabel FORMAT" in err
