@@ -1,7 +1,12 @@
 """Semi-supervised semantic segmentation, from a few labeled images to a deployed model.
 
+<<<<<<< HEAD
 `load`, `train`, `resume`, `export`, `verify`, `predict` and `evaluate` do what the commands do; see
 docs/python.md. They are imported when they are used first: importing gmtool loads neither torch nor numpy.
+=======
+`load`, `train`, `resume`, `export`, `predict`, `evaluate` and `select` do what the commands do: docs/python.md.
+They are imported when they are used first: importing gmtool loads neither torch nor numpy.
+>>>>>>> select18
 """
 
 import os
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from gmtool.api.evaluation import evaluate
     from gmtool.api.exporting import export
     from gmtool.api.prediction import load, predict
+    from gmtool.api.selecting import select
     from gmtool.api.training import resume, train
     from gmtool.api.verification import verify
     from gmtool.errors import GmtoolError, UsageError
@@ -39,6 +45,7 @@ __all__ = [
     "load",
     "predict",
     "resume",
+    "select",
     "train",
     "verify",
 ]
@@ -58,6 +65,7 @@ _MODULES = {
     "load": "gmtool.api.prediction",
     "predict": "gmtool.api.prediction",
     "resume": "gmtool.api.training",
+    "select": "gmtool.api.selecting",
     "train": "gmtool.api.training",
     "verify": "gmtool.api.verification",
 }

@@ -132,7 +132,7 @@ def predict(
         from gmtool_serving.pipeline.model import Model
         from gmtool_serving.pipeline.run import PredictOptions
     # What is asked for
-    formats = _formats(format)
+    formats = formats_of(format)
     names = [os.fspath(one) for one in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
     pixels = DecodeOptions.max_pixels if max_pixels is None else max_pixels
     options = PredictOptions(
@@ -143,7 +143,11 @@ def predict(
         workers=workers,
         resume=resume,
         shard=None if shard is None else Shard.parse(shard),
+<<<<<<< HEAD
         outlines=_outlines(formats, tolerance, min_area),
+=======
+        outlines=outlines_of(formats, tolerance, min_area, min_confidence),
+>>>>>>> select18
     )
     if min_confidence is not None and "voc-submission" in formats:
         raise UsageError("--min-confidence does not go with --format voc-submission, which has no ignored pixels")
@@ -195,7 +199,13 @@ def predict(
     )
 
 
+<<<<<<< HEAD
 def _outlines(formats: Sequence[FormatName], tolerance: float | None, min_area: int | None) -> OutlineOptions:
+=======
+def outlines_of(
+    formats: Sequence[FormatName], tolerance: float | None, min_area: int | None, min_confidence: float | None
+) -> OutlineOptions:
+>>>>>>> select18
     """Return the detail of the shapes of labeling tools.
 
     Raises:
@@ -213,7 +223,7 @@ def _outlines(formats: Sequence[FormatName], tolerance: float | None, min_area: 
     return OutlineOptions(**asked)
 
 
-def _formats(wanted: str | Sequence[str]) -> tuple[FormatName, ...]:
+def formats_of(wanted: str | Sequence[str]) -> tuple[FormatName, ...]:
     """Return the output formats, each once.
 
     Raises:

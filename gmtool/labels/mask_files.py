@@ -43,7 +43,7 @@ def recognize_coding(paths: Sequence[Path]) -> Coding:
     values: set[int] = set()
     for path in chosen:
         pixels = read_pixels(path, as_colors=is_color)
-        values |= set(np.unique(_packed(pixels) if is_color else pixels).tolist())
+        values |= set(np.unique(pack_pixels(pixels) if is_color else pixels).tolist())
         if len(values) > MAX_VALUES + 1:
             kind = "colours" if is_color else "values"
             raise DataError(f"{path}: more than {MAX_VALUES} {kind}: is it a mask? (it may be smoothed at edges)")
@@ -70,7 +70,7 @@ def read_labels(
         DataError: The mask cannot be read, or is stored as JPEG.
     """
     pixels = read_pixels(mask.path, as_colors=mask.is_color)
-    packed = _packed(pixels) if mask.is_color else pixels
+    packed = pack_pixels(pixels) if mask.is_color else pixels
     if not mask.is_color and packed.ndim == 3:
         raise DataError(f"{mask.path}: mask of colours, but the other masks hold values")
     known = np.array(sorted(mask.labels), dtype=np.int64)
@@ -123,7 +123,7 @@ def palette_of(path: Path) -> dict[int, tuple[int, int, int]]:
     return {index: (red, green, blue) for index, (red, green, blue) in enumerate(triples)}
 
 
-def _packed(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def pack_pixels(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Return colours as numbers, see `pack_color`; grey values are colours of equal channels."""
     if pixels.ndim == 2:
         return pixels.astype(np.int64) * 0x10101

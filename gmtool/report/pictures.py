@@ -75,6 +75,17 @@ def panels(example: Example, classes: ClassSet) -> list[Panel]:
     return [Panel(title, _jpeg(pixels), width, height) for title, pixels in shown.items()]
 
 
+def image_and_mask(picture: UInt8Array, mask: UInt8Array, classes: ClassSet) -> list[Panel]:
+    """Return an image, (H, W, 3) uint8, and the image under its mask, (H, W), scaled to the largest side."""
+    step = max(mask.shape) / MAX_SIDE_PX
+    height, width = (max(1, round(length / max(step, 1))) for length in mask.shape)
+    base = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+    labels = _shrink(mask, height, width)
+    mixed = _blend(base, _colors(labels, classes), _is_shown(labels, classes))
+    shown = {"image": base, "prediction": mixed}
+    return [Panel(title, _jpeg(pixels), width, height) for title, pixels in shown.items()]
+
+
 def heat_map(shares: Float64Array) -> str:
     """Return a matrix of shares in [0, 1] (NaN: empty) as a picture with one pixel a cell."""
     known = np.nan_to_num(shares)

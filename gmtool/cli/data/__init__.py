@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from gmtool.cli.data.commands import app
 from gmtool.cli.data.importing import EPILOG, import_
+from gmtool.cli.data.initializing import init
 
 __all__ = ["app"]
 
 app.command("import", epilog=EPILOG)(import_)
+app.command("init")(init)
