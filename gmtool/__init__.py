@@ -1,12 +1,7 @@
 """Semi-supervised semantic segmentation, from a few labeled images to a deployed model.
 
-<<<<<<< HEAD
-`load`, `train`, `resume`, `export`, `verify`, `predict` and `evaluate` do what the commands do; see
+`load`, `train`, `resume`, `export`, `verify`, `predict`, `evaluate` and `select` do what the commands do:
 docs/python.md. They are imported when they are used first: importing gmtool loads neither torch nor numpy.
-=======
-`load`, `train`, `resume`, `export`, `predict`, `evaluate` and `select` do what the commands do: docs/python.md.
-They are imported when they are used first: importing gmtool loads neither torch nor numpy.
->>>>>>> select18
 """
 
 import os

@@ -143,11 +143,7 @@ def predict(
         workers=workers,
         resume=resume,
         shard=None if shard is None else Shard.parse(shard),
-<<<<<<< HEAD
-        outlines=_outlines(formats, tolerance, min_area),
-=======
-        outlines=outlines_of(formats, tolerance, min_area, min_confidence),
->>>>>>> select18
+        outlines=outlines_of(formats, tolerance, min_area),
     )
     if min_confidence is not None and "voc-submission" in formats:
         raise UsageError("--min-confidence does not go with --format voc-submission, which has no ignored pixels")
@@ -199,13 +195,7 @@ def predict(
     )
 
 
-<<<<<<< HEAD
-def _outlines(formats: Sequence[FormatName], tolerance: float | None, min_area: int | None) -> OutlineOptions:
-=======
-def outlines_of(
-    formats: Sequence[FormatName], tolerance: float | None, min_area: int | None, min_confidence: float | None
-) -> OutlineOptions:
->>>>>>> select18
+def outlines_of(formats: Sequence[FormatName], tolerance: float | None, min_area: int | None) -> OutlineOptions:
     """Return the detail of the shapes of labeling tools.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -109,7 +110,7 @@ def select(
         batch=batch,
         workers=workers,
         formats=formats,
-        outlines=outlines_of(formats, tolerance, min_area, min_confidence),
+        outlines=replace(outlines_of(formats, tolerance, min_area), min_confidence=min_confidence or 0.0),
     )
     # Images before the model, which takes longer
     names = [os.fspath(one) for one in ([pool] if isinstance(pool, str | os.PathLike) else pool)]

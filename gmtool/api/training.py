@@ -80,24 +80,18 @@ def train(
             run folder was made.
     """
     from gmtool_training.recipes.configure import configure
-    from gmtool_training.recipes.presets import PRESETS
     from gmtool_training.recipes.recipes import RECIPES
 
     from gmtool.artifact.run_record import RunRecord
     from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.console import remark, speaks
-    from gmtool.data.recognize import own_file, recognize_kind
+    from gmtool.data.recognize import own_file
     from gmtool.settings import as_settings
 
     _let_idle_threads_sleep()
     # Everything that needs no torch comes first: a mistake is answered at once
-    recognized = ""
+    kind, data, recognized = _kind_of(kind, data)
     reasons: tuple[str, ...] = ()
-    if kind is None or (kind not in PRESETS and data is None and Path(kind).is_dir()):
-        data = kind if data is None else data
-        if data is None:
-            raise UsageError("train what? give the folder of a data set")
-        kind, recognized = recognize_kind(Path(data))
     if download and kind not in ("voc", "voc-aug"):
         raise UsageError(f"--download fetches voc and voc-aug, not {kind}: give its folder with --data")
     asked = as_settings(settings)
@@ -164,8 +158,23 @@ def train(
     return run(full, run_dir, prepare=prepare, record=record)
 
 
+def _kind_of(kind: str | None, data: PathLike | None) -> tuple[str, PathLike | None, str]:
+    """Return kind and folder of the data, and what the kind was recognised by; empty if it was named."""
+    from gmtool_training.recipes.presets import PRESETS
+
+    from gmtool.data.recognize import recognize_kind
+
+    if kind is not None and (kind in PRESETS or data is not None or not Path(kind).is_dir()):
+        return kind, data, ""
+    data = kind if data is None else data
+    if data is None:
+        raise UsageError("train what? give the folder of a data set")
+    found, recognized = recognize_kind(Path(data))
+    return found, data, recognized
+
+
 def _network_of_own_data(recipe: str | None, asked: Settings) -> Settings:
-    """Return the network of a recipe of gradient steps: one whose weights are installed; the paper's is ResNet-50."""
+    """Return the network of a recipe of gradient steps: its encoder's weights are installed."""
     from gmtool_training.recipes.recipes import FEW_LABELS
 
     from gmtool.console import remark

@@ -16,13 +16,8 @@ from gmtool.escaping import printable
 DEBUG_VARIABLE = "GMTOOL_DEBUG"
 
 COMMANDS = (
-<<<<<<< HEAD
     *("demo", "train", "export", "verify", "predict", "evaluate", "serve", "benchmark"),
-    *("info", "runs", "doctor", "data", "submit"),
-=======
-    *("demo", "train", "export", "predict", "evaluate", "serve", "benchmark"),
     *("info", "runs", "doctor", "data", "select", "submit"),
->>>>>>> select18
 )
 """In the order of the help. Each is a function or, with commands of its own, `app`, in the module of its name."""
 GROUPS = ("data", "submit")

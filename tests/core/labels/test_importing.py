@@ -431,7 +431,8 @@ def test_palettes_that_an_editor_made_anew_are_read_as_colours(tmp_path: Path) -
         image.putpalette(palette.ravel().tolist())
         (tmp_path / "source/masks").mkdir(exist_ok=True)
         image.save(tmp_path / f"source/masks/{name}.png")
-    (tmp_path / "source/classes.json").write_text(json.dumps({"names": ["background", "disc", "box"]}))
+    classes = {"names": ["background", "disc", "box"], "palette": colors.tolist()}
+    (tmp_path / "source/classes.json").write_text(json.dumps(classes))
     run(tmp_path / "source", tmp_path / "out", val_share=0.0)
     for name in "ab":
         np.testing.assert_array_equal(mask(tmp_path / "out", f"train/{name}"), labels)

@@ -125,7 +125,7 @@ def test_settings_that_differ_from_the_defaults_are_listed(toy_run: Path) -> Non
     rows = {
         name: (value, default) for name, value, default in changed_settings(load_config(toy_run / "config.toml"))
     }
-    assert rows["optim.iterations"] == ("40", "40000")
+    assert rows["optim.iterations"] == ("60", "40000")
     assert "data.root" not in rows and "optim.momentum" not in rows
 
 
@@ -135,7 +135,7 @@ def several(toy_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(toy_run, tmp_path / "a")
     shutil.copytree(toy_run, tmp_path / "deep/b", ignore=shutil.ignore_patterns("report.*", "run.json"))
     config = tmp_path / "deep/b/config.toml"
-    config.write_text(config.read_text().replace("iterations = 40", "iterations = 50"))
+    config.write_text(config.read_text().replace("iterations = 60", "iterations = 70"))
     (tmp_path / "other").mkdir()
     return tmp_path
 
@@ -158,8 +158,8 @@ def test_runs_below_a_folder_are_a_table(several: Path, cli: Cli) -> None:
         "%",
         "time",
     ]
-    assert re.match(r"a +guidedmix +voc: toy-data +8 +12 +40 +\d", first)
-    assert re.match(r"deep/b +guidedmix +voc: toy-data +- +- +40/50 +\d", second)
+    assert re.match(r"a +guidedmix +voc: toy-data +8 +12 +60 +\d", first)
+    assert re.match(r"deep/b +guidedmix +voc: toy-data +- +- +60/70 +\d", second)
     code, out, _ = cli(["runs", several, "--json"])
     rows = json.loads(out)
     assert [row["finished"] for row in rows] == [True, False]
@@ -169,12 +169,12 @@ def test_runs_below_a_folder_are_a_table(several: Path, cli: Cli) -> None:
 def test_two_runs_are_compared_by_settings_and_curves(several: Path, cli: Cli) -> None:
     code, out, err = cli(["runs", several / "a", several / "deep/b"])
     assert code == 0, err
-    assert re.search(r"^optim.iterations +40 +50 *$", out, re.MULTILINE)
+    assert re.search(r"^optim.iterations +60 +70 *$", out, re.MULTILINE)
     assert err == f"curves: {several / 'comparison.png'}\n"
     assert min(Image.open(several / "comparison.png").size) > 500
     code, out, _ = cli(["runs", several / "a", several / "deep/b", "--json", "--picture", several / "x.png"])
     value = json.loads(out)
-    assert value["differences"] == {str(several / "deep/b"): {"optim.iterations": [40, 50]}}
+    assert value["differences"] == {str(several / "deep/b"): {"optim.iterations": [60, 70]}}
     assert (several / "x.png").is_file()
     config = load_config(several / "a/config.toml")
     assert different_settings(config, config) == []
