@@ -262,7 +262,13 @@ def test_contradictions_are_one_line(toy_settings: Settings, assignments: Settin
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains(toy_settings: Settings, tmp_path: Path, name: str) -> None:
-    short = {"optim.iterations": 6, "run.log_every": 1, "probe.steps": 10}
+    short = {
+        "optim.iterations": 6,
+        "run.log_every": 1,
+        "probe.steps": 10,
+        "probe.labeled_pixels": 40,
+        "probe.input_scales": (1.0,),
+    }
     config = build_config(toy_settings, RECIPES[name], short)
     train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
