@@ -25,6 +25,7 @@ CHANGES: Settings = {
     "run.log_every": 1,
     "method.warmup_fraction": 0.25,
     "method.balance": 0.5,
+    "model.non_local_1": False,  # its fused kernel rounds otherwise in parts of a loss; it sees one image alone
 }
 
 
@@ -56,8 +57,7 @@ def test_two_processes_take_the_steps_of_one_that_computes_in_two_parts(
     shared, _ = load_network(shared_run, "last")
     alone, _ = load_network(tmp_path / "run", "last")
     for (name, ours), (_, theirs) in zip(shared.named_parameters(), alone.named_parameters(), strict=True):
-        # Fused attention rounds by where tensors lie in memory; a wrong mean would be off by a thousandth and more
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=5e-5, msg=name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
     events = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (shared_run, tmp_path / "run")
@@ -65,7 +65,7 @@ def test_two_processes_take_the_steps_of_one_that_computes_in_two_parts(
     steps = [[event for event in run if event["kind"] == "train"] for run in events]
     for ours, theirs in zip(*steps, strict=True):
         for term in ("loss", "ce", "cla", "dec", "usup", "grad_norm"):
-            assert ours[term] == pytest.approx(theirs[term], rel=1e-3), (term, ours["iteration"])
+            assert ours[term] == pytest.approx(theirs[term], rel=1e-4), (term, ours["iteration"])
 
 
 def test_no_validation_image_counts_twice(shared_run: Path, shared_config: TrainConfig) -> None:
