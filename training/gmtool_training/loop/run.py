@@ -32,6 +32,7 @@ from gmtool_training.data.batches import (
     unlabeled_batches,
 )
 from gmtool_training.data.workers import explained_worker_failures
+from gmtool_training.engine.build_step import build_step
 from gmtool_training.engine.machine import in_precision
 from gmtool_training.engine.memory import explained_memory
 from gmtool_training.engine.optim import set_learning_rates
@@ -54,8 +55,6 @@ from gmtool_training.loop.resume import RunState, restore
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
 from gmtool_training.loop.stop import stop_on_signals
 from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
-from gmtool_training.method.other_run import load_teacher
-from gmtool_training.method.step import Step, guidedmix_step, supervised_step
 from gmtool_training.watch.examples import WorstImages
 from gmtool_training.watch.log import RunLog, SilentLog
 from gmtool_training.watch.record import begun
@@ -176,7 +175,9 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             mixed,
             state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
-            _build_step(run, state.average),
+            build_step(
+                config.method, run.classes, machine, average=state.average, class_weights=run.class_weights
+            ),
             schedule=schedule,
             start=start,
             sums=state.sums,
@@ -255,18 +256,6 @@ def _unlabeled_batches(
         read=run.readers.unlabeled,
         unreadable=unreadable,
     )
-
-
-def _build_step(run: RunContext, average: nn.Module | None) -> Step:
-    method, classes, weights = run.config.method, run.classes, run.class_weights
-    if method.name == "supervised":
-        return partial(supervised_step, method=method, classes=classes, class_weights=weights)
-    teacher: nn.Module | None = average
-    if method.teacher_run is not None:
-        teacher = load_teacher(method.teacher_run, classes, run.machine.device)
-        method = replace(method, teacher="average")
-    teacher = None if teacher is None else in_precision(teacher, run.machine)
-    return partial(guidedmix_step, method=method, classes=classes, average=teacher, class_weights=weights)
 
 
 def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -> RunLog | SilentLog:
