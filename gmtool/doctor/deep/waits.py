@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import torch
-from gmtool_training.engine.machine import open_machine
-
 from gmtool.doctor.deep.result import Checked, CheckFailedError, LeftOutError, Setting
-from gmtool.doctor.deep.steps import LOOKED_AT, RECIPE_NAMES, step_config, take_steps
 
 
 def check(setting: Setting) -> Checked:
     """Take steps of every recipe in which torch raises where it would wait for the card."""
     if setting.place == "cpu":
         raise LeftOutError("no card: on a processor nothing waits")
+    from gmtool_training.engine.machine import open_machine
+
+    from gmtool.doctor.deep.steps import LOOKED_AT, RECIPE_NAMES, step_config, take_steps
+
+    def within(step: int) -> AbstractContextManager[object]:
+        return _refusing_waits() if step in LOOKED_AT else nullcontext()
+
     machine, _, precision = open_machine("cuda", "auto")
     for recipe in RECIPE_NAMES:
         try:
-            take_steps(step_config(recipe, {"run.precision": precision}), machine, within=_refusing_waits)
+            take_steps(step_config(recipe, {"run.precision": precision}), machine, within=within)
         except RuntimeError as error:
             raise CheckFailedError(f"{recipe}: {str(error).splitlines()[0]}") from error
     return Checked(f"none in a step of {', '.join(RECIPE_NAMES)} in {precision}")
 
 
-def _refusing_waits(step: int) -> AbstractContextManager[object]:
-    return _raising() if step in LOOKED_AT else nullcontext()
-
-
 @contextmanager
-def _raising() -> Iterator[None]:
+def _refusing_waits() -> Iterator[None]:
+    import torch
+
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
