@@ -44,8 +44,9 @@ def check(setting: Setting) -> Checked:
 
 
 def model_path(setting: Setting, precision: Precision) -> Path:
-    """Return the toy model of a precision."""
-    return setting.run / EXPORT_DIR / f"model_{precision}.onnx"
+    """Return the toy model of a precision; that of int8 is quantized as TensorRT needs it."""
+    suffix = "_symmetric" if precision == "int8" else ""
+    return setting.run / EXPORT_DIR / f"model_{precision}{suffix}.onnx"
 
 
 def toy_images(setting: Setting) -> list[UInt8Array]:
