@@ -32,7 +32,11 @@ def make_check(check: Check, setting: Setting) -> dict[str, Any]:
     except Exception as error:
         traceback.print_exc()
         reason_line = " ".join(str(error).split())[:300]
-        named = reason_line if type(error).__module__.startswith("gmtool.") else f"{type(error).__name__}: {reason_line}"
+        named = (
+            reason_line
+            if type(error).__module__.startswith("gmtool.")
+            else f"{type(error).__name__}: {reason_line}"
+        )
         return {"check": check.name, "state": "failed", "text": named}
     figures = dict(found.figures)
     return {"check": check.name, "state": "ok", "text": found.text, "left_out": found.left_out, "figures": figures}

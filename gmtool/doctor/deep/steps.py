@@ -119,13 +119,19 @@ def take_steps(
         )
 
 
-def random_batches(config: TrainConfig, *, pin: bool = False) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def random_batches(
+    config: TrainConfig, *, pin: bool = False
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return images (B, 3, H, W) uint8 and masks (B, H, W) uint8; and images with the pixels inside, bool."""
     random, side = torch.Generator().manual_seed(0), config.data.crop_px
-    labeled = torch.randint(0, 256, (config.data.labeled_batch, 3, side, side), generator=random, dtype=torch.uint8)
+    labeled = torch.randint(
+        0, 256, (config.data.labeled_batch, 3, side, side), generator=random, dtype=torch.uint8
+    )
     masks = torch.randint(0, NUM_CLASSES, labeled[:, 0].shape, generator=random, dtype=torch.uint8)
     masks[0, : side // 2] = CLASSES.ignore_index
-    others = torch.randint(0, 256, (config.data.unlabeled_batch, 3, side, side), generator=random, dtype=torch.uint8)
+    others = torch.randint(
+        0, 256, (config.data.unlabeled_batch, 3, side, side), generator=random, dtype=torch.uint8
+    )
     inside = torch.ones_like(others[:, 0], dtype=torch.bool)
     inside[0, :, : side // 4] = False
     made = [tensor.pin_memory() if pin else tensor for tensor in (labeled, masks, others, inside)]
