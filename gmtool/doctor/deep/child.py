@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from gmtool.doctor.deep.result import Checked, LeftOutError, Place, Setting
 from gmtool.doctor.deep.run import CHECKS, Check
-from gmtool.errors import MissingExtraError
+from gmtool.errors import GmtoolError, MissingExtraError
 from gmtool.files import write_atomically
 
 
@@ -31,12 +31,8 @@ def make_check(check: Check, setting: Setting) -> dict[str, Any]:
         return {"check": check.name, "state": "left out", "text": f"{error.name} is not installed"}
     except Exception as error:
         traceback.print_exc()
-        reason_line = " ".join(str(error).split())[:300]
-        named = (
-            reason_line
-            if type(error).__module__.startswith("gmtool.")
-            else f"{type(error).__name__}: {reason_line}"
-        )
+        text = " ".join(str(error).split())[:300]
+        named = text if isinstance(error, GmtoolError) else f"{type(error).__name__}: {text}"
         return {"check": check.name, "state": "failed", "text": named}
     figures = dict(found.figures)
     return {"check": check.name, "state": "ok", "text": found.text, "left_out": found.left_out, "figures": figures}

@@ -18,8 +18,8 @@ from gmtool.nn.checkpoint import build_network
 from gmtool.nn.model import GuidedMixNet, Output, normalize
 
 SCORES, LOSSES = 1e-3, 1e-2
-"""Largest relative differences. A pseudo mask whose classes are nearly equal may fall to either in float32, so that
-the losses and gradients of a step differ by more than scores do."""
+"""Largest relative differences. Where two classes of a pseudo mask are nearly equal, float32 may take the other one,
+so that losses and gradients of a step differ by more than scores do."""
 
 
 class _Float64(nn.Module):

@@ -74,12 +74,9 @@ def _refuse_convolutions_on_the_processor(
     session = ort.InferenceSession(path.read_bytes(), options, providers=providers)
     session.run(None, {session.get_inputs()[0].name: images})
     events = json.loads(Path(session.end_profiling()).read_text())
-    nodes = [
-        event["args"] for event in events if event.get("cat") == "Node" and "provider" in event.get("args", {})
-    ]
-    convolutions = [node for node in nodes if node.get("op_name") in CONVOLUTIONS]
+    nodes = [event.get("args", {}) for event in events if event.get("cat") == "Node"]
+    convolutions = [node for node in nodes if "provider" in node and node.get("op_name") in CONVOLUTIONS]
     elsewhere = [node for node in convolutions if node["provider"] != CUDA]
     require(bool(convolutions), f"{precision}: the profile names no convolution")
-    require(
-        not elsewhere, f"{precision}: {len(elsewhere)} of {len(convolutions)} convolutions ran on the processor"
-    )
+    said = f"{precision}: {len(elsewhere)} of {len(convolutions)} convolutions ran on the processor"
+    require(not elsewhere, said)

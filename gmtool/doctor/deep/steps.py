@@ -22,7 +22,6 @@ from gmtool_training.loop.schedule import build_schedule
 from gmtool_training.loop.stop import StopRequest
 from gmtool_training.recipes.recipes import RECIPES
 from gmtool_training.watch.log import SilentLog
-from torch import Tensor
 
 from gmtool.classes import ClassSet, distinct_palette
 from gmtool.config import TrainConfig
@@ -39,7 +38,7 @@ CLASSES = ClassSet(
 RECIPE_NAMES = ("supervised", "paper", "fixmatch", "plus")
 """Recipes that train step by step."""
 STEPS = 5
-"""Steps of a check: one of warm-up, one in which everything is made that later ones use again, three to look at."""
+"""Steps of a check: one of warm-up, one that makes what later ones use again, three to look at."""
 LOOKED_AT = range(2, STEPS)
 
 
@@ -82,7 +81,7 @@ def take_steps(
     def labeled() -> Iterator[LabeledBatch]:
         for index in count():
             stack.enter_context(within(index))
-            yield LabeledBatch(*batch)
+            yield batch
 
     def after_update(index: int) -> None:
         if state.average is not None:
@@ -112,27 +111,23 @@ def take_steps(
             start=TrainingProgress(),
             sums=state.sums,
             labeled=labeled(),
-            unlabeled=None if config.method.name == "supervised" else repeat(UnlabeledBatch(*others)),
+            unlabeled=None if config.method.name == "supervised" else repeat(others),
             hooks=hooks,
             stop=StopRequest(machine),
             log=SilentLog(),
         )
 
 
-def random_batches(
-    config: TrainConfig, *, pin: bool = False
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return images (B, 3, H, W) uint8 and masks (B, H, W) uint8; and images with the pixels inside, bool."""
+def random_batches(config: TrainConfig, *, pin: bool = False) -> tuple[LabeledBatch, UnlabeledBatch]:
+    """Return random images and masks in batches of a configuration, in pinned memory if asked."""
     random, side = torch.Generator().manual_seed(0), config.data.crop_px
-    labeled = torch.randint(
-        0, 256, (config.data.labeled_batch, 3, side, side), generator=random, dtype=torch.uint8
+    labeled, others = (
+        torch.randint(0, 256, (images, 3, side, side), generator=random, dtype=torch.uint8)
+        for images in (config.data.labeled_batch, config.data.unlabeled_batch)
     )
     masks = torch.randint(0, NUM_CLASSES, labeled[:, 0].shape, generator=random, dtype=torch.uint8)
     masks[0, : side // 2] = CLASSES.ignore_index
-    others = torch.randint(
-        0, 256, (config.data.unlabeled_batch, 3, side, side), generator=random, dtype=torch.uint8
-    )
     inside = torch.ones_like(others[:, 0], dtype=torch.bool)
     inside[0, :, : side // 4] = False
     made = [tensor.pin_memory() if pin else tensor for tensor in (labeled, masks, others, inside)]
-    return (made[0], made[1]), (made[2], made[3])
+    return LabeledBatch(made[0], made[1]), UnlabeledBatch(made[2], made[3])

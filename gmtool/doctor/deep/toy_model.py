@@ -1,4 +1,4 @@
-"""Deep check that makes what others need: toy data, a short run on the processor, its models in three precisions."""
+"""Deep check that makes toy data, a short run on the processor, and its models in three precisions."""
 
 from __future__ import annotations
 
