@@ -18,7 +18,7 @@ from gmtool.nn.checkpoint import build_network
 from gmtool.nn.model import GuidedMixNet, Output, normalize
 
 SCORES, LOSSES = 1e-3, 1e-2
-"""Largest relative differences. Where two classes of a pseudo mask are nearly equal, float32 may take the other one,
+"""Largest relative differences. Where two classes of a pseudo mask are nearly equal, float32 may take the other,
 so that losses and gradients of a step differ by more than scores do."""
 
 

@@ -41,7 +41,7 @@ def draw_boxes(count: int, size: tuple[int, int], *, share: float, random: np.ra
         random: Source of all random numbers.
     """
     height, width = size
-    boxes = torch.zeros(count, height, width, dtype=torch.bool)
+    boxes = np.zeros((count, height, width), dtype=np.bool_)
     for box in boxes:
         if random.random() >= share:
             continue
@@ -51,7 +51,7 @@ def draw_boxes(count: int, size: tuple[int, int], *, share: float, random: np.ra
         top = int(random.integers(0, height - box_height + 1))
         left = int(random.integers(0, width - box_width + 1))
         box[top : top + box_height, left : left + box_width] = True
-    return boxes
+    return torch.from_numpy(boxes)
 
 
 def paste(values: Tensor, boxes: Tensor) -> Tensor:

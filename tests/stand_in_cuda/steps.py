@@ -1,0 +1,156 @@
+"""Training steps on the stand-in card: `python steps.py` prints what they did as JSON.
+
+Tensors on `cuda:0` are fake: torch computes their shape, type, layout and device, and chooses its kernels as on a
+card of compute capability 9.0. Whatever would wait for the card raises.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from gmtool_training.engine.machine import Machine
+from gmtool_training.loop.figures import TERMS, LoggedMeans, StepSums
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gmtool.config import PrecisionName
+from gmtool.doctor.deep.steps import LOOKED_AT, RECIPE_NAMES, step_config, take_steps
+from gmtool.nn import model as network_module
+from gmtool.settings import Settings
+
+CARD = torch.device("cuda:0")
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "bincount")
+"""Operators whose result, or whose size, the processor needs."""
+CASES: list[tuple[str, PrecisionName, Settings]] = [
+    *[(recipe, precision, {}) for recipe in RECIPE_NAMES for precision in ("bf16-mixed", "16-mixed", "32-true")],  # type: ignore[list-item]
+    *[(recipe, "bf16-mixed", {"optim.accumulation": 2}) for recipe in RECIPE_NAMES],
+    *[(recipe, "bf16-mixed", {"run.channels_last": True}) for recipe in ("paper", "plus")],
+    ("paper", "bf16-mixed", {"method.pairing": "random"}),
+    ("paper", "bf16-mixed", {"method.batch_norm": "joint", "method.hardest": 0.5}),
+    ("plus", "bf16-mixed", {"method.pseudo": "mean", "method.colors": 1.0, "method.cutmix": 1.0}),
+]
+
+
+class WaitError(Exception):
+    """An operator would wait for the card."""
+
+
+class Watch(TorchDispatchMode):
+    """Notes convolutions and attention, and raises at whatever waits for the card."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention: set[str] = set()
+        self.convolutions: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        if name == "pin_memory" or name == "_pin_memory":  # fake tensors have no such kernel
+            return args[0]
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        on_card = any(tensor.device == CARD for tensor in tensors)
+        if on_card and func._schema.name.removeprefix("aten::") in WAITING:
+            raise WaitError(name)
+        if name in ("index", "index_put", "_index_put_impl") and on_card:
+            for index in args[1]:
+                if index is not None and (index.device != CARD or index.dtype == torch.bool):
+                    raise WaitError(f"{name} by a {'mask' if index.device == CARD else 'list'}")
+        found = func(*args, **kwargs)
+        if name in ("_to_copy", "copy") and not _is_asynchronous(name, args, kwargs):
+            devices = {tensor.device.type for tensor in [*tensors, found]}
+            if len(devices) > 1:
+                raise WaitError(f"{name} between processor and card")
+        if "scaled_dot_product" in name and not name.endswith("backward"):
+            self.attention.add(name)
+        if name == "convolution":
+            self.convolutions.add(str(args[0].dtype))
+        return found
+
+
+def _is_asynchronous(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return bool(kwargs.get("non_blocking")) or (name == "copy" and len(args) > 2 and bool(args[2]))
+
+
+def run_case(recipe: str, precision: PrecisionName, changes: Settings) -> dict[str, Any]:
+    """Take steps of a recipe; return the kernels of the steps that are looked at, and the first wait."""
+    watch = Watch()
+
+    def within(step: int) -> AbstractContextManager[object]:
+        return watch if step in LOOKED_AT else nullcontext()
+
+    scaler = torch.amp.GradScaler("cuda") if precision == "16-mixed" else None
+    config = step_config(recipe, {**changes, "run.precision": precision})
+    network_module._colors_on_card.cache_clear()
+    wait = None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        try:
+            take_steps(config, Machine(CARD, precision, scaler), within=within)
+        except WaitError as error:
+            wait = str(error)
+    network_module._colors_on_card.cache_clear()
+    return {
+        "recipe": recipe,
+        "precision": precision,
+        "changes": changes,
+        "wait": wait,
+        "attention": sorted(watch.attention),
+        "convolutions": sorted(watch.convolutions),
+    }
+
+
+def waits() -> dict[str, str | None]:
+    """Return what `Watch` says of lines that are known to wait, and of two that do not."""
+    lines: dict[str, Callable[[Tensor], object]] = {
+        "item": lambda x: x.sum().item(),
+        "if": lambda x: bool((x > 0).any()),
+        "mask": lambda x: x[x > 0],
+        "list": lambda x: x[:, [0, 2]],
+        "nonzero": lambda x: x.nonzero(),
+        "cpu": lambda x: x.cpu(),
+        "to": lambda x: torch.zeros(3).to(x.device),
+        "tensor": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+        "pinned": lambda x: torch.zeros(3).pin_memory().to(x.device, non_blocking=True),
+        "computed": lambda x: torch.where(x > 0, x, 0.0)[:, 1:].sum(),
+    }
+    found: dict[str, str | None] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.empty(4, 4, device=CARD)
+        for name, line in lines.items():
+            try:
+                with Watch():
+                    line(x)
+                found[name] = None
+            except WaitError as error:
+                found[name] = str(error)
+    return found
+
+
+def unread(self: StepSums) -> Callable[[], LoggedMeans]:
+    """Stand for the figures of a log event: fake tensors hold no values."""
+    self._counts.to("cpu", non_blocking=True)
+    return lambda: LoggedMeans(dict.fromkeys(TERMS), 0, 0)
+
+
+def main() -> None:
+    """Print waits and cases."""
+    # Fake parameters cannot be moved in place, and the fused optimiser has no kernel for them
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_fused_sgd_", lambda *_, **__: None, "Meta")
+    StepSums.start_interval = unread  # type: ignore[method-assign]
+    cases = [run_case(*case) for case in CASES]
+    sys.stdout.write("\n" + json.dumps({"waits": waits(), "cases": cases}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
