@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.figures import TERMS, LoggedMeans, StepSums
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -55,8 +55,6 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::").rstrip("_")
-        if name == "pin_memory" or name == "_pin_memory":  # fake tensors have no such kernel
-            return args[0]
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         on_card = any(tensor.device == CARD for tensor in tensors)
         if on_card and func._schema.name.removeprefix("aten::") in WAITING:
@@ -141,10 +139,23 @@ def unread(self: StepSums) -> Callable[[], LoggedMeans]:
     return lambda: LoggedMeans(dict.fromkeys(TERMS), 0, 0)
 
 
+def moved(self: nn.Module, *args: Any, **how: Any) -> nn.Module:
+    """Stand for `nn.Module.to`: with new parameters and buffers."""
+    for module in self.modules():
+        for tensors, make in ((module._parameters, nn.Parameter), (module._buffers, torch.Tensor.detach)):
+            for name, tensor in tensors.items():
+                if tensor is not None and (tensor.dim() == 4 or "memory_format" not in how):
+                    tensors[name] = make(tensor.detach().to(*args, **how))
+    return self
+
+
 def main() -> None:
     """Print waits and cases."""
-    # Fake parameters cannot be moved in place, and the fused optimiser has no kernel for them
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    # Fake tensors can neither be pinned nor copied, nor moved as parameters, and have no fused optimiser
+    Tensor.pin_memory = lambda self: self  # type: ignore[method-assign, misc, assignment]
+    Tensor.__deepcopy__ = lambda self, _: self.detach().clone()  # type: ignore[method-assign, assignment]
+    nn.Parameter.__deepcopy__ = lambda self, _: nn.Parameter(self.detach().clone())  # type: ignore[assignment]
+    nn.Module.to = moved  # type: ignore[assignment, method-assign]
     library = torch.library.Library("aten", "IMPL")
     library.impl("_fused_sgd_", lambda *_, **__: None, "Meta")
     StepSums.start_interval = unread  # type: ignore[method-assign]

@@ -145,10 +145,34 @@ def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine,
     place = torch.device(found, int(os.environ.get("LOCAL_RANK", "0"))) if found == "cuda" else torch.device(found)
     if place.type == "cuda":
         torch.cuda.set_device(place)
+        choose_kernels()
     scaler = torch.amp.GradScaler(found) if precision == "16-mixed" else None
     several = f", {processes} processes" if processes > 1 else ""
     remark(f"device {found}, precision {precision}{several}")
     return Machine(place, precision, scaler, rank, processes), found, precision
+
+
+def choose_kernels() -> None:
+    """Set what torch may choose on a card, for the whole process.
+
+    What is computed in float32 is computed in float32, not in TF32 with its mantissa of 10 bits: torch's default is
+    TF32 for convolutions. cuDNN tries its algorithms once for the one shape of the crops; `any_size` switches that
+    off for validation images, each of which may have another size.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Let cuDNN choose algorithms by its heuristic within the block, without trying them for every new size."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def share_weights(machine: Machine, network: nn.Module) -> None:
@@ -207,10 +231,13 @@ def _found_device(device: DeviceName) -> DeviceName:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed"]:
-    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
+def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """Return the half precision that the device multiplies natively, bfloat16 before float16; else 32-true."""
     if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        capability = torch.cuda.get_device_capability()
+        if capability >= (8, 0):
+            return "bf16-mixed"
+        return "16-mixed" if capability >= (7, 0) else "32-true"  # V100 and T4; before them half was no faster
     if device == "mps":
         return "32-true"
     # Private function, so it may be missing; then use 32-true

@@ -138,7 +138,8 @@ def strong_target(
     source = _pseudo_mask(teacher, normalize(images), own=None)
     # Strong view: boxes of other unlabeled images, other colours
     size = (images.shape[-2], images.shape[-1])
-    boxes = copied(draw_boxes(len(images), size, share=method.cutmix, random=random), images.device)
+    drawn = draw_boxes(len(images), size, share=method.cutmix, random=random)
+    boxes = copied(torch.from_numpy(drawn), images.device)
     strong, pseudo = paste(change_colors(images, random, share=method.colors), boxes), paste(source.mask, boxes)
     counted = None if inside is None or method.margin else paste(inside, boxes)
     # Boxes of labeled images
@@ -191,8 +192,7 @@ def _paste_labeled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Paste boxes of labeled images with their masks; return images, pseudo masks and pixels that count."""
     method, random = teacher.method, teacher.random
-    boxes = draw_boxes(len(images), (images.shape[-2], images.shape[-1]), share=method.paste, random=random)
-    drawn = boxes.numpy()
+    drawn = draw_boxes(len(images), (images.shape[-2], images.shape[-1]), share=method.paste, random=random)
     places = drawn.any(axis=(1, 2)).nonzero()[0]  # images with a box
     boxes, rows, partners = (
         copied(torch.from_numpy(each), images.device)
