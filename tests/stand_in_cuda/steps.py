@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,21 +20,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gmtool.config import PrecisionName
-from gmtool.doctor.deep.steps import LOOKED_AT, RECIPE_NAMES, step_config, take_steps
+from gmtool.doctor.deep.steps import step_config, take_steps
 from gmtool.nn import model as network_module
+from gmtool.nn.mitrans import NonLocal
 from gmtool.settings import Settings
 
 CARD = torch.device("cuda:0")
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "bincount")
 """Operators whose result, or whose size, the processor needs."""
+STEP: Settings = {"optim.iterations": 1, "method.warmup_fraction": 0.0}
 CASES: list[tuple[str, PrecisionName, Settings]] = [
-    *[(recipe, precision, {}) for recipe in RECIPE_NAMES for precision in ("bf16-mixed", "16-mixed", "32-true")],  # type: ignore[list-item]
-    *[(recipe, "bf16-mixed", {"optim.accumulation": 2}) for recipe in RECIPE_NAMES],
-    *[(recipe, "bf16-mixed", {"run.channels_last": True}) for recipe in ("paper", "plus")],
-    ("paper", "bf16-mixed", {"method.pairing": "random"}),
-    ("paper", "bf16-mixed", {"method.batch_norm": "joint", "method.hardest": 0.5}),
-    ("plus", "bf16-mixed", {"method.pseudo": "mean", "method.colors": 1.0, "method.cutmix": 1.0}),
+    ("supervised", "bf16-mixed", {}),
+    ("paper", "16-mixed", {"method.pairing": "random"}),
+    ("paper", "32-true", {"optim.accumulation": 2, "method.hardest": 0.5}),
+    ("fixmatch", "bf16-mixed", {"method.cutmix": 1.0, "run.channels_last": True}),
+    ("plus", "16-mixed", {"method.paste": 1.0, "method.pseudo": "mean", "method.batch_norm": "joint"}),
 ]
+"""Every recipe, precision, and switch of a step that computes otherwise."""
 
 
 class WaitError(Exception):
@@ -54,11 +55,14 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        name = func._schema.name.removeprefix("aten::")
+        name = name if name.startswith("_") else name.removesuffix("_")
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         on_card = any(tensor.device == CARD for tensor in tensors)
-        if on_card and func._schema.name.removeprefix("aten::") in WAITING:
+        if on_card and name in WAITING:
             raise WaitError(name)
+        if name == "lift_fresh" and on_card:
+            raise WaitError("tensor of Python values")
         if name in ("index", "index_put", "_index_put_impl") and on_card:
             for index in args[1]:
                 if index is not None and (index.device != CARD or index.dtype == torch.bool):
@@ -70,7 +74,7 @@ class Watch(TorchDispatchMode):
                 raise WaitError(f"{name} between processor and card")
         if "scaled_dot_product" in name and not name.endswith("backward"):
             self.attention.add(name)
-        if name == "convolution":
+        if name == "convolution" and args[8] == 1:  # the blur of a strong view is a grouped one
             self.convolutions.add(str(args[0].dtype))
         return found
 
@@ -82,17 +86,14 @@ def _is_asynchronous(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def run_case(recipe: str, precision: PrecisionName, changes: Settings) -> dict[str, Any]:
     """Take steps of a recipe; return the kernels of the steps that are looked at, and the first wait."""
     watch = Watch()
-
-    def within(step: int) -> AbstractContextManager[object]:
-        return watch if step in LOOKED_AT else nullcontext()
-
     scaler = torch.amp.GradScaler("cuda") if precision == "16-mixed" else None
-    config = step_config(recipe, {**changes, "run.precision": precision})
+    config = step_config(recipe, {**STEP, **changes, "run.precision": precision})
     network_module._colors_on_card.cache_clear()
     wait = None
     with FakeTensorMode(allow_non_fake_inputs=True):
+        network_module.normalize(torch.empty(1, 3, 2, 2, device=CARD))  # its constants are copied once
         try:
-            take_steps(config, Machine(CARD, precision, scaler), within=within)
+            take_steps(config, Machine(CARD, precision, scaler), within=lambda _: watch)
         except WaitError as error:
             wait = str(error)
     network_module._colors_on_card.cache_clear()
@@ -133,6 +134,19 @@ def waits() -> dict[str, str | None]:
     return found
 
 
+def attention_of_the_paper() -> dict[str, list[str]]:
+    """Return torch's kernels for the non-local block of the paper's network, by precision."""
+    found = {}
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        with FakeTensorMode():
+            block = NonLocal(512).to(CARD)
+            x = torch.empty(1, 512, 16, 16, device=CARD, requires_grad=True)
+            with Watch() as watch, torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                block(x)
+        found[str(dtype)] = sorted(watch.attention)
+    return found
+
+
 def unread(self: StepSums) -> Callable[[], LoggedMeans]:
     """Stand for the figures of a log event: fake tensors hold no values."""
     self._counts.to("cpu", non_blocking=True)
@@ -160,7 +174,7 @@ def main() -> None:
     library.impl("_fused_sgd_", lambda *_, **__: None, "Meta")
     StepSums.start_interval = unread  # type: ignore[method-assign]
     cases = [run_case(*case) for case in CASES]
-    sys.stdout.write("\n" + json.dumps({"waits": waits(), "cases": cases}) + "\n")
+    sys.stdout.write("\n" + json.dumps({"waits": waits(), "attention": attention_of_the_paper(), "cases": cases}) + "\n")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def _write_page(run: RunContext, report: IoUReport, result: FitResult) -> None:
 
 
 def _report(run: RunContext, result: FitResult) -> IoUReport:
-    checkpoint, progress, data = read_checkpoint(run.run_dir, "last"), result.progress, run.data
+    progress, data = result.progress, run.data
+    checkpoint = run.machine.broadcast(read_checkpoint(run.run_dir, "last") if run.machine.is_first else None)
+    assert checkpoint is not None
     remark(
         f"last mIoU {percent(checkpoint.miou)} %, best {percent(progress.best_miou)} % at iteration "
         f"{progress.best_iteration} (chosen on the validation set, so it flatters)"

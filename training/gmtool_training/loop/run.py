@@ -33,7 +33,7 @@ from gmtool_training.data.batches import (
 )
 from gmtool_training.data.workers import explained_worker_failures
 from gmtool_training.engine.build_step import build_step
-from gmtool_training.engine.machine import in_precision
+from gmtool_training.engine.machine import in_precision, of_first_process
 from gmtool_training.engine.memory import explained_memory
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
@@ -76,7 +76,7 @@ def train(
         config: Settings of the run.
         run_dir: Folder that is empty or does not exist.
         record: What the settings do not say: kind, recipe, reasons.
-        prepare: Called once before the data is read, to generate or download it.
+        prepare: Called once on each machine before the data is read, to generate or download it.
 
     Raises:
         TerminatedError: Ctrl-C or SIGTERM; the run can be resumed.
@@ -84,9 +84,10 @@ def train(
     """
     # Device, data, network
     machine, config = on_this_machine(config)
-    with machine.first_process_first():
+    with machine.in_turn():
         if machine.is_first:
             require_empty(run_dir)
+        if machine.is_first_here:
             prepare()
         classes = load_classes(config.data.classes)
         data = checked_data(config, classes, check=machine.is_first)
@@ -96,7 +97,8 @@ def train(
             remark(_starting_weights(network, config, classes))
     run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
     # Everything is checked: write from here on
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if machine.is_first:
+        run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir, machine):
         if machine.is_first:
             if (run_dir / CONFIG_NAME).exists():
@@ -124,19 +126,26 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
         ConfigError: The run is finished, its data has changed, another process trains it, or a setting changed
             that is not free.
     """
-    if not (run_dir / CONFIG_NAME).is_file():
-        raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
-    machine, config = on_this_machine(load_run_config(run_dir, changes))
-    with locked(run_dir, machine):
+
+    def read_config() -> TrainConfig:
+        if not (run_dir / CONFIG_NAME).is_file():
+            raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
+        return load_run_config(run_dir, changes)
+
+    machine, config = on_this_machine(of_first_process(read_config))
+
+    def read_classes() -> ClassSet:
         if config.method.name == "probe":
             refuse_finished_probe(run_dir)
-            classes = load_classes(config.data.classes)
-        else:
-            refuse_no_checkpoint(run_dir)
-            classes = saved_classes(run_dir)
-            refuse_other_computation(run_dir, config)
+            return load_classes(config.data.classes)
+        refuse_no_checkpoint(run_dir)
+        refuse_other_computation(run_dir, config)
+        return saved_classes(run_dir)
+
+    with locked(run_dir, machine):
+        classes = of_first_process(read_classes)
         refuse_missing_data(config.data, run_dir, remedy=MOVED)
-        with machine.first_process_first():
+        with machine.in_turn():
             data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
@@ -206,6 +215,8 @@ def _advising_to_resume(run: RunContext) -> Iterator[None]:
     try:
         yield
     except TerminatedError as error:
+        if not run.machine.is_first:  # it sees no checkpoint, and says nothing
+            raise
         done = f"{error} after {read_checkpoint(run.run_dir, 'last').iteration} of {run.config.optim.iterations}"
         remedy = f"gmtool train --resume {run.run_dir} goes on there"
         if not run.config.run.save_state:
@@ -215,7 +226,7 @@ def _advising_to_resume(run: RunContext) -> Iterator[None]:
 
 def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> TrainingProgress:
     """Restore the state of a run and save its settings, which may have changed; return its progress."""
-    start = restore(run.run_dir, state, run.data)
+    start = restore(run.run_dir, state, run.data, run.machine)
     if schedule.is_over(start):
         raise ConfigError(
             f"{run.run_dir} is finished: {start.iteration} of {schedule.iterations} iterations are done; "
