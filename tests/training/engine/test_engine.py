@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from gmtool_training.data.batches import LabeledBatch
-from gmtool_training.engine.accumulate import propagate, split_batch
 from gmtool_training.engine import build_step as build_step_module
+from gmtool_training.engine.accumulate import propagate, split_batch
 from gmtool_training.engine.average import averaged_copy, update_average
 from gmtool_training.engine.machine import Machine
 from gmtool_training.engine.optim import build_optimizer

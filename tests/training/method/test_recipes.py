@@ -115,9 +115,7 @@ def test_a_pasted_labeled_image_teaches_its_true_mask(
     network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With boxes as large as the images, the unlabeled part is the cross-entropy of recoloured labeled images."""
-    monkeypatch.setattr(
-        unlabeled, "draw_boxes", lambda count, size, **_: np.ones((count, *size), dtype=np.bool_)
-    )
+    monkeypatch.setattr(unlabeled, "draw_boxes", lambda count, size, **_: np.ones((count, *size), dtype=np.bool_))
     monkeypatch.setattr(unlabeled, "change_colors", lambda images, _, share: 255 - images)
     inputs.labeled.masks[:, :5] = 255
     network.eval()

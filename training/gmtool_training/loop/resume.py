@@ -26,7 +26,6 @@ from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.resumable import computation, refuse_other_images
 
-
 NOTHING: tuple[TrainingState, dict[str, Any]] = (TrainingState({}, {}), {})
 """Stands for the checkpoint that the first process sends."""
 
