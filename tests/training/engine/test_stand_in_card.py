@@ -1,7 +1,7 @@
 """Whole steps of every recipe on a stand-in card: no wait, no mix of devices, fused attention, half precision.
 
-The stand-in is CUDA's runtime without a card (tests/stand_in_cuda), under which torch describes tensors on `cuda:0`
-and chooses its kernels as on a card. A mix of devices is an error of torch itself.
+The stand-in is CUDA's runtime without a card (tests/stand_in_cuda), under which torch describes tensors on
+`cuda:0` and chooses its kernels as on a card. A mix of devices is an error of torch itself.
 """
 
 import json

@@ -54,8 +54,7 @@ if os.environ["RANK"] == "0":
     shutil.copytree(run, folder / "at-first")
 gmtool("train", "--resume", run, "--iterations", 6)
 """
-"""Trains and resumes, with a run folder for each process: that of the second one is of a machine without the first's
-disk."""
+"""Trains and resumes with a run folder for each process, as on two machines without a shared disk."""
 
 
 @pytest.fixture(scope="module")

@@ -177,9 +177,9 @@ def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine,
 def choose_kernels() -> None:
     """Set what torch may choose on a card, for the whole process.
 
-    What is computed in float32 is computed in float32, not in TF32 with its mantissa of 10 bits: torch's default is
-    TF32 for convolutions. cuDNN tries its algorithms once for the one shape of the crops; `any_size` switches that
-    off for validation images, each of which may have another size.
+    Float32 is float32, not TF32 with its mantissa of 10 bits, torch's default for convolutions. cuDNN tries its
+    algorithms once for the one shape of the crops; `any_size` switches that off for validation images, each of
+    which may have another size.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

@@ -98,7 +98,7 @@ def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tup
 
 
 def _columns(values: Tensor, indices: Sequence[int]) -> Tensor:
-    """Return columns of (B, N) by ascending index, as slices: a list of indices is a copy that waits for a card."""
+    """Return columns of (B, N) by ascending index, as slices: copying a list of indices waits for a card."""
     ranges: list[list[int]] = []
     for index in indices:
         if ranges and ranges[-1][1] == index:

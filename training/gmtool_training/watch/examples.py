@@ -23,6 +23,11 @@ class WorstImages:
         self._split = split
         self._found: list[Example] = []
 
+    def takes(self, matrix: Int64Array) -> bool:
+        """Return whether an image with this confusion matrix is among the worst so far."""
+        miou = mean_iou(matrix)
+        return not math.isnan(miou) and (len(self._found) < SHOWN or miou < self._found[-1].miou)
+
     def add(
         self, index: int, image: UInt8Array, truth: UInt8Array, prediction: UInt8Array, matrix: Int64Array
     ) -> None:
@@ -35,9 +40,9 @@ class WorstImages:
             prediction: Predicted classes, (H, W).
             matrix: Its confusion matrix.
         """
-        miou = mean_iou(matrix)
-        if math.isnan(miou) or (len(self._found) == SHOWN and miou >= self._found[-1].miou):
+        if not self.takes(matrix):
             return
+        miou = mean_iou(matrix)
         example = Example(self._split.samples[index].id, "worst", miou, image, truth, prediction)
         self._found = sorted([*self._found, example], key=lambda each: each.miou)[:SHOWN]
 
