@@ -105,7 +105,7 @@ def _show_check(check: DeepFinding) -> None:
 
     from gmtool.console import stdout
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), expand=True)
     for width in (8, 27):
         table.add_column(no_wrap=True, width=width)
     table.add_column(overflow="fold", ratio=1)
