@@ -37,7 +37,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check that did not fail found."""
+    """Outcome of a check that did not fail."""
 
     text: str
     """What was checked, with its figures, in a line."""
