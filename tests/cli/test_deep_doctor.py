@@ -1,10 +1,12 @@
 """`gmtool doctor --deep`: a check that crashes, hangs or fails is one line, and the checks can fail."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_every_check_is_a_test_on_a_card_too() -> None:
 
 
 def test_a_check_left_out_says_why(tmp_path: Path) -> None:
-    found = run_check(next(check for check in CHECKS if check.module == "waits"), Setting(tmp_path, "cpu"))
+    (found,) = run_checks(tmp_path, [check for check in CHECKS if check.module == "waits"])
     assert (found.state, found.text) == ("left out", "no card: on a processor nothing waits")
 
 
@@ -50,10 +52,10 @@ def test_a_check_that_hangs_ends_with_its_children_at_the_limit(tmp_path: Path) 
 def test_a_check_that_crashes_is_a_failed_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(command: list[str], **how: object) -> object:
         program = "import os, sys; print('loading', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
-        return popen([command[0], "-c", program], **how)  # type: ignore[call-overload]
+        return popen([command[0], "-c", program], **how)
 
-    popen = running.subprocess.Popen
-    monkeypatch.setattr(running, "subprocess", SimpleNamespace(**vars(running.subprocess) | {"Popen": crash}))
+    popen: Any = subprocess.Popen
+    monkeypatch.setattr(running, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": crash}))
     found = run_check(CARD, Setting(tmp_path, "cpu"))
     assert (found.state, found.text, found.log) == ("failed", "crashed (SIGSEGV): loading", ("loading",))
 

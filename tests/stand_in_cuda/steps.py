@@ -43,11 +43,11 @@ class WaitError(Exception):
     """An operator would wait for the card."""
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes convolutions and attention, and raises at whatever waits for the card."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.attention: set[str] = set()
         self.convolutions: set[str] = set()
 
@@ -159,7 +159,7 @@ def moved(self: nn.Module, *args: Any, **how: Any) -> nn.Module:
         for tensors, make in ((module._parameters, nn.Parameter), (module._buffers, torch.Tensor.detach)):
             for name, tensor in tensors.items():
                 if tensor is not None and (tensor.dim() == 4 or "memory_format" not in how):
-                    tensors[name] = make(tensor.detach().to(*args, **how))
+                    tensors[name] = make(tensor.detach().to(*args, **how))  # type: ignore[assignment]
     return self
 
 
@@ -167,11 +167,11 @@ def main() -> None:
     """Print waits and cases."""
     # Fake tensors can neither be pinned nor copied, nor moved as parameters, and have no fused optimiser
     Tensor.pin_memory = lambda self: self  # type: ignore[method-assign, misc, assignment]
-    Tensor.__deepcopy__ = lambda self, _: self.detach().clone()  # type: ignore[method-assign, assignment]
-    nn.Parameter.__deepcopy__ = lambda self, _: nn.Parameter(self.detach().clone())  # type: ignore[assignment]
+    Tensor.__deepcopy__ = lambda self, _: self.detach().clone()  # type: ignore[method-assign]
+    nn.Parameter.__deepcopy__ = lambda self, _: nn.Parameter(self.detach().clone())  # type: ignore[method-assign]
     nn.Module.to = moved  # type: ignore[assignment, method-assign]
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("_fused_sgd_", lambda *_, **__: None, "Meta")
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl("_fused_sgd_", lambda *_, **__: None, "Meta")  # type: ignore[no-untyped-call]
     StepSums.start_interval = unread  # type: ignore[method-assign]
     cases = [run_case(*case) for case in CASES]
     sys.stdout.write(

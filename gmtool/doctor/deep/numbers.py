@@ -55,15 +55,13 @@ def _network(encoder: str) -> GuidedMixNet:
 @contextmanager
 def _in_float32(device: torch.device) -> Iterator[None]:
     """Compute without TF32 within the block."""
-    kinds = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [kind.allow_tf32 for kind in kinds]
-    for kind in kinds:
-        kind.allow_tf32 = False
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     finally:
-        for kind, allowed in zip(kinds, before, strict=True):
-            kind.allow_tf32 = allowed
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _scores(ours: GuidedMixNet, reference: GuidedMixNet, device: torch.device) -> float:
@@ -72,7 +70,7 @@ def _scores(ours: GuidedMixNet, reference: GuidedMixNet, device: torch.device) -
     with torch.no_grad(), _in_float32(device):
         found = ours.eval().to(device)(images.to(device)).logits.cpu()
         expected = _Float64(reference.eval())(images).logits
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def _step(recipe: str, encoder: str, device: torch.device) -> float:

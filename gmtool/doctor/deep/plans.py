@@ -38,7 +38,7 @@ def check(setting: Setting) -> Checked:
         if setting.place == "cpu":
             continue
         path = Path(setting.folder / f"model_{precision}{'.rtx' * (flavour == 'tensorrt_rtx')}.plan")
-        write_plan(path, plan)
+        write_plan(plan, path)
         backend = open_backend(path)
         equal = [backend.predict(batch).mask == mask for batch, mask in zip(images, expected, strict=True)]
         shares[precision] = min(float(part.mean()) for part in equal)

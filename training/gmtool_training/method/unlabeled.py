@@ -193,7 +193,7 @@ def _paste_labeled(
     """Paste boxes of labeled images with their masks; return images, pseudo masks and pixels that count."""
     method, random = teacher.method, teacher.random
     drawn = draw_boxes(len(images), (images.shape[-2], images.shape[-1]), share=method.paste, random=random)
-    places = drawn.any(axis=(1, 2)).nonzero()[0]  # images with a box
+    places = np.flatnonzero(drawn.any(axis=(1, 2)))  # images with a box
     boxes, rows, partners = (
         copied(torch.from_numpy(each), images.device)
         for each in (drawn[places], places, places % len(labeled.images))
