@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Cli
@@ -168,6 +169,13 @@ def test_labels_of_another_model_are_found(
     with pytest.raises(CheckFailedError, match=r"fp16 on cpu: .*% of the labels of fp32 on the processor"):
         onnx_models.check(Setting(tmp_path, "cpu"))
     assert [path.name for path in opened] == ["model_fp32.onnx", "model_fp32.onnx", "model_fp16.onnx"]
+
+
+def test_convolutions_on_the_processor_are_found(toy_model: Path, tmp_path: Path) -> None:
+    """Without a card ONNX Runtime falls back to the processor for all of them."""
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(CheckFailedError, match=r"fp32: (\d+) of \1 convolutions ran on the processor"):
+        onnx_models._refuse_convolutions_on_the_processor(toy_model, "fp32", images, tmp_path)
 
 
 def test_json_has_every_check(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
