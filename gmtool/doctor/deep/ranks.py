@@ -54,7 +54,8 @@ def check(setting: Setting) -> Checked:
     require(sum(event["kind"] == "train" for event in events) == STEPS, "not every step was logged once")
     backend = "NCCL on two cards" if place == "cuda" else "gloo on the processor"
     left_out = None if place == "cuda" else f"NCCL: {'one card' if setting.cards else 'no card'}"
-    return Checked(f"{backend}: {STEPS} steps, weights within {distance:.0e} of one process", left_out)
+    alike = "equal to" if distance == 0 else f"within {distance:.0e} of"
+    return Checked(f"{backend}: {STEPS} steps, weights {alike} those of one process", left_out)
 
 
 def _train_in_two(config: TrainConfig, run: Path) -> None:
