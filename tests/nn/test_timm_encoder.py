@@ -79,6 +79,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.Monk
 def test_it_trains_and_exports_and_agrees(toy_settings: Settings, toy_data: Path, tmp_path: Path) -> None:
     changes: Settings = {
         "model.encoder": NAMES[1],
+        "model.decoder": "pyramid",
         "optim.iterations": 10,
         "optim.lr": 0.01,
         "run.validations": 1,
