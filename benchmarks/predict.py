@@ -219,7 +219,7 @@ def host(root: Path, *, count: int, size: tuple[int, int], rounds: int) -> None:
         encode_s = 1 / rate(count, lambda: [encode("voc", item, backend.spec.classes) for _ in paths])
         rates = {}
         for synced in (True, False) if number % 2 else (False, True):
-            os.fsync = fsync if synced else lambda _: None
+            os.fsync = fsync if synced else lambda _: None  # type: ignore[assignment]
             rates[synced] = predict_rate(backend, root, paths, PredictOptions(workers=cores))
         os.fsync = fsync
         of_cores.append(rates[True] * (decode_s + encode_s) / cores)

@@ -77,7 +77,9 @@ def trace_once(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProto:
     key = digest.hexdigest()
     if key not in _traces:
         _traces[key] = _trace(network, half=half).SerializeToString()
-    return onnx.ModelProto.FromString(_traces[key])
+    model = onnx.ModelProto()
+    model.ParseFromString(_traces[key])
+    return model
 
 
 onnx_graph.export_graph = trace_once  # before tests and the export import it by name

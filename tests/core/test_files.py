@@ -107,7 +107,7 @@ def test_files_are_whole_on_disk_before_they_get_their_names(
     folder.mkdir()
 
     def fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         events.append("folder" if path == folder else f"{path.stat().st_size} bytes")
         events.extend(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
         real(descriptor)

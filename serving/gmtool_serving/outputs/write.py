@@ -65,7 +65,7 @@ class MaskFolders:
         return str(self.out / path)
 
     def write(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | None]:
-        """Write files and make their folders, see `make` and `write_together`; return the error of each, or None."""
+        """Write files as `write_together` does, and make their folders; return the error of each, or None."""
         errors: list[OSError | None] = [None] * len(files)
         targets = [(self.out / path, content) for path, content in files]
         for index, (target, _) in enumerate(targets):
@@ -73,9 +73,9 @@ class MaskFolders:
                 self.make(target.parent)
             except OSError as error:
                 errors[index] = error
-        placed = [index for index, error in enumerate(errors) if error is None]
-        for index, error in zip(placed, write_together([targets[index] for index in placed]), strict=True):
-            errors[index] = error
+        placed = [index for index, found in enumerate(errors) if found is None]
+        for index, failed in zip(placed, write_together([targets[index] for index in placed]), strict=True):
+            errors[index] = failed
         return errors
 
     def make(self, folder: Path) -> None:
