@@ -55,8 +55,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def write_together(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
     """Write several files, each atomically as `write_atomically` does; return the error of each, or None.
 
-    All are written, then all are synced, then all are renamed, then each folder is synced once, instead of two syncs
-    a file. A file that fails leaves the others as they are.
+    All are written, then all are synced, then all are renamed, then each folder is synced once: two syncs a file
+    become one. A file that fails leaves the others as they are.
     """
     errors: list[OSError | None] = [None] * len(files)
     temporary = [temporary_path(path.parent) for path, _ in files]
@@ -85,7 +85,7 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
             temporary[index].chmod(mode)
         temporary[index].replace(files[index][0])
 
-    whole = range(len(files))
+    whole: Sequence[int] = range(len(files))
     for act in (write, sync, rename):
         whole = attempt(whole, act)
     for folder in {files[index][0].parent for index in whole}:
