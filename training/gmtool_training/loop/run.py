@@ -56,7 +56,7 @@ from gmtool_training.loop.stop import stop_on_signals
 from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
 from gmtool_training.method.other_run import load_teacher
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
-from gmtool_training.watch.examples import WorstImages
+from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.log import RunLog, SilentLog
 from gmtool_training.watch.record import begun
 from gmtool_training.watch.time_left import TimeLeft
@@ -151,7 +151,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     config, machine, data = run.config, run.machine, run.data
     if config.method.name == "probe":
         started = time.monotonic()
-        return finish(run, run_probe(run, network), time.monotonic() - started)
+        return finish(run, run_probe(run, network, started=started), time.monotonic() - started)
     # Schedule and state; a resumed run continues from its checkpoint
     schedule = build_schedule(config, run.classes)
     state = build_state(config, machine, network)
@@ -162,7 +162,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     compiled = torch.compile(network) if config.run.compile else network
     mixed = in_precision(cast(nn.Module, compiled), machine)
     # Train
-    unreadable, worst = UnreadableImages(data.unlabeled), WorstImages(data.val)
+    unreadable, seen = UnreadableImages(data.unlabeled), ValidationImages(data.val)
     started = time.monotonic()
     with (
         _open_log(run, schedule, start) as log,
@@ -182,7 +182,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             sums=state.sums,
             labeled=_labeled_batches(run, start),
             unlabeled=_unlabeled_batches(run, schedule, start, unreadable),
-            hooks=build_hooks(run, state, schedule, stop, log, worst),
+            hooks=build_hooks(run, state, schedule, stop, log, seen),
             stop=stop,
             log=log,
         )
@@ -190,7 +190,8 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     # Report
     machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
-    return finish(run, replace(result, worst=worst.examples), seconds)
+    result = replace(result, worst=seen.worst, truth_sha256=seen.truth_sha256(machine))
+    return finish(run, result, seconds)
 
 
 def _starting_weights(network: GuidedMixNet, config: TrainConfig, classes: ClassSet) -> str:

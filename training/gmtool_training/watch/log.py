@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from gmtool.artifact.run_record import EVENTS_NAME
 from gmtool.console import remark
 from gmtool.files import write_atomically
-from gmtool.images import UInt8Array
 from gmtool.report.report import percent
 from gmtool_training.watch.display import TrainingDisplay
 from gmtool_training.watch.time_left import TimeLeft
@@ -109,14 +112,18 @@ class RunLog:
             if value is not None:
                 board.add_scalar(f"IoU/{name}", value, iteration)
         self._display.show(figures)
-        if kind == "val":
+        if "round" in figures:
+            name = f"round {figures['round']} of self-training" if figures["round"] else "labels alone"
+            remark(f"{name}: validation mIoU {percent(figures['miou'])} %")
+        elif kind == "val":
             text = f"validation mIoU {percent(figures['miou'])} %, best so far {percent(figures['best'])} %"
             remark(f"iteration {iteration}/{self._iterations}  {text}")
         elif kind == "final":
             remark(f"last weights on all {figures['images']} validation images: mIoU {percent(figures['miou'])} %")
 
-    def picture(self, name: str, iteration: int, pixels: UInt8Array) -> None:
-        """Give TensorBoard a picture, (H, W, 3) uint8."""
+    def png(self, name: str, iteration: int, picture: bytes) -> None:
+        """Give TensorBoard a picture, the bytes of a PNG."""
+        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
         self._open_board().add_image(name, pixels, iteration, dataformats="HWC")
 
     def _open_board(self) -> SummaryWriter:
@@ -158,7 +165,7 @@ class SilentLog:
     def event(self, kind: str, iteration: int, figures: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def picture(self, name: str, iteration: int, pixels: UInt8Array) -> None:
+    def png(self, name: str, iteration: int, picture: bytes) -> None:
         """Do nothing."""
 
 
