@@ -112,8 +112,8 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
     choices = [
         Choice(
             "classifier",
-            "the better of both figures decides",
-            ("mIoU %, labels alone", "mIoU %, with pseudo labels"),
+            "the better mIoU decides",
+            ("labels alone %", "with pseudo labels %"),
             tuple(
                 Candidate(each.kind, (_percent(each.alone), _percent(each.trained)), each is best)
                 for each in judged
