@@ -289,6 +289,8 @@ class RunConfig:
     """Use the channels-last memory format, which tensor cores read faster."""
     compile: bool = False
     """Use torch.compile; the first steps then take minutes."""
+    tracker: Literal["none", "wandb", "mlflow"] = "none"
+    """Experiment tracker that receives settings, curves and final figures: Weights & Biases, or MLflow."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them: less memory, more time."""
 

@@ -57,6 +57,7 @@ def finish(run: RunContext, result: FitResult, seconds: float) -> RunResult:
         save_report(report, run.run_dir)
         save_record(run.run_dir, record)
         _write_page(run, report, result)
+        _summarize(run, report, seconds=record.seconds)
     late = late_text(record, run.config.probe.minutes, on_processor=run.machine.device.type == "cpu")
     return RunResult(run.run_dir, report, seconds, late)
 
@@ -69,6 +70,20 @@ def _write_page(run: RunContext, report: IoUReport, result: FitResult) -> None:
         unlabeled=sheet.read_bytes() if sheet.is_file() else None,
     )
     write_atomically(run.run_dir / PAGE_NAME, run_html(run.run_dir, report, pictures))
+
+
+def _summarize(run: RunContext, report: IoUReport, *, seconds: float) -> None:
+    """Give the experiment tracker the final figures, and the hashes by which the weights are known again."""
+    value = report.to_dict()
+    figures = {"miou": value["miou"], "pixel_accuracy": value["pixel_accuracy"], "seconds": seconds}
+    figures |= {f"IoU/{row['name']}": row["iou"] for row in value["classes"]}
+    if report.best is not None:
+        figures["best_miou"] = report.best.miou
+    checkpoints = {name: read_checkpoint(run.run_dir, name) for name in ("last", "best")}
+    texts = {f"{name}_weights_sha256": each.sha256 for name, each in checkpoints.items()}
+    texts |= {"run_folder": str(run.run_dir), "report": str(run.run_dir / PAGE_NAME)}
+    known = {f"final/{name}": figure for name, figure in figures.items() if figure is not None}
+    run.tracker.summarize(known, texts)
 
 
 def _report(run: RunContext, result: FitResult) -> IoUReport:

@@ -80,7 +80,7 @@ def run_probe(run: RunContext, network: GuidedMixNet, *, started: float) -> FitR
         labeled_sha256=data.labeled.sha256,
     )
     # Figures of each round, pictures, choices
-    with stages("pictures"), RunLog(run.run_dir, iterations=steps) as log:
+    with stages("pictures"), _open_log(run, steps) as log:
         _log_rounds(log, matrices, steps=fitted.steps)
         _draw(run, network, fitted, log, steps)
     record = replace(
@@ -91,6 +91,10 @@ def run_probe(run: RunContext, network: GuidedMixNet, *, started: float) -> FitR
     )
     save_record(run.run_dir, record)
     return FitResult(progress, matrices[-1], worst=seen.worst, truth_sha256=seen.truth_sha256(machine))
+
+
+def _open_log(run: RunContext, steps: int) -> RunLog:
+    return RunLog(run.run_dir, iterations=steps, class_names=run.classes.names, tracker=run.tracker)
 
 
 def _log_rounds(log: RunLog, matrices: Sequence[Int64Array], *, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Log of a run: `metrics.jsonl`, TensorBoard, and progress on stderr."""
+"""Log of a run: `metrics.jsonl`, TensorBoard, an experiment tracker, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from gmtool.files import write_atomically
 from gmtool.report.report import percent
 from gmtool_training.watch.display import TrainingDisplay
 from gmtool_training.watch.time_left import TimeLeft
+from gmtool_training.watch.tracker import NoTracker, Tracker, scalars
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,8 +35,9 @@ class RunLog:
         iterations: Steps of the run.
         start: Steps done; events of later steps are dropped.
         time_left: Estimate of the time left.
-        class_names: Names of the classes, for TensorBoard.
+        class_names: Names of the classes, for TensorBoard and the tracker.
         on_processor: Say once if the run takes hours.
+        tracker: Experiment tracker that receives all figures too; None: none.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class RunLog:
         time_left: TimeLeft | None = None,
         class_names: Sequence[str] = (),
         on_processor: bool = False,
+        tracker: Tracker | None = None,
     ) -> None:
         events_path = run_dir / EVENTS_NAME
         if start:
@@ -59,6 +62,7 @@ class RunLog:
             iterations=iterations, start=start, time_left=time_left, on_processor=on_processor
         )
         self._iterations, self._class_names = iterations, class_names
+        self._tracker = NoTracker() if tracker is None else tracker
 
     def __enter__(self) -> RunLog:
         self._display.__enter__()
@@ -105,12 +109,10 @@ class RunLog:
             json.dumps({"kind": kind, "iteration": iteration, "seconds": seconds, **figures}) + "\n"
         )
         board = self._open_board()
-        for name, value in figures.items():
-            if isinstance(value, int | float):
-                board.add_scalar(f"{kind}/{name}", value, iteration)
-        for name, value in zip(self._class_names, figures.get("iou", ()), strict=False):
-            if value is not None:
-                board.add_scalar(f"IoU/{name}", value, iteration)
+        known = scalars(kind, figures, self._class_names)
+        for name, value in known.items():
+            board.add_scalar(name, value, iteration)
+        self._tracker.log(iteration, known)
         self._display.show(figures)
         if "round" in figures:
             name = f"round {figures['round']} of self-training" if figures["round"] else "labels alone"
