@@ -9,8 +9,9 @@ import pytest
 from gmtool_training.loop import hooks as hooks_module
 from gmtool_training.loop.checks import check_settings
 from gmtool_training.loop.run import train
-from gmtool_training.watch import tracker as tracker_module
-from gmtool_training.watch.tracker import flat_settings, open_tracker, save_tracker_id, scalars
+from gmtool_training.watch import open_tracker as tracker_module
+from gmtool_training.watch.open_tracker import flat_settings, open_tracker, save_tracker_id
+from gmtool_training.watch.tracker import scalars
 
 from gmtool.config import TrainConfig
 from gmtool.errors import ConfigError, MissingExtraError, TerminatedError

@@ -10,7 +10,7 @@ from gmtool.classes import load_classes
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.data.splits import read_split
 from gmtool.errors import CheckpointError, ConfigError, DataError
-from gmtool_training.watch.tracker import refuse_missing_tracker
+from gmtool_training.watch.open_tracker import refuse_missing_tracker
 
 if TYPE_CHECKING:
     from gmtool.data.datasets import TrainingData

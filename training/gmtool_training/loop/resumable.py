@@ -16,7 +16,7 @@ from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError
 from gmtool.settings import Settings
 from gmtool_training.loop.checks import find_data
-from gmtool_training.watch.tracker import refuse_missing_tracker
+from gmtool_training.watch.open_tracker import refuse_missing_tracker
 
 if TYPE_CHECKING:
     from gmtool.data.datasets import TrainingData

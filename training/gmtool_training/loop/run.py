@@ -58,9 +58,9 @@ from gmtool_training.method.other_run import load_teacher
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
 from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.log import RunLog, SilentLog
+from gmtool_training.watch.open_tracker import open_tracker, save_tracker_id
 from gmtool_training.watch.record import begun
 from gmtool_training.watch.time_left import TimeLeft
-from gmtool_training.watch.tracker import open_tracker, save_tracker_id
 
 
 def train(
