@@ -253,3 +253,18 @@ def test_a_run_over_its_time_says_what_it_took_and_why() -> None:
         assert late_text(each, 1.0, on_processor=on_processor) == f"{took}; longest: fit, 7:00"
     for minutes in (None, 500 / 60, 420 / 60):
         assert late_text(record, minutes, on_processor=True) == ""
+
+
+def test_tensorboard_has_the_rounds_the_iou_of_each_class_and_the_pseudo_masks(probe_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(probe_run / "tensorboard"))
+    board.Reload()
+    events = read_events(probe_run)
+    found = [(point.step, point.value) for point in board.Scalars("val/miou")]
+    assert found == [(event["iteration"], pytest.approx(event["miou"])) for event in events]
+    names = [row["name"] for row in json.loads((probe_run / "report.json").read_text())["classes"]]
+    pairs = [pair for event in events for pair in zip(names, event["iou"], strict=True)]
+    known = {f"IoU/{name}" for name, iou in pairs if iou is not None}
+    assert known and known == {tag for tag in board.Tags()["scalars"] if tag.startswith("IoU/")}
+    assert board.Tags()["images"] == ["pseudo masks"]
