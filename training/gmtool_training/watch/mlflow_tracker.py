@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,17 @@ class MlflowTracker:
         """Add a point to curves."""
         now = int(1000 * time.time())
         metrics = [Metric(_allowed(name), value, now, iteration) for name, value in figures.items()]
-        self._try(lambda: self._client.log_batch(self.id, metrics=metrics))
+        self._try(partial(self._client.log_batch, self.id, metrics=metrics))
 
     def summarize(self, figures: Mapping[str, float], texts: Mapping[str, str]) -> None:
         """Set final figures, and texts such as hashes, which are tags."""
         self.log(0, figures)
         for name, text in texts.items():
-            self._try(lambda name=name, text=text: self._client.set_tag(self.id, name, text))
+            self._try(partial(self._client.set_tag, self.id, name, text))
 
     def close(self, end: End) -> None:
         """Say how the run ended."""
-        self._try(lambda: self._client.set_terminated(self.id, STATUS[end]))
+        self._try(partial(self._client.set_terminated, self.id, STATUS[end]))
 
     def _try(self, send: Callable[[], object]) -> None:
         if self._is_lost:
