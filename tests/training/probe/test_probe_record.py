@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,8 @@ from gmtool_training.data.readers import labeled_files
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.run import train
 from gmtool_training.loop.validate import validate, validate_decoders
-from gmtool_training.pictures.sheet import MaskTile
+from gmtool_training.pictures.sheet import MaskTile, draw_sheet
 from gmtool_training.probe import judge as judge_module
-from gmtool_training.probe import pictures as pictures_module
 from gmtool_training.probe.bank import View, features_at
 from gmtool_training.probe.head import Head, Scaling
 from gmtool_training.probe.pictures import Teaching, cropped, draw_unlabeled
@@ -24,6 +25,7 @@ from gmtool_training.probe.run import decoder_of
 from gmtool_training.probe.self_training import PseudoOptions
 from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.stages import late_text
+from PIL import Image
 from torch import nn
 
 from gmtool.artifact.checkpoints import read_checkpoint
@@ -182,13 +184,13 @@ def test_what_counts_are_the_teachers_sure_pixels_by_the_weights_of_their_classe
     threshold = float(torch.stack(found).mean(dim=0).max(dim=1).values.median())
     options = PseudoOptions(len(classes), threshold, balance=0.5, weight=0.5)
     teaching = Teaching(head, None, options, weights, views, is_used=True)
-    drawn: dict[str, object] = {}
-    sheet = pictures_module.draw_sheet
-    monkeypatch.setattr(
-        pictures_module,
-        "draw_sheet",
-        lambda titles, rows, **kw: drawn.update(rows=rows) or sheet(titles, rows, **kw),
-    )
+    drawn: list[Any] = []
+
+    def keep(titles: Sequence[str], rows: Sequence[Any], **given: Any) -> Image.Image:
+        drawn.extend(rows)
+        return draw_sheet(titles, rows, **given)
+
+    monkeypatch.setattr("gmtool_training.probe.pictures.draw_sheet", keep)
     png = draw_unlabeled(
         network,
         replace(split, samples=split.samples[:1]),
@@ -199,7 +201,7 @@ def test_what_counts_are_the_teachers_sure_pixels_by_the_weights_of_their_classe
         bf16=False,
     )
     assert png is not None and png.startswith(b"\x89PNG")
-    ((picture, pseudo, counts, _),) = drawn["rows"]  # type: ignore[misc]
+    ((picture, pseudo, counts, _),) = drawn
     assert isinstance(pseudo, MaskTile) and isinstance(counts, MaskTile)
     assert pseudo.certainty is not None and counts.certainty is not None
     np.testing.assert_array_equal(picture, image)

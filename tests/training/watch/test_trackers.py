@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gmtool_training.loop import hooks as hooks_module
@@ -20,9 +21,9 @@ from gmtool.settings import Settings, build_config
 BLOCK = 32768
 
 
-def wandb_records(path: Path) -> Iterator[object]:
+def wandb_records(path: Path) -> Iterator[Any]:
     """The protocol buffers in an offline run's file, which is a LevelDB log behind 7 bytes of its own."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     content, place, parts = path.read_bytes(), 7, b""
     while place + 7 <= len(content):
@@ -34,7 +35,7 @@ def wandb_records(path: Path) -> Iterator[object]:
         parts += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last part
-            record = Record()
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(parts)
             parts = b""
             yield record
@@ -56,16 +57,16 @@ def test_wandb_offline_has_settings_curves_iou_of_classes_and_hashes(
     points: dict[str, dict[int, float]] = {}
     summary: dict[str, object] = {}
     for record in wandb_records(path):
-        kind = record.WhichOneof("record_type")  # type: ignore[attr-defined]
+        kind = record.WhichOneof("record_type")
         if kind == "run":
-            settings |= {each.key: json.loads(each.value_json) for each in record.run.config.update}  # type: ignore[attr-defined]
-            assert (record.run.project, record.run.display_name) == ("gmtool", "mine")  # type: ignore[attr-defined]
+            settings |= {each.key: json.loads(each.value_json) for each in record.run.config.update}
+            assert (record.run.project, record.run.display_name) == ("gmtool", "mine")
         elif kind == "history":
-            for item in record.history.item:  # type: ignore[attr-defined]
+            for item in record.history.item:
                 name = item.key or item.nested_key[0]
-                points.setdefault(name, {})[record.history.step.num] = json.loads(item.value_json)  # type: ignore[attr-defined]
+                points.setdefault(name, {})[record.history.step.num] = json.loads(item.value_json)
         elif kind == "summary":
-            for item in record.summary.update:  # type: ignore[attr-defined]
+            for item in record.summary.update:
                 summary[item.key or item.nested_key[0]] = json.loads(item.value_json)
     assert settings["optim.lr"] == config.optim.lr and settings["model.encoder"] == "toy"
     assert points["train/loss"].keys() == {1, 2}
