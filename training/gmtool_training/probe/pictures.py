@@ -15,7 +15,7 @@ from gmtool.classes import ClassSet
 from gmtool.data.datasets import Split
 from gmtool.errors import DataError
 from gmtool.images import UInt8Array
-from gmtool.masks.files import PNG_COMPRESSION
+from gmtool.masks.png import PNG_COMPRESSION
 from gmtool.nn.model import GuidedMixNet, normalize
 from gmtool_training.data.readers import ImageReader
 from gmtool_training.pictures.sheet import TILE_PX, MaskTile, Tile, draw_sheet
