@@ -61,6 +61,10 @@ def test_wandb_offline_has_settings_curves_iou_of_classes_and_hashes(
         if kind == "run":
             settings |= {each.key: json.loads(each.value_json) for each in record.run.config.update}
             assert (record.run.project, record.run.display_name) == ("gmtool", "mine")
+        elif kind == "config":  # a slow machine sends the settings after the run
+            settings |= {
+                each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in record.config.update
+            }
         elif kind == "history":
             for item in record.history.item:
                 name = item.key or item.nested_key[0]
