@@ -31,6 +31,7 @@ def check(setting: Setting) -> Checked:
     from gmtool_serving.inputs.decode import Decoded, DecodeOptions, decode
     from gmtool_serving.outputs.formats import MaskItem
     from gmtool_serving.outputs.write import MaskFolders, write_outputs
+    from gmtool_serving.pipeline.pipeline import MAX_GROUP
     from gmtool_serving.pipeline.run import WRITERS, PredictionRun, PredictOptions
 
     # Images and the model: on a card the paper's network in half precision, else the toy network
@@ -50,11 +51,12 @@ def check(setting: Setting) -> Checked:
     rates["model"] = _rate(lambda: backend.predict(batch).mask, len(batch))
     store, classes = MaskFolders(folder / "alone"), backend.spec.classes
 
-    def write(index: int) -> None:
-        write_outputs(MaskItem(PurePosixPath(str(index)), mask, None), classes, ("voc",), store)
+    def write(writer: int) -> None:
+        names = [PurePosixPath(str(writer * MAX_GROUP + index)) for index in range(MAX_GROUP)]
+        write_outputs([MaskItem(name, mask, None) for name in names], classes, ("voc",), store)
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        rates["write"] = _rate(lambda: list(pool.map(write, range(2 * WRITERS))), 2 * WRITERS)
+        rates["write"] = _rate(lambda: list(pool.map(write, range(WRITERS))), WRITERS * MAX_GROUP)
     # All of them together
     inputs = [InputImage(path, PurePosixPath(path.stem)) for path in paths]
     with PredictionRun(inputs, folder / "masks", PredictOptions()) as run:
