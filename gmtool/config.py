@@ -267,7 +267,8 @@ class RunConfig:
     seed: Annotated[int, Ge(0)] = 0
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
-    """`32-true`, `bf16-mixed`, or `16-mixed` with a loss scale; `auto`: bf16-mixed if native to the device."""
+    """`32-true`, `bf16-mixed`, or `16-mixed` with a loss scale; `auto`: bf16-mixed if native to the device,
+    16-mixed on V100 and T4, else 32-true."""
     log_every: Annotated[int, Ge(1)] = 10
     """Optimiser steps between two log events."""
     validations: Annotated[int, Ge(1)] = 10

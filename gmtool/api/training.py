@@ -235,6 +235,7 @@ def resume(
     """
     from gmtool_training.loop.resumable import check_resume
 
+    from gmtool.console import speaks
     from gmtool.settings import as_settings
 
     named = {
@@ -250,7 +251,8 @@ def resume(
     }
     changes = {**as_settings(settings), **given(named)}
     _let_idle_threads_sleep()
-    check_resume(Path(run), changes)
+    if speaks():  # others may be on machines without the run folder
+        check_resume(Path(run), changes)
     with _loading_torch():
         from gmtool_training.loop.run import resume as go_on
     return go_on(Path(run), changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -160,6 +161,17 @@ def _build_decoder(
 
 def normalize(image: Tensor) -> Tensor:
     """Return images (B, 3, H, W) of 0-255 as float32 with ImageNet's mean 0 and standard deviation 1."""
-    mean = torch.tensor(IMAGENET_MEAN, device=image.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=image.device)[:, None, None]
+    mean, std = _colors_on_card(image.device) if image.device.type == "cuda" else _colors(image.device)
     return (image.float() / 255 - mean) / std
+
+
+def _colors(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ImageNet's mean and standard deviation, (3, 1, 1)."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
+
+
+@cache
+def _colors_on_card(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the same, copied once: each copy waits for the card."""
+    return _colors(device)

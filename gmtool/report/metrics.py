@@ -61,7 +61,23 @@ def confusion_matrix(
     """
     if truth.shape != prediction.shape:
         raise DataError(f"mask of {_size(prediction)} pixels, but its ground truth has {_size(truth)}")
-    counts = count_pairs(truth, prediction)
+    return matrix_of_pairs(
+        count_pairs(truth, prediction),
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        allow_no_class=allow_no_class,
+    )
+
+
+def matrix_of_pairs(
+    counts: Int64Array, *, num_classes: int, ignore_index: int, allow_no_class: bool = False
+) -> Int64Array:
+    """Return the matrix of `confusion_matrix` from pixels by (true label, predicted label), (256, 256).
+
+    Raises:
+        DataError: A counted pixel has a label outside the classes.
+    """
+    counts = counts.copy()
     counts[ignore_index] = 0
     _refuse_labels("ground truth", counts.sum(axis=1), num_classes)
     counted = counts[:num_classes]

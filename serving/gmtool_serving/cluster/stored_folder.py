@@ -8,16 +8,19 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from gmtool.console import remark
 from gmtool.errors import DataError
 from gmtool_serving.cluster.storage import StoredFile, delete_file, join, list_files, read_file, write_file
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.outputs.folder import OutputFolder
 from gmtool_serving.outputs.lock import PREFIX, Holder, holder_of
+from gmtool_serving.outputs.manifest import Record
 
 HEARTBEAT_S = 30.0
 """Interval at which a run renews its lease and uploads its manifest; a killed run loses at most that much."""
@@ -47,6 +50,7 @@ class StoredFolder(OutputFolder):
         self._stopped = threading.Event()
         self._uploading = threading.Lock()
         self._uploaded = 0
+        self._renewed, self._failure = time.monotonic(), cast("Exception | None", None)
         try:
             self._renew()
             self._refuse_others()
@@ -63,6 +67,20 @@ class StoredFolder(OutputFolder):
 
     def sweep(self, folders: Iterable[Path]) -> None:
         """Do nothing: an object store has no temporary files."""
+
+    def add(self, record: Record) -> None:
+        """Append a record to the manifest.
+
+        Raises:
+            DataError: The lease has expired, since it could not be renewed: another run may hold the folder.
+            OSError: The manifest cannot be written.
+        """
+        if self._failure is not None and time.monotonic() - self._renewed > LEASE_S:
+            raise DataError(
+                f"output folder {self._uri}: its lease could not be renewed for {LEASE_S / 60:.0f} minutes "
+                f"({self._failure}), so that another run may write into it: continue with --resume"
+            )
+        super().add(record)
 
     def finish(self, summary: Mapping[str, Any], images: Sequence[InputImage] | None) -> None:
         """Close the manifest with a summary; see `Manifest.finish`."""
@@ -86,6 +104,7 @@ class StoredFolder(OutputFolder):
     def _renew(self) -> None:
         holder = Holder(os.getpid(), socket.gethostname())
         write_file(self._lease, json.dumps(vars(holder)).encode())
+        self._renewed = time.monotonic()
 
     def _refuse_others(self) -> None:
         leases = [file for file in list_files(self._uri, recursive=False) if _is_lease(file)]
@@ -113,8 +132,12 @@ class StoredFolder(OutputFolder):
             try:
                 self._renew()
                 self._upload()
-            except OSError:
-                continue  # store unavailable: the next beat or the end of the run will raise
+            except OSError as error:
+                self._failure = error  # store unavailable: the next beat tries again
+            except Exception as error:  # of pyarrow, credentials, or a bug: it too is tried again, and said
+                if type(error) is not type(self._failure):
+                    remark(f"warning: {self._uri}: its lease cannot be renewed: {type(error).__name__}: {error}")
+                self._failure = error
 
     def _upload(self) -> None:
         with self._uploading:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from gmtool_training.data.batches import LabeledBatch
+from gmtool_training.engine import build_step as build_step_module
 from gmtool_training.engine.accumulate import propagate, split_batch
 from gmtool_training.engine.average import averaged_copy, update_average
 from gmtool_training.engine.machine import Machine
 from gmtool_training.engine.optim import build_optimizer
 from gmtool_training.engine.recompute import recompute_activations
 from gmtool_training.loop import hooks as hooks_module
-from gmtool_training.loop import run as run_module
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.run import resume, train
 from gmtool_training.method.losses import StepLosses
@@ -136,7 +136,7 @@ def poisoned(calls: set[int]) -> Callable[..., StepLosses]:
 def test_case_35_a_nan_is_skipped_and_counted(
     toy_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "guidedmix_step", poisoned({3, 5}))
+    monkeypatch.setattr(build_step_module, "guidedmix_step", poisoned({3, 5}))
     changes = {"optim.iterations": 6, "run.log_every": 1, "run.max_skipped": 1, "method.warmup_fraction": 0}
     train(build_config(toy_settings, changes), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -156,7 +156,7 @@ def test_case_35_a_nan_is_skipped_and_counted(
 def test_case_35_too_many_in_a_row_stop_with_the_images(
     toy_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "guidedmix_step", poisoned(set(range(3, 100))))
+    monkeypatch.setattr(build_step_module, "guidedmix_step", poisoned(set(range(3, 100))))
     changes = {
         "optim.iterations": 30,
         "run.log_every": 2,

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import Cli
+from gmtool_training.engine.build_step import build_step
 from gmtool_training.engine.machine import Machine
-from gmtool_training.loop.run import _build_step, train
+from gmtool_training.loop.run import train
 from gmtool_training.method.other_run import load_teacher
 from gmtool_training.recipes.configure import configure
 from gmtool_training.recipes.recipes import RECIPES
@@ -128,13 +128,9 @@ def test_the_teacher_computes_in_the_precision_of_the_run(
 ) -> None:
     network, checkpoint = load_network(toy_run, "best")
     other = {"method.teacher_run": str(toy_run)} if teacher != "average" else {}
-    run = SimpleNamespace(
-        config=build_config(toy_settings, RECIPES["fixmatch"], {"run.precision": "bf16-mixed"}, other),
-        classes=checkpoint.classes,
-        class_weights=None,
-        machine=Machine(torch.device("cpu"), "bf16-mixed"),
-    )
-    step = _build_step(run, network)  # type: ignore[arg-type]
+    config = build_config(toy_settings, RECIPES["fixmatch"], other)
+    machine = Machine(torch.device("cpu"), "bf16-mixed")
+    step = build_step(config.method, checkpoint.classes, machine, average=network, class_weights=None)
     dtypes = set()
     with torch.nn.modules.module.register_module_forward_hook(
         lambda module, _, output: dtypes.add(output.dtype) if isinstance(module, torch.nn.Conv2d) else None

@@ -34,19 +34,59 @@ def shared_config(toy_settings: Settings) -> TrainConfig:
     return build_config(toy_settings, CHANGES)
 
 
+PROGRAM = """
+import os, shutil, sys
+from pathlib import Path
+from gmtool.cli import app
+
+folder = Path(sys.argv[1])
+run = folder / ("run" if os.environ["RANK"] == "0" else "other-machine") / "here"
+
+def gmtool(*arguments):
+    sys.argv = ["gmtool", *map(str, arguments)]
+    try:
+        app.run()
+    except SystemExit as end:
+        assert not end.code, end.code
+
+gmtool("train", "voc", "--config", folder / "config.toml", "--out", run)
+if os.environ["RANK"] == "0":
+    shutil.copytree(run, folder / "at-first")
+gmtool("train", "--resume", run, "--iterations", 6)
+"""
+"""Trains and resumes with a run folder for each process, as on two machines without a shared disk."""
+
+
 @pytest.fixture(scope="module")
-def shared_run(shared_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(shared_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four steps, `at-first`, and of the same run resumed for two more."""
     folder = tmp_path_factory.mktemp("shared")
     (folder / "config.toml").write_text(dump_config(shared_config))
+    (folder / "program.py").write_text(PROGRAM)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    training = ["-m", "gmtool", "train", "voc", "--config", str(folder / "config.toml")]
-    command = [*torchrun, *training, "--out", str(folder / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    command = [*torchrun, str(folder / "program.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("# mIoU") == 1, "the first process alone speaks"
-    assert done.stderr.count("2 processes") == 1
-    assert done.stderr.count("class weights: ") == 1
-    return folder / "run"
+    assert done.stdout.count("# mIoU") == 2, "the first process alone speaks, once a training"
+    assert done.stderr.count("2 processes") == 2
+    assert done.stderr.count("class weights: ") == 2
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_run(runs: Path) -> Path:
+    return runs / "at-first"
+
+
+def test_processes_on_other_machines_need_nothing_that_the_first_wrote(runs: Path) -> None:
+    assert not (runs / "other-machine").exists()
+    events = [json.loads(line) for line in (runs / "run" / "here" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["iteration"] for event in events if event["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    network, checkpoint = load_network(runs / "run" / "here", "last")
+    before, _ = load_network(runs / "at-first", "last")
+    assert checkpoint.iteration == 6
+    moved = [(a - b).norm() for a, b in zip(network.parameters(), before.parameters(), strict=True)]
+    assert sum(moved) > 0
 
 
 def test_two_processes_take_the_steps_of_one_that_computes_in_two_parts(

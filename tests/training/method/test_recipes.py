@@ -94,7 +94,7 @@ def test_fixmatch_equals_its_definition(network: GuidedMixNet, teacher: GuidedMi
     propagate(F.cross_entropy(logits, inputs.labeled.masks.long(), ignore_index=255))
     with torch.no_grad():
         probability, label = teacher(normalize(inputs.unlabeled)).logits.softmax(1).max(1)
-    boxes = draw_boxes(4, (24, 24), share=0.5, random=random)
+    boxes = torch.from_numpy(draw_boxes(4, (24, 24), share=0.5, random=random))
     strong = change_colors(inputs.unlabeled, random)
     images, labels, counted = strong.clone(), label.clone(), (probability >= 0.5) & inputs.inside
     sure = counted.clone()
@@ -115,9 +115,7 @@ def test_a_pasted_labeled_image_teaches_its_true_mask(
     network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With boxes as large as the images, the unlabeled part is the cross-entropy of recoloured labeled images."""
-    monkeypatch.setattr(
-        unlabeled, "draw_boxes", lambda count, size, **_: torch.ones(count, *size, dtype=torch.bool)
-    )
+    monkeypatch.setattr(unlabeled, "draw_boxes", lambda count, size, **_: np.ones((count, *size), dtype=np.bool_))
     monkeypatch.setattr(unlabeled, "change_colors", lambda images, _, share: 255 - images)
     inputs.labeled.masks[:, :5] = 255
     network.eval()
@@ -233,7 +231,7 @@ def test_strong_views_depend_on_their_generator_alone(inputs: StepInput) -> None
 
 
 def test_boxes_show_the_next_image() -> None:
-    boxes = draw_boxes(200, (30, 40), share=0.5, random=np.random.default_rng(0))
+    boxes = torch.from_numpy(draw_boxes(200, (30, 40), share=0.5, random=np.random.default_rng(0)))
     areas = boxes.flatten(1).float().mean(1)
     assert 0.35 < (areas > 0).float().mean() < 0.65
     assert areas.max() < 0.45
@@ -241,7 +239,7 @@ def test_boxes_show_the_next_image() -> None:
     pasted = paste(values, boxes)
     assert torch.equal(pasted[5][:, boxes[5]], torch.full_like(pasted[5][:, boxes[5]], 6))
     assert (pasted[5][:, ~boxes[5]] == 5).all()
-    last = draw_boxes(2, (8, 8), share=1.0, random=np.random.default_rng(0))
+    last = torch.from_numpy(draw_boxes(2, (8, 8), share=1.0, random=np.random.default_rng(0)))
     assert paste(torch.tensor([[[0.0]], [[1.0]]]).expand(2, 8, 8), last)[1][last[1]].eq(0).all()
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -39,11 +39,18 @@ class Machine:
     rank: int = 0
     """Number of this process among those of the run, on all machines."""
     processes: int = 1
+    local_rank: int = 0
+    """Number of this process among those of the run on its machine."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files of the run."""
+        """Whether this process writes the files of the run; others may be on machines that do not see them."""
         return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process makes what all on its machine read: data that is generated or downloaded."""
+        return self.local_rank == 0
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which torch computes in the precision of the run."""
@@ -93,12 +100,13 @@ class Machine:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     @contextmanager
-    def first_process_first(self) -> Iterator[None]:
-        """Run the block in the first process, then in the others."""
-        if not self.is_first:
+    def in_turn(self) -> Iterator[None]:
+        """Run the block in the first process, then in the first ones of the other machines, then in the rest."""
+        turn = 0 if self.is_first else 1 if self.is_first_here else 2
+        for _ in range(turn):
             self.wait_for_all()
         yield
-        if self.is_first:
+        for _ in range(2 - turn):
             self.wait_for_all()
 
 
@@ -118,6 +126,19 @@ class MixedPrecision(nn.Module):
 def in_precision(network: nn.Module, machine: Machine) -> nn.Module:
     """Return a network that computes in the precision of the run: itself in 32-true."""
     return MixedPrecision(network, machine) if machine.precision in HALF else network
+
+
+def of_first_process(read: Callable[[], T]) -> T:
+    """Return what `read` returns in the first process, which alone calls it, before the device is known.
+
+    Under `torchrun` this connects the processes; otherwise it is `read` itself.
+    """
+    rank, processes = _join_processes()
+    if processes == 1:
+        return read()
+    values = [read() if rank == 0 else None]
+    dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+    return cast(T, values[0])
 
 
 def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine, DeviceName, PrecisionName]:
@@ -141,14 +162,39 @@ def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine,
             "run.precision=16-mixed needs a loss scaler, missing in torch on Apple GPUs: use 32-true"
         )
     # Processes of torchrun
-    rank, processes = _join_processes(found)
-    place = torch.device(found, int(os.environ.get("LOCAL_RANK", "0"))) if found == "cuda" else torch.device(found)
+    rank, processes = _join_processes()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = torch.device(found, local_rank) if found == "cuda" else torch.device(found)
     if place.type == "cuda":
         torch.cuda.set_device(place)
+        choose_kernels()
     scaler = torch.amp.GradScaler(found) if precision == "16-mixed" else None
     several = f", {processes} processes" if processes > 1 else ""
     remark(f"device {found}, precision {precision}{several}")
-    return Machine(place, precision, scaler, rank, processes), found, precision
+    return Machine(place, precision, scaler, rank, processes, local_rank), found, precision
+
+
+def choose_kernels() -> None:
+    """Set what torch may choose on a card, for the whole process.
+
+    Float32 is float32, not TF32 with its mantissa of 10 bits, torch's default for convolutions. cuDNN tries its
+    algorithms once for the one shape of the crops; `any_size` switches that off for validation images, each of
+    which may have another size.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Let cuDNN choose algorithms by its heuristic within the block, without trying them for every new size."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def share_weights(machine: Machine, network: nn.Module) -> None:
@@ -188,13 +234,14 @@ def average_over_processes(machine: Machine, network: nn.Module) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def _join_processes(device: DeviceName) -> tuple[int, int]:
+def _join_processes() -> tuple[int, int]:
     """Connect the processes that `torchrun` started; return the rank of this one, and their number."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1:
         return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backends, timeout=LONGEST_WAIT)
         atexit.register(dist.destroy_process_group)
     return dist.get_rank(), processes
 
@@ -207,10 +254,13 @@ def _found_device(device: DeviceName) -> DeviceName:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed"]:
-    """Return bf16-mixed where the device multiplies bfloat16 natively, else 32-true."""
+def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """Return the half precision that the device multiplies natively, bfloat16 before float16; else 32-true."""
     if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        capability = torch.cuda.get_device_capability()
+        if capability >= (8, 0):
+            return "bf16-mixed"
+        return "16-mixed" if capability >= (7, 0) else "32-true"  # V100 and T4; before them half was no faster
     if device == "mps":
         return "32-true"
     # Private function, so it may be missing; then use 32-true

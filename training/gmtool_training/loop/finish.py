@@ -87,7 +87,9 @@ def _summarize(run: RunContext, report: IoUReport, *, seconds: float) -> None:
 
 
 def _report(run: RunContext, result: FitResult) -> IoUReport:
-    checkpoint, progress, data = read_checkpoint(run.run_dir, "last"), result.progress, run.data
+    progress, data = result.progress, run.data
+    checkpoint = run.machine.broadcast(read_checkpoint(run.run_dir, "last") if run.machine.is_first else None)
+    assert checkpoint is not None
     best = None  # the probe has one checkpoint: nothing is chosen on the validation images
     if run.config.method.name != "probe":
         best = BestScore(progress.best_miou, progress.best_iteration, result.images)

@@ -22,10 +22,14 @@ from gmtool.data.datasets import TrainingData
 from gmtool.errors import CheckpointError
 from gmtool.nn.checkpoint import TrainingState, load_network, load_training_state, resumable_names
 from gmtool.nn.model import GuidedMixNet
+from gmtool_training.engine.machine import Machine
 from gmtool_training.engine.optim import restore_state, state_tensors
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.resumable import computation, refuse_other_images
+
+NOTHING: tuple[TrainingState, dict[str, Any]] = (TrainingState({}, {}), {})
+"""Stands for the checkpoint that the first process sends."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,16 @@ def pack_state(
     )
 
 
-def restore(run_dir: Path, state: RunState, data: TrainingData) -> TrainingProgress:
+def restore(run_dir: Path, state: RunState, data: TrainingData, machine: Machine) -> TrainingProgress:
     """Load the newest undamaged checkpoint into `state` and return the progress of the run.
+
+    The first process reads it for all: others may be on machines without the run folder.
 
     Raises:
         CheckpointError: No checkpoint can be resumed, or all are damaged.
         ConfigError: The images of the run have changed.
     """
-    saved, weights = _newest_whole(run_dir)
+    saved, weights = machine.broadcast(_newest_whole(run_dir) if machine.is_first else NOTHING)
     refuse_other_images(run_dir, saved.values, data)
     state.saved_network.load_state_dict(weights)
     if state.average is not None:

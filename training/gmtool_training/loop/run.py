@@ -32,7 +32,8 @@ from gmtool_training.data.batches import (
     unlabeled_batches,
 )
 from gmtool_training.data.workers import explained_worker_failures
-from gmtool_training.engine.machine import Machine, in_precision
+from gmtool_training.engine.build_step import build_step
+from gmtool_training.engine.machine import Machine, in_precision, of_first_process
 from gmtool_training.engine.memory import explained_memory
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
@@ -54,8 +55,6 @@ from gmtool_training.loop.resume import RunState, restore
 from gmtool_training.loop.schedule import FitSchedule, build_schedule
 from gmtool_training.loop.stop import stop_on_signals
 from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
-from gmtool_training.method.other_run import load_teacher
-from gmtool_training.method.step import Step, guidedmix_step, supervised_step
 from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.log import RunLog, SilentLog
 from gmtool_training.watch.open_tracker import open_tracker, save_tracker_id
@@ -78,7 +77,7 @@ def train(
         config: Settings of the run.
         run_dir: Folder that is empty or does not exist.
         record: What the settings do not say: kind, recipe, reasons.
-        prepare: Called once before the data is read, to generate or download it.
+        prepare: Called once on each machine before the data is read, to generate or download it.
 
     Raises:
         TerminatedError: Ctrl-C or SIGTERM; the run can be resumed.
@@ -86,9 +85,10 @@ def train(
     """
     # Device, data, network
     machine, config = on_this_machine(config)
-    with machine.first_process_first():
+    with machine.in_turn():
         if machine.is_first:
             require_empty(run_dir)
+        if machine.is_first_here:
             prepare()
         classes = load_classes(config.data.classes)
         data = checked_data(config, classes, check=machine.is_first)
@@ -126,19 +126,26 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
         ConfigError: The run is finished, its data has changed, another process trains it, or a setting changed
             that is not free.
     """
-    if not (run_dir / CONFIG_NAME).is_file():
-        raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
-    machine, config = on_this_machine(load_run_config(run_dir, changes))
-    with locked(run_dir, machine):
+
+    def read_config() -> TrainConfig:
+        if not (run_dir / CONFIG_NAME).is_file():
+            raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
+        return load_run_config(run_dir, changes)
+
+    machine, config = on_this_machine(of_first_process(read_config))
+
+    def read_classes() -> ClassSet:
         if config.method.name == "probe":
             refuse_finished_probe(run_dir)
-            classes = load_classes(config.data.classes)
-        else:
-            refuse_no_checkpoint(run_dir)
-            classes = saved_classes(run_dir)
-            refuse_other_computation(run_dir, config)
+            return load_classes(config.data.classes)
+        refuse_no_checkpoint(run_dir)
+        refuse_other_computation(run_dir, config)
+        return saved_classes(run_dir)
+
+    with locked(run_dir, machine):
+        classes = of_first_process(read_classes)
         refuse_missing_data(config.data, run_dir, remedy=MOVED)
-        with machine.first_process_first():
+        with machine.in_turn():
             data = checked_data(config, classes, check=machine.is_first)
         network = build_network(config.model, classes)
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
@@ -146,14 +153,16 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             remark(_starting_weights(network, config, classes))
         run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
         with open_tracker(config, run_dir, is_first=machine.is_first) as tracker:
-            save_tracker_id(run_dir, config, tracker)
+            if machine.is_first:
+                save_tracker_id(run_dir, config, tracker)
             return _run(replace(run, tracker=tracker), network, resumed=True)
 
 
 @contextmanager
 def _new_folder(run_dir: Path, machine: Machine) -> Iterator[None]:
     """Make the run folder and hold its lock within the block."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if machine.is_first:
+        run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir, machine):
         yield
 
@@ -187,7 +196,9 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             mixed,
             state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
-            _build_step(run, state.average),
+            build_step(
+                config.method, run.classes, machine, average=state.average, class_weights=run.class_weights
+            ),
             schedule=schedule,
             start=start,
             sums=state.sums,
@@ -217,6 +228,8 @@ def _advising_to_resume(run: RunContext) -> Iterator[None]:
     try:
         yield
     except TerminatedError as error:
+        if not run.machine.is_first:  # it sees no checkpoint, and says nothing
+            raise
         done = f"{error} after {read_checkpoint(run.run_dir, 'last').iteration} of {run.config.optim.iterations}"
         remedy = f"gmtool train --resume {run.run_dir} goes on there"
         if not run.config.run.save_state:
@@ -226,7 +239,7 @@ def _advising_to_resume(run: RunContext) -> Iterator[None]:
 
 def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> TrainingProgress:
     """Restore the state of a run and save its settings, which may have changed; return its progress."""
-    start = restore(run.run_dir, state, run.data)
+    start = restore(run.run_dir, state, run.data, run.machine)
     if schedule.is_over(start):
         raise ConfigError(
             f"{run.run_dir} is finished: {start.iteration} of {schedule.iterations} iterations are done; "
@@ -267,18 +280,6 @@ def _unlabeled_batches(
         read=run.readers.unlabeled,
         unreadable=unreadable,
     )
-
-
-def _build_step(run: RunContext, average: nn.Module | None) -> Step:
-    method, classes, weights = run.config.method, run.classes, run.class_weights
-    if method.name == "supervised":
-        return partial(supervised_step, method=method, classes=classes, class_weights=weights)
-    teacher: nn.Module | None = average
-    if method.teacher_run is not None:
-        teacher = load_teacher(method.teacher_run, classes, run.machine.device)
-        method = replace(method, teacher="average")
-    teacher = None if teacher is None else in_precision(teacher, run.machine)
-    return partial(guidedmix_step, method=method, classes=classes, average=teacher, class_weights=weights)
 
 
 def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -> RunLog | SilentLog:

@@ -94,7 +94,19 @@ def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tup
     """
     batch = masks.shape[0]
     occurs = torch.zeros(batch, 256, device=masks.device).scatter_(1, masks.flatten(1).long(), 1.0)
-    return F.binary_cross_entropy_with_logits(image_logits.float(), occurs[:, list(foreground)])
+    return F.binary_cross_entropy_with_logits(image_logits.float(), _columns(occurs, foreground))
+
+
+def _columns(values: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return columns of (B, N) by ascending index, as slices: copying a list of indices waits for a card."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index:
+            ranges[-1][1] += 1
+        else:
+            ranges.append([index, index + 1])
+    parts = [values[:, start:end] for start, end in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def pseudo_cross_entropy(logits: Tensor, pseudo: Tensor, weights: Tensor | None, *, soft: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
+from gmtool.nn.copying import copied
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
@@ -199,7 +200,7 @@ def _labeled_decoupling_loss(
     if method.pairing == "similar":
         other = nearest_others(labeled.embedding)
     else:
-        other = random_others(len(labeled.images), random).to(labeled.images.device)
+        other = copied(random_others(len(labeled.images), random), labeled.images.device)
     with statistics_of_changed_images(network, method):
         mixed: Output = network(mix_pairs(labeled.images, labeled.images[other], lam))
     m_dec = decouple(torch.softmax(mixed.logits, dim=1), labeled.probabilities, lam, method=method)

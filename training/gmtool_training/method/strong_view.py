@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
@@ -31,7 +32,9 @@ def change_colors(images: Tensor, random: np.random.Generator, *, share: float =
     return torch.stack([_change_one(image, random) if random.random() < share else image for image in images])
 
 
-def draw_boxes(count: int, size: tuple[int, int], *, share: float, random: np.random.Generator) -> Tensor:
+def draw_boxes(
+    count: int, size: tuple[int, int], *, share: float, random: np.random.Generator
+) -> npt.NDArray[np.bool_]:
     """Return random boxes as masks, (count, H, W) bool: one box or none an image.
 
     Args:
@@ -41,7 +44,7 @@ def draw_boxes(count: int, size: tuple[int, int], *, share: float, random: np.ra
         random: Source of all random numbers.
     """
     height, width = size
-    boxes = torch.zeros(count, height, width, dtype=torch.bool)
+    boxes = np.zeros((count, height, width), dtype=np.bool_)
     for box in boxes:
         if random.random() >= share:
             continue

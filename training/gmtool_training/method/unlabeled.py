@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmtool.config import MethodConfig
+from gmtool.nn.copying import copied
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
@@ -137,7 +138,8 @@ def strong_target(
     source = _pseudo_mask(teacher, normalize(images), own=None)
     # Strong view: boxes of other unlabeled images, other colours
     size = (images.shape[-2], images.shape[-1])
-    boxes = draw_boxes(len(images), size, share=method.cutmix, random=random).to(images.device)
+    drawn = draw_boxes(len(images), size, share=method.cutmix, random=random)
+    boxes = copied(torch.from_numpy(drawn), images.device)
     strong, pseudo = paste(change_colors(images, random, share=method.colors), boxes), paste(source.mask, boxes)
     counted = None if inside is None or method.margin else paste(inside, boxes)
     # Boxes of labeled images
@@ -190,10 +192,12 @@ def _paste_labeled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Paste boxes of labeled images with their masks; return images, pseudo masks and pixels that count."""
     method, random = teacher.method, teacher.random
-    boxes = draw_boxes(len(images), (images.shape[-2], images.shape[-1]), share=method.paste, random=random)
-    rows = boxes.flatten(1).any(dim=1).nonzero()[:, 0]  # images with a box
-    boxes, rows = boxes[rows].to(images.device), rows.to(images.device)
-    partners = rows % len(labeled.images)
+    drawn = draw_boxes(len(images), (images.shape[-2], images.shape[-1]), share=method.paste, random=random)
+    places = np.flatnonzero(drawn.any(axis=(1, 2)))  # images with a box
+    boxes, rows, partners = (
+        copied(torch.from_numpy(each), images.device)
+        for each in (drawn[places], places, places % len(labeled.images))
+    )
     truth = labeled.masks[partners].long()
     known_pixels = truth != ignore_index
     one_hot = F.one_hot(truth * known_pixels, pseudo.shape[1]).permute(0, 3, 1, 2).to(pseudo.dtype)
@@ -220,7 +224,7 @@ def _pseudo_mask(teacher: Teacher, x_u: Tensor, *, own: Output | None) -> Pseudo
         assert own is not None
         partners = nearest_partners(own.embedding.detach(), labeled.embedding)
     else:
-        partners = random_partners(len(x_u), len(labeled.images), teacher.random).to(x_u.device)
+        partners = copied(random_partners(len(x_u), len(labeled.images), teacher.random), x_u.device)
     # Mixing (Eq. 2) and decoupling (Eq. 7, 8)
     images = mix_pairs(labeled.images[partners], x_u, teacher.lam)
     with statistics_of_changed_images(teacher.network, method):

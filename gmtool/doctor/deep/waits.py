@@ -1,0 +1,37 @@
+"""Deep check: a training step never waits for the card, in any recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from gmtool_training.engine.machine import open_machine
+
+from gmtool.doctor.deep.result import Checked, CheckFailedError, Setting
+from gmtool.doctor.deep.steps import LOOKED_AT, RECIPE_NAMES, step_config, take_steps
+
+
+def check(setting: Setting) -> Checked:
+    """Take steps of every recipe in which torch raises where it would wait for the card."""
+    del setting
+
+    def within(step: int) -> AbstractContextManager[object]:
+        return _refusing_waits() if step in LOOKED_AT else nullcontext()
+
+    machine, _, precision = open_machine("cuda", "auto")
+    for recipe in RECIPE_NAMES:
+        try:
+            take_steps(step_config(recipe, {"run.precision": precision}), machine, within=within)
+        except RuntimeError as error:
+            raise CheckFailedError(f"{recipe}: {str(error).splitlines()[0]}") from error
+    return Checked(f"none in a step of {', '.join(RECIPE_NAMES)} in {precision}")
+
+
+@contextmanager
+def _refusing_waits() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
