@@ -158,7 +158,7 @@ def test_a_folder_without_classes_says_how_to_make_them(cli: Cli, tmp_path: Path
     commands = (
         ["train", "folder"],
         ["data", "check", "folder"],
-        ["data", "split", "folder", "--out", tmp_path / "x"],
+        ["data", "split", "folder", "--val", "0.2", "--out", tmp_path / "x"],
     )
     for command in commands:
         code, _, err = cli([*command, "--data", tmp_path])
