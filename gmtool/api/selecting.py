@@ -29,7 +29,7 @@ def select(
     model: ModelLike = None,
     count: int = 30,
     labeled: PathLike | None = None,
-    strategy: Literal["default", "entropy", "margin", "coreset", "random"] = "default",
+    strategy: Literal["default", "entropy", "margin", "bald", "coreset", "kmeans++", "random"] = "default",
     seed: int = 0,
     duplicates: float = 8.0,
     prelabel: str | Sequence[str] | None = None,
@@ -56,7 +56,8 @@ def select(
         count: Images to choose.
         labeled: Split list of the images of the pool that are labeled.
         strategy: `default`: uncertain pixels of rare classes, unlike labeled and chosen images. `entropy`,
-            `margin`: mean uncertainty; need logits. `coreset`: k-centre greedy. `random`.
+            `margin`: mean uncertainty; `bald`: disagreement with the mirror image; these need logits. `coreset`:
+            k-centre greedy. `kmeans++`: drawn by squared distance. `random`.
         seed: Seed of random orders.
         duplicates: Images whose thumbnails differ by less are taken once: root mean square, 0 to 255; 0: never.
         prelabel: Formats of `predict` in which the masks of the chosen images are written.

@@ -19,7 +19,7 @@ from gmtool_serving.inputs.decode import DecodeOptions
 from gmtool_serving.pipeline.decoder_pool import Decoders
 from gmtool_serving.select.appearance import appearance_of
 from gmtool_serving.select.certainty import CertaintyBackend
-from gmtool_serving.select.choose import class_weights, embedding_of, nearest_of
+from gmtool_serving.select.choose import choose, class_weights, embedding_of, nearest_of
 from gmtool_serving.select.job import Selection, SelectOptions, select_job
 from gmtool_serving.select.measure import Measures, measure
 from PIL import Image
@@ -259,3 +259,41 @@ def test_the_command_writes_list_table_sheet_and_masks_to_correct(
     )
     code, _, err = cli([*line, "--tolerance", 0, "--out", tmp_path / "again"])
     assert code == 2 and "--tolerance does nothing without --prelabel FORMAT" in err
+
+
+def test_bald_is_the_mutual_information_of_an_image_and_its_mirror_image() -> None:
+    logits = np.random.default_rng(1).normal(0, 2, (1, 4, 3, 6)).astype(np.float32)
+    other = np.random.default_rng(2).normal(0, 2, (1, 4, 3, 6)).astype(np.float32)
+
+    class Fixed(FakeBackend):
+        def predict(self, images: Any) -> Prediction:
+            return Prediction(None, None, logits if images[0, 0, 0, 0] == 0 else other[..., ::-1])
+
+    image = np.zeros((1, 3, 6, 3), np.uint8)
+    image[:, :, 3:] = 9
+    found = CertaintyBackend(Fixed(), "bald").predict(image).confidence
+    assert found is not None
+
+    def chances(values: Any) -> Any:
+        return np.exp(values.astype(np.float64)) / np.exp(values.astype(np.float64)).sum(axis=1, keepdims=True)
+
+    def entropy(p: Any) -> Any:
+        return -(p * np.log(p)).sum(axis=1)
+
+    one, two = chances(logits), chances(other)
+    information = entropy((one + two) / 2) - (entropy(one) + entropy(two)) / 2
+    np.testing.assert_allclose(found, 255 * (1 - np.sqrt(information / np.log(2))), atol=0.51)
+
+
+def test_kmeans_plus_plus_draws_by_squared_distance() -> None:
+    """Nine images at one place and one far away: the first two chosen are one of each, whatever the seed."""
+    shares = np.zeros((10, 2), dtype=np.float32)
+    shares[:, 0], shares[9] = 1, (0, 1)
+    empty = np.zeros((10, 1), dtype=np.float32)
+    measures = Measures(
+        list(range(10)), np.ones(10, dtype=bool), shares, shares, empty, empty.astype(np.uint8), {}
+    )  # type: ignore[arg-type]
+    how: dict[str, Any] = {"strategy": "kmeans++", "labeled": [0], "duplicate_levels": 0.0}
+    assert {choose(measures, 1, seed=seed, **how).chosen[0] for seed in range(8)} == {9}
+    later = {tuple(choose(measures, 3, seed=seed, **how).chosen[1:]) for seed in range(8)}
+    assert len(later) > 1 and all(len(set(places)) == 2 and 9 not in places for places in later)
