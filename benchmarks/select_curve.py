@@ -4,9 +4,9 @@
 
 From 22 labels in rounds of 11: a linear probe of the frozen encoder is fitted to the labels, the rest of the
 training images is measured and chosen from by the code of `gmtool select`, and the masks of the chosen images are
-added. The encoder's features of sampled pixels are computed once and kept beside the results. Every strategy begins
-with the same 22 images of a seed; random is drawn four times a seed. Scores are mean IoUs of sampled pixels of the
-validation images. One line a curve goes into the results; a stopped run goes on where it was.
+added. The encoder's features of sampled pixels are computed once and kept beside the results. Every strategy
+begins with the same 22 images of a seed; random is drawn four times a seed. Scores are mean IoUs of sampled pixels
+of the validation images. One line a curve goes into the results; a stopped run goes on where it was.
 
 Names that end in `-encoder` measure distances between mean features of the encoder instead of the vectors of
 `gmtool select`, which needs no second network.

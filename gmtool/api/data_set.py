@@ -21,7 +21,7 @@ class DataSet:
     recognized: str
     """What the kind was recognised by; empty if it was named."""
 
-    def own_files(self) -> dict[str, Path]:
+    def own_files(self) -> dict[str, str]:
         """Return settings that name the classes and lists which lie in a recognised folder.
 
         A `val.txt` beside a folder of validation images is not taken.
@@ -33,7 +33,7 @@ class DataSet:
         found = {setting: own_file(self.root, name) for setting, name in OWN_FILES.items()}
         if self.kind != "folder" or (Path(self.root or ".") / "images" / "val").is_dir():
             found["data.val"] = None
-        return {setting: path for setting, path in found.items() if path is not None}
+        return {setting: str(path) for setting, path in found.items() if path is not None}
 
 
 def find_data_set(kind: str | None, data: PathLike | None, *, command: str) -> DataSet:

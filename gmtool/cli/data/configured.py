@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gmtool.api.arguments import given
 from gmtool.api.data_set import find_data_set
 
 if TYPE_CHECKING:
@@ -27,5 +28,4 @@ def configured(
 
     data_set = find_data_set(kind, data, command=command)
     named = {"data.root": data_set.root, "data.classes": classes, **lists}
-    given = {name: value for name, value in named.items() if value is not None}
-    return data_set, configure(data_set.kind, {**data_set.own_files(), **given}, settings=assignments or [])
+    return data_set, configure(data_set.kind, {**data_set.own_files(), **given(named)}, settings=assignments or [])
