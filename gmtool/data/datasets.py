@@ -13,6 +13,9 @@ from gmtool.data.splits import SplitEntry, read_split
 from gmtool.errors import DataError
 from gmtool.files import sha256_of_lines
 
+FEWEST_LABELED = 3
+"""Labeled training images that `gmtool train DIR` needs: it keeps some out of a fit to choose settings."""
+
 
 @dataclass(frozen=True)
 class Split:

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 from gmtool.data.splits import SplitEntry
@@ -100,10 +101,13 @@ def path_in(root: Path, text: str) -> Path | None:
 
     The path may be relative to the root or to the working directory, or absolute without its leading `/`.
     """
-    if (path := root / text).is_file():
-        return path
-    for base in (Path.cwd(), Path("/")):
-        if (path := base / text).is_file():
+    # File systems keep composed and decomposed accents apart
+    forms = (text,) if text.isascii() else (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
+    for form in forms:
+        if (path := root / form).is_file():
+            return path
+    for base, form in product((Path.cwd(), Path("/")), forms):
+        if (path := base / form).is_file():
             # First as written: images may be links to elsewhere
             for inside, of in ((path.absolute(), root.absolute()), (path.resolve(), root.resolve())):
                 if inside.is_relative_to(of):
