@@ -130,7 +130,7 @@ def _without(split: Split, *others: Split) -> Split:
         known = _image_paths(other.samples)
         kept = tuple(sample for sample in left if sample.image_path.resolve() not in known)
         if len(kept) < len(left):
-            less.append(other.name)
+            less.append(Path(other.name).name)
         left = kept
     return Split(f"{split.name} without {' and '.join(less)}" if less else split.name, left)
 

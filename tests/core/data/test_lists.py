@@ -102,9 +102,7 @@ def ids(samples: tuple[Sample, ...]) -> list[str]:
 def test_the_rest_of_a_pool_is_unlabeled(pool: DataConfig) -> None:
     data = load_training_data(replace(pool, labeled=pool.root / "labeled.txt"))
     assert ids(data.unlabeled.samples) == ["5", "6", "7"]
-    assert data.unlabeled.name == (
-        f"{pool.root / 'images'} without {pool.root / 'labeled.txt'} and {pool.root / 'val.txt'}"
-    )
+    assert data.unlabeled.name == f"{pool.root / 'images'} without labeled.txt and val.txt"
     of_folder = replace(pool, labeled=pool.root / "labeled.txt", unlabeled=pool.root / "images")
     assert ids(load_training_data(of_folder).unlabeled.samples) == ["0", "1", "2", "5", "6", "7"]
 
