@@ -49,7 +49,7 @@ from gmtool.progress import track
 
 DRAWS_OF_RANDOM = 3
 ENCODER = "-encoder"
-STRATEGIES = (*get_args(Strategy), *(f"{name}{ENCODER}" for name in ("coreset", "kmeans++")))
+STRATEGIES = (*get_args(Strategy), *(f"{name}{ENCODER}" for name in ("default", "coreset", "kmeans++")))
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,9 @@ class Images:
     appearance: npt.NDArray[np.float32]
 
     @property
-    def means(self) -> npt.NDArray[np.float32]:
-        """(N, D): mean features of each image in units of their deviation, of length 1."""
-        mean = self.features[0].float().mean(dim=1)
-        scaled = (mean - mean.mean(dim=0)) / mean.std(dim=0).clamp(min=1e-6)
-        return cast("npt.NDArray[np.float32]", torch.nn.functional.normalize(scaled).numpy())
+    def means(self) -> npt.NDArray[np.float16]:
+        """(N, D): mean features of the sampled pixels of each image."""
+        return cast("npt.NDArray[np.float16]", self.features[0].float().mean(dim=1).half().numpy())
 
 
 def main() -> None:
@@ -230,8 +228,7 @@ def measure(head: Head, train: Images, classes: ClassSet, strategy: str) -> Meas
     )
     if not strategy.endswith(ENCODER):
         return measures
-    of_encoder = replace(measures, appearance=train.means)
-    return of_encoder if strategy.startswith("default") else replace(of_encoder, shares=np.zeros_like(shares))
+    return replace(measures, embedding=train.means)
 
 
 def score(head: Head, val: Images, classes: ClassSet) -> float:

@@ -60,7 +60,7 @@ class CertaintyBackend:
         """Return mask and certainty, (N, H, W) uint8, of RGB images, (N, H, W, 3) uint8."""
         prediction = self._backend.predict(images)
         if self._kind == "confidence" or prediction.logits is None:
-            return Prediction(prediction.mask, prediction.confidence)
+            return Prediction(prediction.mask, prediction.confidence, embedding=prediction.embedding)
         # One image at a time: the probabilities of a batch would take several times the memory of its logits
         if self._kind == "bald":
             mirrored = self._backend.predict(np.ascontiguousarray(images[:, :, ::-1])).logits
@@ -70,7 +70,7 @@ class CertaintyBackend:
         else:
             formula = entropy_certainty if self._kind == "entropy" else margin
             certainty = np.stack([np.rint(255 * formula(logits)) for logits in prediction.logits])
-        return Prediction(prediction.mask, certainty.astype(np.uint8))
+        return Prediction(prediction.mask, certainty.astype(np.uint8), embedding=prediction.embedding)
 
 
 def disagreement(logits: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -45,13 +45,31 @@ def class_weights(measures: Measures) -> Float32Array:
     return weights
 
 
-def embedding_of(measures: Measures) -> Float32Array:
-    """Return the vectors of the images, (N, C + APPEARANCE_SIZE): roots of the class shares, and the appearance.
+def embedding_of(measures: Measures) -> Float32Array | npt.NDArray[np.float16]:
+    """Return the vectors of the images, between which distances are measured.
 
-    Both halves have length 1 at most: distances are in [0, 2]. The roots make them Hellinger distances of the
-    class shares, in which a small object counts more than by its area.
+    With embeddings of the model those, (N, D), in units of their deviation over the pool and of length 1. Else
+    roots of the class shares, and the appearance, (N, C + APPEARANCE_SIZE). Both halves have length 1 at most:
+    distances are in [0, 2]. The roots make them Hellinger distances of the class shares, in which a small object
+    counts more than by its area.
     """
+    if measures.embedding is not None:
+        return _scaled(measures.embedding, measures.is_measured)
     return np.concatenate([np.sqrt(measures.shares), measures.appearance], axis=1)
+
+
+def _scaled(vectors: npt.NDArray[np.float16], is_measured: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
+    """Return vectors with mean 0 and deviation 1 over the measured images, then length 1; chunks bound memory."""
+    known = np.flatnonzero(is_measured)
+    chunks = [known[start : start + CHUNK] for start in range(0, len(known), CHUNK)]
+    mean = sum(vectors[part].sum(axis=0, dtype=np.float64) for part in chunks) / len(known)
+    squares = sum(((vectors[part] - mean) ** 2).sum(axis=0) for part in chunks) / len(known)
+    deviation = np.sqrt(squares).clip(min=1e-6)
+    scaled = np.zeros_like(vectors)
+    for part in chunks:
+        found = (vectors[part] - mean) / deviation
+        scaled[part] = found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-6)
+    return scaled
 
 
 def choose(
@@ -128,7 +146,7 @@ def _score(measures: Measures, strategy: Strategy, order: npt.NDArray[np.int64])
 def _compare(
     choice: Choice,
     measures: Measures,
-    embedding: Float32Array | None,
+    embedding: Float32Array | npt.NDArray[np.float16] | None,
     centres: Sequence[int],
     free: npt.NDArray[np.bool_],
     limit: float,
@@ -148,7 +166,8 @@ def _compare(
 
 
 def nearest_of(
-    vectors: Float32Array | UInt8Array, centres: Float32Array | UInt8Array
+    vectors: Float32Array | npt.NDArray[np.float16] | UInt8Array,
+    centres: Float32Array | npt.NDArray[np.float16] | UInt8Array,
 ) -> tuple[Float32Array, npt.NDArray[np.int64]]:
     """Return the Euclidean distance to the nearest centre, (N,), and its index, (N,).
 

@@ -194,6 +194,7 @@ def _at_places(found: Measures, order: Sequence[int], images: Sequence[InputImag
         appearance=spread(found.appearance),
         thumbnails=spread(found.thumbnails),
         failures={order[place]: message for place, message in found.failures.items()},
+        embedding=None if found.embedding is None else spread(found.embedding),
     )
 
 

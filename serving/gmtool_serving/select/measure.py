@@ -23,9 +23,15 @@ MAX_BYTES = 256 << 20
 """Limit of decoded images that wait for inference; one always fits."""
 
 
-@dataclass(frozen=True)
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass
 class Measures:
-    """Measurements of the images of a pool, by place: less than a kilobyte an image with 21 classes."""
+    """Measurements of the images of a pool, by place.
+
+    With 21 classes less than a kilobyte an image; with embeddings of EfficientNet-Lite2 another one.
+    """
 
     images: Sequence[InputImage]
     is_measured: npt.NDArray[np.bool_]
@@ -41,6 +47,8 @@ class Measures:
     """(N, 192): see `appearance_of`."""
     failures: dict[int, str]
     """Message by place of an image that could not be decoded or predicted."""
+    embedding: npt.NDArray[np.float16] | None = None
+    """(N, D): the model's embeddings; None if it has no such output."""
 
 
 def measure(
@@ -131,4 +139,8 @@ def _record(measures: Measures, place: int, pixels: UInt8Array, labels: Labels) 
         lacking = 255 - labels.confidence.ravel()
         measures.doubt[place] = np.bincount(mask, weights=lacking, minlength=classes) / (255 * mask.size)
     measures.thumbnails[place], measures.appearance[place] = appearance_of(pixels)
+    if labels.embedding is not None:
+        if measures.embedding is None:
+            measures.embedding = np.zeros((len(measures.images), len(labels.embedding)), dtype=np.float16)
+        measures.embedding[place] = np.clip(labels.embedding, -FLOAT16_MAX, FLOAT16_MAX)
     measures.is_measured[place] = True

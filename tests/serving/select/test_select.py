@@ -297,3 +297,28 @@ def test_kmeans_plus_plus_draws_by_squared_distance() -> None:
     assert {choose(measures, 1, seed=seed, **how).chosen[0] for seed in range(8)} == {9}
     later = {tuple(choose(measures, 3, seed=seed, **how).chosen[1:]) for seed in range(8)}
     assert len(later) > 1 and all(len(set(places)) == 2 and 9 not in places for places in later)
+
+
+def test_distances_are_those_of_the_models_embedding_if_it_has_one(pool: Path, tmp_path: Path) -> None:
+    class Embedding(FakeBackend):
+        """Sees nothing but the green channel's mean, beside a coordinate that is larger and the same for all."""
+
+        def predict(self, images: Any) -> Prediction:
+            found = super().predict(images)
+            green = images[..., 1].reshape(len(images), -1).mean(axis=1)
+            vectors = np.stack([green, np.full(len(images), 9000.0)], axis=1).astype(np.float32)
+            return Prediction(found.mask, found.confidence, embedding=vectors)
+
+    images = collect_images([str(pool)], tmp_path / "out")
+    decoders = Decoders(1, DecodeOptions(), isolated=False)
+    found = measure(
+        images, CertaintyBackend(Embedding(outputs=("mask", "confidence")), "confidence"), decoders, batch=3
+    )
+    decoders.close()
+    green = np.array([25 * int(image.output.name[4:]) if "sure" in image.output.name else 200 for image in images])
+    assert found.embedding is not None
+    np.testing.assert_allclose(found.embedding[:, 0], green, atol=1)
+    vectors = embedding_of(found).astype(np.float32)
+    np.testing.assert_allclose(vectors[:, 0], np.sign(green - green.mean()), atol=0.01)
+    chosen = choose(found, 2, strategy="coreset", labeled=[], seed=0, duplicate_levels=0.0).chosen
+    assert np.sign(green - green.mean())[chosen].sum() == 0
