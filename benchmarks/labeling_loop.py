@@ -5,8 +5,8 @@
 DIR is a data set whose masks are known. Each round is the commands that a person would run: `data import` of the
 labelme files so far, `train` (a linear probe, from the second round on with `--init`), `export`, `select` of the
 images to label next with `--prelabel labelme`. Then labelme files of the true masks of the chosen images take the
-place of corrected ones. The same is done with the strategy `random`. Printed: labels, mIoU on the validation images,
-and the share of the pixels of the pre-annotations that a person need not change. A stopped run goes on.
+place of corrected ones. The same is done with the strategy `random`. Printed: labels, mIoU on the validation
+images, and the share of the pixels of the pre-annotations that a person need not change. A stopped run goes on.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from gmtool.config import DataConfig
 from gmtool.data.layouts import Layout, open_layout
@@ -181,7 +182,8 @@ def _no_part(layout: Layout, part: Part, option: str | None = None) -> DataError
     option = option or ("--labels" if part == "train" else "--val")
     line = f"{layout.root} has no {layout.part_hints[part]}: give {option} LIST with one image a line"
     if option == "--val":
-        line += f"; gmtool data split {layout.root} --val 0.2 --out {layout.root / 'splits'} makes one"
+        root, out = quote(str(layout.root)), quote(str(layout.root / "splits"))
+        line += f"; gmtool data split {root} --val 0.2 --out {out} makes one"
     return DataError(line)
 
 

@@ -44,7 +44,9 @@ def split(
     from gmtool.console import remark, result
     from gmtool.data.datasets import load_candidates
     from gmtool.data.folds import choose_folds, write_folds
+    from gmtool.data.layouts import open_layout
     from gmtool.data.splitting import LabeledChoice, choose_labeled, read_candidates, write_choice
+    from gmtool.escaping import printable
 
     require_empty(out)
     if (count is not None and fraction is not None) or not (count or fraction or val or folds):
@@ -81,14 +83,17 @@ def split(
     folders = write_folds(parts, out)
     if missing:
         remark(f"warning: in no labeled image: {', '.join(missing)}: raise --count")
+    if val is None and not folds and not config.data.val and "val" not in open_layout(config.data).parts:
+        remark("warning: the data set has no validation part, which training needs: add --val 0.2")
     validating = f", {len(validation.unlabeled)} validation" if val is not None else ""
     result(f"{len(chosen.labeled)} labeled and {len(chosen.unlabeled)} unlabeled{validating} images in {out}")
     remark("next:")
+    chosen_settings = [word for each in set_ or [] for word in ("--set", each)]
     named = [str(kind)] if data is None and kind is not None else [data_set.kind, "--data", str(config.data.root)]
     for folder in folders or [out]:
         lists = ["--labels", str(folder / "labeled.txt")]
         lists += ["--val", str(folder / "val.txt")] if (folder / "val.txt").is_file() else []
-        remark(f"  gmtool train {shlex.join([*named, *lists])}")
+        remark(printable(f"  gmtool train {shlex.join([*named, *lists, *chosen_settings])}"))
 
 
 def _share(text: str, option: str) -> float:
