@@ -49,6 +49,8 @@ def select(
 ) -> Selection:
     """Choose the images of a pool that are worth labeling next, and write a list, a table and a contact sheet.
 
+    A selection that was interrupted goes on where it was, at most a minute before, if it is started again.
+
     Args:
         pool: Files, folders, globs, `@FILE` lists, videos, as for `predict`.
         out: Folder for `selected.txt`, `scores.csv`, `selected.html` and `prelabel/`; new or empty.
@@ -82,7 +84,6 @@ def select(
         UsageError: A bad value, or keywords that contradict each other.
     """
     from gmtool.api.prediction import formats_of, load, outlines_of
-    from gmtool.artifact.runs import require_empty
 
     with needs_extra("serve", "predicting"):
         from gmtool_serving.inputs.collect import collect_images
@@ -90,6 +91,7 @@ def select(
         from gmtool_serving.pipeline.job import refuse_uris
         from gmtool_serving.pipeline.model import Model
         from gmtool_serving.select.job import SelectOptions, select_job
+        from gmtool_serving.select.saved import require_unused
     # What is asked for
     if count < 1:
         raise UsageError(f"--count {count}: expected at least 1")
@@ -116,7 +118,7 @@ def select(
     # Images before the model, which takes longer
     names = [os.fspath(one) for one in ([pool] if isinstance(pool, str | os.PathLike) else pool)]
     refuse_uris([*names, os.fspath(out)])
-    require_empty(Path(out))
+    require_unused(Path(out))
     images = collect_images(names, Path(out))
     loaded = model if isinstance(model, Model) else load(model, device=device, threads=threads, trust=trust)
     return select_job(images, Path(out), options, loaded.backend, progress=progress, observer=observer)

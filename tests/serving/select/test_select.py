@@ -17,6 +17,7 @@ from gmtool_serving.backends.base import Prediction
 from gmtool_serving.inputs.collect import collect_images
 from gmtool_serving.inputs.decode import DecodeOptions
 from gmtool_serving.pipeline.decoder_pool import Decoders
+from gmtool_serving.select import saved
 from gmtool_serving.select.appearance import appearance_of
 from gmtool_serving.select.certainty import CertaintyBackend
 from gmtool_serving.select.choose import choose, class_weights, embedding_of, nearest_of
@@ -322,3 +323,42 @@ def test_distances_are_those_of_the_models_embedding_if_it_has_one(pool: Path, t
     np.testing.assert_allclose(vectors[:, 0], np.sign(green - green.mean()), atol=0.01)
     chosen = choose(found, 2, strategy="coreset", labeled=[], seed=0, duplicate_levels=0.0).chosen
     assert np.sign(green - green.mean())[chosen].sum() == 0
+
+
+@pytest.mark.parametrize("every_s", [0.0, 60.0])
+def test_an_interrupted_selection_goes_on_with_what_was_measured(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float
+) -> None:
+    """Saved after each batch, and by the interruption itself."""
+    monkeypatch.setattr(saved, "EVERY_S", every_s)
+    monkeypatch.setattr(saved, "LARGEST_SHARE", 1e9)
+    seen: list[int] = []
+
+    class Interrupted(FakeBackend):
+        """Stops as by Ctrl-C after some images."""
+
+        stop_at = 7
+
+        def predict(self, images: Any) -> Prediction:
+            seen.append(len(images))
+            if len(seen) == self.stop_at:
+                raise KeyboardInterrupt
+            return super().predict(images)
+
+    how: dict[str, Any] = {"count": 3, "batch": 1, "seed": 4}
+    outputs = ("mask", "confidence")
+    whole = run(pool, tmp_path / "whole", FakeBackend(outputs=outputs), **how)
+    with pytest.raises(KeyboardInterrupt):
+        run(pool, tmp_path / "out", Interrupted(outputs=outputs), **how)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["unfinished.npz"]
+    with pytest.raises(ConfigError, match=r"unfinished\.npz is of a selection with another model, pool or opt"):
+        run([pool / "a.png", pool / "b.png"], tmp_path / "out", FakeBackend(outputs=outputs), **how)
+    before = len(seen)
+    again = Interrupted(outputs=outputs)
+    again.stop_at = 10**6
+    found = run(pool, tmp_path / "out", again, **how)
+    assert ids(found) == ids(whole)
+    # Six images were measured before; three chosen ones are predicted again for the contact sheet
+    assert len(seen) - before == 12 - 6 + 3
+    assert not (tmp_path / "out/unfinished.npz").exists()
+    assert (tmp_path / "out/scores.csv").read_bytes() == (tmp_path / "whole/scores.csv").read_bytes()
