@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path, PurePosixPath
+from shlex import quote
 
 from gmtool.config import DataConfig, LayoutName
 from gmtool.data.lookup import ImageLookup, path_in
@@ -296,7 +297,10 @@ def _first_folder(root: Path, name: str) -> Path:
     folders = [root / name, root / "images" / name]
     found = next((folder for folder in folders if folder.is_dir()), None)
     if found is None:
-        raise DataError(f"{root}: expected an image folder {name} or images/{name}")
+        raise DataError(
+            f"{root}: expected an image folder {name} or images/{name}; --set data.train_images=DIR and "
+            "data.val_images=DIR name others"
+        )
     return found
 
 
@@ -312,5 +316,6 @@ def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:
     likely = [f"; is it of layout {marks[name]}?" for name in found if name in marks]
     return DataError(
         f"{root} is not a data set of layout {layout}: expected {expected} in it, found "
-        f"{', '.join(found[:5]) or 'no folders'}{likely[0] if likely else ''}"
+        f"{', '.join(found[:5]) or 'no folders'}"
+        + (likely[0] if likely else f"; files of a labeling tool: gmtool data import {quote(str(root))} --out DIR")
     )
