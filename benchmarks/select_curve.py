@@ -112,7 +112,8 @@ def cached(path: Path, part: str, config: TrainConfig, classes: ClassSet, pixels
         found = load_training_data(config.data)
         samples = found.labeled.samples if part == "train" else found.val.samples
         images = compute(samples, config, classes, pixels, views=2 if part == "train" else 1)
-        np.savez(path, **{name: np.asarray(value) for name, value in vars(images).items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(images).items()}
+        np.savez(path, **arrays)
     with np.load(path) as arrays:
         return Images(torch.from_numpy(arrays["features"]), *(arrays[name] for name in list(arrays)[1:]))
 

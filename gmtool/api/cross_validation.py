@@ -121,9 +121,18 @@ def cross_validate(
     reports = []
     for number, folder in enumerate(folders, start=1):
         remark(f"fold {number} of {folds}")
-        lists = {"labels": folder / "labeled.txt", "val": folder / "val.txt", "out": folder / "run"}
         reports.append(
-            train(kind, data=data, classes=classes, settings=settings, seed=seed, **lists, **options).report
+            train(
+                kind,
+                data=data,
+                classes=classes,
+                labels=folder / "labeled.txt",
+                val=folder / "val.txt",
+                settings=settings,
+                seed=seed,
+                out=folder / "run",
+                **options,
+            ).report
         )
     # Table
     found = CrossValidation(Path(out), tuple(reports))

@@ -43,11 +43,11 @@ def test_every_label_is_kept_out_of_one_fit(
     cli: Cli, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lists, options and table; the fits themselves are those of `train`."""
-    seen = []
+    seen: list[tuple[set[str], set[str], dict[str, Any]]] = []
 
     def fit(kind: str | None, *, labels: Path, val: Path, out: Path, **options: Any) -> RunResult:
-        names = [{entry.name for entry in read_split(path)} for path in (labels, val)]
-        seen.append((*names, options))
+        fitted, held = ({entry.name for entry in read_split(path)} for path in (labels, val))
+        seen.append((fitted, held, options))
         return RunResult(out, report_of(np.eye(3)), 1.0)
 
     monkeypatch.setattr(training, "train", fit)

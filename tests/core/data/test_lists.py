@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-FORMS = {
+FORMS: dict[str, Callable[[str, Path], str]] = {
     "ids": lambda name, root: name,
     "quoted": lambda name, root: f'"{name}"',
     "paths": lambda name, root: f"images/train/{name}.jpg",

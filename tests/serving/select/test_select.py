@@ -287,13 +287,12 @@ def test_bald_is_the_mutual_information_of_an_image_and_its_mirror_image() -> No
 
 
 def test_kmeans_plus_plus_draws_by_squared_distance() -> None:
-    """Nine images at one place and one far away: the first two chosen are one of each, whatever the seed."""
+    """Nine images at one place and one far away: that one comes first, whatever the seed."""
     shares = np.zeros((10, 2), dtype=np.float32)
     shares[:, 0], shares[9] = 1, (0, 1)
     empty = np.zeros((10, 1), dtype=np.float32)
-    measures = Measures(
-        list(range(10)), np.ones(10, dtype=bool), shares, shares, empty, empty.astype(np.uint8), {}
-    )  # type: ignore[arg-type]
+    images: Any = range(10)
+    measures = Measures(images, np.ones(10, dtype=bool), shares, shares, empty, empty.astype(np.uint8), {})
     how: dict[str, Any] = {"strategy": "kmeans++", "labeled": [0], "duplicate_levels": 0.0}
     assert {choose(measures, 1, seed=seed, **how).chosen[0] for seed in range(8)} == {9}
     later = {tuple(choose(measures, 3, seed=seed, **how).chosen[1:]) for seed in range(8)}
@@ -346,7 +345,7 @@ def test_an_interrupted_selection_goes_on_with_what_was_measured(
             return super().predict(images)
 
     how: dict[str, Any] = {"count": 3, "batch": 1, "seed": 4}
-    outputs = ("mask", "confidence")
+    outputs: Any = ("mask", "confidence")
     whole = run(pool, tmp_path / "whole", FakeBackend(outputs=outputs), **how)
     with pytest.raises(KeyboardInterrupt):
         run(pool, tmp_path / "out", Interrupted(outputs=outputs), **how)
