@@ -161,11 +161,11 @@ def _figures(together: float, values: list[float]) -> dict[str, Any]:
 
 
 def _interval(values: list[float]) -> list[float]:
-    """Return the interval of a mean by Student's t; folds share images, so that it is rather too narrow."""
+    """Return the interval of a mean by Student's t, within 0 and 1; folds share images: it is rather too narrow."""
     import scipy.stats
 
     half = scipy.stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return [float(np.mean(values) - half), float(np.mean(values) + half)]
+    return [float(max(0.0, np.mean(values) - half)), float(min(1.0, np.mean(values) + half))]
 
 
 def _percent(share: float | None) -> str:
