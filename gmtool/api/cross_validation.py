@@ -161,7 +161,7 @@ def _figures(together: float, values: list[float]) -> dict[str, Any]:
 
 
 def _interval(values: list[float]) -> list[float]:
-    """Return the interval of a mean by Student's t, within 0 and 1; folds share images: it is rather too narrow."""
+    """Return the interval of a mean by Student's t, within 0 and 1; rather too narrow: folds share images."""
     import scipy.stats
 
     half = scipy.stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
