@@ -1,12 +1,14 @@
 """Speed of `gmtool predict` against the model alone, time to the first mask, and memory.
 
-    uv run python benchmarks/predict.py [throughput|overlap|first|memory]... [--encoder resnet18]
+    uv run python benchmarks/predict.py [throughput|overlap|host|first|memory]... [--encoder resnet18]
 
 Each prints ratios of one run, interleaved, the median of the rounds; models have random weights.
 throughput: images/s from files to masks, against the bare ONNX Runtime session on the same images already decoded,
     same threads, and against a plain loop (open, run, save).
 overlap: the same with a stand-in model that only waits 10 ms a batch, as an accelerator would, against the
     slowest stage alone and against the plain loop.
+host: images/s behind a stand-in model that answers at once, against what the processors could decode and encode if
+    they did nothing else (cores / seconds of both for an image on one core); and against the same without fsync.
 first: seconds until `gmtool predict` has ended with one mask, against a script that imports onnxruntime and
     Pillow, loads the model and runs it.
 memory: peak resident memory of a run over 10 000 small images against that of one over 200.
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +43,8 @@ BOUNDS = {
     "against the loop": 1.0,
     "overlap": 0.95,
     "overlap against the loop": 2.0,
+    "host": 0.80,
+    "host durable": 0.90,
     "first": 1.25,
     "memory": 1.1,
 }
@@ -186,6 +190,49 @@ def overlap(root: Path, *, count: int, rounds: int) -> None:
     compare("plain loop, 10 ms model", loop, BOUNDS["overlap against the loop"])
 
 
+def host(root: Path, *, count: int, size: tuple[int, int], rounds: int) -> None:
+    """Compare predict with the processors' time for decoding and encoding, behind a model that takes none."""
+    from gmtool_serving.backends.base import Prediction
+    from gmtool_serving.outputs.formats import MaskItem, encode
+    from gmtool_serving.pipeline.run import PredictOptions
+
+    from gmtool.images import UInt8Array, read_image
+
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from fakes import FakeBackend
+
+    regions = np.random.default_rng(0).integers(0, 3, (size[1] // 40 + 1, size[0] // 40 + 1), dtype=np.uint8)
+    mask = regions.repeat(40, axis=0).repeat(40, axis=1)[: size[1], : size[0]]
+
+    class Instant(FakeBackend):
+        """Answers with the same regions at once, as an accelerator that is never what is waited for."""
+
+        def predict(self, images: UInt8Array) -> Prediction:
+            return Prediction(np.broadcast_to(mask, images.shape[:3]))
+
+    backend, cores = Instant(), os.cpu_count() or 1
+    paths = pictures(root / "images-host", count, *size)
+    item = MaskItem(PurePosixPath("x"), mask)
+    fsync, of_cores, durable = os.fsync, [], []
+    for number in range(rounds):
+        decode_s = 1 / rate(count, lambda: [read_image(path) for path in paths])
+        encode_s = 1 / rate(count, lambda: [encode("voc", item, backend.spec.classes) for _ in paths])
+        rates = {}
+        for synced in (True, False) if number % 2 else (False, True):
+            os.fsync = fsync if synced else lambda _: None  # type: ignore[assignment]
+            rates[synced] = predict_rate(backend, root, paths, PredictOptions(workers=cores))
+        os.fsync = fsync
+        of_cores.append(rates[True] * (decode_s + encode_s) / cores)
+        durable.append(rates[True] / rates[False])
+        print(
+            f"decode {1000 * decode_s:.2f} ms, encode {1000 * encode_s:.2f} ms on one core; {cores} cores could "
+            f"{cores / (decode_s + encode_s):.0f} images/s; predict {rates[True]:.0f}, "
+            f"without fsync {rates[False]:.0f}"
+        )
+    compare(f"processors' time, {size[0]}x{size[1]}", of_cores, BOUNDS["host"])
+    compare("with fsync against without", durable, BOUNDS["host durable"])
+
+
 def first(root: Path, encoder: str, *, rounds: int) -> None:
     """Compare the time until one mask is there."""
     model = export(encoder, root / "first.onnx")
@@ -238,7 +285,7 @@ def memory(root: Path) -> None:
 def main() -> None:
     """Run the measurements of the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", default=["throughput", "overlap", "first", "memory"])
+    parser.add_argument("parts", nargs="*", default=["throughput", "overlap", "host", "first", "memory"])
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
@@ -253,6 +300,8 @@ def main() -> None:
                 throughput(root, arguments.encoder, count=arguments.images, size=size, rounds=arguments.rounds)
             elif part == "overlap":
                 overlap(root, count=400, rounds=arguments.rounds)
+            elif part == "host":
+                host(root, count=1000, size=size, rounds=arguments.rounds)
             elif part == "first":
                 first(root, arguments.encoder, rounds=arguments.rounds)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -222,8 +222,11 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Stochastic gradient descent with a polynomial schedule."""
+    """Stochastic gradient descent or AdamW with a polynomial schedule."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
+    """`sgd`: the paper's, with momentum. `adamw`: Adam with decoupled weight decay (Loshchilov and Hutter, 2019);
+    `lr` and `weight_decay` are other ones then, such as 1e-4 and 0.01."""
     iterations: Annotated[int, Ge(1)] = 40_000
     """Optimiser steps."""
     lr: Annotated[float, Gt(0)] = 1e-3
@@ -231,7 +234,11 @@ class OptimConfig:
     head_lr_multiplier: Annotated[float, Gt(0)] = 10.0
     """Learning rate of all other layers, as a multiple of `lr`."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Of `sgd`."""
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
+    """Of `adamw`: decay of the mean of the gradients, and of the mean of their squares."""
     weight_decay: Annotated[float, Ge(0)] = 1e-4
+    """`sgd`: added to the gradient, times the weights. `adamw`: weights shrink by `lr` times this a step."""
     poly_power: Annotated[float, Gt(0)] = 0.9
     """lr(i) = lr (1 - i / iterations) ** poly_power."""
     freeze_encoder: bool = False
@@ -241,6 +248,16 @@ class OptimConfig:
     pairs are taken within a part."""
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Decay of the exponential moving average of the weights, which is validated, saved and exported; 0: off."""
+
+    def __post_init__(self) -> None:
+        unused = {"sgd": "betas", "adamw": "momentum"}[self.name]
+        default = {each.name: each.default for each in fields(self)}[unused]
+        if getattr(self, unused) != default:
+            other = "adamw" if self.name == "sgd" else "sgd"
+            raise ConfigError(
+                f"setting optim.{unused}: got {getattr(self, unused)}, but optim.name={self.name} has none: leave "
+                f"it out, or --set optim.name={other}"
+            )
 
 
 @dataclass(frozen=True)
@@ -261,7 +278,7 @@ class RunConfig:
     save_every: Annotated[int, Ge(1)] = 500
     """Optimiser steps between two saves of the last checkpoint; it is also saved after each validation."""
     save_state: bool = True
-    """Save the training state for `--resume` (momentum and more), which doubles the size of a checkpoint."""
+    """Save the training state for `--resume` (optimiser and more), which doubles the size of a checkpoint."""
     keep_last: Annotated[int, Ge(2)] = 2
     """Number of newest checkpoints to keep, besides the best."""
     patience: Annotated[int, Ge(1)] | None = None
@@ -272,6 +289,8 @@ class RunConfig:
     """Use the channels-last memory format, which tensor cores read faster."""
     compile: bool = False
     """Use torch.compile; the first steps then take minutes."""
+    tracker: Literal["none", "wandb", "mlflow"] = "none"
+    """Experiment tracker that receives settings, curves and final figures: Weights & Biases, or MLflow."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them: less memory, more time."""
 

@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +50,52 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` (text as UTF-8) to `path` atomically."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_together(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
+    """Write several files, each atomically as `write_atomically` does; return the error of each, or None.
+
+    All are written, then all are synced, then all are renamed, then each folder is synced once: two syncs a file
+    become one. A file that fails leaves the others as they are.
+    """
+    errors: list[OSError | None] = [None] * len(files)
+    temporary = [temporary_path(path.parent) for path, _ in files]
+
+    def attempt(indices: Sequence[int], act: Callable[[int], None]) -> list[int]:
+        for index in indices:
+            try:
+                act(index)
+            except OSError as error:
+                errors[index] = error
+                with contextlib.suppress(OSError):
+                    temporary[index].unlink()
+        return [index for index in indices if errors[index] is None]
+
+    def write(index: int) -> None:
+        with temporary[index].open("xb") as file:
+            file.write(files[index][1])
+
+    def sync(index: int) -> None:
+        with temporary[index].open("r+b") as file:
+            os.fsync(file.fileno())
+
+    def rename(index: int) -> None:
+        mode = _mode_of(files[index][0])
+        if mode is not None:
+            temporary[index].chmod(mode)
+        temporary[index].replace(files[index][0])
+
+    whole: Sequence[int] = range(len(files))
+    for act in (write, sync, rename):
+        whole = attempt(whole, act)
+    for folder in {files[index][0].parent for index in whole}:
+        try:
+            _sync_folder(folder)
+        except OSError as error:
+            for index in whole:
+                if files[index][0].parent == folder:
+                    errors[index] = error
+    return errors
 
 
 def temporary_path(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -37,7 +38,7 @@ def build_config(*layers: Settings) -> TrainConfig:
     if "root" not in tree.get("data", {}):
         raise UsageError("no data set folder: give --data DIR")
     try:
-        config = TypeAdapter(TrainConfig).validate_python(tree)
+        config = _validator().validate_python(tree)
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from error
     _check_combinations(config)
@@ -97,13 +98,25 @@ def dump_config(config: TrainConfig) -> str:
     return tomli_w.dumps(tree)
 
 
+@cache
+def _validator() -> TypeAdapter[TrainConfig]:
+    return TypeAdapter(TrainConfig)
+
+
+@cache
+def _types() -> Mapping[str, Any]:
+    """Return the type of each setting by dotted name."""
+    sections = {name: hint for name, hint in get_type_hints(TrainConfig).items() if is_dataclass(hint)}
+    hints = {name: get_type_hints(section) for name, section in sections.items()}
+    return {
+        f"{name}.{item.name}": hints[name][item.name]
+        for name, section in sections.items()
+        for item in fields(section)
+    }
+
+
 def _known_name(name: str) -> tuple[str, str]:
-    known = [
-        f"{section}.{item.name}"
-        for section, hint in get_type_hints(TrainConfig).items()
-        if is_dataclass(hint)
-        for item in fields(hint)
-    ]
+    known = list(_types())
     section, _, key = name.partition(".")
     if name not in known:
         same_key = [other for other in known if other.endswith(f".{key or name}")]
@@ -116,8 +129,7 @@ def _known_name(name: str) -> tuple[str, str]:
 
 def _refuse_no_number(name: str, value: Any) -> None:
     """Raise `ConfigError` for `true` and infinity, which pydantic accepts as numbers."""
-    section, _, key = name.partition(".")
-    is_flag = get_type_hints(get_type_hints(TrainConfig)[section])[key] is bool
+    is_flag = _types()[name] is bool
     if (isinstance(value, bool) and not is_flag) or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"setting {name}: got {shown(value)}; expected a finite number or text")
 

@@ -43,7 +43,8 @@ class FormatContract:
         raise NotImplementedError
 
     def write(self, out: Path, item: MaskItem) -> tuple[OutputFile, ...] | Failure:
-        return write_outputs(item, self.classes, [self.name], MaskFolders(out))
+        (written,) = write_outputs([item], self.classes, [self.name], MaskFolders(out))
+        return written
 
     @pytest.mark.parametrize(("height", "width"), [(45, 61), (1, 1), (1, 61), (45, 2)])
     def test_the_mask_is_read_back_by_another_reader(self, tmp_path: Path, height: int, width: int) -> None:

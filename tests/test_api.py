@@ -150,7 +150,7 @@ def test_tiles_and_views_work_with_logits(exported: dict[str, Any], toy_data: Pa
 def test_training_exporting_predicting_and_scoring_pass_results_on(
     toy_settings: Settings, toy_data: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    settings = {**toy_settings, "optim.iterations": 2, "data.layout": "voc"}
+    settings = {**toy_settings, "optim.iterations": 2, "data.layout": "voc", "model.decoder": "pyramid"}
     run = gmtool.train("folder", settings=settings, out=tmp_path / "r")
     assert run.run_dir == tmp_path / "r" and Path(run) == run.run_dir
     assert gmtool.resume(run, iterations=3, settings=["run.log_every=1"]).report.num_images > 0
@@ -232,7 +232,8 @@ def test_contradictions_are_usage_errors(
 def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let training functions take seconds, offline, and exporting accept what they trained."""
     train, resume, export = gmtool.train, gmtool.resume, gmtool.export
-    short = {**SMALL, "optim.iterations": 2, "data.labeled_batch": 2, "data.unlabeled_batch": 2}
+    batches = {"data.labeled_batch": 2, "data.unlabeled_batch": 2}
+    short = {**SMALL, **batches, "optim.iterations": 2, "model.decoder": "pyramid"}
 
     def short_train(*args: Any, settings: Any = (), **keywords: Any) -> Any:
         return train(*args, settings={**short, **dict(settings)}, **keywords)

@@ -191,7 +191,7 @@ def read_score(cell: Cell, arguments: argparse.Namespace) -> Score:
         split=cell.split,
         seed=cell.seed,
         last=100 * value["miou"],
-        best=100 * value["best"]["miou"],
+        best=100 * (value["best"] or value)["miou"],  # the probe has one checkpoint
         iterations=iterations,
         step_cost=cost,
         seconds=last_seconds(folder / "metrics.jsonl"),

@@ -7,6 +7,7 @@ Each run is one `gmtool train` in OUT/VARIANT/seed-N; started again, finished ru
     default     gmtool train DIR --labels LIST --minutes M, and nothing else set
     alone       the same without unlabeled images
     all-labels  the same with every training image labeled: what is there to gain
+    alone@1.5   a variant in other minutes than --minutes
     fixmatch    FixMatch with the same encoder, decoder, input scale and about the same time, by gradient steps
 
 Written: OUT/few_labels.md and .json: mIoU % of the last checkpoint on the validation images, processor and wall
@@ -66,13 +67,14 @@ class Run:
 
 def arguments_of(variant: str, options: argparse.Namespace, seed: int, out: Path) -> list[str]:
     """Return the arguments of `gmtool train` for one run."""
+    variant, _, minutes = variant.partition("@")
     labels = options.all_labels if variant == "all-labels" else options.labels
     shared = [str(options.data), "--labels", str(labels), "--seed", str(seed), "--out", str(out)]
     if options.classes is not None:
         shared += ["--classes", str(options.classes)]
     if variant != "fixmatch":
         alone = [] if variant == "default" else ["--set", "probe.rounds=0"]
-        return [*shared, "--minutes", f"{options.minutes:g}", *alone]
+        return [*shared, "--minutes", minutes or f"{options.minutes:g}", *alone]
     chosen = load_config(options.out / "default" / f"seed-{seed}" / "config.toml").model
     settings = {
         **FIXMATCH,

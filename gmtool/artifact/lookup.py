@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from gmtool.artifact.checkpoints import read_checkpoint_file
-from gmtool.artifact.runs import CHECKPOINT_DIR, EXPORT_DIR, newest_model, newest_run
+from gmtool.artifact.runs import CHECKPOINT_DIR, EXPORT_DIR, RUNS_DIR, newest_model, newest_run
 from gmtool.artifact.sealed_onnx import read_sealed_spec
-from gmtool.errors import ArtifactError, CheckpointError, UsageError
+from gmtool.errors import ArtifactError, CheckpointError, UsageError, some_names
 from gmtool.files import sha256_of_file
 
 
@@ -20,19 +21,38 @@ def find_model(path: str | os.PathLike[str] | None) -> Path:
             that was exported last from its weights; None for the one that was exported last below `runs/`.
 
     Raises:
-        ArtifactError: None was named and there is none, or nothing was exported from the run.
+        ArtifactError: None was named and there is none, no such file or folder, or nothing was exported from the
+            run.
     """
     if path is None:
         return newest_model()
     path = Path(path)
     if path.parent.name == CHECKPOINT_DIR and path.suffix in (".json", ".safetensors") and path.is_file():
         return _model_of_checkpoint(path)
+    if not path.exists() and path.suffix in ("", ".onnx"):  # those that open others say more
+        raise _missing_model(path)
     if not path.is_dir():
         return path
     models = list((path / EXPORT_DIR).glob("*.onnx"))
     if not models:
         raise ArtifactError(f"{path}: no exported model in {path / EXPORT_DIR}: run gmtool export {path}")
     return max(models, key=lambda model: model.stat().st_mtime)
+
+
+def _missing_model(path: Path) -> ArtifactError:
+    """Return the error of a model that does not exist, with the models that do."""
+    line = f"model {path}: no such file or run folder"
+    runs = sorted({str(model.parent.parent) for model in RUNS_DIR.glob(f"**/{EXPORT_DIR}/*.onnx")})
+    beside = sorted(str(model) for model in path.parent.glob("*.onnx"))
+    if not runs and not beside:
+        return ArtifactError(
+            f"{line}; expected a model_*.onnx of gmtool export, and none is below {RUNS_DIR}/: train a run with "
+            "gmtool train, then gmtool export it"
+        )
+    close = get_close_matches(str(path), [*runs, *beside], n=1, cutoff=0.5)
+    if close:
+        return ArtifactError(f"{line}; did you mean {close[0]}?")
+    return ArtifactError(f"{line}; exported: {some_names([*beside, *runs])}")
 
 
 def _model_of_checkpoint(path: Path) -> Path:

@@ -18,6 +18,37 @@ EVENTS_NAME = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A candidate of a choice, and what was measured with it."""
+
+    name: str
+    figures: tuple[float | None, ...]
+    """One value a column of the choice; None: not measured."""
+    taken: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice that was made by measurements."""
+
+    subject: str
+    """What was chosen, such as "input scale"."""
+    rule: str
+    """How the figures decide."""
+    columns: tuple[str, ...]
+    """Names of the figures with their unit."""
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Time of a part of a run."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Facts of a run; empty and None where they are not known."""
 
@@ -42,6 +73,12 @@ class RunRecord:
     gpu_bytes: int | None = None
     """Largest memory that torch allocated on the GPU."""
     versions: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    """Choices by measurements, in their order."""
+    stages: tuple[Stage, ...] = ()
+    """Times of the parts of the run, in their order; empty where it trained step by step."""
+    processor_seconds: float | None = None
+    """Time of processors that the process got in these parts; None if not measured."""
 
 
 def save_record(run_dir: Path, record: RunRecord) -> None:

@@ -94,7 +94,8 @@ def _table(rows: list[RunRow], below: Path) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         path = row.path.relative_to(below) if row.path != below and row.path.is_relative_to(below) else row.path
-        done = str(row.iteration) if row.is_finished else f"{row.iteration}/{row.iterations}"
+        left = "not fitted" if row.iterations is None else f"{row.iteration}/{row.iterations}"
+        done = str(row.iteration) if row.is_finished else left
         texts = (str(path), row.recipe, row.data, _number(row.labeled), _number(row.unlabeled), done)
         scores = (percent(row.last), percent(row.best), clock(row.seconds))
         table.add_row(*map(cell, texts + scores))

@@ -192,6 +192,8 @@ def train(
 
     result(to_markdown(trained.report))
     remark(f"trained in {trained.seconds:.0f} s: {trained.run_dir}")
+    if trained.late:
+        remark(trained.late)
     remark("next:")
     remark(f"  gmtool export {trained.run_dir}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,11 +15,10 @@ from gmtool.errors import ColorMaskError, DataError, LabelError, RawIdError, som
 from gmtool.files import write_atomically
 from gmtool.images import MAX_PIXELS, UInt8Array, open_image
 from gmtool.json_toml import shown
+from gmtool.masks.png import encode_png
 
 VOID_COLOR: Color = (224, 224, 192)
 """Colour of ignored pixels in VOC's colour map."""
-PNG_COMPRESSION = 3
-"""zlib level: 2.6 times faster than Pillow's 6, with files a third larger (measured on street-scene masks)."""
 JPEG_MASK = "it is stored as JPEG, which changes labels at every edge: save masks as PNG"
 
 
@@ -61,11 +59,7 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
 
 def encode_mask(mask: UInt8Array, classes: ClassSet) -> bytes:
     """Return a label map (H, W) as a palette PNG with the colours of `color_table`."""
-    image = Image.fromarray(mask)
-    image.putpalette(color_table(classes).tobytes())  # grey becomes palette mode, labels stay
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
-    return buffer.getvalue()
+    return encode_png(mask, color_table(classes))
 
 
 def write_mask(path: Path, mask: UInt8Array, classes: ClassSet) -> None:

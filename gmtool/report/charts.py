@@ -38,9 +38,13 @@ class Chart:
     high: str
     first: str
     last: str
+    axis: str = "iteration"
+    """Name of the horizontal axis."""
 
 
-def chart(title: str, lines: Sequence[Line], *, unit: str = "", log: bool = False) -> Chart | None:
+def chart(
+    title: str, lines: Sequence[Line], *, unit: str = "", log: bool = False, axis: str = "iteration"
+) -> Chart | None:
     """Return a chart of several lines over one axis; None if no value is known.
 
     Args:
@@ -48,6 +52,7 @@ def chart(title: str, lines: Sequence[Line], *, unit: str = "", log: bool = Fals
         lines: Lines; one without a known value is left out.
         unit: Follows the numbers at the ends of the axis.
         log: Draw logarithms; values of 0 and below are gaps.
+        axis: Name of the horizontal axis.
     """
     thinned = [_thinned(line, log=log) for line in lines]
     known = [line for line in thinned if np.isfinite(line.y).any()]
@@ -64,7 +69,7 @@ def chart(title: str, lines: Sequence[Line], *, unit: str = "", log: bool = Fals
         for place, line in enumerate(known)
     )
     low, high = ((10**value if log else value) for value in (bottom, top))
-    return Chart(title, paths, f"{low:.3g}{unit}", f"{high:.3g}{unit}", f"{left:.0f}", f"{right:.0f}")
+    return Chart(title, paths, f"{low:.3g}{unit}", f"{high:.3g}{unit}", f"{left:.0f}", f"{right:.0f}", axis)
 
 
 def spark(values: Sequence[float | None]) -> str:

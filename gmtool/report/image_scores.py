@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from gmtool.images import UInt8Array
 from gmtool.report.metrics import Float64Array, Int64Array, predicted_pixels, ratio, true_pixels
 
 RESAMPLES = 2000
@@ -14,6 +16,11 @@ SEED = 0
 LEVEL = 0.95
 CHUNK = 250
 """Resamples computed at once: 10 MB of weights for 5 000 images."""
+
+
+def sha256_of_labels(labels: UInt8Array) -> str:
+    """Return the SHA-256 of size and labels of a ground truth, (H, W) uint8."""
+    return hashlib.sha256(f"{labels.shape}".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

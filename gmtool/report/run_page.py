@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gmtool.artifact.run_config import load_run_config
-from gmtool.artifact.run_record import RunRecord, read_events, read_record
+from gmtool.artifact.run_record import Choice, RunRecord, read_events, read_record
 from gmtool.config import TrainConfig
 from gmtool.progress import clock
 from gmtool.report.charts import Chart, Line, chart, spark
@@ -63,7 +63,11 @@ def run_html(run_dir: Path, report: IoUReport, pictures: RunPictures) -> str:
         facts=_facts(config, record, train),
         data=_data_rows(config, record, report),
         settings=changed_settings(config),
-        charts=run_charts([(run_dir.name, events)]),
+        rounds=any("round" in event for event in val),
+        choices=[_choice_table(choice) for choice in record.choices],
+        stages=[(stage.name, clock(stage.seconds)) for stage in record.stages],
+        charts=run_charts([(run_dir.name, events)]) if train or len(val) > 1 else [],
+        has_course=len(val) > 1,
         classes=_class_rows(report, val),
         worst=[_panels(example, report, mistakes=True) for example in pictures.worst],
         labeled=[_panels(example, report, mistakes=False) for example in pictures.labeled],
@@ -80,8 +84,10 @@ def run_charts(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[
         runs: Name and events of each run.
     """
     several = len(runs) > 1
+    by_round = all("round" in event for _, events in runs for event in events if event["kind"] == "val")
     losses = {"loss": "loss"} if several else LOSSES
-    miou = [Line(name, *_series(events, "val", "miou", factor=100)) for name, events in runs]
+    along = "round" if by_round else "iteration"
+    miou = [Line(name, *_series(events, "val", "miou", factor=100, along=along)) for name, events in runs]
     lines = [
         Line(name if several else words, *_series(events, "train", key))
         for name, events in runs
@@ -90,7 +96,7 @@ def run_charts(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[
     rates = [Line(name if several else "", *_series(events, "train", "lr")) for name, events in runs]
     speeds = [Line(name if several else "", *_series(events, "train", "images_per_s")) for name, events in runs]
     charts = (
-        chart("validation mIoU", miou, unit=" %"),
+        chart("validation mIoU", miou, unit=" %", axis=along),
         chart("losses (logarithmic)", lines, log=True),
         chart("learning rate of the encoder", rates),
         chart("images/s", speeds),
@@ -112,7 +118,9 @@ def changed_settings(config: TrainConfig) -> list[tuple[str, str, str]]:
 
 def _facts(config: TrainConfig, record: RunRecord, train: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     speeds = [event["images_per_s"] for event in train if event.get("images_per_s")]
-    facts = [("time", clock(record.seconds) if record.seconds else "")]
+    asked = config.probe.minutes if config.method.name == "probe" else None
+    of = "" if asked is None else f" of {clock(60 * asked)} asked for"
+    facts = [("time", f"{clock(record.seconds)}{of}" if record.seconds else "")]
     facts.append(("iterations", str(config.optim.iterations) if train else ""))
     facts.append(("images/s", f"{float(np.median(speeds)):.3g}" if speeds else ""))
     facts.append(("memory", _size(record.memory_bytes)))
@@ -141,7 +149,7 @@ def _class_rows(report: IoUReport, val: Sequence[Mapping[str, Any]]) -> list[dic
     """Return each class with its last IoU, the one at the best validation, and its course."""
     value = report.to_dict()
     courses = [event["iou"] for event in val if isinstance(event.get("iou"), list)]
-    best = max(val, key=lambda event: event.get("miou") or 0.0, default=None)
+    best = max(val, key=lambda event: event.get("miou") or 0.0, default=None) if report.best else None
     at_best = best.get("iou") if best is not None else None
     return [
         {
@@ -155,6 +163,15 @@ def _class_rows(report: IoUReport, val: Sequence[Mapping[str, Any]]) -> list[dic
         }
         for index, row in enumerate(value["classes"])
     ]
+
+
+def _choice_table(choice: Choice) -> dict[str, Any]:
+    """Return a choice with its figures as texts."""
+    rows = [
+        (each.name, ["-" if figure is None else f"{figure:.4g}" for figure in each.figures], each.taken)
+        for each in choice.candidates
+    ]
+    return {"subject": choice.subject, "rule": choice.rule, "columns": choice.columns, "rows": rows}
 
 
 def _panels(example: Example, report: IoUReport, *, mistakes: bool) -> dict[str, Any]:
@@ -178,11 +195,11 @@ def _commands(run_dir: Path, config: TrainConfig) -> list[tuple[str, str]]:
 
 
 def _series(
-    events: Sequence[Mapping[str, Any]], kind: str, key: str, *, factor: float = 1.0
+    events: Sequence[Mapping[str, Any]], kind: str, key: str, *, factor: float = 1.0, along: str = "iteration"
 ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
     chosen = [event for event in events if event["kind"] == kind]
     values = [math.nan if event.get(key) is None else factor * float(event[key]) for event in chosen]
-    return np.array([float(event["iteration"]) for event in chosen]), np.array(values)
+    return np.array([float(event[along]) for event in chosen]), np.array(values)
 
 
 def _text(value: Any) -> str:

@@ -30,7 +30,8 @@ class RunRow:
     labeled: int | None
     unlabeled: int | None
     iteration: int
-    iterations: int
+    iterations: int | None
+    """Steps of the run; None of a probe that is not fitted: it has none that are counted."""
     last: float | None
     """mIoU of the last validation, in [0, 1]."""
     best: float | None
@@ -40,7 +41,8 @@ class RunRow:
     @property
     def is_finished(self) -> bool:
         """Whether all its steps are done, or it wrote its report."""
-        return self.iteration >= self.iterations or (self.path / "report.json").is_file()
+        done = self.iterations is not None and self.iteration >= self.iterations
+        return done or (self.path / "report.json").is_file()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -74,6 +76,9 @@ def read_run(run_dir: Path) -> RunRow:
         events = read_events(run_dir) if (run_dir / "metrics.jsonl").is_file() else []
         seconds = max((float(event.get("seconds") or 0) for event in events), default=0.0)
     iteration = last[0] if last else 0
+    iterations: int | None = config.optim.iterations
+    if config.method.name == "probe":  # its steps are not those of the settings
+        iterations = iteration if last else None
     return RunRow(
         path=run_dir,
         recipe=record.recipe or config.method.name,
@@ -81,8 +86,7 @@ def read_run(run_dir: Path) -> RunRow:
         labeled=record.labeled,
         unlabeled=record.unlabeled,
         iteration=iteration,
-        # The probe's steps are not those of the settings
-        iterations=iteration if config.method.name == "probe" and last else config.optim.iterations,
+        iterations=iterations,
         last=last[1] if last else None,
         best=best[1] if best else None,
         seconds=seconds,

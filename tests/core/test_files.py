@@ -14,6 +14,7 @@ from gmtool.files import (
     sweep_leftovers,
     temporary_path,
     write_atomically,
+    write_together,
 )
 
 CRASHING_WRITER = """
@@ -78,6 +79,42 @@ def test_a_failed_write_leaves_the_old_file_and_no_leftover(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_files_that_are_written_together_one_may_fail(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "old").chmod(0o640)
+    names = ["a", "taken", "x" * 256, "none/b", "old"]
+    errors = write_together([(tmp_path / name, name.encode()) for name in names])
+    assert [type(error).__name__ for error in errors] == [
+        "NoneType",
+        "IsADirectoryError",
+        "OSError",
+        "FileNotFoundError",
+        "NoneType",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "taken", "old"}
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "old").read_bytes()) == (b"a", b"old")
+    assert (tmp_path / "old").stat().st_mode & 0o777 == 0o640
+
+
+def test_files_are_whole_on_disk_before_they_get_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, events = os.fsync, list[str]()
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append("folder" if path == folder else f"{path.stat().st_size} bytes")
+        events.extend(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert write_together([(folder / "a", b"1"), (folder / "b", b"22")]) == [None, None]
+    assert events == ["1 bytes", "2 bytes", "folder", "a", "b"]
 
 
 def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path) -> None:

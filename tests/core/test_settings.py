@@ -43,7 +43,7 @@ def test_a_configuration_round_trips_through_its_file(tmp_path: Path) -> None:
     [
         ("optm.lr=1", "unknown setting optm.lr; did you mean optim.lr?"),
         ("lr=1", "unknown setting lr; did you mean optim.lr?"),
-        ("optim.speed=1", "unknown setting optim.speed; known: iterations, lr, "),
+        ("optim.speed=1", "unknown setting optim.speed; known: name, iterations, lr, "),
         ("optim.lr", "--set optim.lr: expected name=value"),
         ("optim.lr=fast", "setting optim.lr: got 'fast'"),
         ("optim.lr=-1", "setting optim.lr: got -1"),

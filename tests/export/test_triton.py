@@ -88,6 +88,9 @@ def test_the_configuration_agrees_with_the_onnx_model(toy_model: Path, spec: Art
     (output,) = config.output
     assert (made.folder / output.label_filename).read_text().splitlines() == list(spec.classes.names)
     assert json.loads(config.parameters["gmtool.classes"].string_value) == spec.classes.to_dict()
+    assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (accelerator.name, dict(accelerator.parameters)) == ("cuda", {"use_tf32": "0"})
     assert config.max_batch_size == 8
     assert config.dynamic_batching.max_queue_delay_microseconds == 2000
     assert [entry.batch_size for entry in config.model_warmup] == [1, 8]

@@ -1,5 +1,7 @@
 """Every kind of encoder under the contract: ResNets, timm's pyramids, plain vision transformers."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -20,23 +22,23 @@ class TestToy(EncoderContract):
 
 
 class TestResNet(EncoderContract):
-    name, output_stride, last_stride = "resnet18", 16, 16
+    name, decoder, output_stride, last_stride = "resnet18", "pyramid", 16, 16
 
 
 class TestDilatedPyramid(EncoderContract):
     """ConvNeXt, EfficientNet, MobileNet, ResNet of timm: they take an output stride."""
 
-    name = "timm:test_efficientnet"
+    name, decoder = "timm:test_efficientnet", "pyramid"
 
 
 class TestPyramidOfStride32(EncoderContract):
-    """FastViT, RepViT, PVT, EfficientViT: they have one output stride."""
+    """FastViT, MambaOut, RepViT, PVT, EfficientViT: they have one output stride. Here PVT with a block a stage."""
 
-    name, last_stride = "timm:repvit_m0_9", 32
+    name, last_stride = "timm:pvt_v2_b0", 32
 
-
-class TestPyramidOfStride32WithPyramidDecoder(EncoderContract):
-    name, decoder, last_stride = "timm:pvt_v2_b0", "pyramid", 32
+    @pytest.fixture(autouse=True)
+    def one_block_a_stage(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depths=(1, 1, 1, 1)))
 
 
 class TestPlainVisionTransformer(EncoderContract):
@@ -46,9 +48,13 @@ class TestPlainVisionTransformer(EncoderContract):
 
 
 class TestRotaryVisionTransformer(EncoderContract):
-    """DINOv3 itself: the smallest one that timm has."""
+    """DINOv3: the smallest one that timm has, with four of its twelve blocks."""
 
     name, decoder, last_stride = "timm:vit_small_patch16_dinov3", "pyramid", 16
+
+    @pytest.fixture(autouse=True)
+    def four_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=4))
 
 
 def test_a_vision_transformer_gives_four_layers_evenly_spaced() -> None:

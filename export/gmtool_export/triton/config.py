@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gmtool.artifact.spec import ArtifactSpec, OutputName
+from gmtool.artifact.spec import ArtifactSpec, OutputName, Precision
 from gmtool.classes import ClassSet
 from gmtool.errors import ArtifactError, DataError, needs_extra
 from gmtool.json_toml import parse_json
@@ -53,6 +53,7 @@ def new_config(
     else:
         config.backend = "onnxruntime"
         config.instance_group.add(count=1, kind="KIND_AUTO")  # a GPU if there is one, else the CPU
+        _set_cuda(config, spec.precision)
     config.input.add(name=spec.input.name, data_type="TYPE_UINT8", dims=[-1, -1, 3])
     for output in spec.outputs:
         config.output.add(**_output(output, len(spec.classes)))
@@ -61,6 +62,18 @@ def new_config(
     _set_batching(config, DEFAULT_QUEUE_DELAY_US)
     _set_warmup(config, warmup)
     return config
+
+
+def _set_cuda(config: ModelConfig, precision: Precision) -> None:
+    """Set what gmtool's own CUDA sessions have: algorithms without a search a shape, fp32 that is fp32.
+
+    onnxruntime_backend takes the algorithm from `parameters` alone, by number (1: HEURISTIC), and other options
+    from the accelerator, since Triton 24.07.
+    """
+    config.parameters["cudnn_conv_algo_search"].string_value = "1"
+    if precision == "fp32":
+        cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
+        cuda.parameters["use_tf32"] = "0"
 
 
 def apply_options(config: ModelConfig, options: TritonOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -78,9 +78,16 @@ class StoredMasks:
         """Return the file's URI."""
         return join(self._uri, path)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file, whole or not at all; see `write_file`."""
-        write_file(self.locate(path), content)
+    def write(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | None]:
+        """Write files, each whole or not at all (see `write_file`); return the error of each, or None."""
+        errors: list[OSError | None] = []
+        for path, content in files:
+            try:
+                write_file(self.locate(path), content)
+                errors.append(None)
+            except OSError as error:
+                errors.append(error)
+        return errors
 
 
 def delete_file(uri: str) -> None:

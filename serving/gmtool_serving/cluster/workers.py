@@ -255,7 +255,7 @@ def _write_one(table: pa.Table, row: Row, place: int, job: Job, store: MaskStore
         job.options.outlines,
     )
     started = time.perf_counter()
-    written = write_outputs(item, job.classes, job.options.formats, store)
+    (written,) = write_outputs([item], job.classes, job.options.formats, store)
     row = replace(row, seconds={**row.seconds, "encode": time.perf_counter() - started})
     return row.failed(written) if isinstance(written, Failure) else replace(row, outputs=written)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,11 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
 from gmtool.errors import needs_extra
 from gmtool.images import UInt8Array
-from gmtool.masks.files import PNG_COMPRESSION
+from gmtool.masks.png import encode_png
 from gmtool_serving.http.wanted import MEDIA_TYPES, Wanted
 from gmtool_serving.outputs.confidence import ignore_unsure
 from gmtool_serving.outputs.formats import MaskItem, encode
@@ -115,6 +113,4 @@ def json_value(image: LabeledImage, mask: UInt8Array, wanted: Wanted) -> dict[st
 
 
 def _grey_png(grey: UInt8Array) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG", compress_level=PNG_COMPRESSION)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return base64.b64encode(encode_png(grey, None)).decode("ascii")

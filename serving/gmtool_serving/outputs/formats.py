@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
 
 from gmtool.artifact.spec import OutputName
 from gmtool.classes import ClassSet, load_classes
@@ -18,7 +17,8 @@ from gmtool.errors import ConfigError, DataError
 from gmtool.images import UInt8Array
 from gmtool.labels.outlines import OutlineOptions
 from gmtool.masks.coco_annotations import ImageId
-from gmtool.masks.files import PNG_COMPRESSION, VOID_COLOR, color_table, encode_mask
+from gmtool.masks.files import VOID_COLOR, color_table, encode_mask
+from gmtool.masks.png import PNG_COMPRESSION, encode_png
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.outputs.coco import encode_entries, image_id_of
 from gmtool_serving.outputs.overlay import draw_overlay, paint
@@ -200,9 +200,11 @@ def _content(name: FormatName, item: MaskItem, classes: ClassSet) -> bytes:
     if name in ("cityscapes", "trainids"):
         raw = name == "cityscapes"
         labels = _labels_on_disk(classes.raw_ids if raw else range(len(classes)), ignored=0 if raw else 255)
-        return _png(Image.fromarray(mask).point(labels))
+        return encode_png(np.array(labels, dtype=np.uint8)[mask], None)
     if name == "color":
-        return _png(paint(mask, colors_of(classes)))
+        buffer = io.BytesIO()
+        paint(mask, colors_of(classes)).save(buffer, "PNG", compress_level=PNG_COMPRESSION)
+        return buffer.getvalue()
     if name == "coco":
         return encode_entries(mask, image_id_of(item.output, item.coco_id), classes)
     if name == "overlay":
@@ -226,12 +228,6 @@ def _labels_on_disk(labels: Iterable[int], *, ignored: int) -> list[int]:
     """Return the value on disk for each of the 256 mask values."""
     listed = list(labels)
     return listed + [ignored] * (256 - len(listed))
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=PNG_COMPRESSION)
-    return buffer.getvalue()
 
 
 def _npz(arrays: dict[str, UInt8Array]) -> bytes:

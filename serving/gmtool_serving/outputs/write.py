@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gmtool.classes import ClassSet
-from gmtool.files import open_unlinked, write_atomically
+from gmtool.files import open_unlinked, write_together
 from gmtool_serving.inputs.decode import Failure
 from gmtool_serving.outputs.formats import FormatName, MaskItem, encode, format_dirs
 
@@ -44,12 +44,8 @@ class MaskStore(Protocol):
         """Return the full name of a file, for messages; `path` is relative, with forward slashes."""
         ...
 
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file, whole or not at all.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+    def write(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | None]:
+        """Write files, path and content, each whole or not at all; return the error of each, or None."""
         ...
 
 
@@ -68,15 +64,19 @@ class MaskFolders:
         """Return the file's path, for messages."""
         return str(self.out / path)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file, whole or not at all, and make its folder.
-
-        Raises:
-            OSError: It cannot be written, or its folder is a link: see `make`.
-        """
-        target = self.out / path
-        self.make(target.parent)
-        write_atomically(target, content)
+    def write(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | None]:
+        """Write files as `write_together` does, and make their folders; return the error of each, or None."""
+        errors: list[OSError | None] = [None] * len(files)
+        targets = [(self.out / path, content) for path, content in files]
+        for index, (target, _) in enumerate(targets):
+            try:
+                self.make(target.parent)
+            except OSError as error:
+                errors[index] = error
+        placed = [index for index, found in enumerate(errors) if found is None]
+        for index, failed in zip(placed, write_together([targets[index] for index in placed]), strict=True):
+            errors[index] = failed
+        return errors
 
     def make(self, folder: Path) -> None:
         """Create a folder and its parents inside the output folder.
@@ -97,19 +97,30 @@ class MaskFolders:
 
 
 def write_outputs(
-    item: MaskItem, classes: ClassSet, formats: Sequence[FormatName], store: MaskStore
-) -> tuple[OutputFile, ...] | Failure:
-    """Encode and write the files of one image in each format; return them, or the first failure."""
-    written = []
-    for name, folder in format_dirs(Path(), formats).items():
-        for relative, content in encode(name, item, classes, folder=store.locate(folder.as_posix())):
-            path = (folder / relative).as_posix()
-            try:
-                store.write(path, content)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                code = "disk_full" if error.errno in DISK_FULL else "cannot_write"
-                remedy = ": give the image a shorter name" if error.errno == errno.ENAMETOOLONG else ""
-                return Failure(code, f"{store.locate(path)}: cannot be written: {reason}{remedy}")
-            written.append(OutputFile(path, len(content), hashlib.sha256(content).hexdigest()))
-    return tuple(written)
+    items: Sequence[MaskItem], classes: ClassSet, formats: Sequence[FormatName], store: MaskStore
+) -> list[tuple[OutputFile, ...] | Failure]:
+    """Encode the masks of images in each format and write their files together.
+
+    Returns:
+        Files of each image, or its first failure.
+    """
+    files, owners = [], []
+    for number, item in enumerate(items):
+        for name, folder in format_dirs(Path(), formats).items():
+            for relative, content in encode(name, item, classes, folder=store.locate(folder.as_posix())):
+                files.append(((folder / relative).as_posix(), content))
+                owners.append(number)
+    written: list[list[OutputFile]] = [[] for _ in items]
+    failures: dict[int, Failure] = {}
+    for (path, content), owner, error in zip(files, owners, store.write(files), strict=True):
+        if error is not None:
+            failures.setdefault(owner, _failure(store.locate(path), error))
+        written[owner].append(OutputFile(path, len(content), hashlib.sha256(content).hexdigest()))
+    return [failures.get(number) or tuple(of_image) for number, of_image in enumerate(written)]
+
+
+def _failure(path: str, error: OSError) -> Failure:
+    reason = error.strerror or str(error)
+    code = "disk_full" if error.errno in DISK_FULL else "cannot_write"
+    remedy = ": give the image a shorter name" if error.errno == errno.ENAMETOOLONG else ""
+    return Failure(code, f"{path}: cannot be written: {reason}{remedy}")

@@ -64,6 +64,21 @@ class Channel(Generic[T]):
             self._has_space.notify()
             return item
 
+    def get_some(self, most: int) -> list[T]:
+        """Return the next items, as many as there are up to `most`; wait until there is one.
+
+        Raises:
+            Closed: The channel was closed, or ended and is empty.
+        """
+        found = [self.get()]
+        with self._lock:
+            while self._items and len(found) < most:
+                item, size_bytes = self._items.popleft()
+                self._bytes -= size_bytes
+                self._has_space.notify()
+                found.append(item)
+        return found
+
     def end(self) -> None:
         """Mark the last item as put; items in the channel can still be taken."""
         with self._lock:

@@ -136,7 +136,7 @@ class DecodingProcess:
             self._busy_s = 0.0
         try:
             length = None if content is None else len(content)
-            _send(process.stdin, {"path": str(path), "frame": frame, "bytes": length, **asdict(self._options)})
+            _send(process.stdin, {"path": str(path), "frame": frame, "bytes": length, **vars(self._options)})
             if content is not None:
                 _write_all(process.stdin, memoryview(content))
             answer = _receive(process.stdout)

@@ -27,6 +27,8 @@ from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
 
 MAX_BYTES = 512 << 20
 """Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
+MAX_GROUP = 8
+"""Masks that a thread writes and syncs together, if as many wait."""
 LAST_WORDS_S = 1.0
 """Seconds that the end of a run waits for the batch and the masks in progress."""
 
@@ -256,23 +258,26 @@ class Pipeline:
     def _write(self) -> None:
         classes = self._backend.spec.classes
         while True:
-            given = self._labeled.get()
-            image, labels = given.image, given.labels
-            item = MaskItem(
-                image.output,
-                labels.mask,
-                labels.confidence,
-                given.pixels,
-                image.coco_id,
-                image.location,
-                self._outlines,
-            )
+            group = self._labeled.get_some(MAX_GROUP)
+            items = [
+                MaskItem(
+                    each.image.output,
+                    each.labels.mask,
+                    each.labels.confidence,
+                    each.pixels,
+                    each.image.coco_id,
+                    each.image.location,
+                    self._outlines,
+                )
+                for each in group
+            ]
             with self.clocks.encode.running():
-                written = write_outputs(item, classes, self._formats, self._store)
-            if isinstance(written, Failure):
-                outcome = Outcome(image, sha256=given.sha256, failure=written)
-            else:
-                outcome = Outcome(image, sha256=given.sha256, warning=given.warning, outputs=written)
-                with self._lock:
-                    self.clocks.images += 1
-            self._outcomes.put(outcome)
+                results = write_outputs(items, classes, self._formats, self._store)
+            for each, written in zip(group, results, strict=True):
+                if isinstance(written, Failure):
+                    outcome = Outcome(each.image, sha256=each.sha256, failure=written)
+                else:
+                    outcome = Outcome(each.image, sha256=each.sha256, warning=each.warning, outputs=written)
+                    with self._lock:
+                        self.clocks.images += 1
+                self._outcomes.put(outcome)

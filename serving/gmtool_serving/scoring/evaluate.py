@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from gmtool.files import sha256_of_lines
 from gmtool.images import UInt8Array
 from gmtool.masks.encodings import MEANINGS
 from gmtool.report.boundary import boundary_counts
-from gmtool.report.image_scores import ImageScores, ScoreCollector
+from gmtool.report.image_scores import ImageScores, ScoreCollector, sha256_of_labels
 from gmtool.report.metrics import confusion_matrix
 from gmtool.report.pictures import Example
 from gmtool.report.report import IoUReport, Protocol, Provenance
@@ -102,7 +101,7 @@ def score(task: Task, *, progress: ScoreProgress, with_boundary: bool = False) -
             continue
         matrix[:, : counts.shape[1]] += counts
         ignored_pixels += truth.size - counted
-        images.add(loaded.id, _sha256_of_labels(truth), counts)
+        images.add(loaded.id, sha256_of_labels(truth), counts)
     # Warn of ground truth that looks misread
     scores = images.scores()
     values: MaskValues = "raw" if MEANINGS["raw"] in (task.protocol.truth_values or "") else "index"
@@ -186,7 +185,3 @@ def _loaded(loaded: _Loaded) -> tuple[UInt8Array, UInt8Array]:
     if loaded.source is None or loaded.truth is None:
         raise DataError(loaded.error)
     return loaded.source, loaded.truth
-
-
-def _sha256_of_labels(labels: UInt8Array) -> str:
-    return hashlib.sha256(f"{labels.shape}".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()

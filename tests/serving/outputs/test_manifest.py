@@ -130,9 +130,8 @@ def counted(function):
 def job(out):
     manifest = Manifest(out / "manifest.jsonl")
     folders = MaskFolders(out)
-    for index in range(2):
-        item = MaskItem(PurePosixPath(f"x{index}"), np.full((4, 4), index, np.uint8))
-        written = write_outputs(item, CLASSES, ["voc"], folders)
+    items = [MaskItem(PurePosixPath(f"x{index}"), np.full((4, 4), index, np.uint8)) for index in range(2)]
+    for index, written in enumerate(write_outputs(items, CLASSES, ["voc"], folders)):
         assert isinstance(written, tuple)
         from dataclasses import replace
         manifest.add(replace(record(f"x{index}"), outputs=written))

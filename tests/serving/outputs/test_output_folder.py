@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,10 +232,10 @@ def test_case_17_after_five_masks_that_find_the_disk_full_a_run_gives_up(
 ) -> None:
     folder, out = make_images(tmp_path / "in", [f"{index:02d}.png" for index in range(20)]), tmp_path / "out"
 
-    def full(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
+    def full(files: Sequence[object]) -> list[OSError]:
+        return [OSError(code, os.strerror(code)) for _ in files]
 
-    monkeypatch.setattr(writing, "write_atomically", full)
+    monkeypatch.setattr(writing, "write_together", full)
     with pytest.raises(DataError, match=f"{os.strerror(code)}: 20 of 20 images have no mask: free disk space"):
         run(folder, out)
     records = list(read_manifest(out / "manifest.jsonl"))
@@ -246,15 +246,18 @@ def test_one_mask_that_fits_ends_the_count_of_full_disks(tmp_path: Path, monkeyp
     folder, out = make_images(tmp_path / "in", [f"{index:02d}.png" for index in range(20)]), tmp_path / "out"
     calls = 0
 
-    def often_full(path: Path, content: bytes | str) -> None:
+    def often_full(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
         nonlocal calls
-        calls += 1
-        if calls % 5:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_atomically(path, content)
+        errors: list[OSError | None] = []
+        for path, content in files:
+            calls += 1
+            errors.append(OSError(errno.ENOSPC, "No space left on device") if calls % 5 else None)
+            if not calls % 5:
+                write_atomically(path, content)
+        return errors
 
     monkeypatch.setattr("gmtool_serving.pipeline.run.WRITERS", 1)  # in the order of the images
-    monkeypatch.setattr(writing, "write_atomically", often_full)
+    monkeypatch.setattr(writing, "write_together", often_full)
     assert len(run(folder, out)) == 20
 
 

@@ -53,7 +53,9 @@ class ToolContract(FormatContract):
     exact: ClassVar[OutlineOptions] = EXACT
 
     def write(self, out: Path, item: MaskItem) -> tuple[OutputFile, ...] | Failure:
-        return write_outputs(replace(item, outlines=self.exact), self.classes, [self.name], MaskFolders(out))
+        exact = replace(item, outlines=self.exact)
+        (written,) = write_outputs([exact], self.classes, [self.name], MaskFolders(out))
+        return written
 
     def finished(self, out: Path) -> Path:
         path = finish(self.name, out, [STEM], self.classes)
@@ -216,7 +218,7 @@ def test_the_import_of_predicted_shapes_gives_the_masks_back(
         photo.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", mask.shape[::-1]).save(photo)
         item = MaskItem(output, mask, source=str(photo), outlines=OutlineOptions(tolerance, 0))
-        written = write_outputs(item, CLASSES, [name], MaskFolders(out))
+        (written,) = write_outputs([item], CLASSES, [name], MaskFolders(out))
         assert not isinstance(written, Failure)
     finish(name, out, list(masks), CLASSES)
     if name == "yolo":  # it finds labels by the place of the image

@@ -180,6 +180,7 @@ def test_coco_from_its_check_to_its_score(cli: Cli, toy_data: Path, tmp_path: Pa
     code, _, err = cli(["data", "split", *place, "--count", "6", "--out", tmp_path / "split"])
     assert code == 0, err
     labels = ["--labels", tmp_path / "split/labeled.txt", "--set", "method.name=supervised"]
+    labels += ["--set", "model.decoder=pyramid"]
     code, _, err = cli(["train", *place, *labels, "--iterations", "8", *FLAGS, "--out", tmp_path / "run"])
     assert code == 0, err
     assert cli(["export", tmp_path / "run", "--allow-few-classes"])[0] == 0

@@ -134,12 +134,11 @@ def test_stopped_between_two_logs_the_next_figures_count_the_steps_before_the_st
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 def test_case_28_killed_at_a_random_step(
-    short_config: TrainConfig, uninterrupted: dict[str, object], tmp_path: Path, workers: int
+    short_config: TrainConfig, uninterrupted: dict[str, object], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    config = replace(short_config, data=replace(short_config.data, workers=workers))
+    config = replace(short_config, data=replace(short_config.data, workers=2))
     script = (
         "import sys, time; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
         "from gmtool.settings import load_config; from gmtool_training.loop import fit, run\n"
@@ -152,7 +151,7 @@ def test_case_28_killed_at_a_random_step(
     deadline = time.monotonic() + 90
     while not (run_dir / "checkpoints/last.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.13 + 0.31 * workers)
+    time.sleep(0.75)
     assert process.poll() is None, "the run ended before it was killed"
     process.kill()
     process.wait()

@@ -10,6 +10,7 @@ from gmtool.classes import load_classes
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.data.splits import read_split
 from gmtool.errors import CheckpointError, ConfigError, DataError
+from gmtool_training.watch.open_tracker import refuse_missing_tracker
 
 if TYPE_CHECKING:
     from gmtool.data.datasets import TrainingData
@@ -28,6 +29,7 @@ def check_settings(config: TrainConfig, *, makes_data: bool) -> None:
     """
     refuse_undividable_batches(config, processes=int(os.environ.get("WORLD_SIZE", "1")))
     _refuse_missing_weights(config.model.encoder_weights)
+    refuse_missing_tracker(config.run.tracker)
     if makes_data:
         return
     _refuse_missing_paths(config.data)

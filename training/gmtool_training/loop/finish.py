@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gmtool_training.loop.prepare import RunContext
 from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
 from gmtool_training.watch.examples import labeled_examples
 from gmtool_training.watch.record import ended
+from gmtool_training.watch.stages import late_text
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,15 @@ class RunResult:
     seconds: float
     """Wall-clock time of the training loop with validations, in seconds."""
 
+    late: str = ""
+    """What the run took instead of the time asked for, and why; empty if it kept to it."""
+
     @property
     def best_miou(self) -> float | None:
-        """Best validation mIoU in [0, 1]; None if no pixel was scored."""
-        return self.report.best.miou if self.report.best else None
+        """Validation mIoU of the best weights in [0, 1]; None if no pixel was scored."""
+        if self.report.best is not None:
+            return self.report.best.miou
+        return None if math.isnan(self.report.miou) else self.report.miou
 
     def __fspath__(self) -> str:
         """Return the run folder: the result is taken wherever its path is."""
@@ -45,12 +52,14 @@ class RunResult:
 
 def finish(run: RunContext, result: FitResult, seconds: float) -> RunResult:
     """Write report, record and page of a run; return its result."""
-    report = _report(run, result)
+    report, record = _report(run, result), ended(read_record(run.run_dir), seconds=seconds)
     if run.machine.is_first:
         save_report(report, run.run_dir)
-        save_record(run.run_dir, ended(read_record(run.run_dir), seconds=seconds))
+        save_record(run.run_dir, record)
         _write_page(run, report, result)
-    return RunResult(run.run_dir, report, seconds)
+        _summarize(run, report, seconds=record.seconds)
+    late = late_text(record, run.config.probe.minutes, on_processor=run.machine.device.type == "cpu")
+    return RunResult(run.run_dir, report, seconds, late)
 
 
 def _write_page(run: RunContext, report: IoUReport, result: FitResult) -> None:
@@ -63,12 +72,29 @@ def _write_page(run: RunContext, report: IoUReport, result: FitResult) -> None:
     write_atomically(run.run_dir / PAGE_NAME, run_html(run.run_dir, report, pictures))
 
 
+def _summarize(run: RunContext, report: IoUReport, *, seconds: float) -> None:
+    """Give the experiment tracker the final figures, and the hashes by which the weights are known again."""
+    value = report.to_dict()
+    figures = {"miou": value["miou"], "pixel_accuracy": value["pixel_accuracy"], "seconds": seconds}
+    figures |= {f"IoU/{row['name']}": row["iou"] for row in value["classes"]}
+    if report.best is not None:
+        figures["best_miou"] = report.best.miou
+    checkpoints = {name: read_checkpoint(run.run_dir, name) for name in ("last", "best")}
+    texts = {f"{name}_weights_sha256": each.sha256 for name, each in checkpoints.items()}
+    texts |= {"run_folder": str(run.run_dir), "report": str(run.run_dir / PAGE_NAME)}
+    known = {f"final/{name}": figure for name, figure in figures.items() if figure is not None}
+    run.tracker.summarize(known, texts)
+
+
 def _report(run: RunContext, result: FitResult) -> IoUReport:
     checkpoint, progress, data = read_checkpoint(run.run_dir, "last"), result.progress, run.data
-    remark(
-        f"last mIoU {percent(checkpoint.miou)} %, best {percent(progress.best_miou)} % at iteration "
-        f"{progress.best_iteration} (chosen on the validation set, so it flatters)"
-    )
+    best = None  # the probe has one checkpoint: nothing is chosen on the validation images
+    if run.config.method.name != "probe":
+        best = BestScore(progress.best_miou, progress.best_iteration, result.images)
+        remark(
+            f"last mIoU {percent(checkpoint.miou)} %, best {percent(progress.best_miou)} % at iteration "
+            f"{progress.best_iteration} (chosen on the validation set, so it flatters)"
+        )
     return IoUReport(
         confusion=result.last,
         classes=run.classes,
@@ -82,10 +108,11 @@ def _report(run: RunContext, result: FitResult) -> IoUReport:
             backend=f"torch {torch.__version__} {run.config.run.device}",
             precision=run.config.run.precision,
             labeled_sha256=data.labeled.sha256,
+            truth_sha256=result.truth_sha256,
             versions=(f"torch {torch.__version__}", f"numpy {np.__version__}", f"Pillow {PIL.__version__}"),
         ),
         protocol=Protocol(truth_values=_truth_values(run)),
-        best=BestScore(progress.best_miou, progress.best_iteration, result.images),
+        best=best,
     )
 
 

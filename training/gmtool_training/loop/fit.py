@@ -43,6 +43,8 @@ class FitResult:
     """Number of images of the validations before the last, if not all."""
     worst: tuple[Example, ...] = ()
     """Images of the last validation with the lowest mIoU."""
+    truth_sha256: str | None = None
+    """SHA-256 of the ground truth of the validation images; None if not known."""
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,12 @@ def _validate_and_save(
         with log.validating(images) as show:
             found = hooks.validate(show)
         after, is_best = progress.after_validation(_defined(mean_iou(found)))
-        events["val"] = _scores(found) | {"best": after.best_miou, "images": images}
+        events["val"] = scores(found) | {"best": after.best_miou, "images": images}
         # The last weights are scored on all images
         if hooks.validate_rest is not None and schedule.is_over(after):
             with log.validating(more) as show:
                 found = found + hooks.validate_rest(show)
-            events["final"] = _scores(found) | {"images": images + more}
+            events["final"] = scores(found) | {"images": images + more}
     except TerminatedError:
         hooks.save(replace(progress, validated=False), None, False)
         raise
@@ -264,7 +266,7 @@ def _loss_scale(machine: Machine) -> Tensor:
     return one if machine.scaler is None else machine.scaler.scale(one)
 
 
-def _scores(matrix: Int64Array) -> dict[str, Any]:
+def scores(matrix: Int64Array) -> dict[str, Any]:
     """Return the mIoU and the IoU of each class, None where it is not defined."""
     return {
         "miou": _defined(mean_iou(matrix)),

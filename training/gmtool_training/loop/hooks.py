@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
-
-import numpy as np
-from PIL import Image
 
 from gmtool.files import write_atomically
 from gmtool.nn.checkpoint import CheckpointName
@@ -30,7 +26,7 @@ from gmtool_training.loop.validate import validate
 from gmtool_training.pictures.curves import draw_training
 from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
 from gmtool_training.pictures.pairs import draw_pairs
-from gmtool_training.watch.examples import WorstImages
+from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.log import RunLog, SilentLog
 
 SECONDS_BETWEEN_PICTURES = 30.0
@@ -43,7 +39,7 @@ def build_hooks(
     schedule: FitSchedule,
     stop: StopRequest,
     log: RunLog | SilentLog,
-    worst: WorstImages,
+    seen: ValidationImages,
 ) -> Hooks:
     """Return the callbacks of `fit`; of several processes, only the first one writes files.
 
@@ -53,7 +49,7 @@ def build_hooks(
         schedule: Length and intervals.
         stop: Requests to end the process.
         log: Receives pictures.
-        worst: Receives the worst images of each validation.
+        seen: Receives the images of each validation.
     """
     config = run.config
 
@@ -95,7 +91,7 @@ def build_hooks(
     def validate_images(indices: Sequence[int], show: Callable[[int], None]) -> Int64Array:
         counter = count()
         if indices is taken:
-            worst.clear()
+            seen.clear()
 
         def before_image() -> None:
             stop.raise_within_step()
@@ -110,7 +106,7 @@ def build_hooks(
             before_image=before_image,
             read=run.readers.val,
             indices=indices,
-            worst=worst,
+            seen=seen,
         )
 
     return Hooks(
@@ -153,7 +149,7 @@ def _draw(run: RunContext, state: RunState, log: RunLog | SilentLog, iteration: 
         )
     if run.machine.is_first:
         write_atomically(run.run_dir / PAIRS_NAME, picture)
-        log.picture("pseudo masks", iteration, np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
+        log.png("pseudo masks", iteration, picture)
 
 
 def _describe_step(run: RunContext, schedule: FitSchedule, iteration: int) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from gmtool.errors import ConfigError
-from gmtool_training.engine.machine import Machine
+
+if TYPE_CHECKING:
+    from gmtool_training.engine.machine import Machine
 
 LOCK_NAME = ".gmtool-train.lock"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.resume import RunState
 from gmtool_training.method.batchnorm import freeze
 from gmtool_training.method.class_weights import labeled_class_weights
+from gmtool_training.watch.tracker import NoTracker, Tracker
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class RunContext:
     """Readers of images and masks: from files, or from a cache."""
     class_weights: Tensor | None
     """(C,) float32 on the device, those of `method.balance`; None: all classes alike."""
+    tracker: Tracker = field(default_factory=NoTracker)
+    """Experiment tracker of `run.tracker`."""
 
 
 def on_this_machine(config: TrainConfig) -> tuple[Machine, TrainConfig]:

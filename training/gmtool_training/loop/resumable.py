@@ -16,6 +16,7 @@ from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError
 from gmtool.settings import Settings
 from gmtool_training.loop.checks import find_data
+from gmtool_training.watch.open_tracker import refuse_missing_tracker
 
 if TYPE_CHECKING:
     from gmtool.data.datasets import TrainingData
@@ -29,7 +30,7 @@ FREE_SETTINGS = frozenset(
         "optim.iterations",
         *(f"run.{name}" for name in ("device", "compile", "channels_last", "activation_checkpointing")),
         *(f"run.{name}" for name in ("log_every", "validations", "save_every", "save_state", "keep_last")),
-        *(f"run.{name}" for name in ("patience", "max_skipped", "val_limit")),
+        *(f"run.{name}" for name in ("patience", "max_skipped", "val_limit", "tracker")),
     )
 )
 """Settings that may change when a run is resumed: the computation of a step does not depend on them."""
@@ -46,6 +47,7 @@ def check_resume(run_dir: Path, changes: Settings) -> TrainConfig:
     if not (run_dir / CONFIG_NAME).is_file():
         raise CheckpointError(f"{run_dir} is not a run: expected {run_dir / CONFIG_NAME}")
     config = load_run_config(run_dir, changes)
+    refuse_missing_tracker(config.run.tracker)
     if config.method.name == "probe":
         refuse_finished_probe(run_dir)
         refuse_missing_data(config.data, run_dir, remedy=MOVED)

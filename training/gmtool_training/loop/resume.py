@@ -1,8 +1,9 @@
 """Save and restore training state, so that a resumed run ends like an uninterrupted one.
 
 Random numbers for data depend only on (seed, epoch, sample) or (seed, step), and the learning rate on the step, so
-the number of steps restores them. Saved: weights, their average, momentum, loss scale, best score, sums since the
-last log event, torch's random state, and the settings of the computation, since `config.toml` may be edited.
+the number of steps restores them. Saved: weights, their average, the optimiser's state, loss scale, best score,
+sums since the last log event, torch's random state, and the settings of the computation, since `config.toml` may
+be edited.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from gmtool.config import TrainConfig
@@ -21,6 +22,7 @@ from gmtool.data.datasets import TrainingData
 from gmtool.errors import CheckpointError
 from gmtool.nn.checkpoint import TrainingState, load_network, load_training_state, resumable_names
 from gmtool.nn.model import GuidedMixNet
+from gmtool_training.engine.optim import restore_state, state_tensors
 from gmtool_training.loop.figures import StepSums
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.resumable import computation, refuse_other_images
@@ -48,11 +50,7 @@ def pack_state(
     state: RunState, progress: TrainingProgress, data: TrainingData, config: TrainConfig
 ) -> TrainingState:
     """Return the state that `restore` reads, besides the weights of `saved_network`."""
-    tensors = {
-        f"momentum.{index}": value["momentum_buffer"]
-        for index, value in state.optimizer.state_dict()["state"].items()
-        if value.get("momentum_buffer") is not None
-    }
+    tensors = state_tensors(state.optimizer)
     if state.average is not None:
         tensors |= {f"network.{name}": value for name, value in state.network.state_dict().items()}
     return TrainingState(
@@ -80,7 +78,7 @@ def restore(run_dir: Path, state: RunState, data: TrainingData) -> TrainingProgr
     state.saved_network.load_state_dict(weights)
     if state.average is not None:
         state.network.load_state_dict(_below("network.", saved.tensors))
-    _restore_momentum(state.optimizer, _below("momentum.", saved.tensors))
+    restore_state(state.optimizer, saved.tensors)
     if state.scaler is not None:
         state.scaler.load_state_dict(saved.values["scaler"])
     state.sums.restore(saved.tensors["sums"])
@@ -105,18 +103,6 @@ def _newest_whole(run_dir: Path) -> tuple[TrainingState, dict[str, Any]]:
             remark(f"warning: {problem}: resuming from the previous checkpoint, of step {checkpoint.iteration}")
         return state, network.state_dict()
     raise problems[0]
-
-
-def _restore_momentum(optimizer: Optimizer, momentum: dict[str, Tensor]) -> None:
-    for index, parameter in enumerate(_parameters(optimizer)):
-        if str(index) in momentum:
-            # In the memory format of the parameter, which a fused optimiser needs
-            buffer = torch.empty_like(parameter).copy_(momentum[str(index)])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
-
-
-def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from gmtool_training.data.batches import (
     unlabeled_batches,
 )
 from gmtool_training.data.workers import explained_worker_failures
-from gmtool_training.engine.machine import in_precision
+from gmtool_training.engine.machine import Machine, in_precision
 from gmtool_training.engine.memory import explained_memory
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.engine.recompute import recompute_activations
@@ -56,8 +56,9 @@ from gmtool_training.loop.stop import stop_on_signals
 from gmtool_training.loop.val_images import image_steps, step_passes, taken_images
 from gmtool_training.method.other_run import load_teacher
 from gmtool_training.method.step import Step, guidedmix_step, supervised_step
-from gmtool_training.watch.examples import WorstImages
+from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.log import RunLog, SilentLog
+from gmtool_training.watch.open_tracker import open_tracker, save_tracker_id
 from gmtool_training.watch.record import begun
 from gmtool_training.watch.time_left import TimeLeft
 
@@ -97,8 +98,7 @@ def train(
             remark(_starting_weights(network, config, classes))
     run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
     # Everything is checked: write from here on
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with locked(run_dir, machine):
+    with open_tracker(config, run_dir, is_first=machine.is_first) as tracker, _new_folder(run_dir, machine):
         if machine.is_first:
             if (run_dir / CONFIG_NAME).exists():
                 raise ConfigError(
@@ -106,7 +106,8 @@ def train(
                 )
             save_run_config(run_dir, config)
             save_record(run_dir, begun(record or RunRecord(), data))
-        return _run(run, network, resumed=False)
+            save_tracker_id(run_dir, config, tracker)
+        return _run(replace(run, tracker=tracker), network, resumed=False)
 
 
 def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
@@ -144,14 +145,24 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
             remark(f"{run_dir}: a probe saves nothing until it is fitted: it starts over")
             remark(_starting_weights(network, config, classes))
         run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
-        return _run(run, network, resumed=True)
+        with open_tracker(config, run_dir, is_first=machine.is_first) as tracker:
+            save_tracker_id(run_dir, config, tracker)
+            return _run(replace(run, tracker=tracker), network, resumed=True)
+
+
+@contextmanager
+def _new_folder(run_dir: Path, machine: Machine) -> Iterator[None]:
+    """Make the run folder and hold its lock within the block."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with locked(run_dir, machine):
+        yield
 
 
 def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     config, machine, data = run.config, run.machine, run.data
     if config.method.name == "probe":
         started = time.monotonic()
-        return finish(run, run_probe(run, network), time.monotonic() - started)
+        return finish(run, run_probe(run, network, started=started), time.monotonic() - started)
     # Schedule and state; a resumed run continues from its checkpoint
     schedule = build_schedule(config, run.classes)
     state = build_state(config, machine, network)
@@ -162,7 +173,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     compiled = torch.compile(network) if config.run.compile else network
     mixed = in_precision(cast(nn.Module, compiled), machine)
     # Train
-    unreadable, worst = UnreadableImages(data.unlabeled), WorstImages(data.val)
+    unreadable, seen = UnreadableImages(data.unlabeled), ValidationImages(data.val)
     started = time.monotonic()
     with (
         _open_log(run, schedule, start) as log,
@@ -182,7 +193,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             sums=state.sums,
             labeled=_labeled_batches(run, start),
             unlabeled=_unlabeled_batches(run, schedule, start, unreadable),
-            hooks=build_hooks(run, state, schedule, stop, log, worst),
+            hooks=build_hooks(run, state, schedule, stop, log, seen),
             stop=stop,
             log=log,
         )
@@ -190,7 +201,8 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     # Report
     machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
-    return finish(run, replace(result, worst=worst.examples), seconds)
+    result = replace(result, worst=seen.worst, truth_sha256=seen.truth_sha256(machine))
+    return finish(run, result, seconds)
 
 
 def _starting_weights(network: GuidedMixNet, config: TrainConfig, classes: ClassSet) -> str:
@@ -294,5 +306,6 @@ def _open_log(run: RunContext, schedule: FitSchedule, start: TrainingProgress) -
         start=start.iteration,
         time_left=time_left,
         class_names=run.classes.names,
+        tracker=run.tracker,
         on_processor=run.machine.device.type == "cpu",
     )

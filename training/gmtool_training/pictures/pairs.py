@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
 from gmtool.images import IMAGENET_MEAN, IMAGENET_STD, UInt8Array
-from gmtool.masks.files import PNG_COMPRESSION
+from gmtool.masks.png import PNG_COMPRESSION
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from gmtool.artifact.run_record import Candidate, Choice
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig, TrainConfig
 from gmtool.console import remark
@@ -16,6 +17,9 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.input_scale import best_scale, score_at_scale
+
+COLUMNS = ("mIoU %", "input scale", "ms an image", "million parameters")
+"""Figures of an encoder in the record of the run."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +34,25 @@ class EncoderScore:
     seconds_an_image: float
 
     @property
+    def figures(self) -> tuple[float, float, float, float]:
+        """Return mIoU in per cent, input scale, milliseconds an image, million parameters."""
+        millions = sum(each.numel() for each in self.network.encoder.parameters()) / 1e6
+        return 100 * self.miou, self.model.input_scale, 1000 * self.seconds_an_image, millions
+
+    @property
     def row(self) -> str:
         """Return its row of the table."""
-        encoder = self.network.encoder
-        millions = sum(each.numel() for each in encoder.parameters()) / 1e6
-        license = encoder.license or "not stated"
+        miou, scale, milliseconds, millions = self.figures
+        license = self.network.encoder.license or "not stated"
         return (
-            f"| {self.model.encoder} | {100 * self.miou:.1f} | {self.model.input_scale:g} | "
-            f"{1000 * self.seconds_an_image:.0f} | {millions:.1f} | {license} |"
+            f"| {self.model.encoder} | {miou:.1f} | {scale:g} | {milliseconds:.0f} | {millions:.1f} | {license} |"
         )
 
 
 def choose_encoder(
     config: TrainConfig, data: TrainingData, classes: ClassSet, read: Readers, device: torch.device
-) -> tuple[GuidedMixNet, ModelConfig, str]:
-    """Return the network with the best of `probe.encoders`, its settings, and a table of all as Markdown.
+) -> tuple[GuidedMixNet, ModelConfig, str, Choice]:
+    """Return the network with the best of `probe.encoders`, its settings, and a table of all: text, figures.
 
     Raises:
         CheckpointError: The weights of none can be had.
@@ -57,19 +65,24 @@ def choose_encoder(
     for line in lines:
         remark(line)
     best: EncoderScore | None = None
+    figures: dict[str, tuple[float | None, ...]] = {}
     for name in config.probe.encoders:
         try:
             scored = _score(replace(config.model, encoder=name), config, data, classes, read, device)
         except CheckpointError as error:  # one that cannot be had does not end the comparison
             lines.append(f"| {name} | left out: {error} | | | | |")
+            figures[name] = (None,) * len(COLUMNS)
         else:
             lines.append(scored.row)
+            figures[name] = tuple(round(figure, 2) for figure in scored.figures)
             best = scored if best is None or scored.miou > best.miou else best
         remark(lines[-1])
     if best is None:
         raise CheckpointError("the weights of none of the encoders can be had: see the lines above")
     remark(f"encoder {best.model.encoder}, input scale {best.model.input_scale:g}")
-    return best.network, best.model, "\n".join(lines) + "\n"
+    candidates = tuple(Candidate(name, row, name == best.model.encoder) for name, row in figures.items())
+    choice = Choice("encoder", "the best score of a linear classifier", COLUMNS, candidates)
+    return best.network, best.model, "\n".join(lines) + "\n", choice
 
 
 def _score(

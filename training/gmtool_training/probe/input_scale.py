@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gmtool.artifact.run_record import Candidate, Choice
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.console import remark
@@ -26,16 +27,32 @@ SCALE_PIXELS = 200
 
 def choose_input_scale(
     network: GuidedMixNet, config: TrainConfig, data: TrainingData, classes: ClassSet, read: Readers
-) -> float:
-    """Return the candidate of `probe.input_scales` with which a linear classifier does best on images kept out."""
+) -> tuple[float, Choice | None]:
+    """Return the candidate of `probe.input_scales` with which a linear classifier does best on images kept out.
+
+    And the figures of all; None if there is no choice.
+    """
     candidates = sorted(config.probe.input_scales)
     if len(candidates) == 1:
-        return candidates[0]
-    scores = {scale: score_at_scale(network, scale, config, data, classes, read).by_part for scale in candidates}
-    best = best_scale(scores)
-    shown = ", ".join(f"{scale:g}: {100 * score.mean():.1f} %" for scale, score in scores.items())
+        return candidates[0], None
+    scores = {scale: score_at_scale(network, scale, config, data, classes, read) for scale in candidates}
+    best = best_scale({scale: score.by_part for scale, score in scores.items()})
+    shown = ", ".join(f"{scale:g}: {100 * score.by_part.mean():.1f} %" for scale, score in scores.items())
     remark(f"input scale {best:g}; on labeled images kept out, {shown}")
-    return best
+    choice = Choice(
+        "input scale",
+        "a larger one must be better by more than the standard error of the difference; linear classifier",
+        ("mIoU %", "ms an image"),
+        tuple(
+            Candidate(
+                f"{scale:g}",
+                (round(100 * float(score.by_part.mean()), 2), round(1000 * score.seconds_an_image)),
+                scale == best,
+            )
+            for scale, score in scores.items()
+        ),
+    )
+    return best, choice
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gmtool.artifact.checkpoints import read_checkpoint
 from gmtool.artifact.lookup import find_checkpoint
+from gmtool.artifact.run_record import Choice
 from gmtool.classes import ClassSet
 from gmtool.config import ProbeConfig, TrainConfig
 from gmtool.console import remark
@@ -21,26 +20,14 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool_training.data.cache import Readers
 from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
-from gmtool_training.probe.bank import Bank, views_of
+from gmtool_training.probe.bank import Bank, View, views_of
 from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
 from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, head_of, install
-from gmtool_training.probe.self_training import (
-    FOLDS,
-    Fit,
-    PseudoOptions,
-    choose_threshold,
-    folds_of,
-    labeled_rows,
-    mean_iou,
-    pixel_confusion,
-    reliability,
-    self_train,
-)
+from gmtool_training.probe.judge import choices_of, judge
+from gmtool_training.probe.pictures import Teaching
+from gmtool_training.probe.self_training import FOLDS, Fit, folds_of, labeled_rows, self_train
+from gmtool_training.watch.stages import Stages
 
-TOLERATED = 0.005
-"""Mean IoU that self-training may lose on the images kept out: less is noise."""
-THRESHOLD_OF_OTHERS = 0.9
-"""Confidence from which the pseudo labels of another run count."""
 LABELED_SHARE = 0.2
 """Share of the time that the features of the labeled images may take; views are left out to stay within it."""
 FIT_SHARE = 0.4
@@ -52,11 +39,15 @@ class ProbeResult:
     """A fitted network and what was measured on the way."""
 
     steps: int
-    """Optimiser steps of all fits of the final classifier."""
+    """Optimiser steps of one fit of the final classifier."""
     channels: int
     """Width of the hidden layer; 0 if a linear classifier did better."""
-    helps: bool
-    """Whether self-training on the unlabeled images is in it."""
+    decoders: tuple[PyramidDecoder, ...]
+    """Of labels alone, then of each round of self-training; the last one is the network's."""
+    choices: tuple[Choice, ...]
+    """What was chosen by measurements."""
+    teaching: Teaching | None
+    """How unlabeled images were, or would have been, labeled; None without any."""
 
 
 class _Budget:
@@ -102,6 +93,7 @@ def fit_probe(
     read: Readers,
     *,
     started: float,
+    stages: Stages,
 ) -> ProbeResult:
     """Fit the decoder of a network whose encoder stays as it is; the network ends in evaluation mode.
 
@@ -112,24 +104,72 @@ def fit_probe(
         classes: The classes.
         read: Readers of their images and masks.
         started: When the run began, `time.monotonic`: choosing the input scale took time too.
+        stages: Gets the times.
     """
     probe, random = config.probe, np.random.default_rng(config.run.seed)
     budget = _Budget(probe.minutes, started=started)
     network.eval()
-    views = affordable_views(
-        network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s, bf16=is_bf16(config)
+    teacher = _teacher(network, config, classes)
+    views, labeled, unlabeled = _banks(
+        network, config, data, classes, read, budget=budget, stages=stages, random=random, teacher=teacher
     )
-    # Features of the labeled and, as far as the time goes, of the unlabeled images
-    began = time.monotonic()
-    labeled = labeled_bank(
-        network, data, classes, read, views, pixels=probe.labeled_pixels, config=config, random=random
+    # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
+    with stages("choice of the classifier"):
+        folds = folds_of(labeled, FOLDS, random)
+        fits = _fits(probe, config.model.decoder_channels, random)
+        judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
+        best = max(judged, key=lambda one: one.score)
+    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}")
+    # That classifier on all labels
+    with stages("fit"):
+        fit = fits[best.kind]
+        heads = [fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))]
+        if best.helps and unlabeled is not None:
+            heads = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds, start=heads[0])
+    teaching = None
+    if unlabeled is not None:
+        last = heads[-2] if len(heads) > 1 else heads[-1]
+        teaching = Teaching.of(last, teacher, unlabeled, best.options, views, is_used=len(heads) > 1)
+    decoders = [decoder_of(head, network) for head in heads]
+    network.decoder = decoders[-1]
+    return ProbeResult(
+        steps=probe.steps,
+        channels=config.model.decoder_channels if best.kind == "hidden layer" else 0,
+        decoders=tuple(decoders),
+        choices=choices_of(judged, best, probe, own=teacher is None),
+        teaching=teaching,
     )
-    seconds = time.monotonic() - began
-    remark(f"features of {len(data.labeled.samples)} labeled images, {len(views)} views each: {seconds:.0f} s")
-    seconds_a_view = seconds / (len(data.labeled.samples) * len(views))
+
+
+def _banks(
+    network: GuidedMixNet,
+    config: TrainConfig,
+    data: TrainingData,
+    classes: ClassSet,
+    read: Readers,
+    *,
+    budget: _Budget,
+    stages: Stages,
+    random: np.random.Generator,
+    teacher: TeacherOfOtherRun | None,
+) -> tuple[tuple[View, ...], Bank, Bank | None]:
+    """Return views, and features of the labeled and, as far as the time goes, of the unlabeled images."""
+    probe, count = config.probe, len(data.labeled.samples)
+    with stages("features of labeled images"):
+        views = affordable_views(
+            network, data, read, views_of(probe.scales), LABELED_SHARE * budget.left_s, bf16=is_bf16(config)
+        )
+        began = time.monotonic()
+        labeled = labeled_bank(
+            network, data, classes, read, views, pixels=probe.labeled_pixels, config=config, random=random
+        )
+        seconds = time.monotonic() - began
+    remark(f"features of {count} labeled images, {len(views)} views each: {seconds:.0f} s")
+    seconds_a_view = seconds / (count * len(views))
     budget.keep(seconds_a_view * len(data.val.samples))  # validation looks at each image once
-    unlabeled = None
-    if probe.rounds and data.unlabeled.samples:
+    if not probe.rounds or not data.unlabeled.samples:
+        return views, labeled, None
+    with stages("features of unlabeled images"):
         unlabeled = unlabeled_bank(
             network,
             data,
@@ -139,22 +179,9 @@ def fit_probe(
             seconds=(1 - FIT_SHARE) * budget.left_s,
             seconds_a_view=seconds_a_view,
             random=random,
-            teacher=_teacher(network, config, classes),
+            teacher=teacher,
         )
-    # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
-    folds = folds_of(labeled, FOLDS, random)
-    fits = _fits(probe, config.model.decoder_channels, random)
-    judged = [_judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
-    best = max(judged, key=lambda one: one.score)
-    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}")
-    # That classifier on all labels
-    fit = fits[best.kind]
-    heads = [fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))]
-    if best.helps and unlabeled is not None:
-        heads = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds, start=heads[0])
-    _install(heads[-1], network)
-    channels = config.model.decoder_channels if best.kind == "hidden layer" else 0
-    return ProbeResult(probe.steps * len(heads), channels, best.helps)
+    return views, labeled, unlabeled
 
 
 def _teacher(network: GuidedMixNet, config: TrainConfig, classes: ClassSet) -> TeacherOfOtherRun | None:
@@ -188,88 +215,16 @@ def _fits(probe: ProbeConfig, channels: int, random: np.random.Generator) -> dic
     return every
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A kind of classifier on the labeled images that were kept out of its fit."""
-
-    kind: str
-    options: PseudoOptions
-    alone: float
-    """Mean IoU of labels alone, in [0, 1]."""
-    trained: float | None
-    """The same after one round of self-training; None without unlabeled images."""
-
-    @property
-    def helps(self) -> bool:
-        """Return whether self-training does not lose."""
-        return self.trained is not None and self.trained >= self.alone - TOLERATED
-
-    @property
-    def score(self) -> float:
-        """Return the better of the two."""
-        return max(self.alone, self.trained or 0.0)
-
-
-def _judge(
-    kind: str,
-    fit: Fit,
-    labeled: Bank,
-    folds: Sequence[Tensor],
-    unlabeled: Bank | None,
-    num_classes: int,
-    probe: ProbeConfig,
-) -> _Judged:
-    """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does."""
-    heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
-    alone = _pooled_mean_iou(heads, labeled, folds, num_classes)
-    line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
-    # How sure is sure enough
-    confidence, right = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.bool)
-    for head, kept_out in zip(heads, folds, strict=True):
-        kept = labeled.rows(kept_out)
-        confidence[kept_out], found = head.probabilities(kept.features).max(dim=1)
-        right[kept_out] = found == kept.labels
-    measured = reliability(confidence, right)
-    threshold = probe.threshold
-    if threshold is None:  # a teacher from another run may have been trained on the images kept out
-        own = unlabeled is None or unlabeled.teacher is None
-        threshold = choose_threshold(measured) if own else THRESHOLD_OF_OTHERS
-    options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
-    if unlabeled is None:
-        remark(line)
-        return _Judged(kind, options, alone, None)
-    # A round of self-training
-    trained = [
-        self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head)[-1]
-        for head, kept_out in zip(heads, folds, strict=True)
-    ]
-    after = _pooled_mean_iou(trained, labeled, folds, num_classes)
-    place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
-    remark(
-        f"{line}, {100 * after:.1f} % with pseudo labels above {threshold:g}: "
-        f"{100 * measured.kept[place]:.0f} % of the pixels, {100 * measured.right[place]:.0f} % of them right"
+def decoder_of(head: Head, network: GuidedMixNet) -> PyramidDecoder:
+    """Return a decoder that computes what a head does, on the network's device, in evaluation mode."""
+    layers = head.layers
+    decoder = PyramidDecoder(
+        network.encoder.strides,
+        network.encoder.channels,
+        channels=layers[0].out_features if len(layers) > 1 else 0,  # type: ignore[arg-type]
+        num_classes=layers[-1].out_features,  # type: ignore[arg-type]
     )
-    return _Judged(kind, options, alone, after)
-
-
-def _pooled_mean_iou(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> float:
-    """Return the mean IoU over all labeled images, each predicted by the head that has not seen it."""
-    confusions = [
-        pixel_confusion(head, labeled.rows(kept_out), num_classes)
-        for head, kept_out in zip(heads, folds, strict=True)
-    ]
-    return mean_iou(torch.stack(confusions).sum(dim=0))
-
-
-def _install(head: Head, network: GuidedMixNet) -> None:
-    decoder = network.decoder
-    assert isinstance(decoder, PyramidDecoder)
-    if len(head.layers) == 1 and decoder.last is not None:  # fitted without the hidden layer that was planned
-        decoder = PyramidDecoder(
-            network.encoder.strides,
-            network.encoder.channels,
-            channels=0,
-            num_classes=head.layers[0].out_features,  # type: ignore[arg-type]
-        )
-        network.decoder = decoder.eval()
     install(head, decoder)
+    device = next(network.parameters()).device
+    decoder.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return decoder

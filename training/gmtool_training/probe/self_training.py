@@ -63,12 +63,19 @@ def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions) -> Ro
     """
     confidence, classes = probabilities.max(dim=1)
     keep = (confidence >= options.threshold).float()
-    counts = torch.zeros(probabilities.shape[1]).index_add_(0, classes, keep)
-    share = counts / counts.sum().clamp(min=1)
-    weights = torch.where(share > 0, share.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
+    weights = pseudo_class_weights(probabilities, options)
     targets = torch.zeros_like(probabilities)
     targets[torch.arange(len(classes)), classes] = keep * weights[classes]
     return Rows(bank.features, targets)
+
+
+def pseudo_class_weights(probabilities: Tensor, options: PseudoOptions) -> Tensor:
+    """Return the weight of a pixel that counts, by its likeliest class: (K,); 0 of a class without such pixels."""
+    confidence, classes = probabilities.max(dim=1)
+    keep = (confidence >= options.threshold).float()
+    counts = torch.zeros(probabilities.shape[1]).index_add_(0, classes, keep)
+    share = counts / counts.sum().clamp(min=1)
+    return torch.where(share > 0, share.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
 
 
 def self_train(

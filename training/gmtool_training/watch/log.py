@@ -1,8 +1,9 @@
-"""Log of a run: `metrics.jsonl`, TensorBoard, and progress on stderr."""
+"""Log of a run: `metrics.jsonl`, TensorBoard, an experiment tracker, and progress on stderr."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from gmtool.artifact.run_record import EVENTS_NAME
 from gmtool.console import remark
 from gmtool.files import write_atomically
-from gmtool.images import UInt8Array
 from gmtool.report.report import percent
 from gmtool_training.watch.display import TrainingDisplay
 from gmtool_training.watch.time_left import TimeLeft
+from gmtool_training.watch.tracker import NoTracker, Tracker, scalars
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,8 +35,9 @@ class RunLog:
         iterations: Steps of the run.
         start: Steps done; events of later steps are dropped.
         time_left: Estimate of the time left.
-        class_names: Names of the classes, for TensorBoard.
+        class_names: Names of the classes, for TensorBoard and the tracker.
         on_processor: Say once if the run takes hours.
+        tracker: Experiment tracker that receives all figures too; None: none.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class RunLog:
         time_left: TimeLeft | None = None,
         class_names: Sequence[str] = (),
         on_processor: bool = False,
+        tracker: Tracker | None = None,
     ) -> None:
         events_path = run_dir / EVENTS_NAME
         if start:
@@ -56,6 +62,7 @@ class RunLog:
             iterations=iterations, start=start, time_left=time_left, on_processor=on_processor
         )
         self._iterations, self._class_names = iterations, class_names
+        self._tracker = NoTracker() if tracker is None else tracker
 
     def __enter__(self) -> RunLog:
         self._display.__enter__()
@@ -102,21 +109,23 @@ class RunLog:
             json.dumps({"kind": kind, "iteration": iteration, "seconds": seconds, **figures}) + "\n"
         )
         board = self._open_board()
-        for name, value in figures.items():
-            if isinstance(value, int | float):
-                board.add_scalar(f"{kind}/{name}", value, iteration)
-        for name, value in zip(self._class_names, figures.get("iou", ()), strict=False):
-            if value is not None:
-                board.add_scalar(f"IoU/{name}", value, iteration)
+        known = scalars(kind, figures, self._class_names)
+        for name, value in known.items():
+            board.add_scalar(name, value, iteration)
+        self._tracker.log(iteration, known)
         self._display.show(figures)
-        if kind == "val":
+        if "round" in figures:
+            name = f"round {figures['round']} of self-training" if figures["round"] else "labels alone"
+            remark(f"{name}: validation mIoU {percent(figures['miou'])} %")
+        elif kind == "val":
             text = f"validation mIoU {percent(figures['miou'])} %, best so far {percent(figures['best'])} %"
             remark(f"iteration {iteration}/{self._iterations}  {text}")
         elif kind == "final":
             remark(f"last weights on all {figures['images']} validation images: mIoU {percent(figures['miou'])} %")
 
-    def picture(self, name: str, iteration: int, pixels: UInt8Array) -> None:
-        """Give TensorBoard a picture, (H, W, 3) uint8."""
+    def png(self, name: str, iteration: int, picture: bytes) -> None:
+        """Give TensorBoard a picture, the bytes of a PNG."""
+        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
         self._open_board().add_image(name, pixels, iteration, dataformats="HWC")
 
     def _open_board(self) -> SummaryWriter:
@@ -158,7 +167,7 @@ class SilentLog:
     def event(self, kind: str, iteration: int, figures: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def picture(self, name: str, iteration: int, pixels: UInt8Array) -> None:
+    def png(self, name: str, iteration: int, picture: bytes) -> None:
         """Do nothing."""
 
 

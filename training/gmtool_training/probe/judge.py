@@ -1,0 +1,168 @@
+"""Judge kinds of classifiers, and self-training, by labeled images that are kept out of the fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmtool.artifact.run_record import Candidate, Choice
+from gmtool.config import ProbeConfig
+from gmtool.console import remark
+from gmtool_training.probe.bank import Bank
+from gmtool_training.probe.head import Head
+from gmtool_training.probe.self_training import (
+    LEAST_RIGHT,
+    Fit,
+    PseudoOptions,
+    Reliability,
+    choose_threshold,
+    labeled_rows,
+    mean_iou,
+    pixel_confusion,
+    reliability,
+    self_train,
+)
+
+TOLERATED = 0.005
+"""Mean IoU that self-training may lose on the images kept out: less is noise."""
+THRESHOLD_OF_OTHERS = 0.9
+"""Confidence from which the pseudo labels of another run count."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A kind of classifier on the labeled images that were kept out of its fit."""
+
+    kind: str
+    options: PseudoOptions
+    measured: Reliability
+    """How often its pseudo labels are right."""
+    alone: float
+    """Mean IoU of labels alone, in [0, 1]."""
+    trained: float | None
+    """The same after one round of self-training; None without unlabeled images."""
+
+    @property
+    def helps(self) -> bool:
+        """Return whether self-training does not lose."""
+        return self.trained is not None and self.trained >= self.alone - TOLERATED
+
+    @property
+    def score(self) -> float:
+        """Return the better of the two."""
+        return max(self.alone, self.trained or 0.0)
+
+
+def judge(
+    kind: str,
+    fit: Fit,
+    labeled: Bank,
+    folds: Sequence[Tensor],
+    unlabeled: Bank | None,
+    num_classes: int,
+    probe: ProbeConfig,
+) -> Judged:
+    """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does."""
+    heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
+    alone = _pooled_mean_iou(heads, labeled, folds, num_classes)
+    line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
+    # How sure is sure enough
+    confidence, right = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.bool)
+    for head, kept_out in zip(heads, folds, strict=True):
+        kept = labeled.rows(kept_out)
+        confidence[kept_out], found = head.probabilities(kept.features).max(dim=1)
+        right[kept_out] = found == kept.labels
+    measured = reliability(confidence, right)
+    threshold = probe.threshold
+    if threshold is None:  # a teacher from another run may have been trained on the images kept out
+        own = unlabeled is None or unlabeled.teacher is None
+        threshold = choose_threshold(measured) if own else THRESHOLD_OF_OTHERS
+    options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
+    if unlabeled is None:
+        remark(line)
+        return Judged(kind, options, measured, alone, None)
+    # A round of self-training
+    trained = [
+        self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head)[-1]
+        for head, kept_out in zip(heads, folds, strict=True)
+    ]
+    after = _pooled_mean_iou(trained, labeled, folds, num_classes)
+    place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
+    remark(
+        f"{line}, {100 * after:.1f} % with pseudo labels above {threshold:g}: "
+        f"{100 * measured.kept[place]:.0f} % of the pixels, {100 * measured.right[place]:.0f} % of them right"
+    )
+    return Judged(kind, options, measured, alone, after)
+
+
+def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, own: bool) -> tuple[Choice, ...]:
+    """Return what was measured: kinds of classifiers, unlabeled images, confidence of pseudo labels.
+
+    Args:
+        judged: All kinds that were judged.
+        best: The one that was taken.
+        probe: Settings.
+        own: Whether the pseudo labels are the probe's own, not those of another run.
+    """
+    choices = [
+        Choice(
+            "classifier",
+            "the better mIoU decides",
+            ("labels alone %", "with pseudo labels %"),
+            tuple(
+                Candidate(each.kind, (_percent(each.alone), _percent(each.trained)), each is best)
+                for each in judged
+            ),
+        )
+    ]
+    if best.trained is None:
+        return tuple(choices)
+    gain = 100 * (best.trained - best.alone)
+    choices.append(
+        Choice(
+            "unlabeled images",
+            f"used if they lose no more than {100 * TOLERATED:g} points; they change the score by {gain:+.1f}",
+            ("mIoU %",),
+            (
+                Candidate("labels alone", (_percent(best.alone),), not best.helps),
+                Candidate("with pseudo labels", (_percent(best.trained),), best.helps),
+            ),
+        )
+    )
+    rule = f"the lowest above which {100 * LEAST_RIGHT:.0f} % are right, else the highest"
+    if probe.threshold is not None:
+        rule = f"probe.threshold={probe.threshold:g}"
+    elif not own:
+        rule = f"{THRESHOLD_OF_OTHERS:g} for pseudo labels of another run; figures of labels alone"
+    measured = best.measured
+    choices.append(
+        Choice(
+            "confidence from which pseudo labels count",
+            rule,
+            ("pixels %", "of them right %"),
+            tuple(
+                Candidate(f"{threshold:g}", (_percent(kept), _percent(right)), threshold == best.options.threshold)
+                for threshold, kept, right in zip(measured.thresholds, measured.kept, measured.right, strict=True)
+            ),
+        )
+    )
+    return tuple(choices)
+
+
+def _percent(ratio: float | None) -> float | None:
+    """Return a ratio in [0, 1] as per cent; None for None and NaN."""
+    return None if ratio is None or math.isnan(ratio) else round(100 * ratio, 2)
+
+
+def _pooled_mean_iou(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> float:
+    """Return the mean IoU over all labeled images, each predicted by the head that has not seen it."""
+    confusions = [
+        pixel_confusion(head, labeled.rows(kept_out), num_classes)
+        for head, kept_out in zip(heads, folds, strict=True)
+    ]
+    return mean_iou(torch.stack(confusions).sum(dim=0))
