@@ -6,6 +6,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -120,7 +121,8 @@ def _known_name(name: str) -> tuple[str, str]:
     if name not in known:
         same_key = [other for other in known if other.endswith(f".{key or name}")]
         keys = [other.partition(".")[2] for other in known if other.startswith(f"{section}.")]
-        hint = f"; did you mean {same_key[0]}?" if same_key else did_you_mean(key or name, keys or known)
+        close = same_key or [f"{section}.{other}" for other in get_close_matches(key, keys, n=1, cutoff=0.5)]
+        hint = f"; did you mean {close[0]}?" if close else did_you_mean(key or name, keys or known)
         raise ConfigError(f"unknown setting {name}{hint}")
     return section, key
 

@@ -67,16 +67,16 @@ _trace = onnx_graph.export_graph
 _traces: dict[str, bytes] = {}
 
 
-def trace_once(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProto:
+def trace_once(network: GuidedMixNet, *, half: bool = False, embedding: bool = False) -> onnx.ModelProto:
     """Return `export_graph` of a network, which takes 7 s; an equal network is traced once in a process."""
     plain = (bool, int, float, str, tuple)
     parts = [{k: v for k, v in vars(part).items() if isinstance(v, plain)} for part in network.modules()]
-    digest = hashlib.sha256(repr((half, network, parts)).encode())
+    digest = hashlib.sha256(repr((half, embedding, network, parts)).encode())
     for name, value in (*network.named_parameters(), *network.named_buffers()):
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
     key = digest.hexdigest()
     if key not in _traces:
-        _traces[key] = _trace(network, half=half).SerializeToString()
+        _traces[key] = _trace(network, half=half, embedding=embedding).SerializeToString()
     model = onnx.ModelProto()
     model.ParseFromString(_traces[key])
     return model

@@ -59,13 +59,17 @@ class EncoderContract:
 
     def test_the_exported_graph_gives_its_logits_at_any_size(self) -> None:
         network = self.network()
-        model = export_graph(network)
+        model = export_graph(network, embedding=True)
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         generator = torch.Generator().manual_seed(2)
         for batch, height, width in ((1, 64, 96), (2, 97, 133)):
             images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
             mean, std = (torch.tensor(v) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
             with torch.no_grad():
-                expected = network(((images / 255 - mean) / std).permute(0, 3, 1, 2)).logits.numpy()
-            (logits,) = session.run(["logits"], {"image": images.numpy()})
+                normalized = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
+                expected = network(normalized).logits.numpy()
+                maps = network.features(network.pad(normalized))
+                vectors = torch.cat([each.mean(dim=(2, 3)) for each in maps], dim=1).numpy()
+            logits, embedding = session.run(["logits", "embedding"], {"image": images.numpy()})
             assert abs(logits - expected).max() <= 1e-3 * abs(expected).max()
+            assert abs(embedding - vectors).max() <= 1e-3 * abs(vectors).max()

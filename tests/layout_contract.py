@@ -69,7 +69,7 @@ class LayoutContract:
         assert stems(data.unlabeled) == ["x"] and data.unlabeled.samples[0].mask is None
 
     def test_what_is_missing_is_named(self, config: DataConfig, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"list\.txt: no image zebra"):
+        with pytest.raises(DataError, match=r"list\.txt:1: no image zebra"):
             load_training_data(self.listed(config, "zebra"))
         sample = load_split(config, "train", None).samples[0]
         (sample.mask if isinstance(sample.mask, Path) else sample.image_path).unlink()

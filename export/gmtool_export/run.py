@@ -189,7 +189,7 @@ def _graphs(
         batches = proving.evidence.batches
         headroom = half_headroom(network, batches["batch of 3" if options.shape is None else FIXED].images)
     remark("exporting: torch.onnx")
-    model = export_graph(network, half=options.precision == "fp16")
+    model = export_graph(network, half=options.precision == "fp16", embedding="embedding" in options.outputs)
     if calibration is None:
         return [Graph(_with_shape(model, options.shape), headroom=headroom)]
     # int8

@@ -50,16 +50,16 @@ def evaluate(
     Args:
         model: Exported model, scored on the validation set of its run unless `data` is given.
         data: Folder of the data set.
-        layout: Layout of `data`.
+        layout: Layout of `data`; by default that of the model's run.
         list_path: List of the images to score; by default the validation set. (`--list`)
         sliding: Height and width of sliding windows; needs a model with logits.
         stride: Step of the windows, down and across. [two thirds of their size]
         scales: Sizes of the image over its own, whose logits are averaged.
         flip: Average with the mirror image.
         predictions: Masks to score instead of a model: a folder of PNG or npz, or COCO results (.json).
-        ground_truth: Masks to score `predictions` against; or give `data`.
+        ground_truth: Masks to score `predictions`, or a model on `images`, against; or give `data`.
         classes: Classes of `predictions`: `voc`, `cityscapes`, `context`, or a classes.json.
-        images: Folder of the images of `ground_truth`, for the pictures of the report.
+        images: Folder of the images of `ground_truth`: what the model sees, or pictures of the report.
         mask_dir: Folder of the masks in layout `voc`.
         mask_values: Encoding of the ground truth: `index`, `raw` or `color`.
         prediction_values: Encoding of `predictions`; None to recognise it.
@@ -88,7 +88,7 @@ def evaluate(
         from gmtool_serving.backends.multi_view import parse_averaging
         from gmtool_serving.pipeline.model import Model
         from gmtool_serving.scoring.evaluate import score
-        from gmtool_serving.scoring.prepare import prepare_masks, prepare_model
+        from gmtool_serving.scoring.prepare import prepare_folder, prepare_masks, prepare_model
         from gmtool_serving.scoring.report_files import write_report
     averaging = parse_averaging(sliding, stride, scales, flip=flip)
     for_masks = {
@@ -98,7 +98,20 @@ def evaluate(
     }
     values = {"root": data, "layout": layout, "mask_dir": mask_dir, "mask_values": mask_values}
     task: Task
-    if any(for_masks.values()):
+    if ground_truth is not None and predictions is None and images is not None:
+        of_data = {"--data": data, "--layout": layout, "--mask-dir": mask_dir, "--set": settings}
+        refuse(of_data, "is of a data set, --images and --ground-truth are folders: take one of them")
+        refuse({"--classes": classes, "--prediction-values": prediction_values}, "is for --predictions")
+        loaded = model if isinstance(model, Model) else load(model, device=device, threads=threads, trust=trust)
+        task = prepare_folder(
+            loaded.backend,
+            Path(images),
+            Path(ground_truth),
+            as_path(list_path),
+            values=mask_values,
+            averaging=averaging,
+        )
+    elif any(for_masks.values()):
         views: dict[str, object] = {"--sliding": sliding, "--flip": flip, "--scales": averaging.scales != (1.0,)}
         runtime: dict[str, object] = {"--device": device != "auto", "--threads": threads, "--trust": trust}
         refuse({"--model": model, **views, **runtime}, "scores a model, --predictions masks: take one of them")
@@ -115,7 +128,8 @@ def evaluate(
             images=as_path(images),
         )
     else:
-        refuse({"--classes": classes, "--images": images}, "is for --predictions; a model knows its own")
+        refuse({"--images": images}, "needs --ground-truth DIR: masks of the same names")
+        refuse({"--classes": classes}, "is for --predictions; a model knows its own")
         chosen = _data_settings(settings, values)
         loaded = model if isinstance(model, Model) else load(model, device=device, threads=threads, trust=trust)
         task = prepare_model(loaded.backend, chosen, as_path(list_path), averaging=averaging)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gmtool.api.arguments import PathLike, as_path, refuse, refuse_idle
 from gmtool.errors import needs_extra
@@ -20,14 +20,19 @@ OUTPUTS: dict[str, tuple[OutputName, ...]] = {
     "mask": ("mask",),
     "mask+confidence": ("mask", "confidence"),
     "logits": ("logits",),
+    "mask+confidence+embedding": ("mask", "confidence", "embedding"),
+    "logits+embedding": ("logits", "embedding"),
 }
+OutputChoice: TypeAlias = Literal[
+    "mask", "mask+confidence", "logits", "mask+confidence+embedding", "logits+embedding"
+]
 
 
 def export(
     run: PathLike | None = None,
     *,
     precision: Precision = "fp32",
-    output: Literal["mask", "mask+confidence", "logits"] = "mask",
+    output: OutputChoice = "mask",
     shape: str | None = None,
     trt: bool | TensorRTTarget = False,
     onnx: bool | None = None,
@@ -100,6 +105,8 @@ def export(
     fixed = None if shape is None else BatchShape.parse(shape, where="--shape")
     if fixed is not None:
         refuse({"--trt": trt, "--triton": triton}, "does not go with --shape: it is for the ONNX model")
+    if output.endswith("embedding"):
+        refuse({"--trt": trt}, f"does not go with --output {output}: gmtool select takes the ONNX model")
     plan = TensorRTTarget() if trt is True else trt or None
     repository = TritonTarget(triton) if isinstance(triton, str | os.PathLike) else triton
     if repository is not None:

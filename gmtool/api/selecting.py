@@ -29,7 +29,7 @@ def select(
     model: ModelLike = None,
     count: int = 30,
     labeled: PathLike | None = None,
-    strategy: Literal["default", "entropy", "margin", "coreset", "random"] = "default",
+    strategy: Literal["default", "entropy", "margin", "bald", "coreset", "kmeans++", "random"] = "default",
     seed: int = 0,
     duplicates: float = 8.0,
     prelabel: str | Sequence[str] | None = None,
@@ -49,6 +49,8 @@ def select(
 ) -> Selection:
     """Choose the images of a pool that are worth labeling next, and write a list, a table and a contact sheet.
 
+    A selection that was interrupted goes on where it was, at most a minute before, if it is started again.
+
     Args:
         pool: Files, folders, globs, `@FILE` lists, videos, as for `predict`.
         out: Folder for `selected.txt`, `scores.csv`, `selected.html` and `prelabel/`; new or empty.
@@ -56,7 +58,8 @@ def select(
         count: Images to choose.
         labeled: Split list of the images of the pool that are labeled.
         strategy: `default`: uncertain pixels of rare classes, unlike labeled and chosen images. `entropy`,
-            `margin`: mean uncertainty; need logits. `coreset`: k-centre greedy. `random`.
+            `margin`: mean uncertainty; `bald`: disagreement with the mirror image; these need logits. `coreset`:
+            k-centre greedy. `kmeans++`: drawn by squared distance. `random`.
         seed: Seed of random orders.
         duplicates: Images whose thumbnails differ by less are taken once: root mean square, 0 to 255; 0: never.
         prelabel: Formats of `predict` in which the masks of the chosen images are written.
@@ -81,7 +84,6 @@ def select(
         UsageError: A bad value, or keywords that contradict each other.
     """
     from gmtool.api.prediction import formats_of, load, outlines_of
-    from gmtool.artifact.runs import require_empty
 
     with needs_extra("serve", "predicting"):
         from gmtool_serving.inputs.collect import collect_images
@@ -89,6 +91,7 @@ def select(
         from gmtool_serving.pipeline.job import refuse_uris
         from gmtool_serving.pipeline.model import Model
         from gmtool_serving.select.job import SelectOptions, select_job
+        from gmtool_serving.select.saved import require_unused
     # What is asked for
     if count < 1:
         raise UsageError(f"--count {count}: expected at least 1")
@@ -115,7 +118,7 @@ def select(
     # Images before the model, which takes longer
     names = [os.fspath(one) for one in ([pool] if isinstance(pool, str | os.PathLike) else pool)]
     refuse_uris([*names, os.fspath(out)])
-    require_empty(Path(out))
+    require_unused(Path(out))
     images = collect_images(names, Path(out))
     loaded = model if isinstance(model, Model) else load(model, device=device, threads=threads, trust=trust)
     return select_job(images, Path(out), options, loaded.backend, progress=progress, observer=observer)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmtool.api.arguments import PathLike, given, refuse
+from gmtool.api.data_set import find_data_set
 from gmtool.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
@@ -85,12 +86,13 @@ def train(
     from gmtool.artifact.run_record import RunRecord
     from gmtool.artifact.runs import fresh_dir, require_empty
     from gmtool.console import remark, speaks
-    from gmtool.data.recognize import own_file
     from gmtool.settings import as_settings
 
     _let_idle_threads_sleep()
     # Everything that needs no torch comes first: a mistake is answered at once
-    kind, data, recognized = _kind_of(kind, data)
+    data_set = find_data_set(kind, data, command="train")
+    kind, data, recognized = data_set.kind, data_set.root, data_set.recognized
+    own = data_set.own_files()
     reasons: tuple[str, ...] = ()
     if download and kind not in ("voc", "voc-aug"):
         raise UsageError(f"--download fetches voc and voc-aug, not {kind}: give its folder with --data")
@@ -101,10 +103,10 @@ def train(
     _refuse_misfits(of_probe, iterations if automatic else None, encoders, init)
     named = {
         "data.root": data,
-        "data.classes": classes or (own_file(data, "classes.json") if recognized else None),
-        "data.labeled": labels or (own_file(data, "labeled.txt") if recognized else None),
+        "data.classes": classes or own.get("data.classes"),
+        "data.labeled": labels or own.get("data.labeled"),
         "data.unlabeled": unlabeled,
-        "data.val": val,
+        "data.val": val or own.get("data.val"),
         "model.encoder_weights": encoder_weights,
         "model.init": init,
         "method.teacher_run": teacher,
@@ -156,21 +158,6 @@ def train(
     named_recipe = recipe or ("probe" if automatic else "paper" if config is None else "")
     record = RunRecord(kind=kind, recipe=named_recipe, reasons=reasons)
     return run(full, run_dir, prepare=prepare, record=record)
-
-
-def _kind_of(kind: str | None, data: PathLike | None) -> tuple[str, PathLike | None, str]:
-    """Return kind and folder of the data, and what the kind was recognised by; empty if it was named."""
-    from gmtool_training.recipes.presets import PRESETS
-
-    from gmtool.data.recognize import recognize_kind
-
-    if kind is not None and (kind in PRESETS or data is not None or not Path(kind).is_dir()):
-        return kind, data, ""
-    data = kind if data is None else data
-    if data is None:
-        raise UsageError("train what? give the folder of a data set")
-    found, recognized = recognize_kind(Path(data))
-    return found, data, recognized
 
 
 def _network_of_own_data(recipe: str | None, asked: Settings) -> Settings:

@@ -13,7 +13,7 @@ from gmtool.json_toml import format_version, parse_json, typed
 FORMAT_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
-OutputName = Literal["mask", "confidence", "logits"]
+OutputName = Literal["mask", "confidence", "logits", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class ArtifactSpec:
     attention. Its memory grows with the square of the pixels."""
     outputs: tuple[OutputName, ...]
     """Outputs of the graph, in order: `mask` uint8 [N, H, W] of class indices; `confidence` uint8 [N, H, W],
-    the largest probability times 255; `logits` float32 [N, C, H, W], from which the other two are computed."""
+    the largest probability times 255; `logits` float32 [N, C, H, W], from which the other two are computed;
+    `embedding` float32 [N, D], means of the encoder's feature maps."""
     provenance: ModelProvenance
     decoder: str = "guidedmix"
     """Decoder, as `model.decoder` names it."""

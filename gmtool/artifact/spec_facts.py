@@ -11,7 +11,12 @@ def spec_facts(spec: ArtifactSpec) -> dict[str, str]:
     origin, image = spec.provenance, spec.input
     stride = spec.attention_stride
     attention = "none" if stride is None else f"at 1/{stride:.3g} of the image's size"
-    shapes = {"mask": "uint8 [N, H, W]", "confidence": "uint8 [N, H, W]", "logits": "float32 [N, C, H, W]"}
+    shapes = {
+        "mask": "uint8 [N, H, W]",
+        "confidence": "uint8 [N, H, W]",
+        "logits": "float32 [N, C, H, W]",
+        "embedding": "float32 [N, D]",
+    }
     return {
         "precision": spec.precision,
         "network": f"encoder {spec.encoder}, output stride {spec.output_stride}, attention {attention}",

@@ -23,6 +23,7 @@ EPILOG = groups(
         "model": "--model --device --threads --trust",
         "data": "--data --layout --list --mask-dir --mask-values --set",
         "averaging": "--sliding --stride --scales --flip",
+        "folders": "--images --ground-truth",
         "masks": "--predictions --ground-truth --classes --images --prediction-values",
         "report": "--out --json --boundary --official-json --report --against",
     }
@@ -41,7 +42,7 @@ def evaluate(
         ),
     ] = None,
     ground_truth: Annotated[
-        Path | None, typer.Option(help="Masks to score --predictions against; or give --data.")
+        Path | None, typer.Option(help="Masks of --images, or to score --predictions against; or give --data.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -80,7 +81,8 @@ def evaluate(
         str | None, typer.Option(help="Classes of --predictions: voc, cityscapes, context, or a classes.json.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images of --ground-truth, for the pictures of the report.")
+        Path | None,
+        typer.Option(help="Images of --ground-truth: what the model sees, or for the report."),
     ] = None,
     prediction_values: Annotated[
         MaskValues | None, typer.Option(help="As --mask-values, of --predictions. [recognised]")

@@ -41,8 +41,11 @@ def export(
     ] = None,
     precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Precision of the network.")] = "fp32",
     output: Annotated[
-        Literal["mask", "mask+confidence", "logits"],
-        typer.Option(help="Class indices, also the largest probability, or the logits of all classes."),
+        Literal["mask", "mask+confidence", "logits", "mask+confidence+embedding", "logits+embedding"],
+        typer.Option(
+            help="Class indices, also the largest probability, or the logits of all classes; embedding: a vector "
+            "of each image, for gmtool select."
+        ),
     ] = "mask",
     shape: Annotated[
         str | None,

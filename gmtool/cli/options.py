@@ -27,7 +27,14 @@ Model = Annotated[
     str | None,
     typer.Option(help="Exported model, or a run folder for its newest one. [the newest one below runs/]"),
 ]
-Kind = Annotated[str, typer.Argument(help="Data set: voc, voc-aug, cityscapes, context, folder, coco, toy.")]
+Kind = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DIR|KIND]",
+        help="Folder of a data set: its layout is recognised. Or a kind: voc, voc-aug, cityscapes, context, "
+        "folder, coco, toy.",
+    ),
+]
 Data = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
 Classes = Annotated[
     str | None, typer.Option(help="voc, cityscapes, context, a classes.json, or COCO annotations.")

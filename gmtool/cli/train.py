@@ -18,7 +18,7 @@ EPILOG = groups(
     {
         "data": "DIR|KIND --data --classes --labels --unlabeled --val --download",
         "model": "--encoders --encoder-weights --init --teacher --recipe --config --set",
-        "schedule": "--minutes --iterations --seed --resume",
+        "schedule": "--minutes --iterations --folds --seed --resume",
         "machine": "--device --compile --cache",
         "output": "--out",
     }
@@ -44,6 +44,10 @@ def train(
         float | None, typer.Option(min=0.1, help="Time that training may take; not with --iterations.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Cross-validation: so many fits, each scored on labels kept out of it."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: a fresh one below runs/.")] = None,
     classes: Classes = None,
     unlabeled: Unlabeled = None,
@@ -106,6 +110,7 @@ def train(
             "--out": out,
             "--download": download,
             "--minutes": minutes,
+            "--folds": folds,
         }
         for name, value in new_runs.items():
             if value:
@@ -130,6 +135,33 @@ def train(
             "train what? give the folder of a data set, or a kind: voc, voc-aug, cityscapes, context, folder, "
             "coco, toy; or --resume RUN"
         )
+    elif folds is not None:
+        from gmtool.api.cross_validation import cross_validate, refuse_with_folds
+
+        refuse_with_folds({"--val": val, "--init": init, "--teacher": teacher, "--download": download})
+        validated = cross_validate(
+            kind,
+            folds,
+            data=data,
+            classes=classes,
+            labels=labels,
+            settings=set_ or [],
+            seed=seed,
+            out=out or fresh_dir(Path(kind or data or "run").name),
+            unlabeled=unlabeled,
+            encoder_weights=encoder_weights,
+            encoders=encoders.split(",") if encoders else (),
+            recipe=recipe,
+            config=config,
+            device=device,
+            iterations=iterations,
+            minutes=minutes,
+            compile=compile_,
+            cache=cache,
+        )
+        result(validated.to_markdown())
+        remark(f"lists, runs and table: {validated.run_dir}")
+        return
     else:
         out = out or fresh_dir(Path(kind or data or "run").name)
         with advising_to_resume(out):

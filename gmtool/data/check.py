@@ -24,6 +24,7 @@ from gmtool.data.label_statistics import (
     label_findings,
     read_content,
 )
+from gmtool.data.recognize import ignores_on_purpose
 from gmtool.data.samples import Sample
 from gmtool.errors import (
     ColorMaskError,
@@ -214,6 +215,8 @@ def _warnings(checked: list[_CheckedSample], classes: ClassSet, config: DataConf
             parts[part] = count_labels(_masks_of(checked, part), classes)
     of_coco = is_of_coco([each.sample for each in with_masks])
     findings = label_findings(parts, classes, values=config.mask_values, of_coco=of_coco)
+    if ignores_on_purpose(config.root):
+        findings = [finding for finding in findings if finding.kind != "ignored" or finding.severity == "error"]
     findings += file_findings([(each.sample, each.mask) for each in with_masks if each.mask is not None])
     turned = tuple(str(each.sample.image_path) for each in with_masks if each.is_turned)
     if turned:

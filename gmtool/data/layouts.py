@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path, PurePosixPath
+from shlex import quote
 
 from gmtool.config import DataConfig, LayoutName
+from gmtool.data.lookup import ImageLookup, path_in
 from gmtool.data.path_templates import PART_FOLDERS, Template, check_pair, match_images
 from gmtool.data.samples import PARTS, Part, Sample, index_images, mask_file
 from gmtool.data.splits import SplitEntry, read_split
@@ -54,26 +56,28 @@ class Layout:
         Raises:
             DataError: An image or its mask does not exist, or an entry matches several images.
         """
-        images = self.aliases | {name: path for path, name in self.ids.items()}
+        lookup = ImageLookup(
+            self.root,
+            self.image_dir,
+            self.aliases | {name: path for path, name in self.ids.items()},
+            self.folders,
+            self._images_of_masks,
+        )
         found = []
-        for entry in entries:
-            image_path = self._image_path(entry, images, where=where)
+        for entry, image_path in zip(entries, lookup.find_all(entries, where=where), strict=True):
             mask = self._mask(entry, image_path, where=where, missing=missing_masks) if with_masks else None
             found.append(Sample(self.ids.get(image_path, entry.name), image_path, mask, self.reading))
         return tuple(found)
 
-    def _image_path(self, entry: SplitEntry, images: dict[str, Path], *, where: str) -> Path:
-        if entry.image is not None and (self.root / entry.image).is_file():
-            return self.root / entry.image
-        candidates = [entry.name, *(f"{folder}/{entry.name}" for folder in self.folders)]
-        found = [images[name] for name in candidates if name in images]
-        if not found:
-            raise DataError(f"{where}: no image {entry.image or entry.name} below {self.image_dir}")
-        if len(found) > 1:
-            raise DataError(f"{where}: {entry.name} matches {found[0]} and {found[1]}: give its path")
-        if not found[0].is_file():  # annotations may list missing files
-            raise DataError(f"{where}: image {found[0]} does not exist")
-        return found[0]
+    def has_mask(self, image_path: Path) -> bool:
+        """Return whether the mask of an image exists; annotations always do."""
+        mask = self.mask_of(image_path)
+        return not isinstance(mask, Path) or mask_file(mask).is_file()
+
+    def _images_of_masks(self) -> dict[Path, Path]:
+        """Return the image of each mask file that exists."""
+        masks = {image: self.mask_of(image) for image in self.ids}
+        return {mask_file(mask): image for image, mask in masks.items() if isinstance(mask, Path)}
 
     def _mask(self, entry: SplitEntry, image_path: Path, *, where: str, missing: bool) -> Path | CocoMask:
         if entry.mask is not None:
@@ -101,7 +105,7 @@ class Layout:
             raise DataError(
                 f"{where} names mask {mask}, but the ground truth is COCO annotations: remove the column"
             )
-        mask_path = self.root / mask
+        mask_path = path_in(self.root, mask) or self.root / mask
         if not mask_path.is_relative_to(self.mask_dir):
             raise DataError(
                 f"{where} names mask {mask}, but the mask folder is {self.mask_dir}: use one folder "
@@ -293,7 +297,10 @@ def _first_folder(root: Path, name: str) -> Path:
     folders = [root / name, root / "images" / name]
     found = next((folder for folder in folders if folder.is_dir()), None)
     if found is None:
-        raise DataError(f"{root}: expected an image folder {name} or images/{name}")
+        raise DataError(
+            f"{root}: expected an image folder {name} or images/{name}; --set data.train_images=DIR and "
+            "data.val_images=DIR name others"
+        )
     return found
 
 
@@ -309,5 +316,6 @@ def _wrong_layout(root: Path, layout: LayoutName, expected: str) -> DataError:
     likely = [f"; is it of layout {marks[name]}?" for name in found if name in marks]
     return DataError(
         f"{root} is not a data set of layout {layout}: expected {expected} in it, found "
-        f"{', '.join(found[:5]) or 'no folders'}{likely[0] if likely else ''}"
+        f"{', '.join(found[:5]) or 'no folders'}"
+        + (likely[0] if likely else f"; files of a labeling tool: gmtool data import {quote(str(root))} --out DIR")
     )

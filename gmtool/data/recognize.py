@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from gmtool.errors import DataError, some_names
+from gmtool.json_toml import read_json
 
 VOC_ROOTS = (".", "VOC2012", "VOCdevkit/VOC2012", "VOC2010", "VOCdevkit/VOC2010")
 """Where PASCAL VOC's folders lie below what a person calls the data set."""
@@ -34,6 +35,13 @@ def recognize_kind(root: Path) -> tuple[str, str]:
         "masks/, JPEGImages/, leftImg8bit/ or annotations/instances_*.json: gmtool train folder --data DIR with "
         "--set data.images=... and --set data.masks=... reads others, gmtool data import those of labeling tools"
     )
+
+
+def ignores_on_purpose(root: Path) -> bool:
+    """Return whether `gmtool data import` was told that ground without a label is ignored."""
+    path = own_file(root, "import.json")
+    record = None if path is None else read_json(path, what="the record of an import")
+    return isinstance(record, dict) and record.get("unlabeled_is") == "ignore"
 
 
 def own_file(root: str | os.PathLike[str] | None, name: str) -> Path | None:

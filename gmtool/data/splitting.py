@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gmtool.classes import ClassSet
-from gmtool.config import DataConfig
-from gmtool.data.datasets import Split, load_split
+from gmtool.config import MaskValues
+from gmtool.data.datasets import Split
 from gmtool.data.ground_truth import read_truth
 from gmtool.data.samples import Sample
 from gmtool.data.splits import format_split
@@ -42,16 +42,24 @@ class LabeledChoice:
 
 
 def write_choice(
-    chosen: LabeledChoice, out: Path, *, seed: int, group: str | None, classes: ClassSet
+    chosen: LabeledChoice,
+    out: Path,
+    *,
+    seed: int,
+    group: str | None,
+    classes: ClassSet,
+    val: Sequence[Sample] = (),
 ) -> list[str]:
-    """Write labeled.txt, unlabeled.txt and split.json, which says how they were chosen, into a folder.
+    """Write labeled.txt, unlabeled.txt and val.txt, if there are such images, and split.json with their seed.
 
     Returns:
         Names of the classes that no labeled image has.
     """
     out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"seed": seed, "group": group}
-    for name, samples in (("labeled", chosen.labeled), ("unlabeled", chosen.unlabeled)):
+    for name, samples in (("labeled", chosen.labeled), ("unlabeled", chosen.unlabeled), ("val", tuple(val))):
+        if not samples:
+            continue
         write_atomically(out / f"{name}.txt", format_split(sample.id for sample in samples))
         record |= {name: len(samples), f"{name}_sha256": Split(name, samples).sha256}
     missing = [classes.names[label] for label in sorted(chosen.missing)]
@@ -60,16 +68,16 @@ def write_choice(
     return missing
 
 
-def training_candidates(config: DataConfig, classes: ClassSet) -> list[Candidate]:
-    """Return the training images of a data set with the classes in their masks; each must have one.
+def read_candidates(samples: Sequence[Sample], classes: ClassSet, *, values: MaskValues) -> list[Candidate]:
+    """Return images with the classes in their masks.
 
     Raises:
-        DataError: A mask is missing or cannot be used.
+        DataError: A mask cannot be used.
     """
     return [
         Candidate(sample, frozenset(np.unique(truth).tolist()) - {classes.ignore_index})
-        for sample in load_split(config, "train", None).samples
-        for truth in [read_truth(sample, classes, values=config.mask_values)]
+        for sample in samples
+        for truth in [read_truth(sample, classes, values=values)]
     ]
 
 
@@ -95,7 +103,7 @@ def choose_labeled(
     if not 1 <= count < len(candidates):
         raise UsageError(f"{count} labeled images of {len(candidates)}: expected 1 to {len(candidates) - 1}")
     # Groups in a seeded order
-    groups = _groups(candidates, group_pattern)
+    groups = group_candidates(candidates, group_pattern)
     order = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
     chosen: list[list[Candidate]] = []
     size = 0
@@ -125,7 +133,12 @@ def choose_labeled(
     )
 
 
-def _groups(candidates: Sequence[Candidate], pattern: str | None) -> list[list[Candidate]]:
+def group_candidates(candidates: Sequence[Candidate], pattern: str | None) -> list[list[Candidate]]:
+    """Return images in groups: those whose ids match with the same text; without a pattern, each alone.
+
+    Raises:
+        UsageError: The pattern is wrong or does not match an id.
+    """
     if pattern is None:
         return [[candidate] for candidate in candidates]
     try:

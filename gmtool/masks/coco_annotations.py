@@ -222,7 +222,10 @@ def _read_image(item: Any, *, where: str) -> CocoImage:
         raise DataError(f"{where} is {shown(item['width'])}x{shown(item['height'])}")
     parts = Path(item["file_name"]).parts
     if not parts or ".." in parts or Path(item["file_name"]).is_absolute():
-        raise DataError(f"{where}: file_name {shown(item['file_name'])} is not a path inside the image folder")
+        raise DataError(
+            f"{where}: file_name {shown(item['file_name'])} is not a path inside the image folder; "
+            "gmtool data import finds images by their names"
+        )
     return CocoImage(item["id"], item["file_name"], item["height"], item["width"])
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gmtool.classes import ClassSet, Color
 from gmtool.config import MaskValues
-from gmtool.errors import ColorMaskError, DataError, LabelError, RawIdError
+from gmtool.errors import ColorMaskError, DataError, LabelError, RawIdError, some_names
 from gmtool.files import write_atomically
 from gmtool.images import MAX_PIXELS, UInt8Array, open_image
 from gmtool.json_toml import shown
@@ -26,13 +26,14 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
     """Return a label map, (H, W) uint8, of class indices and `classes.ignore_index`.
 
     Args:
-        path: Single-channel image: palette, grey, 1-bit or 16-bit; for `color` also RGB or RGBA.
+        path: Single-channel image: palette, grey, 1-bit or 16-bit; also RGB of three equal channels; for `color`
+            RGB or RGBA.
         classes: Classes of the labels.
         values: Encoding. `index`: class indices. `raw`: `classes.raw_ids`; other ids are ignored, as in
             Cityscapes. `color`: colours of `classes.palette` and `classes.ignore_colors`.
 
     Raises:
-        ColorMaskError: More than one channel, but `values` is not `color`.
+        ColorMaskError: Channels that differ, but `values` is not `color`.
         RawIdError: Raw ids, but `values` is `index`.
         LabelError: A label or a colour outside the classes.
         DataError: The file cannot be read.
@@ -40,12 +41,10 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
     image = open_image(path)
     if values == "color":
         return _index_of_colors(_decode(image, path, as_colors=True), classes, path, format_=image.format)
-    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-        raise ColorMaskError(
-            f"{path} is a mask of mode {image.mode}; expected one channel of class indices: "
-            "is it colour-coded? (--set data.mask_values=color)"
-        )
-    labels = _decode(image, path, as_colors=False)
+    if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+        labels = _decode(image, path, as_colors=False)
+    else:
+        labels = _only_channel(_decode(image, path, as_colors=True), path, mode=image.mode)
     if values == "raw":
         table = _index_of_raw_id(classes)
         # A negative label becomes a large one, which is no raw id either
@@ -98,6 +97,26 @@ def _decode(image: Image.Image, path: Path, *, as_colors: bool) -> npt.NDArray[n
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
+def _only_channel(rgba: npt.NDArray[np.integer], path: Path, *, mode: str) -> npt.NDArray[np.integer]:
+    """Return the labels of an image of three equal channels, as some editors save grey.
+
+    Raises:
+        ColorMaskError: The channels differ.
+    """
+    first = rgba[..., 0]
+    if (first == rgba[..., 1]).all() and (first == rgba[..., 2]).all():
+        return np.ascontiguousarray(first)
+    if not rgba[..., 1:3].any():
+        raise ColorMaskError(
+            f"{path} is a mask of mode {mode} with values in the red channel alone: save that channel as grey, or "
+            "give its colours in classes.json (--set data.mask_values=color)"
+        )
+    raise ColorMaskError(
+        f"{path} is a mask of mode {mode}; expected one channel of class indices: is it colour-coded? "
+        "(--set data.mask_values=color, with the colours as palette of classes.json; gmtool data init finds them)"
+    )
+
+
 def _index_of_colors(
     rgba: npt.NDArray[np.integer], classes: ClassSet, path: Path, *, format_: str | None
 ) -> UInt8Array:
@@ -112,18 +131,42 @@ def _index_of_colors(
     place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
     unknown = known[place] != packed
     if unknown.any():
-        raise LabelError(
-            f"{path} has colour {_rgb(int(packed[unknown][0]))}, which no class has: "
-            + (
-                JPEG_MASK
-                if format_ == "JPEG"
-                else 'if it stands for ignored pixels, list it in "ignore_colors" of classes.json'
-            )
-        )
+        is_grey = bool((rgba[..., 0] == rgba[..., 1]).all() and (rgba[..., 0] == rgba[..., 2]).all())
+        raise LabelError(_unknown_colors(path, packed[unknown], packed.size, format_=format_, is_grey=is_grey))
     indices = np.full(len(known), classes.ignore_index, dtype=np.uint8)
     indices[: len(classes)] = range(len(classes))
     labels: UInt8Array = indices[order][place]
     return labels
+
+
+def _unknown_colors(
+    path: Path, found: npt.NDArray[np.integer], size: int, *, format_: str | None, is_grey: bool
+) -> str:
+    """Return the message on colours without a class, with their shares of all pixels, the largest first.
+
+    Args:
+        path: The mask.
+        found: Colours of the pixels without a class, packed.
+        size: Pixels of the mask.
+        format_: Format of the file.
+        is_grey: Whether the whole mask is grey.
+    """
+    colors, counts = np.unique(found, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    named = [f"{_rgb(int(colors[place]))} ({100 * counts[place] / size:.3g} %)" for place in order]
+    line = (
+        f"{path} has colours that no class has: {some_names(named, 5)}"
+        if len(named) > 1
+        else (f"{path} has colour {named[0]}, which no class has")
+    )
+    if format_ == "JPEG":
+        return f"{line}: {JPEG_MASK}"
+    if is_grey:
+        return f"{line}: the mask is grey: are its values labels? (--set data.mask_values=index, or raw for ids)"
+    return (
+        f'{line}: give the colours of the classes as "palette" of classes.json, in the order of "names" (gmtool '
+        'data init finds them); what is ignored belongs into "ignore_colors"'
+    )
 
 
 def _rgb(packed: int) -> str:
@@ -154,10 +197,13 @@ def color_table(classes: ClassSet, *, other: Color = (0, 0, 0), ignored: Color =
 
 def _out_of_range(path: Path, labels: list[int], classes: ClassSet, *, format_: str | None) -> DataError:
     raw = [label for label in labels if label in classes.raw_ids]
-    label = (raw or labels)[0]
-    line = f"{path} has label {label}, but the data set has {len(classes)} classes (ignore {classes.ignore_index})"
+    first = [*raw, *(label for label in labels if label not in raw)]
+    line = (
+        f"{path} has label{'s' if len(first) > 1 else ''} {some_names([str(label) for label in first], 8)}, but "
+        f"the data set has {len(classes)} classes (ignore {classes.ignore_index})"
+    )
     if format_ == "JPEG":
         return LabelError(f"{line}: {JPEG_MASK}")
     if raw:
-        return RawIdError(f"{line}: is it a Cityscapes labelIds file? (--set data.mask_values=raw)")
+        return RawIdError(f"{line}: are they raw ids, such as Cityscapes labelIds? (--set data.mask_values=raw)")
     return LabelError(f"{line}: are these the classes of the masks? (--classes FILE)")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.errors import CheckpointError
 from gmtool.files import sha256_of_file
 from gmtool.nn.encoder import Encoder
 from gmtool.nn.packaged_weights import in_timms_names, packaged_file
 from gmtool.nn.timm_encoder import TimmEncoder, as_encoder_names, download_timm_weights
+from gmtool.nn.weight_files import read_weights, unwrapped
 
 
 def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str) -> str:
@@ -23,7 +22,8 @@ def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str)
     Args:
         encoder: The encoder, already initialised.
         name: Its name.
-        source: `imagenet`, `none`, or a .safetensors or .pth file with torchvision's names.
+        source: `imagenet`, `none`, a run folder, or a .safetensors or .pth file with torchvision's names, also
+            behind a prefix.
 
     Returns:
         One line that says what was loaded and what was not.
@@ -33,17 +33,15 @@ def load_encoder_weights(encoder: Encoder | TimmEncoder, name: str, source: str)
     """
     if source == "none":
         return f"encoder {name}: starts from random weights"
-    if isinstance(encoder, TimmEncoder):
-        packaged = packaged_file(name)
-        if source != "imagenet":
-            weights = as_encoder_names(_read(Path(source)))
-        elif packaged is not None:
-            weights = in_timms_names(name, _read(packaged))
-        else:
-            weights = download_timm_weights(name)
+    prefix = ""
+    if source != "imagenet":
+        weights, prefix = _of_file(encoder, Path(source))
+    elif not isinstance(encoder, TimmEncoder):
+        weights = _download(name)
     else:
-        weights = _download(name) if source == "imagenet" else _read(Path(source))
-    return _fill(encoder, weights, where=f"encoder weights {source}")
+        packaged = packaged_file(name)
+        weights = download_timm_weights(name) if packaged is None else in_timms_names(name, read_weights(packaged))
+    return _fill(encoder, weights, where=f"encoder weights {source}{f' ({prefix}*)' if prefix else ''}")
 
 
 def _download(name: str) -> dict[str, Tensor]:
@@ -70,41 +68,20 @@ def _download(name: str) -> dict[str, Tensor]:
             f"encoder weights {path}: its sha256 does not begin with {sha256_start}, as its name says: it is "
             "damaged or another file: delete it, and it is downloaded again"
         )
-    return _read(path)
+    return read_weights(path)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.is_dir() or path.suffix == ".json":
-        raise CheckpointError(
-            f"encoder weights {path}: expected a file of weights: "
-            f"of a run, take RUN/{CHECKPOINT_DIR}/weights-*.safetensors"
-        )
-    if not path.is_file():
-        raise CheckpointError(f"encoder weights {path}: no such file; expected imagenet, none or a file")
-    try:
-        if path.suffix == ".safetensors":
-            return _of_encoder(safetensors.torch.load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises whatever a damaged file leads it to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "Weights only load failed" in reason:
-            reason = "damaged, or Python objects beside tensors: save its state dict alone with torch.save"
-        raise CheckpointError(f"encoder weights {path}: cannot be read: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        names = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else ""
-        found = f"a dict of {names}" if names else f"a {type(state).__name__}"
-        raise CheckpointError(
-            f"encoder weights {path}: expected a flat state dict of tensors, got {found}: "
-            "save the state dict alone"
-        )
-    return _of_encoder(state)
+def _of_file(encoder: Encoder | TimmEncoder, path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the encoder's tensors in a file, and the prefix that their names have there."""
+    convert = as_encoder_names if isinstance(encoder, TimmEncoder) else dict
+    wanted = encoder.state_dict()
 
+    def fit(state: dict[str, Tensor]) -> int:
+        found = convert(state)
+        return sum(name in found and found[name].shape == value.shape for name, value in wanted.items())
 
-def _of_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the encoder's tensors of a whole network that gmtool trained; other state dicts as they are."""
-    prefix = "encoder."
-    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return own or state
+    state, prefix = unwrapped(read_weights(path), fit)
+    return convert(state), prefix
 
 
 def _fill(encoder: Encoder | TimmEncoder, weights: dict[str, Tensor], *, where: str) -> str:

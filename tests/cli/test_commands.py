@@ -59,7 +59,7 @@ def test_folder_data_trains_with_its_own_classes_file(
     flags = ["--data", root, "--labels", toy_data / "splits/labeled.txt", "--iterations", "4", "--out", run]
     code, out, err = cli(["train", "folder", *flags, *SMALL_FLAGS])
     assert code == 0, err
-    assert "8 labeled" in err and "12 unlabeled, 4 validation" in err
+    assert "8 labeled" in err and "12 unlabeled (" in err and ", 4 validation" in err
     assert "| triangle |" in out
     code, out, err = cli(
         ["evaluate", "--model", toy_model, "--data", root, "--layout", "folder", "--device", "cpu"]

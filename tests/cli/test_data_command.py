@@ -56,7 +56,7 @@ def test_what_is_wrong_is_found(cli: Cli, data: Path, spoil: str) -> None:
         case "a label out of range":
             Image.new("L", (64, 48), 77).save(masks / "toy_00001.png")
         case "a colour mask":
-            Image.new("RGB", (64, 48)).save(masks / "toy_00001.png")
+            Image.new("RGB", (64, 48), (0, 128, 0)).save(masks / "toy_00001.png")
         case "another size":
             Image.new("L", (10, 10)).save(masks / "toy_00021.png")
         case "a damaged unlabeled image":
@@ -93,7 +93,7 @@ def test_a_fault_of_all_masks_is_one_finding_with_a_kind(
     (data / "classes.json").write_text(json.dumps(classes))
     for path in (data / "SegmentationClass").iterdir():
         if spoil == "colours":
-            Image.new("RGB", (64, 48)).save(path)
+            Image.new("RGB", (64, 48), (0, 128, 0)).save(path)
         else:
             Image.new("L", (64, 48), 10 if spoil == "raw ids" else 99).save(path)
     Image.new("L", (10, 10)).save(data / "SegmentationClass/toy_00003.png")
@@ -158,7 +158,7 @@ def test_a_folder_without_classes_says_how_to_make_them(cli: Cli, tmp_path: Path
     commands = (
         ["train", "folder"],
         ["data", "check", "folder"],
-        ["data", "split", "folder", "--out", tmp_path / "x"],
+        ["data", "split", "folder", "--val", "0.2", "--out", tmp_path / "x"],
     )
     for command in commands:
         code, _, err = cli([*command, "--data", tmp_path])

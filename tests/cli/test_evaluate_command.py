@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from conftest import Cli
+from gmtool_serving.scoring.prepare import _data_config
 from PIL import Image
 
+from gmtool.artifact.run_config import save_run_config
 from gmtool.classes import load_classes
+from gmtool.settings import build_config, load_toml
 
 
 def blurred(source: Path, target: Path, shift: int) -> Path:
@@ -83,3 +86,38 @@ def test_official_json_has_the_keys_of_cityscapesscripts(cli: Cli, tmp_path: Pat
     code, _, err = cli([*arguments, "--classes", "voc", "--official-json", official])
     assert code == 2
     assert "needs the 19 classes of Cityscapes" in err
+
+
+def test_a_model_is_scored_on_any_folder(cli: Cli, toy_data: Path, toy_model: Path, tmp_path: Path) -> None:
+    for name in ("toy_00000", "toy_00001", "toy_00002"):
+        for source, target in (("JPEGImages", "photos"), ("SegmentationClass", "truth")):
+            (tmp_path / target).mkdir(exist_ok=True)
+            shutil.copy(next((toy_data / source).glob(f"{name}.*")), tmp_path / target)
+    (tmp_path / "truth/toy_00002.png").unlink()
+    Image.new("L", (5, 5)).save(tmp_path / "truth/toy_00001.png")
+    folders = ["--images", tmp_path / "photos", "--ground-truth", tmp_path / "truth"]
+    code, out, err = cli(["evaluate", "--model", toy_model, *folders, "--json"])
+    report = json.loads(out)
+    assert (code, report["num_images"]) == (3, 1), err
+    assert report["failed"] == ["toy_00001: its ground truth has 5x5 pixels, the image 64x48"]
+    assert report["left_out"] == ["toy_00002: no ground truth"]
+    assert "2 images with a mask in " in err
+
+
+def test_another_data_set_is_read_with_the_layout_of_the_run(toy_run: Path, tmp_path: Path) -> None:
+    settings = load_toml(toy_run / "config.toml")
+    layout = {"data.layout": "folder", "data.masks": "masks/{id}_L.png", "data.mask_values": "raw"}
+    lists = {"data.root": tmp_path / "old", "data.val": tmp_path / "old/val.txt"}
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    save_run_config(tmp_path / "run", build_config(settings, layout, lists))
+    shutil.copytree(toy_run / "export", tmp_path / "run/export")
+    model = tmp_path / "run/export/model_fp32.onnx"
+    (tmp_path / "new/images/train").mkdir(parents=True)
+    read = _data_config(model, {"data.root": str(tmp_path / "new")})
+    assert (read.layout, read.masks, read.mask_values, read.val) == ("folder", "masks/{id}_L.png", "raw", None)
+    (tmp_path / "new/val.txt").touch()
+    assert _data_config(model, {"data.root": str(tmp_path / "new")}).val == tmp_path / "new/val.txt"
+    named = _data_config(model, {"data.root": str(tmp_path / "new"), "data.layout": "voc"})
+    assert (named.layout, named.mask_values) == ("voc", "index")
+    alone = shutil.copy(model, tmp_path)
+    assert _data_config(Path(alone), {"data.root": str(tmp_path / "new")}).layout == "folder"

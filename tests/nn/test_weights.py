@@ -1,11 +1,13 @@
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from torchvision.models import get_model
 
+from gmtool.artifact.checkpoints import read_checkpoint
 from gmtool.errors import CheckpointError
 from gmtool.nn import weights as weights_module
 from gmtool.nn.encoder import Encoder
@@ -175,22 +177,48 @@ def test_the_encoder_of_a_trained_run_starts_another_one(toy_run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "checkpoints/best.json"])
-def test_a_run_folder_given_as_weights_is_one_line_that_names_its_weights(toy_run: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"of a run, take RUN/checkpoints/weights-\*\.safetensors$"):
-        load_encoder_weights(Encoder("toy", output_stride=8), "toy", str(toy_run / name))
+def test_a_run_folder_gives_the_weights_of_its_best_checkpoint(toy_run: Path, name: str) -> None:
+    encoder = Encoder("toy", output_stride=8)
+    assert "60 of 60 tensors loaded" in load_encoder_weights(encoder, "toy", str(toy_run / name))
+    best = read_checkpoint(toy_run, "best").weights
+    saved = safetensors.torch.load_file(toy_run / "checkpoints" / best)
+    assert torch.equal(encoder.state_dict()["conv1.weight"], saved["encoder.conv1.weight"])
 
 
-def test_weights_in_other_wrappings_are_one_line_that_says_what_was_found(tmp_path: Path) -> None:
-    state = Encoder("toy", output_stride=8).state_dict()
-    for content, expected in (
-        ({"state_dict": state, "meta": {}}, "got a dict of state_dict, meta: save the state dict alone"),
-        ({"model": state, "args": Namespace(lr=1)}, "save its state dict alone with torch.save"),
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        (lambda state: {"state_dict": state, "meta": {"epoch": 1}}, ""),
         (
-            {f"backbone.{name}": value for name, value in state.items()},
-            r"the file has backbone\..*encoder\?",
+            lambda state: {"model": {f"backbone.{k}": v for k, v in state.items()}, "args": Namespace(lr=1)},
+            "backbone.",
         ),
+        (
+            lambda state: {"state_dict": {f"module.encoder_q.{k}": v for k, v in state.items()}, "epoch": 200},
+            "module.encoder_q.",
+        ),
+        (
+            lambda state: {f"backbone.{k}": v for k, v in state.items()} | {"head.weight": torch.zeros(2)},
+            "backbone.",
+        ),
+    ],
+)
+def test_what_training_programs_wrap_around_weights_is_taken_off(tmp_path: Path, wrap: Any, prefix: str) -> None:
+    torch.manual_seed(5)
+    state = Encoder("toy", output_stride=8).state_dict()
+    torch.save(wrap(state), tmp_path / "weights.pth")
+    encoder = Encoder("toy", output_stride=8)
+    line = load_encoder_weights(encoder, "toy", str(tmp_path / "weights.pth"))
+    assert line.endswith(": 60 of 60 tensors loaded") and (f"({prefix}*)" in line) == bool(prefix)
+    assert all(torch.equal(value, encoder.state_dict()[name]) for name, value in state.items())
+
+
+def test_what_is_no_state_dict_is_one_line_that_says_what_was_found(tmp_path: Path) -> None:
+    for content, expected in (
+        ({"optimizer": {}, "meta": {}}, "got a dict of optimizer, meta: save the state dict alone"),
+        ({"model": {}, "args": Path("x")}, "save its state dict alone with torch.save"),
     ):
         torch.save(content, tmp_path / "weights.pth")
         with pytest.raises(CheckpointError, match=f"{expected}$") as raised:
             load_encoder_weights(Encoder("toy", output_stride=8), "toy", str(tmp_path / "weights.pth"))
-        assert "\n" not in str(raised.value)
+        assert "\n" not in str(raised.value) and "weights_only" not in str(raised.value)

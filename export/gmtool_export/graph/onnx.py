@@ -29,15 +29,17 @@ DIMENSIONS: dict[OutputName, tuple[str | int, ...]] = {
     "mask": ("batch", "height", "width"),
     "confidence": ("batch", "height", "width"),
     "logits": ("batch", "classes", "height", "width"),
+    "embedding": ("batch", "features"),
 }
 
 
-def export_graph(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProto:
+def export_graph(network: GuidedMixNet, *, half: bool = False, embedding: bool = False) -> onnx.ModelProto:
     """Return the deployment graph of a network with all `OUTPUTS` and dynamic batch, height and width.
 
     Args:
         network: Trained network on the CPU; not modified.
         half: Compute the network in float16.
+        embedding: Add the output `embedding`.
     """
     example = torch.zeros(*TRACED_SHAPE, 3, dtype=torch.uint8)
     # The exporter and its optimiser print to stdout, which is for results
@@ -45,10 +47,10 @@ def export_graph(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProt
         warnings.simplefilter("ignore")  # about the exporter's internals; parity is checked afterwards
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            DeployModel(network, half=half),
+            DeployModel(network, half=half, embedding=embedding),
             (example,),
             input_names=["image"],
-            output_names=list(OUTPUTS),
+            output_names=[*OUTPUTS, "embedding"] if embedding else list(OUTPUTS),
             dynamic_shapes={"image": {0: "batch", 1: "height", 2: "width"}},
             opset_version=OPSET,
             dynamo=True,

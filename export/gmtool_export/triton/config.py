@@ -142,6 +142,8 @@ def labels_text(classes: ClassSet) -> str:
 def _output(name: OutputName, num_classes: int) -> dict[str, Any]:
     if name == "logits":
         return {"name": name, "data_type": "TYPE_FP32", "dims": [num_classes, -1, -1]}
+    if name == "embedding":
+        return {"name": name, "data_type": "TYPE_FP32", "dims": [-1]}
     labels = {"label_filename": LABELS_NAME} if name == "mask" else {}
     return {"name": name, "data_type": "TYPE_UINT8", "dims": [-1, -1], **labels}
 

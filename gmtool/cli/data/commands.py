@@ -1,4 +1,4 @@
-"""`gmtool data check`, `split` and `toy`: look at a data set, choose its labeled images, make a toy one."""
+"""`gmtool data check` and `toy`: look at a data set, make a toy one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmtool.cli.data.configured import configured
 from gmtool.cli.options import AsJson, Classes, Data, Kind, Labels, Set, Unlabeled, Val
-from gmtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gmtool.config import TrainConfig
     from gmtool.data.check import DataReport
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, check, split or make a data set.")
@@ -21,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import, che
 
 @app.command()
 def check(
-    kind: Kind,
+    kind: Kind = None,
     data: Data = None,
     classes: Classes = None,
     labels: Labels = None,
@@ -38,56 +37,22 @@ def check(
     images, images smaller than the crop, duplicates. --json names all files of each.
     """
     from gmtool.classes import load_classes
-    from gmtool.console import result
+    from gmtool.console import remark, result
     from gmtool.data.check import check_data
     from gmtool.data.datasets import load_training_data
 
     lists = {"data.labeled": labels, "data.unlabeled": unlabeled, "data.val": val}
-    config = _configure(kind, data, classes, lists, set_)
+    _, config = configured(kind, data, classes, lists, set_, command="check")
     class_set = load_classes(config.data.classes)
-    report = check_data(load_training_data(config.data), class_set, config.data, progress=_track)
+    found = load_training_data(config.data)
+    remark(f"labeled: {found.labeled.name}; unlabeled: {found.unlabeled.name}; validation: {found.val.name}")
+    report = check_data(found, class_set, config.data, progress=_track)
     if as_json:
         result(json.dumps(report.to_dict(), indent=1))
     else:
         _show(report)
     if report.num_errors:
         raise typer.Exit(1)
-
-
-@app.command()
-def split(
-    kind: Kind,
-    out: Annotated[Path, typer.Option(help="Folder for labeled.txt, unlabeled.txt and split.json.")],
-    data: Data = None,
-    classes: Classes = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Number of labeled images.")] = None,
-    fraction: Annotated[str | None, typer.Option(help="Share of labeled images: 1/8 or 0.125.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random order.")] = 0,
-    group: Annotated[
-        str | None, typer.Option(help="Regular expression on the id; images that match alike stay together.")
-    ] = None,
-    set_: Set = None,
-) -> None:
-    """Choose the labeled images of the training set: seeded, with every class where possible.
-
-    Every training image must have a mask, since the classes are looked up there.
-    """
-    from gmtool.artifact.runs import require_empty
-    from gmtool.classes import load_classes
-    from gmtool.console import remark, result
-    from gmtool.data.splitting import choose_labeled, training_candidates, write_choice
-
-    require_empty(out)
-    config = _configure(kind, data, classes, {}, set_)
-    class_set = load_classes(config.data.classes)
-    candidates = training_candidates(config.data, class_set)
-    chosen = choose_labeled(candidates, _wanted(count, fraction, len(candidates)), seed=seed, group_pattern=group)
-    missing = write_choice(chosen, out, seed=seed, group=group, classes=class_set)
-    if missing:
-        remark(f"warning: in no labeled image: {', '.join(missing)}: raise --count")
-    result(f"{len(chosen.labeled)} labeled and {len(chosen.unlabeled)} unlabeled images in {out}")
-    remark("next:")
-    remark(f"  gmtool train {kind} --data {config.data.root} --labels {out / 'labeled.txt'}")
 
 
 @app.command()
@@ -104,30 +69,6 @@ def toy(
 
     generate_toy(out, ToyConfig(labeled=labeled, unlabeled=unlabeled, val=val, seed=seed))
     result(f"{labeled} labeled, {unlabeled} unlabeled and {val} validation images in {out}")
-
-
-def _configure(
-    kind: str, data: Path | None, classes: str | None, lists: dict[str, Any], assignments: list[str] | None
-) -> TrainConfig:
-    from gmtool_training.recipes.configure import configure
-
-    flags = {"data.root": data, "data.classes": classes, **lists}
-    return configure(kind, flags, settings=assignments or [])
-
-
-def _wanted(count: int | None, fraction: str | None, total: int) -> int:
-    from fractions import Fraction
-
-    if (count is None) == (fraction is None):
-        raise UsageError("give the number of labeled images with --count, or their share with --fraction")
-    if count is not None:
-        return count
-    assert fraction is not None
-    try:
-        share = Fraction(fraction)
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"--fraction {fraction}: expected a share such as 1/8 or 0.125") from error
-    return round(total * share)
 
 
 def _track(looks: Iterable[Any], total: int) -> Iterator[Any]:

@@ -36,6 +36,7 @@ def init(
     Nothing that exists is overwritten. Look at the values found, and change names and colours in classes.json.
     """
     from gmtool.console import remark, result
+    from gmtool.data.datasets import FEWEST_LABELED
     from gmtool.escaping import printable
     from gmtool.labels.dataset.initializing import initialize
 
@@ -52,6 +53,8 @@ def init(
     )
     if not made.unlabeled:
         remark("warning: no image without a mask: training needs unlabeled images; put more into images/")
+    if made.labeled < FEWEST_LABELED:
+        remark(f"warning: {made.labeled} labeled training images; gmtool train needs {FEWEST_LABELED}: label more")
     remark("next:")
     remark(printable(f"  {shlex.join(made.train_line())}"))
 

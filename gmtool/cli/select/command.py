@@ -43,10 +43,11 @@ def select(
         Path | None, typer.Option(metavar="LIST", help="Images of the pool that are labeled: labeled.txt.")
     ] = None,
     strategy: Annotated[
-        Literal["default", "entropy", "margin", "coreset", "random"],
+        Literal["default", "entropy", "margin", "bald", "coreset", "kmeans++", "random"],
         typer.Option(
             help="default: uncertain, rare classes first, unlike labeled and chosen images. entropy, margin: mean "
-            "uncertainty. coreset: the most unlike (k-centre greedy)."
+            "uncertainty. bald: disagreement with the mirror image. coreset: the most unlike (k-centre greedy). "
+            "kmeans++: drawn by squared distance."
         ),
     ] = "default",
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,

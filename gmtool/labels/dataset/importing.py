@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from gmtool.class_lists import BACKGROUND_NAMES, ClassList
 from gmtool.classes import ClassSet, load_classes
+from gmtool.data.datasets import FEWEST_LABELED
 from gmtool.errors import DataError, some_names
 from gmtool.files import write_atomically
 from gmtool.images import decode_image
@@ -63,7 +65,8 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     earlier = manifest.unlabeled_is
     chosen = options.unlabeled_is or (earlier if earlier in ("background", "ignore") else None)
     share = 0.0 if chosen else _covered_share(found)
-    of_shapes = [name for name in found.class_names if not (_has_masks(found) and name in BACKGROUND_NAMES)]
+    has_background = not _has_masks(found) and _has_shapes_of(found, BACKGROUND_NAMES)
+    of_shapes = [name for name in found.class_names if has_background or name not in BACKGROUND_NAMES]
     ground, why = choose_ground(
         of_shapes,
         has_ground=found.has_ground,
@@ -76,7 +79,7 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
         found.colors,
         ground=ground,
         has_ground=found.has_ground,
-        uses_background=any(name in BACKGROUND_NAMES for name in of_shapes),
+        uses_background=has_background,
         asked=asked,
         existing=existing,
     )
@@ -95,6 +98,12 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     if options.val_share and not report.labeled.get("val"):
         line = "no validation part, which needs two labeled images: label more, or train with --val LIST"
         report.problems.append(Problem("no validation part", str(out), line))
+    in_training = report.labeled.get("train", 0)
+    if in_training + report.labeled.get("val", 0) > 1 and in_training < FEWEST_LABELED:
+        line = f"{in_training} labeled training images, gmtool train needs {FEWEST_LABELED}: label more"
+        if held := report.labeled.get("val", 0):
+            line += f" ({held} of the labeled images went to validation)"
+        report.problems.append(Problem("too few labels", str(out), line))
     write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
     return report
 
@@ -113,6 +122,20 @@ def _as_list(classes: ClassSet) -> ClassList:
 
 def _has_masks(found: Source) -> bool:
     return any(isinstance(image.labels, MaskFile) for image in found.images)
+
+
+def _has_shapes_of(found: Source, names: Collection[str]) -> bool:
+    """Return whether a shape has one of these labels; tools list labels that nobody drew."""
+    if not any(name in names for name in found.class_names):
+        return False
+    for image in found.images:
+        try:
+            drawn = image.labels((1, 1)).shapes if callable(image.labels) else ()
+        except DataError:  # told when it is painted
+            continue
+        if any(shape.label in names for shape in drawn):
+            return True
+    return False
 
 
 def _with_files(found: Source, source: Path, out: Path, report: ImportReport) -> Source:

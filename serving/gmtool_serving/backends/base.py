@@ -23,6 +23,7 @@ class Prediction:
         mask: Class indices, (N, H, W) uint8; None to take them from `logits`.
         confidence: Largest probability times 255, (N, H, W) uint8; None for none, or to take it from `logits`.
         logits: Scores before softmax, (N, C, H, W) float32; None if the model has no such output.
+        embedding: Vectors of the images, (N, D) float32; None if the model has no such output.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class Prediction:
         mask: UInt8Array | None,
         confidence: UInt8Array | None = None,
         logits: npt.NDArray[np.float32] | None = None,
+        embedding: npt.NDArray[np.float32] | None = None,
     ) -> None:
         assert mask is not None or logits is not None
+        self.embedding = embedding
         self._mask, self._confidence, self.logits = mask, confidence, logits
 
     @cached_property
@@ -90,9 +93,9 @@ def to_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> Prediction:
     logits = outputs.get("logits")
     if logits is None:
         _refuse_not_finite((outputs["mask"] != NO_LABEL).all(axis=(1, 2)))
-        return Prediction(outputs["mask"], outputs.get("confidence"))
+        return Prediction(outputs["mask"], outputs.get("confidence"), embedding=outputs.get("embedding"))
     _refuse_not_finite(np.isfinite(logits).all(axis=(1, 2, 3)))
-    return Prediction(None, None, logits)
+    return Prediction(None, None, logits, outputs.get("embedding"))
 
 
 def _refuse_not_finite(finite: npt.NDArray[np.bool_]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.errors import BackendError, BackendMemoryError, ConfigError, UsageError
@@ -25,6 +26,8 @@ class Labels:
     """Class indices, (H, W)."""
     confidence: UInt8Array | None
     """Largest probability times 255, (H, W); None if the model has no confidence output."""
+    embedding: npt.NDArray[np.float32] | None = None
+    """Vector of the image, (D,); None if the model has no such output."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def _predict(backend: Backend, images: Sequence[UInt8Array], options: ComputeOpt
         Labels(
             mask[index, : image.shape[0], : image.shape[1]],
             None if confidence is None else confidence[index, : image.shape[0], : image.shape[1]],
+            None if prediction.embedding is None else prediction.embedding[index],
         )
         for index, image in enumerate(images)
     ]

@@ -67,6 +67,68 @@ def model_task(backend: Backend, split: Split, *, values: MaskValues, averaging:
     )
 
 
+def folder_task(
+    backend: Backend,
+    images: Path,
+    ground_truth: Path,
+    list_path: Path | None,
+    *,
+    values: MaskValues | None = None,
+    averaging: Averaging | None = None,
+) -> Task:
+    """Return the task of scoring a model on a folder of images against a folder of masks of the same names.
+
+    Args:
+        backend: Loaded model.
+        images: Folder of the images.
+        ground_truth: Folder of the masks, of the model's classes.
+        list_path: List of the images to score; None for all with a mask.
+        values: Encoding of the masks; None to detect it.
+        averaging: Test-time averaging; None for one pass over the whole image.
+
+    Raises:
+        ConfigError: Averaging needs logits, and the model has none.
+        DataError: A folder is missing, or the encoding of the masks is ambiguous.
+    """
+    averaging = averaging or Averaging()
+    check_averaging(backend, averaging)
+    classes = backend.spec.classes
+    truth, pictures = open_masks(ground_truth, classes, values, option=TRUTH_OPTION), _pictures(images)
+    names = [entry.name for entry in read_split(list_path)] if list_path else list(truth.names)
+    ids = tuple(dict.fromkeys(_id_in(truth, name) for name in names))
+
+    def load(image_id: str) -> tuple[UInt8Array, UInt8Array]:
+        image = _picture(pictures, image_id)
+        if image is None:
+            raise DataError(f"no image of this name in {images}")
+        labels = truth.read(_find(truth, image_id, "ground truth"))
+        if labels.shape != image.shape[:2]:
+            raise DataError(
+                f"its ground truth has {labels.shape[1]}x{labels.shape[0]} pixels, the image "
+                f"{image.shape[1]}x{image.shape[0]}"
+            )
+        return image, labels
+
+    return Task(
+        ids=ids,
+        classes=classes,
+        load=load,
+        predict=lambda image: predict_mask(backend, image, averaging),
+        picture=lambda image_id: _picture(pictures, image_id),
+        provenance=Provenance(
+            split=str(list_path or ground_truth),
+            split_sha256=sha256_of_lines(list(ids)),
+            model=backend.model,
+            model_sha256=backend.model_sha256,
+            backend=backend.description,
+            precision=backend.spec.precision,
+            labeled_sha256=backend.spec.provenance.labeled_sha256,
+        ),
+        protocol=replace(averaging.protocol(), truth_values=truth.description),
+        surplus=() if list_path else tuple(sorted(name for name in pictures if name not in ids)),
+    )
+
+
 def masks_task(
     predictions: Path,
     ground_truth: Path,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gmtool.artifact.runs import require_empty
 from gmtool.data.splits import format_split
 from gmtool.errors import DataError
 from gmtool.files import write_atomically
@@ -31,6 +30,7 @@ from gmtool_serving.select.choose import Choice, choose
 from gmtool_serving.select.labeled import places_of_labeled
 from gmtool_serving.select.measure import Measures, measure
 from gmtool_serving.select.reasons import reasons_of_chosen, table_of_all
+from gmtool_serving.select.saved import Saved, require_unused
 
 LIST_NAME, TABLE_NAME, SHEET_NAME, PRELABEL_NAME = "selected.txt", "scores.csv", "selected.html", "prelabel"
 
@@ -101,7 +101,7 @@ def select_job(
             written.
     """
     # Refuse before anything is computed
-    require_empty(out)
+    require_unused(out)
     classes = backend.spec.classes
     kind = certainty_kind(options.strategy, backend)
     check_names(options.formats, images)
@@ -110,7 +110,8 @@ def select_job(
     if len(labeled) == len(images):
         raise DataError(f"all {len(images)} images of the pool are labeled: give more images")
     # Measure and choose
-    measures = _measured(images, CertaintyBackend(backend, kind), options, labeled, progress)
+    saved = Saved(out, _origin(images, backend, kind, options))
+    measures = _measured(images, CertaintyBackend(backend, kind), options, labeled, progress, saved)
     if not measures.is_measured.any():
         raise DataError(
             f"none of {len(images)} images can be used; the first: {next(iter(measures.failures.values()))}"
@@ -137,6 +138,7 @@ def select_job(
         how = PredictOptions(options.formats, options.decode, workers=0, outlines=options.outlines)
         prelabel = predict_job(chosen, out / PRELABEL_NAME, how, lambda: backend, observer=observer)
     write_atomically(out / LIST_NAME, format_split(str(image.output) for image in chosen))
+    saved.remove()
     return Selection(
         out,
         tuple(chosen),
@@ -156,8 +158,12 @@ def _measured(
     options: SelectOptions,
     labeled: Sequence[int],
     progress: Progress,
+    saved: Saved,
 ) -> Measures:
-    """Return the measurements of the pool; for `random`, of so many images in a seeded order as are wanted."""
+    """Return the measurements of the pool; for `random`, of so many images in a seeded order as are wanted.
+
+    Those of the whole pool are saved from time to time, and when the process is interrupted.
+    """
     order = list(range(len(images)))
     batch, wanted = options.batch or backend.preferred_batch, None
     if options.strategy == "random":
@@ -169,12 +175,21 @@ def _measured(
     decoders = Decoders(workers or DECODING_THREADS, options.decode, isolated=workers > 0)
     try:
         with _counting(progress, min(wanted or len(order), len(order))) as note:
-            found = measure(
-                [images[place] for place in order], backend, decoders, batch=batch, wanted=wanted, note=note
-            )
+            if wanted is not None:
+                drawn = [images[place] for place in order]
+                found = measure(drawn, backend, decoders, batch=batch, wanted=wanted, note=note)
+                return _at_places(found, order, images)
+            return measure(images, backend, decoders, batch=batch, note=note, load=saved.load, save=saved.save)
+    except BaseException:  # Ctrl-C and SIGTERM too
+        saved.save_interrupted()
+        raise
     finally:
         decoders.close()
-    return found if wanted is None else _at_places(found, order, images)
+
+
+def _origin(images: Sequence[InputImage], backend: Backend, kind: str, options: SelectOptions) -> list[str]:
+    """Return what measurements depend on."""
+    return [backend.model_sha256, kind, str(options.decode), *(f"{image}\t{image.output}" for image in images)]
 
 
 def _at_places(found: Measures, order: Sequence[int], images: Sequence[InputImage]) -> Measures:
@@ -194,6 +209,7 @@ def _at_places(found: Measures, order: Sequence[int], images: Sequence[InputImag
         appearance=spread(found.appearance),
         thumbnails=spread(found.thumbnails),
         failures={order[place]: message for place, message in found.failures.items()},
+        embedding=None if found.embedding is None else spread(found.embedding),
     )
 
 

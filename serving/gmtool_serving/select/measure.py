@@ -23,9 +23,15 @@ MAX_BYTES = 256 << 20
 """Limit of decoded images that wait for inference; one always fits."""
 
 
-@dataclass(frozen=True)
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass
 class Measures:
-    """Measurements of the images of a pool, by place: less than a kilobyte an image with 21 classes."""
+    """Measurements of the images of a pool, by place.
+
+    With 21 classes less than a kilobyte an image; with embeddings of EfficientNet-Lite2 another one.
+    """
 
     images: Sequence[InputImage]
     is_measured: npt.NDArray[np.bool_]
@@ -41,6 +47,8 @@ class Measures:
     """(N, 192): see `appearance_of`."""
     failures: dict[int, str]
     """Message by place of an image that could not be decoded or predicted."""
+    embedding: npt.NDArray[np.float16] | None = None
+    """(N, D): the model's embeddings; None if it has no such output."""
 
 
 def measure(
@@ -51,6 +59,8 @@ def measure(
     batch: int,
     wanted: int | None = None,
     note: Callable[[], None] = lambda: None,
+    load: Callable[[Measures], None] = lambda measures: None,
+    save: Callable[[Measures], None] = lambda measures: None,
 ) -> Measures:
     """Measure images; those that fail are recorded.
 
@@ -61,6 +71,8 @@ def measure(
         batch: Images of one size computed at once.
         wanted: Stop after so many measured images; None for all.
         note: Called after each image.
+        load: Fills in what was measured before; these images are not read.
+        save: Called after each batch.
     """
     size, classes = len(images), len(backend.spec.classes)
     measures = Measures(
@@ -72,16 +84,21 @@ def measure(
         np.zeros((size, 3 * THUMBNAIL_PX**2), dtype=np.uint8),
         {},
     )
+    load(measures)
+    waiting = [
+        place for place in range(size) if not measures.is_measured[place] and place not in measures.failures
+    ]
+    for _ in range(size - len(waiting)):
+        note()
     grouper = Grouper[tuple[int, UInt8Array]](batch, max_waiting=3 * batch, kind=_size_of)
     ahead: deque[tuple[int, Future[Decoded | Failure]]] = deque()
-    upcoming = iter(enumerate(images))
+    upcoming = iter(waiting)
     window = decoders.workers + 1
     try:
         while wanted is None or np.count_nonzero(measures.is_measured) < wanted:
             # Decode ahead
             while len(ahead) < window and (following := next(upcoming, None)) is not None:
-                place, image = following
-                ahead.append((place, _submit(decoders, image)))
+                ahead.append((following, _submit(decoders, images[following])))
             if not ahead:
                 break
             # Predict full batches
@@ -94,6 +111,7 @@ def measure(
             window = max(1, min(2 * decoders.workers + batch, MAX_BYTES // max(1, decoded.pixels.nbytes)))
             for group in grouper.add((place, decoded.pixels)):
                 _predict(measures, backend, group, note)
+                save(measures)
         for group in grouper.flush():
             _predict(measures, backend, group, note)
     finally:
@@ -131,4 +149,8 @@ def _record(measures: Measures, place: int, pixels: UInt8Array, labels: Labels) 
         lacking = 255 - labels.confidence.ravel()
         measures.doubt[place] = np.bincount(mask, weights=lacking, minlength=classes) / (255 * mask.size)
     measures.thumbnails[place], measures.appearance[place] = appearance_of(pixels)
+    if labels.embedding is not None:
+        if measures.embedding is None:
+            measures.embedding = np.zeros((len(measures.images), len(labels.embedding)), dtype=np.float16)
+        measures.embedding[place] = np.clip(labels.embedding, -FLOAT16_MAX, FLOAT16_MAX)
     measures.is_measured[place] = True

@@ -11,7 +11,7 @@ import numpy as np
 
 from gmtool.classes import ClassSet
 from gmtool_serving.select.appearance import Float32Array
-from gmtool_serving.select.certainty import Strategy
+from gmtool_serving.select.certainty import NEED_LOGITS, Strategy
 from gmtool_serving.select.choose import Choice, class_weights
 from gmtool_serving.select.measure import Measures
 
@@ -32,12 +32,12 @@ def reasons_of_chosen(measures: Measures, choice: Choice, classes: ClassSet, str
     texts = {}
     for place in choice.chosen:
         parts = []
-        if strategy in ("default", "entropy", "margin"):
+        if strategy in ("default", *NEED_LOGITS):
             times = f", {uncertainty[place] / mean:.1f} times the pool's mean" if mean > 0 else ""
             parts.append(f"uncertainty {uncertainty[place]:.3f}{times}")
         if strategy == "default":
             parts += _doubtful(measures.doubt[place], weights, classes)
-        if strategy in ("default", "coreset"):
+        if strategy in ("default", "coreset", "kmeans++"):
             first = "no image to compare with"
             distance = choice.distance[place]
             parts.append(

@@ -266,7 +266,7 @@ def test_a_kind_is_one_line_with_three_names_and_the_json_has_them_all(cli: Cli,
 def test_a_mask_stored_as_jpeg_with_labels_of_no_class_names_jpeg(tmp_path: Path) -> None:
     root = write_data(tmp_path, ["background", "disc"])
     Image.fromarray(disc(20, 20, 2) * 200).save(root / "masks/train/a.png", format="JPEG")
-    with pytest.raises(DataError, match=r"a\.png has label .*: it is stored as JPEG, which changes labels"):
+    with pytest.raises(DataError, match=r"a\.png has labels .*: it is stored as JPEG, which changes labels"):
         prepare(root)
 
 

@@ -44,7 +44,7 @@ def test_a_written_list_is_read_back_whatever_its_names(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("a\nb\na\n", "list.txt:3: a is already on line 1"),
-        ("a b c\n", "list.txt:1: 3 columns"),
+        ("a\tb\tc\n", "list.txt:1: 3 columns"),
         ("../a.jpg\n", "not a path inside the data set"),
     ],
 )
@@ -57,5 +57,5 @@ def test_a_wrong_list_is_one_line_with_its_place(tmp_path: Path, text: str, expe
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.txt: cannot be read"):
+    with pytest.raises(DataError, match=r"nowhere\.txt does not exist: expected a text file"):
         read_split(tmp_path / "nowhere.txt")

@@ -517,3 +517,35 @@ def test_values_without_names_get_them_later(by: str, tmp_path: Path) -> None:
         report = run(tmp_path / "source", out, val_share=0.0)
     assert report.classes == tuple(names) and not report.problems
     np.testing.assert_array_equal(mask(out, "train/a"), values)
+
+
+def test_a_background_that_nobody_drew_is_no_class_if_ground_is_ignored(cli: Cli, tmp_path: Path) -> None:
+    """CVAT lists all labels of a task; with the class, data check would take 255 for it."""
+    folder = tmp_path / "source"
+    labels = "".join(f"<label><name>{name}</name></label>" for name in ("background", "cat", "dog"))
+    boxes = "".join(
+        f'<image id="{n}" name="p{n}.png" width="{W}" height="{H}">'
+        f'<box label="cat" xtl="0" ytl="0" xbr="9" ybr="9" z_order="0"/>'
+        f'<box label="dog" xtl="12" ytl="0" xbr="20" ybr="9" z_order="0"/></image>'
+        for n in range(4)
+    )
+    for number in range(4):
+        photo(folder / f"p{number}.png")
+    (folder / "annotations.xml").write_text(
+        f"<annotations><meta><task><labels>{labels}</labels></task></meta>{boxes}</annotations>"
+    )
+    report = run(folder, tmp_path / "out", unlabeled_is="ignore")
+    assert report.classes == ("cat", "dog")
+    code, out, _ = cli(["data", "check", tmp_path / "out", "--set", "data.crop_px=8"])
+    assert code == 0 and "raw_ids" not in out and "0 warnings" in out
+
+
+def test_too_few_labels_to_train_are_said(tmp_path: Path) -> None:
+    for number in range(3):
+        labelme(tmp_path / "source", f"p{number}", CAT)
+    report = run(tmp_path / "source", tmp_path / "out")
+    assert kinds(report)["too few labels"] == (
+        "2 labeled training images, gmtool train needs 3: label more (1 of the labeled images went to validation)"
+    )
+    labelme(tmp_path / "source", "p3", CAT)
+    assert "too few labels" not in kinds(run(tmp_path / "source", tmp_path / "out"))

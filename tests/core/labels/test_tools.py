@@ -52,7 +52,7 @@ def test_masks_are_those_of_cvat_and_datumaro(tool: str, tmp_path: Path) -> None
     report = import_golden(tool, tmp_path / "out")
     np.testing.assert_array_equal(read(tmp_path / "out"), truth("datumaro.png"))
     assert (report.parts, report.labeled) == ({"train": 1, "val": 1}, {"train": 1, "val": 1})
-    assert not report.problems
+    assert {problem.kind for problem in report.problems} <= {"too few labels"}
 
 
 def test_coco_boxes_give_no_mask(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_coco_boxes_give_no_mask(tmp_path: Path) -> None:
     expected = truth("datumaro.png").copy()
     expected[2:8, 18:27] = 0
     np.testing.assert_array_equal(read(tmp_path / "out"), expected)
-    (problem,) = report.problems
+    (problem,) = [one for one in report.problems if one.kind != "too few labels"]
     assert problem.kind == "boxes without outline" and "annotation 2 is a box" in problem.message
 
 

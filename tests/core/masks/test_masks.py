@@ -48,8 +48,41 @@ def test_a_label_out_of_range_is_named_with_its_likely_cause(tmp_path: Path) -> 
 
 
 def test_a_colour_mask_is_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "m.png")
+    Image.new("RGB", (4, 4), (0, 128, 0)).save(tmp_path / "m.png")
     with pytest.raises(ColorMaskError, match="mode RGB.*colour-coded.*--set data.mask_values=color"):
+        read_mask(tmp_path / "m.png", VOC)
+    Image.new("RGB", (4, 4), (3, 0, 0)).save(tmp_path / "m.png")
+    with pytest.raises(ColorMaskError, match="red channel alone: save that channel as grey"):
+        read_mask(tmp_path / "m.png", VOC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_three_equal_channels_are_labels(tmp_path: Path, mode: str) -> None:
+    labels = np.array([[0, 1, 20], [5, 255, 3]], dtype=np.uint8)
+    Image.fromarray(labels).convert(mode).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", VOC), labels)
+    classes = ClassSet.from_dict({"names": ["a", "b"], "raw_ids": [5, 20]}, where="here")
+    assert read_mask(tmp_path / "m.png", classes, values="raw").tolist() == [[255, 255, 1], [0, 255, 255]]
+    with pytest.raises(LabelError, match=r"has colours that no class has: .*the mask is grey: are its val"):
+        read_mask(tmp_path / "m.png", VOC, values="color")
+
+
+def test_all_unknown_colours_are_named_with_shares_and_the_palette_before_ignored_ones(
+    tmp_path: Path,
+) -> None:
+    pixels = np.zeros((1, 8, 3), dtype=np.uint8)
+    pixels[0, 1:3], pixels[0, 3:8] = (9, 8, 7), (1, 2, 3)
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    with pytest.raises(LabelError) as raised:
+        read_mask(tmp_path / "m.png", VOC, values="color")
+    line = str(raised.value)
+    assert "colours that no class has: [1, 2, 3] (62.5 %), [9, 8, 7] (25 %): " in line
+    assert line.index('"palette"') < line.index('"ignore_colors"')
+
+
+def test_all_labels_out_of_range_are_named(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 30, 40, 200]], dtype=np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(LabelError, match="has labels 30, 40, 200, but the data set has 21 classes"):
         read_mask(tmp_path / "m.png", VOC)
 
 
@@ -63,7 +96,7 @@ def test_a_truncated_mask_is_refused(tmp_path: Path) -> None:
 
 def test_a_raw_id_among_unknown_labels_tells_what_the_mask_is(tmp_path: Path) -> None:
     Image.fromarray(np.array([[29, 30, 26]], dtype=np.uint8)).save(tmp_path / "m.png")
-    with pytest.raises(RawIdError, match="has label 26.*--set data.mask_values=raw"):
+    with pytest.raises(RawIdError, match="has labels 26, 29, 30,.*--set data.mask_values=raw"):
         read_mask(tmp_path / "m.png", CITYSCAPES)
 
 
@@ -94,7 +127,7 @@ def test_colours_become_class_indices(tmp_path: Path, mode: str, classes: ClassS
 
 def test_colours_of_no_class_are_named_unless_they_are_to_be_ignored(tmp_path: Path) -> None:
     Image.fromarray(np.array([[[0, 0, 0], [1, 2, 3], [224, 224, 192]]], dtype=np.uint8)).save(tmp_path / "m.png")
-    with pytest.raises(LabelError, match=r"m\.png has colour \[1, 2, 3\], which no class has.*ignore_colors"):
+    with pytest.raises(LabelError, match=r"m\.png has colour \[1, 2, 3\] \(33.3 %\), which no.*ignore_colors"):
         read_mask(tmp_path / "m.png", VOC, values="color")
     value = VOC.to_dict() | {"ignore_colors": [[224, 224, 192], [1, 2, 3]]}
     classes = ClassSet.from_dict(value, where="here")

@@ -12,7 +12,7 @@ from gmtool_serving.backends.onnx_runtime import OrtBackend
 from gmtool_serving.inputs.collect import collect_images
 from gmtool_serving.pipeline.run import predict_images
 from gmtool_serving.scoring.evaluate import choose_examples, find_examples, score
-from gmtool_serving.scoring.tasks import data_masks_task, masks_task, model_task
+from gmtool_serving.scoring.tasks import data_masks_task, folder_task, masks_task, model_task
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -52,7 +52,9 @@ def test_model_and_masks_and_torchmetrics_and_training_agree(
     val = toy_data / "ImageSets/Segmentation/val.txt"
     of_masks = score_folders(masks, toy_data / "SegmentationClass", val, classes=classes)
     of_data = score(data_masks_task(masks, split, classes=classes, values="index"), progress=iter)
-    for other in (of_masks, of_data):
+    images, truths = toy_data / "JPEGImages", toy_data / "SegmentationClass"
+    of_folder = score(folder_task(backend, images, truths, val), progress=iter)
+    for other in (of_masks, of_data, of_folder):
         np.testing.assert_array_equal(of_model.confusion, other.confusion)
         assert of_model.provenance.split_sha256 == other.provenance.split_sha256
         assert of_model.provenance.truth_sha256 == other.provenance.truth_sha256

@@ -17,9 +17,10 @@ from gmtool_serving.backends.base import Prediction
 from gmtool_serving.inputs.collect import collect_images
 from gmtool_serving.inputs.decode import DecodeOptions
 from gmtool_serving.pipeline.decoder_pool import Decoders
+from gmtool_serving.select import saved
 from gmtool_serving.select.appearance import appearance_of
 from gmtool_serving.select.certainty import CertaintyBackend
-from gmtool_serving.select.choose import class_weights, embedding_of, nearest_of
+from gmtool_serving.select.choose import choose, class_weights, embedding_of, nearest_of
 from gmtool_serving.select.job import Selection, SelectOptions, select_job
 from gmtool_serving.select.measure import Measures, measure
 from PIL import Image
@@ -259,3 +260,104 @@ def test_the_command_writes_list_table_sheet_and_masks_to_correct(
     )
     code, _, err = cli([*line, "--tolerance", 0, "--out", tmp_path / "again"])
     assert code == 2 and "--tolerance does nothing without --prelabel FORMAT" in err
+
+
+def test_bald_is_the_mutual_information_of_an_image_and_its_mirror_image() -> None:
+    logits = np.random.default_rng(1).normal(0, 2, (1, 4, 3, 6)).astype(np.float32)
+    other = np.random.default_rng(2).normal(0, 2, (1, 4, 3, 6)).astype(np.float32)
+
+    class Fixed(FakeBackend):
+        def predict(self, images: Any) -> Prediction:
+            return Prediction(None, None, logits if images[0, 0, 0, 0] == 0 else other[..., ::-1])
+
+    image = np.zeros((1, 3, 6, 3), np.uint8)
+    image[:, :, 3:] = 9
+    found = CertaintyBackend(Fixed(), "bald").predict(image).confidence
+    assert found is not None
+
+    def chances(values: Any) -> Any:
+        return np.exp(values.astype(np.float64)) / np.exp(values.astype(np.float64)).sum(axis=1, keepdims=True)
+
+    def entropy(p: Any) -> Any:
+        return -(p * np.log(p)).sum(axis=1)
+
+    one, two = chances(logits), chances(other)
+    information = entropy((one + two) / 2) - (entropy(one) + entropy(two)) / 2
+    np.testing.assert_allclose(found, 255 * (1 - np.sqrt(information / np.log(2))), atol=0.51)
+
+
+def test_kmeans_plus_plus_draws_by_squared_distance() -> None:
+    """Nine images at one place and one far away: that one comes first, whatever the seed."""
+    shares = np.zeros((10, 2), dtype=np.float32)
+    shares[:, 0], shares[9] = 1, (0, 1)
+    empty = np.zeros((10, 1), dtype=np.float32)
+    images: Any = range(10)
+    measures = Measures(images, np.ones(10, dtype=bool), shares, shares, empty, empty.astype(np.uint8), {})
+    how: dict[str, Any] = {"strategy": "kmeans++", "labeled": [0], "duplicate_levels": 0.0}
+    assert {choose(measures, 1, seed=seed, **how).chosen[0] for seed in range(8)} == {9}
+    later = {tuple(choose(measures, 3, seed=seed, **how).chosen[1:]) for seed in range(8)}
+    assert len(later) > 1 and all(len(set(places)) == 2 and 9 not in places for places in later)
+
+
+def test_distances_are_those_of_the_models_embedding_if_it_has_one(pool: Path, tmp_path: Path) -> None:
+    class Embedding(FakeBackend):
+        """Sees nothing but the green channel's mean, beside a coordinate that is larger and the same for all."""
+
+        def predict(self, images: Any) -> Prediction:
+            found = super().predict(images)
+            green = images[..., 1].reshape(len(images), -1).mean(axis=1)
+            vectors = np.stack([green, np.full(len(images), 9000.0)], axis=1).astype(np.float32)
+            return Prediction(found.mask, found.confidence, embedding=vectors)
+
+    images = collect_images([str(pool)], tmp_path / "out")
+    decoders = Decoders(1, DecodeOptions(), isolated=False)
+    found = measure(
+        images, CertaintyBackend(Embedding(outputs=("mask", "confidence")), "confidence"), decoders, batch=3
+    )
+    decoders.close()
+    green = np.array([25 * int(image.output.name[4:]) if "sure" in image.output.name else 200 for image in images])
+    assert found.embedding is not None
+    np.testing.assert_allclose(found.embedding[:, 0], green, atol=1)
+    vectors = embedding_of(found).astype(np.float32)
+    np.testing.assert_allclose(vectors[:, 0], np.sign(green - green.mean()), atol=0.01)
+    chosen = choose(found, 2, strategy="coreset", labeled=[], seed=0, duplicate_levels=0.0).chosen
+    assert np.sign(green - green.mean())[chosen].sum() == 0
+
+
+@pytest.mark.parametrize("every_s", [0.0, 60.0])
+def test_an_interrupted_selection_goes_on_with_what_was_measured(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float
+) -> None:
+    """Saved after each batch, and by the interruption itself."""
+    monkeypatch.setattr(saved, "EVERY_S", every_s)
+    monkeypatch.setattr(saved, "LARGEST_SHARE", 1e9)
+    seen: list[int] = []
+
+    class Interrupted(FakeBackend):
+        """Stops as by Ctrl-C after some images."""
+
+        stop_at = 7
+
+        def predict(self, images: Any) -> Prediction:
+            seen.append(len(images))
+            if len(seen) == self.stop_at:
+                raise KeyboardInterrupt
+            return super().predict(images)
+
+    how: dict[str, Any] = {"count": 3, "batch": 1, "seed": 4}
+    outputs: Any = ("mask", "confidence")
+    whole = run(pool, tmp_path / "whole", FakeBackend(outputs=outputs), **how)
+    with pytest.raises(KeyboardInterrupt):
+        run(pool, tmp_path / "out", Interrupted(outputs=outputs), **how)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["unfinished.npz"]
+    with pytest.raises(ConfigError, match=r"unfinished\.npz is of a selection with another model, pool or opt"):
+        run([pool / "a.png", pool / "b.png"], tmp_path / "out", FakeBackend(outputs=outputs), **how)
+    before = len(seen)
+    again = Interrupted(outputs=outputs)
+    again.stop_at = 10**6
+    found = run(pool, tmp_path / "out", again, **how)
+    assert ids(found) == ids(whole)
+    # Six images were measured before; three chosen ones are predicted again for the contact sheet
+    assert len(seen) - before == 12 - 6 + 3
+    assert not (tmp_path / "out/unfinished.npz").exists()
+    assert (tmp_path / "out/scores.csv").read_bytes() == (tmp_path / "whole/scores.csv").read_bytes()

@@ -77,5 +77,7 @@ def _refuse_missing_paths(data: DataConfig) -> None:
 
 
 def _refuse_missing_weights(named: str) -> None:
-    if named not in ("imagenet", "none") and not Path(named).is_file():
-        raise CheckpointError(f"encoder weights {named}: no such file; expected imagenet, none or a file")
+    if named not in ("imagenet", "none") and not Path(named).exists():
+        raise CheckpointError(
+            f"encoder weights {named}: no such file; expected imagenet, none, a file or a run folder"
+        )

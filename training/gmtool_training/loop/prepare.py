@@ -71,8 +71,8 @@ def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> Trai
             remark(f"warning: {warning.message}")
     remark(
         f"data: {len(data.labeled.samples)} labeled ({data.labeled.name}), {len(data.unlabeled.samples)} "
-        f"unlabeled, {len(data.val.samples)} validation ({data.val.name}), {len(classes)} classes, "
-        f"seed {config.run.seed}"
+        f"unlabeled ({data.unlabeled.name}), {len(data.val.samples)} validation ({data.val.name}), "
+        f"{len(classes)} classes, seed {config.run.seed}"
     )
     return data
 

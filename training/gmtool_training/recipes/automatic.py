@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from gmtool.config import INPUT_SCALES, TrainConfig
-from gmtool.data.datasets import load_training_data
+from gmtool.data.datasets import FEWEST_LABELED, load_training_data
 from gmtool.errors import ConfigError
 from gmtool.images import displayed_size, open_image
 from gmtool.nn.packaged_weights import packaged_file
@@ -19,8 +19,6 @@ LOOKED_AT = 64
 SMALLEST_PX, LARGEST_PX = 250, 900
 """Side of a square with as many pixels as an image has for the encoder, after `model.input_scale`: candidates lie
 in between. Smaller ones show too little, larger ones take too long on a processor."""
-FEWEST = 3
-"""Labeled images from which some can be kept out of a fit."""
 DEFAULT_MINUTES = 30.0
 """Time that a run takes at most if none is asked for; few labels need less."""
 
@@ -46,10 +44,10 @@ def choose_settings(config: TrainConfig, *, minutes: float | None) -> Chosen:
     """
     found = load_training_data(config.data)
     count = len(found.labeled.samples)
-    if count < FEWEST:
+    if count < FEWEST_LABELED:
         raise ConfigError(
             f"{count} labeled images in {found.labeled.name}: settings are chosen by labels that are kept out of "
-            f"a fit, which takes at least {FEWEST}: label more, or give --recipe supervised"
+            f"a fit, which takes at least {FEWEST_LABELED}: label more, or give --recipe supervised"
         )
     step = max(1, len(found.labeled.samples) // LOOKED_AT)
     sizes = [displayed_size(open_image(sample.image_path)) for sample in found.labeled.samples[::step]]
@@ -65,7 +63,8 @@ def choose_settings(config: TrainConfig, *, minutes: float | None) -> Chosen:
         f"input scale: {_listed(scales)} for images of about {width}x{height}"
         + ("; labeled images kept out of the fit decide" if len(scales) > 1 else ""),
         "class weights: (share of the labeled pixels) ** -0.5, so that rare classes count",
-        f"unlabeled images: {len(found.unlabeled.samples)}, used unless labeled images kept out of the fit lose",
+        f"unlabeled images: {len(found.unlabeled.samples)} ({found.unlabeled.name}), used unless labeled images "
+        "kept out of the fit lose",
         f"time: about {allowed:g} minutes on a machine that does nothing else"
         + ("" if minutes is not None else "; --minutes N changes that"),
     )

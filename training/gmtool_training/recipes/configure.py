@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from gmtool.artifact.checkpoints import read_checkpoint
@@ -82,7 +83,8 @@ def _own_files(kind: str, asked: Settings) -> Settings:
     if kind == "folder" and "data.root" in asked and "data.classes" not in asked:
         raise ConfigError(
             f"{classes} does not exist: it names the classes in the order of their labels, such as "
-            '{"names": ["background", "road", "car"]} for the labels 0, 1 and 2; write it, or give --classes FILE '
-            f"(or one of {', '.join(BUILT_IN)})"
+            '{"names": ["background", "road", "car"]} for the labels 0, 1 and 2; write it, let gmtool data init '
+            f"{quote(str(asked['data.root']))} propose it from the masks, or give --classes FILE (or one of "
+            f"{', '.join(BUILT_IN)})"
         )
     return {}
