@@ -100,7 +100,7 @@ TRAINING_MISTAKES = {
     "value": (["train", "voc", "--data", "{data}", "--iterations", "0"], "setting optim.iterations: got 0"),
     "device": (["train", "voc", "--data", "{data}", "--device", "gpu"], "setting run.device: got 'gpu'"),
     "classes": (["train", "voc", "--data", "{data}", "--classes", "citys"], "did you mean cityscapes?"),
-    "list": (["train", "voc", "--data", "{data}", "--labels", "no.txt"], "no.txt: cannot be read"),
+    "list": (["train", "voc", "--data", "{data}", "--labels", "no.txt"], "split list no.txt does not exist: expected"),
     "config": (["train", "voc", "--data", "{data}", "--config", "no.toml"], "no.toml: cannot be read"),
     "overlap": (
         ["train", "voc", "--data", "{data}", "--labels", "{data}/ImageSets/Segmentation/val.txt"],
@@ -159,7 +159,7 @@ def test_a_mistake_elsewhere_is_one_line(
         (["evaluate", "--predictions", "x", "--model", "y"], "take one of them"),
         (["evaluate", "--sliding", "512x"], "--sliding 512x: expected HEIGHTxWIDTH"),
         (["evaluate", "--scales", "1,big"], "--scales 1,big: expected numbers"),
-        (["evaluate", "--images", "x"], "--images is for --predictions"),
+        (["evaluate", "--images", "x"], "--images needs --ground-truth DIR"),
         (["evaluate", "--report", "x", "--flip"], "--flip scores anew, --report takes a saved score"),
         (["evaluate", "--set", "optim.lr=1"], "only settings of the data apply"),
         (["train"], "train what?"),
