@@ -100,7 +100,10 @@ TRAINING_MISTAKES = {
     "value": (["train", "voc", "--data", "{data}", "--iterations", "0"], "setting optim.iterations: got 0"),
     "device": (["train", "voc", "--data", "{data}", "--device", "gpu"], "setting run.device: got 'gpu'"),
     "classes": (["train", "voc", "--data", "{data}", "--classes", "citys"], "did you mean cityscapes?"),
-    "list": (["train", "voc", "--data", "{data}", "--labels", "no.txt"], "split list no.txt does not exist: expected"),
+    "list": (
+        ["train", "voc", "--data", "{data}", "--labels", "no.txt"],
+        "split list no.txt does not exist: expected",
+    ),
     "config": (["train", "voc", "--data", "{data}", "--config", "no.toml"], "no.toml: cannot be read"),
     "overlap": (
         ["train", "voc", "--data", "{data}", "--labels", "{data}/ImageSets/Segmentation/val.txt"],
