@@ -17,6 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 from gmtool_export.graph import onnx as onnx_graph
+from on_card import card, on_card, toy_model_on_card  # noqa: F401  fixtures of tests/gpu
 
 from gmtool.cli import app as command_line
 from gmtool.config import TrainConfig

@@ -10,7 +10,6 @@ import onnxruntime as ort
 import pytest
 import torch
 from conftest import Cli
-from gmtool_export import run as run_module
 from gmtool_export.graph.onnx import export_graph, finish, keep_outputs, precision_of
 from gmtool_export.int8.quantize import measure_ranges, quantize_graph
 from gmtool_export.int8.sensitivity import SwitchedModel, agreement, layer_errors
@@ -22,7 +21,6 @@ from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.errors import NonFiniteError
 from gmtool.images import UInt8Array, read_image
 from gmtool.nn.checkpoint import load_network
-from gmtool.nn.model import GuidedMixNet
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +29,6 @@ def run(toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("precisions") / "run"
     shutil.copytree(toy_run, copy)
     return copy
-
-
-@pytest.fixture(autouse=True)
-def exported_once(graph: onnx.ModelProto, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch.onnx, the slowest part, run once a precision: the network is the same in every test here."""
-
-    def export_or_take(network: GuidedMixNet, *, half: bool = False) -> onnx.ModelProto:
-        return export_graph(network, half=True) if half else graph
-
-    monkeypatch.setattr(run_module, "export_graph", export_or_take)
 
 
 @pytest.fixture(scope="module")

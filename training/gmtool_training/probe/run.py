@@ -12,7 +12,7 @@ from gmtool.artifact.checkpoints import read_checkpoint
 from gmtool.artifact.lookup import find_checkpoint
 from gmtool.artifact.run_record import Choice
 from gmtool.classes import ClassSet
-from gmtool.config import ProbeConfig, TrainConfig
+from gmtool.config import TrainConfig
 from gmtool.console import remark
 from gmtool.data.datasets import TrainingData
 from gmtool.errors import ConfigError
@@ -22,7 +22,8 @@ from gmtool_training.data.cache import Readers
 from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
 from gmtool_training.probe.bank import Bank, View, views_of
 from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
-from gmtool_training.probe.head import Head, HiddenOptions, fit_hidden, fit_linear, head_of, install
+from gmtool_training.probe.fit_time import FitPlan, measure_fits, plan_fits
+from gmtool_training.probe.head import Head, HiddenOptions, Rows, fit_hidden, fit_linear, head_of, install
 from gmtool_training.probe.judge import choices_of, judge
 from gmtool_training.probe.pictures import Teaching
 from gmtool_training.probe.self_training import FOLDS, Fit, folds_of, labeled_rows, self_train
@@ -116,7 +117,8 @@ def fit_probe(
     # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
     with stages("choice of the classifier"):
         folds = folds_of(labeled, FOLDS, random)
-        fits = _fits(probe, config.model.decoder_channels, random)
+        plan = _plan(config, labeled_rows(labeled, len(classes)), unlabeled, budget)
+        fits = _fits(plan, config.model.decoder_channels, random)
         judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
         best = max(judged, key=lambda one: one.score)
     remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}")
@@ -133,7 +135,7 @@ def fit_probe(
     decoders = [decoder_of(head, network) for head in heads]
     network.decoder = decoders[-1]
     return ProbeResult(
-        steps=probe.steps,
+        steps=plan.steps,
         channels=config.model.decoder_channels if best.kind == "hidden layer" else 0,
         decoders=tuple(decoders),
         choices=choices_of(judged, best, probe, own=teacher is None),
@@ -201,17 +203,30 @@ def _earlier_head(network: GuidedMixNet, config: TrainConfig, kind: str) -> Head
     return head_of(network.decoder)
 
 
-def _fits(probe: ProbeConfig, channels: int, random: np.random.Generator) -> dict[str, Fit]:
-    """Return the kinds of classifiers that the settings allow, and what fits one."""
-    options = HiddenOptions(channels=channels, steps=probe.steps)
-    every: dict[str, Fit] = {
-        "hidden layer": lambda rows, start: fit_hidden(rows, options=options, random=random, start=start),
-        "linear": lambda rows, start: fit_linear(rows, start=start),
-    }
-    if channels == 0 or probe.head == "linear":
-        del every["hidden layer"]
-    elif probe.head == "hidden":
-        del every["linear"]
+def _plan(config: TrainConfig, rows: Rows, unlabeled: Bank | None, budget: _Budget) -> FitPlan:
+    """Return the kinds of classifiers that settings and time allow, and their steps; say what was left out."""
+    probe, channels = config.probe, config.model.decoder_channels
+    has_hidden = channels > 0 and probe.head != "linear"
+    whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps)
+    if probe.minutes is None:
+        return whole
+    times = measure_fits(rows, HiddenOptions(channels=max(channels, 1)))
+    rounds = 0 if unlabeled is None else probe.rounds
+    plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
+    if plan != whole:
+        kind = f"hidden layer, {plan.steps} steps a fit" if plan.hidden else "linear"
+        remark(f"classifier: {kind}: more does not fit into {budget.left_s:.0f} s")
+    return plan
+
+
+def _fits(plan: FitPlan, channels: int, random: np.random.Generator) -> dict[str, Fit]:
+    """Return the kinds of classifiers of a plan, and what fits one."""
+    options = HiddenOptions(channels=channels, steps=plan.steps)
+    every: dict[str, Fit] = {}
+    if plan.hidden:
+        every["hidden layer"] = lambda rows, start: fit_hidden(rows, options=options, random=random, start=start)
+    if plan.linear:
+        every["linear"] = lambda rows, start: fit_linear(rows, start=start)
     return every
 
 

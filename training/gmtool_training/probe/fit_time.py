@@ -1,0 +1,76 @@
+"""Fits that the time allows: one kind of classifier instead of two, then fewer steps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gmtool_training.probe.head import HiddenOptions, Rows, fit_hidden, fit_linear
+from gmtool_training.probe.self_training import FOLDS
+
+LEAST_STEPS = 100
+"""Steps of a hidden layer's fit, at least."""
+TRIAL_STEPS = 20
+TRIAL_ITERATIONS = 3
+LINEAR_ITERATIONS = 40
+"""What `fit_linear` takes, at most."""
+
+
+@dataclass(frozen=True)
+class FitTimes:
+    """Measured seconds."""
+
+    step: float
+    """Of a hidden layer's fit."""
+    linear: float
+    """Of a whole linear fit."""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """Kinds of classifiers that are fitted, and how long."""
+
+    hidden: bool
+    linear: bool
+    steps: int
+    """Of a hidden layer."""
+
+
+def measure_fits(rows: Rows, options: HiddenOptions) -> FitTimes:
+    """Time a step of each kind of fit on these rows."""
+    random = np.random.default_rng(0)
+    started = time.monotonic()
+    fit_hidden([rows], options=replace(options, steps=TRIAL_STEPS), random=random)
+    step = (time.monotonic() - started) / TRIAL_STEPS
+    started = time.monotonic()
+    fit_linear([rows], iterations=TRIAL_ITERATIONS)
+    return FitTimes(step, (time.monotonic() - started) / TRIAL_ITERATIONS * LINEAR_ITERATIONS)
+
+
+def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> FitPlan:
+    """Return what fits into `seconds`.
+
+    Each kind is judged by `FOLDS` fits, twice as many with self-training; the one that is taken is fitted once
+    more, and in each round. Self-training gains most with a hidden layer; labels alone are as well off with a
+    linear classifier, which takes less.
+
+    Args:
+        whole: Everything that the settings ask for.
+        times: Of this machine.
+        rounds: Rounds of self-training; 0 without unlabeled images.
+        seconds: What is left.
+    """
+    judging = FOLDS * (2 if rounds else 1)
+    fits = judging + 1 + rounds
+    of_linear = judging * times.linear
+    of_hidden = fits * whole.steps * times.step
+    if not (whole.hidden and whole.linear):
+        of_linear, of_hidden = (0.0, of_hidden) if whole.hidden else (of_linear, 0.0)
+    if of_linear + of_hidden <= seconds or not whole.hidden:
+        return whole
+    if not rounds and whole.linear:
+        return replace(whole, hidden=False)
+    steps = min(whole.steps, int(seconds / (fits * times.step)))
+    return replace(whole, linear=False, steps=max(min(LEAST_STEPS, whole.steps), steps))
