@@ -34,7 +34,7 @@ class TestDilatedPyramid(EncoderContract):
 class TestPyramidOfStride32(EncoderContract):
     """FastViT, MambaOut, RepViT, PVT, EfficientViT: they have one output stride. Here PVT with a block a stage."""
 
-    name, last_stride = "timm:pvt_v2_b0", 32
+    name, decoder, last_stride = "timm:pvt_v2_b0", "pyramid", 32
 
     @pytest.fixture(autouse=True)
     def one_block_a_stage(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from gmtool_training.engine import build_step as build_step_module
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop import run as run_module
 from gmtool_training.loop.run import resume, train
@@ -176,7 +177,7 @@ def test_the_first_signal_saves_and_the_line_goes_on_exactly(
         os.kill(os.getpid(), number)
         return real_step(*arguments, **keywords)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run_module, "guidedmix_step", step_with_signal)
+    monkeypatch.setattr(build_step_module, "guidedmix_step", step_with_signal)
     (tmp_path / "config.toml").write_text(dump_config(short_config))
     run_dir = tmp_path / "run"
     code, _, err = cli(["train", "voc", "--config", tmp_path / "config.toml", "--out", run_dir])

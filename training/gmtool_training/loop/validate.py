@@ -12,10 +12,10 @@ from gmtool.classes import ClassSet
 from gmtool.config import DataConfig
 from gmtool.data.datasets import Split
 from gmtool.errors import DataError
-from gmtool.nn.copying import copied
 from gmtool.nn.model import GuidedMixNet, Output, normalize
 from gmtool.report.metrics import Int64Array, count_pairs, matrix_of_pairs
 from gmtool_training.data.batches import whole_images
+from gmtool_training.data.copying import copied
 from gmtool_training.data.readers import LabeledReader
 from gmtool_training.engine.machine import Machine, any_size
 from gmtool_training.engine.validation_memory import REMEDY, is_out_of_memory

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
-from gmtool.nn.copying import copied
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch
+from gmtool_training.data.copying import copied
 from gmtool_training.method.batchnorm import frozen_statistics
 from gmtool_training.method.losses import StepLosses, cross_entropy, image_classification, squared_difference
 from gmtool_training.method.mixing import decouple, draw_lambda, mix_pairs, nearest_others, random_others

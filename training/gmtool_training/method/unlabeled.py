@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmtool.config import MethodConfig
-from gmtool.nn.copying import copied
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch
+from gmtool_training.data.copying import copied
 from gmtool_training.method.batchnorm import frozen_statistics
 from gmtool_training.method.losses import pseudo_cross_entropy, squared_difference
 from gmtool_training.method.mixing import decouple, mix_pairs, nearest_partners, random_partners
