@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gmtool.api import prediction
 from gmtool.cli import signals
-from gmtool.cli.options import AsJson, Device, MaskEncoding, Model, Threads, Trust, groups
+from gmtool.cli.options import (
+    AsJson,
+    Batch,
+    Bits,
+    Device,
+    Exif,
+    MaskEncoding,
+    MaxPixels,
+    Model,
+    Threads,
+    Trust,
+    groups,
+)
 from gmtool.console import result
 from gmtool.errors import needs_extra
 
@@ -74,15 +86,9 @@ def predict(
     shard: Annotated[
         str | None, typer.Option(metavar="NUMBER/COUNT", help="Do one part of the job: 1/4, 2/4, ...")
     ] = None,
-    exif: Annotated[
-        Literal["apply", "ignore"], typer.Option(help="Masks of images as displayed, or as stored.")
-    ] = "apply",
-    bits: Annotated[
-        int, typer.Option(min=8, max=16, help="Bits that 16-bit grey images use: 12 for many cameras.")
-    ] = 16,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse larger images before decoding. [200000000]")
-    ] = None,
+    exif: Exif = "apply",
+    bits: Bits = 16,
+    max_pixels: MaxPixels = None,
     root: Annotated[
         str | None, typer.Option(help="Folder of relative paths in lists and COCO files. [that of the file]")
     ] = None,
@@ -95,9 +101,7 @@ def predict(
         int | None, typer.Option(min=0, metavar="PX", help="Smallest shape, for labeling tools. [16]")
     ] = None,
     device: Device = "auto",
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8]")
-    ] = None,
+    batch: Batch = None,
     threads: Threads = 0,
     workers: Annotated[
         int | None,

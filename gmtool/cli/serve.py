@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from gmtool.api import serving
-from gmtool.cli.options import Device, Threads, Trust, groups
+from gmtool.cli.options import Batch, Bits, Device, Exif, MaxPixels, Threads, Trust, Workers, groups
 
 EPILOG = groups(
     {
@@ -50,15 +50,9 @@ def serve(
     body_timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Time that a client has to send a body.")
     ] = 15.0,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse larger images before decoding. [200000000]")
-    ] = None,
-    exif: Annotated[
-        Literal["apply", "ignore"], typer.Option(help="Masks of images as displayed, or as stored.")
-    ] = "apply",
-    bits: Annotated[
-        int, typer.Option(min=8, max=16, help="Bits that 16-bit grey images use: 12 for many cameras.")
-    ] = 16,
+    max_pixels: MaxPixels = None,
+    exif: Exif = "apply",
+    bits: Bits = 16,
     pad: Annotated[
         int, typer.Option(min=0, metavar="PX", help="Pad images to a multiple, so that more have one size.")
     ] = 0,
@@ -67,14 +61,9 @@ def serve(
         typer.Option(metavar="DIR", help="Folder of images that the page offers. [validation images of the run]"),
     ] = None,
     device: Device = "auto",
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8]")
-    ] = None,
+    batch: Batch = None,
     threads: Threads = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8]"),
-    ] = None,
+    workers: Workers = None,
     trust: Trust = False,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Print a line of JSON for each request on stdout.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -135,59 +135,37 @@ def train(
             "train what? give the folder of a data set, or a kind: voc, voc-aug, cityscapes, context, folder, "
             "coco, toy; or --resume RUN"
         )
-    elif folds is not None:
-        from gmtool.api.cross_validation import cross_validate, refuse_with_folds
-
-        refuse_with_folds({"--val": val, "--init": init, "--teacher": teacher, "--download": download})
-        validated = cross_validate(
-            kind,
-            folds,
-            data=data,
-            classes=classes,
-            labels=labels,
-            settings=set_ or [],
-            seed=seed,
-            out=out or fresh_dir(Path(kind or data or "run").name),
-            unlabeled=unlabeled,
-            encoder_weights=encoder_weights,
-            encoders=encoders.split(",") if encoders else (),
-            recipe=recipe,
-            config=config,
-            device=device,
-            iterations=iterations,
-            minutes=minutes,
-            compile=compile_,
-            cache=cache,
-        )
-        result(validated.to_markdown())
-        remark(f"lists, runs and table: {validated.run_dir}")
-        return
     else:
         out = out or fresh_dir(Path(kind or data or "run").name)
+        choices: dict[str, Any] = {
+            "data": data,
+            "classes": classes,
+            "labels": labels,
+            "unlabeled": unlabeled,
+            "encoder_weights": encoder_weights,
+            "encoders": encoders.split(",") if encoders else (),
+            "recipe": recipe,
+            "config": config,
+            "settings": set_ or [],
+            "out": out,
+            "device": device,
+            "seed": seed,
+            "iterations": iterations,
+            "minutes": minutes,
+            "compile": compile_,
+            "cache": cache,
+        }
+        of_one_run: dict[str, Any] = {"val": val, "init": init, "teacher": teacher, "download": download}
+        if folds is not None:
+            from gmtool.api.cross_validation import cross_validate, refuse_with_folds
+
+            refuse_with_folds({f"--{name}": value for name, value in of_one_run.items()})
+            validated = cross_validate(kind, folds, **choices)
+            result(validated.to_markdown())
+            remark(f"lists, runs and table: {validated.run_dir}")
+            return
         with advising_to_resume(out):
-            trained = training.train(
-                kind,
-                data=data,
-                classes=classes,
-                labels=labels,
-                unlabeled=unlabeled,
-                val=val,
-                encoder_weights=encoder_weights,
-                encoders=encoders.split(",") if encoders else (),
-                init=init,
-                teacher=teacher,
-                recipe=recipe,
-                config=config,
-                settings=set_ or [],
-                out=out,
-                device=device,
-                seed=seed,
-                iterations=iterations,
-                minutes=minutes,
-                compile=compile_,
-                cache=cache,
-                download=download,
-            )
+            trained = training.train(kind, **choices, **of_one_run)
     from gmtool.report.tables import to_markdown
 
     result(to_markdown(trained.report))

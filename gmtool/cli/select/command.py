@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gmtool.cli.options import AsJson, Device, Model, Threads, Trust, groups
+from gmtool.cli.options import AsJson, Batch, Bits, Device, Exif, MaxPixels, Model, Threads, Trust, Workers, groups
 from gmtool.errors import needs_extra
 
 if TYPE_CHECKING:
@@ -68,22 +68,13 @@ def select(
     min_confidence: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Pixels below it get no label. [0]")
     ] = None,
-    exif: Annotated[Literal["apply", "ignore"], typer.Option(help="Images as displayed, or as stored.")] = "apply",
-    bits: Annotated[
-        int, typer.Option(min=8, max=16, help="Bits that 16-bit grey images use: 12 for many cameras.")
-    ] = 16,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse larger images before decoding. [200000000]")
-    ] = None,
+    exif: Exif = "apply",
+    bits: Bits = 16,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8]")
-    ] = None,
+    batch: Batch = None,
     threads: Threads = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8]"),
-    ] = None,
+    workers: Workers = None,
     trust: Trust = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print failures and the result alone.")] = False,
     as_json: AsJson = False,

@@ -43,6 +43,8 @@ def check(setting: Setting) -> Checked:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     _train_in_two(config, folder / "two")
+    # One thread, as torchrun's processes have: the number of threads changes the order of sums
+    torch.set_num_threads(1)
     # On cards batch statistics are of both ranks' images, on processors of each rank's own
     parts = 1 if place == "cuda" else 2
     train(replace(config, optim=replace(config.optim, accumulation=parts)), folder / "one")
@@ -67,7 +69,10 @@ def _train_in_two(config: TrainConfig, run: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     training = ["-m", "gmtool", "train", "voc", "--config", os.fspath(settings), "--out", os.fspath(run)]
-    done = subprocess.run([sys.executable, *torchrun, *training], capture_output=True, text=True, check=False)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *torchrun, *training], env=environment, capture_output=True, text=True, check=False
+    )
     sys.stderr.write(done.stderr)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ") or "Error: " in line]

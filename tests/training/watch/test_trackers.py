@@ -1,6 +1,7 @@
 """Experiment trackers: what Weights & Biases and MLflow receive, offline and in a local store."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,17 @@ def wandb_records(path: Path) -> Iterator[Any]:
             yield record
 
 
+def whole_records(path: Path) -> list[Any]:
+    """All records of a run that was closed: Weights & Biases' own process may still be writing them."""
+    deadline, records = time.monotonic() + 30, list[Any]()
+    while time.monotonic() < deadline:
+        records = list(wandb_records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            break
+        time.sleep(0.05)
+    return records
+
+
 def test_wandb_offline_has_settings_curves_iou_of_classes_and_hashes(
     toy_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,15 +68,11 @@ def test_wandb_offline_has_settings_curves_iou_of_classes_and_hashes(
     settings: dict[str, object] = {}
     points: dict[str, dict[int, float]] = {}
     summary: dict[str, object] = {}
-    for record in wandb_records(path):
+    for record in whole_records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             settings |= {each.key: json.loads(each.value_json) for each in record.run.config.update}
             assert (record.run.project, record.run.display_name) == ("gmtool", "mine")
-        elif kind == "config":  # a slow machine sends the settings after the run
-            settings |= {
-                each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in record.config.update
-            }
         elif kind == "history":
             for item in record.history.item:
                 name = item.key or item.nested_key[0]

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gmtool_training.probe.head import HiddenOptions, Rows, fit_hidden, fit_linear
+from gmtool_training.probe.head import LINEAR_ITERATIONS, HiddenOptions, Rows, fit_hidden, fit_linear
 from gmtool_training.probe.self_training import FOLDS
 
 LEAST_STEPS = 100
 """Steps of a hidden layer's fit, at least."""
 TRIAL_STEPS = 20
 TRIAL_ITERATIONS = 3
-LINEAR_ITERATIONS = 40
-"""What `fit_linear` takes, at most."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,12 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
         rounds: Rounds of self-training; 0 without unlabeled images.
         seconds: What is left.
     """
+    if not whole.hidden:  # a linear fit has nothing to leave out
+        return whole
     judging = FOLDS * (2 if rounds else 1)
     fits = judging + 1 + rounds
-    of_linear = judging * times.linear
-    of_hidden = fits * whole.steps * times.step
-    if not (whole.hidden and whole.linear):
-        of_linear, of_hidden = (0.0, of_hidden) if whole.hidden else (of_linear, 0.0)
-    if of_linear + of_hidden <= seconds or not whole.hidden:
+    of_linear = judging * times.linear if whole.linear else 0.0
+    if of_linear + fits * whole.steps * times.step <= seconds:
         return whole
     if not rounds and whole.linear:
         return replace(whole, hidden=False)

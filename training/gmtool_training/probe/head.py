@@ -17,6 +17,8 @@ STATISTICS_ROWS = 50_000
 
 LINEAR_ROWS = 100_000
 """Rows that a multinomial regression takes all at once; of more, every n-th one. 0.5 GB in EfficientNet-Lite2."""
+LINEAR_ITERATIONS = 40
+"""Iterations of L-BFGS in a multinomial regression, at most."""
 BATCH_NORM_EPS = 1e-5
 """What torch adds to a variance."""
 MIN_STD = 5e-3
@@ -85,7 +87,9 @@ class HiddenOptions:
     ema_decay: float = 0.99
 
 
-def fit_linear(rows: Sequence[Rows], *, l2: float = 1e-3, iterations: int = 40, start: Head | None = None) -> Head:
+def fit_linear(
+    rows: Sequence[Rows], *, l2: float = 1e-3, iterations: int = LINEAR_ITERATIONS, start: Head | None = None
+) -> Head:
     """Fit a multinomial regression: weighted cross-entropy plus l2 / 2 times the squared weights, by L-BFGS.
 
     Args:

@@ -208,9 +208,9 @@ def _plan(config: TrainConfig, rows: Rows, unlabeled: Bank | None, budget: _Budg
     probe, channels = config.probe, config.model.decoder_channels
     has_hidden = channels > 0 and probe.head != "linear"
     whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps)
-    if probe.minutes is None:
+    if probe.minutes is None or not has_hidden:
         return whole
-    times = measure_fits(rows, HiddenOptions(channels=max(channels, 1)))
+    times = measure_fits(rows, HiddenOptions(channels=channels))
     rounds = 0 if unlabeled is None else probe.rounds
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
     if plan != whole:

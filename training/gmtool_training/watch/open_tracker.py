@@ -5,21 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gmtool.config import TrainConfig
 from gmtool.console import announcing, remark
-from gmtool.errors import TerminatedError, needs_extra
+from gmtool.errors import ConfigError, TerminatedError, needs_extra
 from gmtool.files import write_atomically
+from gmtool.json_toml import read_json, typed
 from gmtool_training.watch.tracker import NoTracker, Tracker
 
 ID_NAME = "tracker.json"
 """Kind and id of the tracker's run, in the run folder: a resumed run goes on there."""
 STOPS = (TerminatedError, KeyboardInterrupt, SystemExit)
 """Exceptions of a run that a person or a scheduler stopped."""
+
+
+@dataclass(frozen=True)
+class SavedTracker:
+    """Content of `tracker.json`."""
+
+    tracker: str
+    """`run.tracker`."""
+    id: str
+    """Its id of the run."""
 
 
 def refuse_missing_tracker(name: str) -> None:
@@ -56,7 +67,8 @@ def open_tracker(config: TrainConfig, run_dir: Path, *, is_first: bool) -> Itera
 def save_tracker_id(run_dir: Path, config: TrainConfig, tracker: Tracker) -> None:
     """Write kind and id of a tracker into the run folder, if there is one."""
     if tracker.id:
-        write_atomically(run_dir / ID_NAME, json.dumps({"tracker": config.run.tracker, "id": tracker.id}) + "\n")
+        saved = SavedTracker(config.run.tracker, tracker.id)
+        write_atomically(run_dir / ID_NAME, json.dumps(asdict(saved)) + "\n")
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
@@ -89,5 +101,5 @@ def _earlier_id(run_dir: Path, name: str) -> str | None:
     path = run_dir / ID_NAME
     if not path.is_file():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    return str(saved["id"]) if saved["tracker"] == name else None
+    saved = typed(SavedTracker, read_json(path, error=ConfigError), where=str(path), error=ConfigError)
+    return saved.id if saved.tracker == name else None
