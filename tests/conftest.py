@@ -1,5 +1,6 @@
 """Toy data, a trained toy run and its exported model, made once for all workers. One thread, offline."""
 
+# ruff: noqa: E402  the environment is set before what reads it is imported
 from __future__ import annotations
 
 import os
@@ -9,6 +10,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy or torch: children inherit i
 import gc
 import hashlib
 import sys
+
+# Where bytecode is not kept, as in many containers, each process of a test compiles torch anew: 5 s
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
