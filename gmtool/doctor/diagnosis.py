@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,6 +64,8 @@ class Facts:
     cuda_bindings: str | None
     """Version of cuda-bindings, which copies to the GPU for TensorRT."""
     resources: Resources
+    uncompiled: str | None = None
+    """Reason why each process compiles packages anew; None if their bytecode is kept."""
 
 
 def diagnose(facts: Facts) -> list[Finding]:
@@ -73,6 +77,7 @@ def diagnose(facts: Facts) -> list[Finding]:
         *_onnxruntime(facts),
         *_tensorrt(facts),
         *_resources(facts.resources),
+        _bytecode(facts.uncompiled),
     ]
 
 
@@ -262,6 +267,15 @@ def _resources(found: Resources) -> Iterator[Finding]:
         yield Finding("open files", "warning", f"at most {found.open_files}", "ulimit -n 4096")
     elif found.open_files is not None:
         yield Finding("open files", "ok", f"at most {found.open_files}" if found.open_files >= 0 else "no limit")
+
+
+def _bytecode(uncompiled: str | None) -> Finding:
+    if uncompiled is None:
+        return Finding("bytecode", "ok", "kept beside the packages")
+    text = f"not kept: {uncompiled}, so each command compiles its packages anew, 2 s for torch"
+    return Finding(
+        "bytecode", "warning", text, f"{sys.executable} -m compileall -q {sysconfig.get_path('purelib')}"
+    )
 
 
 def _memory(found: Resources) -> Finding:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -39,6 +41,7 @@ def collect_facts() -> Facts:
             tensorrt={flavour: future.result() for flavour, future in tensorrt.items()},
             cuda_bindings=_version("cuda-bindings"),
             resources=read_resources(Path.cwd()),
+            uncompiled=find_uncompiled(),
         )
 
 
@@ -89,6 +92,17 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def find_uncompiled(package: str = "torch") -> str | None:
+    """Return why each process compiles a package anew; None if its bytecode is kept."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None or Path(cache_from_source(spec.origin)).exists():
+        return None
+    if sys.dont_write_bytecode:
+        return "PYTHONDONTWRITEBYTECODE is set"
+    folder = Path(spec.origin).parent
+    return None if os.access(folder, os.W_OK) or sys.pycache_prefix else f"{folder} cannot be written to"
 
 
 def find_program() -> Finding:

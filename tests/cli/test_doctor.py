@@ -1,6 +1,8 @@
 """What `gmtool doctor` makes of a machine: this one, and those that it is not."""
 
+import compileall
 import json
+import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +15,7 @@ from conftest import Cli
 from gmtool.doctor import facts as collecting
 from gmtool.doctor import probes
 from gmtool.doctor.diagnosis import GIB, Extra, Facts, Finding, diagnose
-from gmtool.doctor.facts import read_extras
+from gmtool.doctor.facts import find_uncompiled, read_extras
 from gmtool.doctor.probes import TINY_ONNX, Probe, run_probe
 from gmtool.resources import Resources
 
@@ -230,6 +232,13 @@ SICK: dict[str, tuple[Facts, str, str, str, str]] = {
         "at most 256",
         "ulimit -n",
     ),
+    "no bytecode": (
+        replace(WELL, uncompiled="PYTHONDONTWRITEBYTECODE is set"),
+        "bytecode",
+        "warning",
+        "not kept: PYTHONDONTWRITEBYTECODE is set",
+        "-m compileall -q /",
+    ),
 }
 
 
@@ -311,3 +320,17 @@ def test_packages_that_the_extras_of_a_requirement_need_are_looked_for(monkeypat
     )
     monkeypatch.setattr(metadata, "version", only_the_package)
     assert read_extras()["cuda"].missing == ("nvidia-curand",)
+
+
+def test_a_package_that_each_process_compiles_anew_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "slow_package").mkdir()
+    (tmp_path / "slow_package" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert find_uncompiled("slow_package") is None, "it will be kept"
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert find_uncompiled("slow_package") == "PYTHONDONTWRITEBYTECODE is set"
+    compileall.compile_dir(tmp_path, quiet=1)
+    assert find_uncompiled("slow_package") is None

@@ -264,8 +264,12 @@ def test_every_recipe_trains(toy_settings: Settings, tmp_path: Path, name: str) 
         "optim.iterations": 6,
         "run.log_every": 1,
         "probe.steps": 10,
-        "probe.labeled_pixels": 40,
+        "probe.labeled_pixels": 20,
+        "probe.unlabeled_pixels": 20,
+        "probe.scales": (1.0,),
         "probe.input_scales": (1.0,),
+        "probe.rounds": 1,
+        "model.encoder": "toy",
     }
     config = build_config(toy_settings, RECIPES[name], short)
     train(config, tmp_path / "run")
