@@ -18,7 +18,7 @@ from gmtool.nn.timm_encoder import TimmEncoder
 
 
 class TestToy(EncoderContract):
-    name = "toy"
+    name, decoder = "toy", "pyramid"
 
 
 class TestResNet(EncoderContract):

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from gmtool.artifact.run_record import EVENTS_NAME
@@ -125,8 +124,15 @@ class RunLog:
 
     def png(self, name: str, iteration: int, picture: bytes) -> None:
         """Give TensorBoard a picture, the bytes of a PNG."""
-        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-        self._open_board().add_image(name, pixels, iteration, dataformats="HWC")
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        # `add_image` takes pixels and would encode them once more
+        width, height = Image.open(io.BytesIO(picture)).size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=picture)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        writer = self._open_board().file_writer
+        assert writer is not None
+        writer.add_summary(summary, iteration)
 
     def _open_board(self) -> SummaryWriter:
         if self._board is None:
