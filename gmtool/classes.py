@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gmtool.class_lists import TEXT_SUFFIXES, from_json, read_class_list
+from gmtool.class_lists import IGNORE_NAMES, TEXT_SUFFIXES, from_json, read_class_list
 from gmtool.errors import DataError, did_you_mean
 from gmtool.json_toml import read_json, shown, typed
 
@@ -52,10 +52,12 @@ class ClassSet:
         if not all(0 <= raw_id <= MAX_RAW_ID for raw_id in self.raw_ids):
             raise DataError(f"class set: a raw id is a whole number from 0 to {MAX_RAW_ID}")
         if not count <= self.ignore_index <= 255:
+            has_void = self.names[0].lower() in IGNORE_NAMES
+            ids = list(range(1, count + (not has_void)))
+            leave = f"leave {self.names[0]} out of the names, " if has_void else ""
             raise DataError(
                 f"class set: ignore_index {self.ignore_index} must be from {count} to 255; if masks have 0 for "
-                f'unlabeled pixels, leave that name out, give "raw_ids": {list(range(1, count + 1))}, and read '
-                "masks with --set data.mask_values=raw"
+                f'unlabeled pixels, {leave}give "raw_ids": {ids}, and read masks with --set data.mask_values=raw'
             )
         if self.background is not None and not 0 <= self.background < count:
             raise DataError(f"class set: background {self.background} is not a class index")

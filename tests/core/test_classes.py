@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,15 @@ def test_ignored_colours_round_trip() -> None:
     classes = ClassSet.from_dict(value, where="here")
     assert classes.ignore_colors == ((1, 2, 3),)
     assert classes.to_dict() == value
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (["road", "crack", "patch"], 'unlabeled pixels, give "raw_ids": [1, 2, 3], and'),
+        (["void", "road", "crack", "patch"], 'leave void out of the names, give "raw_ids": [1, 2, 3], and'),
+    ],
+)
+def test_where_zero_is_unlabeled_the_raw_ids_are_those_of_the_classes(names: list[str], remedy: str) -> None:
+    with pytest.raises(DataError, match=re.escape(remedy)):
+        ClassSet.from_dict({"names": names, "ignore_index": 0})
