@@ -60,7 +60,7 @@ def load_training_data(config: DataConfig) -> TrainingData:
         unlabeled = _rest(layout, labeled, val, is_listed=config.labeled is not None)
     elif config.unlabeled.is_dir():
         below = Split(str(config.unlabeled), images_below(config.unlabeled, layout.reading))
-        unlabeled = _without(below, val)
+        unlabeled = _without(below, labeled, val)
     else:
         unlabeled = _split(layout, "train", config.unlabeled, with_masks=False)
     _refuse_overlap(labeled, val)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -118,5 +119,11 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     left_out = LeftOut()
     found = list(below(folder, suffixes=suffixes, left_out=left_out))
     if str(left_out):
-        remark(f"left out below {folder}: {left_out}")
+        _remark_once(f"left out below {folder}: {left_out}")
     return found
+
+
+@cache
+def _remark_once(line: str) -> None:
+    """Remark a line that several walks through the same folder would repeat."""
+    remark(line)

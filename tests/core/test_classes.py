@@ -145,4 +145,4 @@ def test_ignored_colours_round_trip() -> None:
 )
 def test_where_zero_is_unlabeled_the_raw_ids_are_those_of_the_classes(names: list[str], remedy: str) -> None:
     with pytest.raises(DataError, match=re.escape(remedy)):
-        ClassSet.from_dict({"names": names, "ignore_index": 0})
+        ClassSet.from_dict({"names": names, "ignore_index": 0}, where="classes.json")

@@ -105,7 +105,7 @@ def test_the_rest_of_a_pool_is_unlabeled(pool: DataConfig) -> None:
     assert ids(data.unlabeled.samples) == ["5", "6", "7"]
     assert data.unlabeled.name == f"{pool.root / 'images'} without labeled.txt and val.txt"
     of_folder = replace(pool, labeled=pool.root / "labeled.txt", unlabeled=pool.root / "images")
-    assert ids(load_training_data(of_folder).unlabeled.samples) == ["0", "1", "2", "5", "6", "7"]
+    assert ids(load_training_data(of_folder).unlabeled.samples) == ["5", "6", "7"]
 
 
 def test_images_with_a_mask_are_labeled_if_no_list_says_which(pool: DataConfig) -> None:
