@@ -1,9 +1,13 @@
 """OpenVINO IR: converted, proven, sealed, run by the commands that run ONNX models."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from conftest import Cli
 from gmtool_export.openvino_ir import convert_ir
@@ -51,6 +55,58 @@ def test_the_commands_take_it(model: Path, cli: Cli, toy_data: Path, tmp_path: P
     code, _, err = cli(["predict", toy_data / "JPEGImages", "--out", tmp_path / "masks", "--model", model])
     assert code == 0, err
     assert len(list((tmp_path / "masks").glob("*.png"))) == 24
+
+
+def test_benchmark_counts_its_weights(model: Path, toy_model: Path, cli: Cli, toy_data: Path) -> None:
+    few = [
+        "--images",
+        toy_data / "JPEGImages",
+        "--limit",
+        1,
+        "--rounds",
+        1,
+        "--threads",
+        1,
+        "--no-memory",
+        "--json",
+    ]
+    code, out, err = cli(["benchmark", toy_model, model, *few])
+    assert code == 0, err
+    row = json.loads(out)["models"][1]
+    assert row["size_bytes"] == model.stat().st_size + weights_path(model).stat().st_size
+    assert row["agreement"] > 0.999 and row["backend"].startswith("openvino")
+
+
+def test_fp16_keeps_half_weights_and_gives_onnx_runtimes_masks(toy_model: Path, tmp_path: Path) -> None:
+    make = onnx.helper.make_node
+    half, single, byte = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
+    weights = np.random.default_rng(0).normal(size=(6, 3, 31, 31)).astype(np.float16)
+    graph = onnx.helper.make_graph(
+        [
+            make("Cast", ["image"], ["values"], to=half),
+            make("Transpose", ["values"], ["planes"], perm=[0, 3, 1, 2]),
+            make("Conv", ["planes", "weights"], ["scores"], pads=[15] * 4),
+            make("Cast", ["scores"], ["logits"], to=single),
+            make("ArgMax", ["logits"], ["best"], axis=1, keepdims=0),
+            make("Cast", ["best"], ["mask"], to=byte),
+        ],
+        "half",
+        [onnx.helper.make_tensor_value_info("image", byte, ["batch", "height", "width", 3])],
+        [onnx.helper.make_tensor_value_info("mask", byte, ["batch", "height", "width"])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    content = onnx.helper.make_model(
+        graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 18)]
+    ).SerializeToString()
+    spec = replace(read_sealed_spec(toy_model.read_bytes(), where=toy_model), precision="fp16", outputs=("mask",))
+    path = tmp_path / "model_fp16.xml"
+    write_ir(convert_ir(content, spec), path)
+    assert weights.nbytes <= weights_path(path).stat().st_size < weights.nbytes + 1000
+    images = np.random.default_rng(1).integers(0, 9, (1, 33, 47, 3), dtype=np.uint8)
+    (expected,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(
+        ["mask"], {"image": images}
+    )
+    assert (open_backend(path, threads=1).predict(images).mask == expected).mean() > 0.99
 
 
 def test_changed_and_missing_files_are_one_line(model: Path, tmp_path: Path) -> None:
