@@ -14,7 +14,7 @@ from gmtool_export.openvino_ir import convert_ir
 from gmtool_serving.backends.onnx_runtime import OrtBackend
 from gmtool_serving.backends.opening import open_backend
 
-from gmtool.artifact.openvino_ir import ir_sidecar_path, weights_path, write_ir
+from gmtool.artifact.openvino_ir import ir_sidecar_path, read_ir, weights_path, write_ir
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.errors import ArtifactError, BackendError
 from gmtool.images import UInt8Array, read_image
@@ -58,21 +58,12 @@ def test_the_commands_take_it(model: Path, cli: Cli, toy_data: Path, tmp_path: P
 
 
 def test_benchmark_counts_its_weights(model: Path, toy_model: Path, cli: Cli, toy_data: Path) -> None:
-    few = [
-        "--images",
-        toy_data / "JPEGImages",
-        "--limit",
-        1,
-        "--rounds",
-        1,
-        "--threads",
-        1,
-        "--no-memory",
-        "--json",
-    ]
-    code, out, err = cli(["benchmark", toy_model, model, *few])
+    few = ["--limit", "1", "--rounds", "1", "--threads", "1", "--no-memory", "--json"]
+    run = toy_model.parent.parent
+    code, out, err = cli(["benchmark", run, model, "--images", toy_data / "JPEGImages", *few])
     assert code == 0, err
-    row = json.loads(out)["models"][1]
+    first, row = json.loads(out)["models"]
+    assert first["model"] == str(toy_model), "a run folder stands for its exported model"
     assert row["size_bytes"] == model.stat().st_size + weights_path(model).stat().st_size
     assert row["agreement"] > 0.999 and row["backend"].startswith("openvino")
 
@@ -123,8 +114,13 @@ def test_changed_and_missing_files_are_one_line(model: Path, tmp_path: Path) -> 
         open_backend(path)
     path = copy()
     path.write_text(path.read_text() + " ")
-    with pytest.raises(ArtifactError, match=r"model_fp32\.xml was changed after it was exported"):
+    with pytest.raises(
+        ArtifactError, match=r"model_fp32\.xml was changed after it was exported.* or give --trust"
+    ):
         open_backend(path)
+    trusted = open_backend(path, trust=True, threads=1)
+    assert trusted.model_sha256 != read_ir(model).sha256
+    assert trusted.predict(np.zeros((1, 32, 32, 3), np.uint8)).mask.shape == (1, 32, 32)
     for missing in (weights_path, ir_sidecar_path):
         path = copy()
         missing(path).unlink()
