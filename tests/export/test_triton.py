@@ -214,9 +214,7 @@ def test_what_the_plans_do_not_take_is_refused(plan: Callable[..., Path], tmp_pa
 
 
 def test_an_openvino_model_is_not_put_into_a_repository(toy_run: Path, toy_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match="--triton takes the ONNX model or the plan, not --openvino: give"
-    ):
+    with pytest.raises(UsageError, match="--triton takes the ONNX model or the plan, not --openvino: give"):
         gmtool.export(toy_run, openvino=True, triton=tmp_path / "models")
     TritonTarget(tmp_path / "models", name="it").add([toy_model.with_suffix(".xml"), toy_model])
     assert [path.name for path in (tmp_path / "models/it/1").iterdir()] == ["model.onnx"]
