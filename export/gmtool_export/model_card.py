@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gmtool.artifact.openvino_ir import IR_SUFFIX
+from gmtool.artifact.run_record import read_record
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.classes import load_classes
 from gmtool.config import TrainConfig
@@ -20,7 +21,6 @@ from gmtool_export.record import ArtifactRecord
 CARD_NAME = "MODEL.md"
 WEAK_IOU = 0.5
 """IoU below which a class is listed as weak."""
-METRICS_NAME = "metrics.jsonl"
 DATA_LICENSES = {
     "voc": "PASCAL VOC: images from Flickr, under Flickr's terms of use",
     "cityscapes": "Cityscapes: its own licence, for non-commercial purposes: https://www.cityscapes-dataset.com/license",
@@ -35,7 +35,7 @@ def model_card(
     """Return the card as Markdown; it names no folder of this machine.
 
     Args:
-        run_dir: Run folder, whose report and log are read; both may be missing.
+        run_dir: Run folder, whose report and record are read; both may be missing.
         config: Configuration of the run.
         record: Record of the model that was exported last.
         records: Records of all exported models, by file name, as `export.json` has them.
@@ -78,10 +78,10 @@ def _use(record: ArtifactRecord) -> list[str]:
         "",
     ]
     if not record.file.endswith(".onnx"):
-        return [
-            *lines,
-            f'`gmtool.load("{record.file}").predict("photo.jpg").mask`, on the GPU that it was built for.',
-        ]
+        where = "on the GPU that it was built for"
+        if record.file.endswith(IR_SUFFIX):
+            where = f"on processors; it needs its files {Path(record.file).stem}.bin and {record.file}.json"
+        return [*lines, f'`gmtool.load("{record.file}").predict("photo.jpg").mask`, {where}.']
     return [
         *lines,
         "```python",
@@ -110,8 +110,8 @@ def _files(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _training(run_dir: Path, config: TrainConfig, spec: ArtifactSpec) -> list[str]:
     data, origin = config.data, spec.provenance
-    seconds = _seconds(run_dir)
-    took = "time not recorded" if seconds is None else f"{seconds / 60:.1f} minutes"
+    seconds = read_record(run_dir).seconds
+    took = f"{seconds / 60:.1f} minutes" if seconds else "time not recorded"
     return [
         f"- data: {markdown_text(Path(str(data.root)).name)}, labeled images of "
         f"{markdown_text(Path(str(data.labeled)).name)}, sha256 of their names "
@@ -189,12 +189,3 @@ def _report(run_dir: Path) -> dict[str, Any]:
         return value if isinstance(value, dict) and needed <= set(value) else {}
     except (DataError, OSError):
         return {}
-
-
-def _seconds(run_dir: Path) -> float | None:
-    """Return the duration in the last line of the run's log; None if it is missing or damaged."""
-    try:
-        lines = (run_dir / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-        return float(json.loads(lines[-1])["seconds"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None

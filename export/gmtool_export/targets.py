@@ -96,12 +96,14 @@ class TritonTarget:
         return None if self.warmup is None else tuple(parse_size(size, where="--warmup") for size in self.warmup)
 
     def add(self, models: Sequence[Path]) -> None:
-        """Put exported models into the repository: of an ONNX model and a plan, the plan."""
+        """Put exported models into the repository: of an ONNX model and a plan, the plan; no OpenVINO model."""
         from gmtool.console import remark
         from gmtool_export.triton.config import TritonOptions
         from gmtool_export.triton.repository import export_triton
 
-        chosen = [path for path in models if path.suffix == PLAN_SUFFIX] or list(models)
+        chosen = [path for path in models if path.suffix == PLAN_SUFFIX] or [
+            path for path in models if path.suffix == ".onnx"
+        ]
         options = TritonOptions(self.max_batch, self.instances, self.queue_delay_us, self.warmup_sizes)
         made = export_triton([*chosen, *self.plans], Path(self.repository), name=self.name, options=options)
         remark(f"Triton: version {made.version} of {made.folder}, at most {made.max_batch} images at once")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gmtool.api.arguments import PathLike, as_path, refuse, refuse_idle
-from gmtool.errors import needs_extra
+from gmtool.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
     from gmtool_export.make import PlanRunner
@@ -111,6 +111,8 @@ def export(
     repository = TritonTarget(triton) if isinstance(triton, str | os.PathLike) else triton
     if repository is not None:
         refuse_idle({"--triton-plan": repository.plans}, used=plan is not None, needs="--trt")
+        if openvino and not onnx and plan is None:
+            raise UsageError("--triton takes the ONNX model or the plan, not --openvino: give --onnx too")
         repository.check()
     options = ExportOptions(
         precision=precision,

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from gmtool.artifact.checkpoints import read_checkpoint_file
+from gmtool.artifact.openvino_ir import IR_SUFFIX
 from gmtool.artifact.runs import CHECKPOINT_DIR, EXPORT_DIR, RUNS_DIR, newest_model, newest_run
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.errors import ArtifactError, CheckpointError, UsageError, some_names
@@ -17,8 +18,9 @@ def find_model(path: str | os.PathLike[str] | None) -> Path:
     """Return the file of an exported model.
 
     Args:
-        path: The file; a run folder for the ONNX model that was exported last from it; a checkpoint for the one
-            that was exported last from its weights; None for the one that was exported last below `runs/`.
+        path: The file; a run folder for the ONNX model that was exported last from it, or if it has none for the
+            OpenVINO model; a checkpoint for the one that was exported last from its weights; None for the one that
+            was exported last below `runs/`.
 
     Raises:
         ArtifactError: None was named and there is none, no such file or folder, or nothing was exported from the
@@ -33,9 +35,10 @@ def find_model(path: str | os.PathLike[str] | None) -> Path:
         raise _missing_model(path)
     if not path.is_dir():
         return path
-    models = list((path / EXPORT_DIR).glob("*.onnx"))
+    folder = path / EXPORT_DIR
+    models = list(folder.glob("*.onnx")) or list(folder.glob(f"*{IR_SUFFIX}"))
     if not models:
-        raise ArtifactError(f"{path}: no exported model in {path / EXPORT_DIR}: run gmtool export {path}")
+        raise ArtifactError(f"{path}: no exported model in {folder}: run gmtool export {path}")
     return max(models, key=lambda model: model.stat().st_mtime)
 
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 def benchmark(
     models: Annotated[
-        list[Path], typer.Argument(help="Exported models, ONNX or plans; the first is the reference.")
+        list[Path],
+        typer.Argument(
+            help="Exported models, ONNX, OpenVINO or plans, or run folders for their newest one; the first is the "
+            "reference."
+        ),
     ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of images; default: the validation set of the first model's run.")
@@ -52,9 +56,12 @@ def benchmark(
     does hurts all alike; decoding is not timed. Latency is that of a batch. Exit code 3 if a model could not be
     run.
     """
+    from gmtool.artifact.lookup import find_model
     from gmtool.artifact.shapes import parse_size
     from gmtool.console import remark, result
 
+    is_run = [model.is_dir() or model.suffix in (".json", ".safetensors") for model in models]
+    models = [find_model(model) if run else model for model, run in zip(models, is_run, strict=True)]
     with needs_extra("serve", "running a model"):
         from gmtool_serving.backends.opening import open_backend
         from gmtool_serving.benchmark.images import images_for, load_batches, spread

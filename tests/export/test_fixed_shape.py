@@ -119,3 +119,11 @@ def test_bad_shapes_are_a_wrong_usage(cli: Cli, toy_run: Path, options: list[str
 def test_a_sealed_fixed_file_is_valid(graph: onnx.ModelProto, toy_model: Path) -> None:
     spec = read_sealed_spec(toy_model.read_bytes(), where=toy_model)
     onnx.checker.check_model(onnx.load_from_string(finish(fix_shape(graph, SHAPE), spec)), full_check=True)
+
+
+def test_a_shape_beyond_memory_is_one_line(cli: Cli, toy_run: Path) -> None:
+    code, out, err = cli(["export", toy_run, "--shape", "1x99999x99999"])
+    assert (code, out) == (1, ""), err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "--shape 1x99999x99999: comparing 6 classes at it needs over 670.5 GiB" in line
+    assert not list((toy_run / "export").glob("*99999*"))

@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Cli
+from gmtool_export.model_card import model_card
+from gmtool_export.record import ArtifactRecord
 from PIL import Image
 
 from gmtool.artifact import nvidia
+from gmtool.artifact.run_record import read_record
+from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.settings import load_config
 
 
 def test_the_card_names_data_scores_and_licences_but_no_folder_of_this_machine(
@@ -23,6 +28,8 @@ def test_the_card_names_data_scores_and_licences_but_no_folder_of_this_machine(
     assert "encoder's published weights: none: it was trained from random weights" in text
     assert "weak classes (IoU below 50 %): " in text
     assert "95 % interval" in text
+    seconds = read_record(toy_run).seconds
+    assert seconds > 0 and f"iterations, {seconds / 60:.1f} minutes;" in text
     assert text.count("\n| ") > 8 and "| 5 | ring |" in text
     assert str(toy_data.parent) not in text and os.sep + "tmp" not in text
 
@@ -37,6 +44,14 @@ def test_the_five_lines_of_the_card_run(toy_run: Path, tmp_path: Path, monkeypat
     exec(compile(code, "MODEL.md", "exec"), names)
     mask = names["mask"]
     assert isinstance(mask, np.ndarray) and mask.shape == (1, 48, 64)
+
+
+def test_the_card_of_an_openvino_model_says_its_files(toy_run: Path, toy_model: Path) -> None:
+    spec = read_sealed_spec(toy_model.read_bytes(), where=toy_model)
+    record = ArtifactRecord("model_fp16.xml", "0" * 64, 9, "best", "fp16", 1.0, spec, ())
+    text = model_card(toy_run, load_config(toy_run / "config.toml"), record, {})
+    use = '`gmtool.load("model_fp16.xml").predict("photo.jpg").mask`, on processors; it needs its files '
+    assert use + "model_fp16.bin and model_fp16.xml.json." in text
 
 
 @pytest.mark.parametrize(("gpu", "expected"), [(False, "--precision int8"), (True, "--precision fp16")])

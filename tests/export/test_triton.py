@@ -12,16 +12,18 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
+from gmtool_export.targets import TritonTarget
 from gmtool_export.triton.config import TritonOptions
 from gmtool_export.triton.repository import export_triton
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
+import gmtool
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.artifact.tensorrt_plan import Plan, PlanSpec, read_plan, write_plan
-from gmtool.errors import ArtifactError, ConfigError
+from gmtool.errors import ArtifactError, ConfigError, UsageError
 from gmtool.files import temporary_path, write_atomically
 
 PROFILE = ShapeProfile(BatchShape(1, 64, 64), BatchShape(2, 96, 128), BatchShape(4, 256, 256))
@@ -209,6 +211,13 @@ def test_what_the_plans_do_not_take_is_refused(plan: Callable[..., Path], tmp_pa
     with pytest.raises(ArtifactError, match=r"has model_sm86.plan in its versions, the new one lacks it"):
         export_triton([plan("9.0")], tmp_path / "models", name="x")
     assert export_triton([plan("8.6"), plan("9.0")], tmp_path / "models", name="x").version == 2
+
+
+def test_an_openvino_model_is_not_put_into_a_repository(toy_run: Path, toy_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--triton takes the ONNX model or the plan, not --openvino: give"):
+        gmtool.export(toy_run, openvino=True, triton=tmp_path / "models")
+    TritonTarget(tmp_path / "models", name="it").add([toy_model.with_suffix(".xml"), toy_model])
+    assert [path.name for path in (tmp_path / "models/it/1").iterdir()] == ["model.onnx"]
 
 
 def test_another_model_of_that_name_is_left_alone(

@@ -13,8 +13,10 @@ from gmtool.config import TrainConfig
 from gmtool.data.datasets import Split
 from gmtool.data.layouts import reading_of
 from gmtool.data.samples import Sample
+from gmtool.errors import ArtifactError
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet
+from gmtool.resources import available_memory
 from gmtool_export.data_check import require_validation, validation
 from gmtool_export.int8.calibration import images_of_folder, spread
 from gmtool_export.proof.gate import refuse_weak_evidence
@@ -65,9 +67,12 @@ def gather_evidence(
         shape: The one shape of a model that takes no other; None for any.
 
     Raises:
+        ArtifactError: The shape does not fit into memory.
         DataError: No images.
         ParityError: PyTorch predicts too few classes on the images.
     """
+    if shape is not None:
+        _refuse_beyond_memory(shape, num_classes)
     # Choose images
     split, problem = validation(config.data)
     if image_dir is not None:
@@ -90,6 +95,16 @@ def gather_evidence(
         scored=None if split is None else _scored(split, config, num_scored, shape),
         not_scored=problem,
     )
+
+
+def _refuse_beyond_memory(shape: BatchShape, num_classes: int) -> None:
+    """Refuse a shape whose logits alone do not fit: PyTorch's, the model's, their difference, 4 bytes each."""
+    needed, available = 3 * 4 * num_classes * shape.pixels, available_memory()
+    if needed > available:
+        raise ArtifactError(
+            f"--shape {shape}: comparing {num_classes} classes at it needs over {needed / 2**30:.1f} GiB, and "
+            f"{available / 2**30:.1f} GiB are free: nothing was written; take a smaller shape"
+        )
 
 
 def _scored(split: Split, config: TrainConfig, count: int, shape: BatchShape | None) -> ScoredImages:

@@ -23,7 +23,8 @@ def open_backend(
         path: Model file of `gmtool export`.
         device: `auto` takes CUDA if driver and provider are available.
         threads: CPU threads of an ONNX model; 0 for one a core.
-        trust: Load a TensorRT plan without a sidecar, or an ONNX model that was changed after its export.
+        trust: Load a TensorRT plan without a sidecar, or an ONNX or OpenVINO model that was changed after its
+            export.
 
     Raises:
         ArtifactError: The file is missing, damaged or foreign.
@@ -37,7 +38,7 @@ def open_backend(
     if path.suffix == IR_SUFFIX:
         from gmtool_serving.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(path, device=device, threads=threads)
+        return OpenVinoBackend(path, device=device, threads=threads, trust=trust)
     with needs_extra("serve", "running a model"):
         from gmtool_serving.backends.onnx_runtime import OrtBackend
     return OrtBackend(path, device=device, threads=threads, trust=trust)

@@ -21,6 +21,7 @@ class OpenVinoBackend:
         path: `.xml` file of `gmtool export --openvino`; its hashes are checked before OpenVINO parses it.
         device: `auto` and `cpu` are the same here; `cuda` is refused.
         threads: CPU threads; 0 for one a core that this process may use.
+        trust: Accept files that were changed after their export.
 
     Raises:
         ArtifactError: A file is missing, damaged or foreign.
@@ -30,10 +31,12 @@ class OpenVinoBackend:
 
     preferred_batch = 1
 
-    def __init__(self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0, trust: bool = False
+    ) -> None:
         if device == "cuda":
             raise BackendError(f"--device cuda: {path} is an OpenVINO model, for processors: use the ONNX model")
-        ir = read_ir(path)
+        ir = read_ir(path, trust=trust)
         with needs_extra("openvino", "running an OpenVINO model"):
             import openvino
         self.spec, self.model, self.model_sha256 = ir.spec.artifact, str(path), ir.sha256

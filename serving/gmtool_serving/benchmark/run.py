@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gmtool import __version__
+from gmtool.artifact.openvino_ir import IR_SUFFIX, weights_path
 from gmtool.errors import DataError, GmtoolError
 from gmtool.images import UInt8Array
 from gmtool.report.metrics import Int64Array, confusion_matrix, mean_iou
@@ -237,7 +238,8 @@ def _time_round(contestants: Sequence[_Contestant], batches: Sequence[ImageBatch
 
 
 def _row(one: _Contestant, reference: _Contestant, count: int, peak_bytes: int | None) -> BenchmarkRow:
-    size = one.path.stat().st_size if one.path.is_file() else 0
+    files = [one.path, weights_path(one.path)] if one.path.suffix == IR_SUFFIX else [one.path]
+    size = sum(file.stat().st_size for file in files if file.is_file())
     if not one.runs or one.backend is None:
         return BenchmarkRow(str(one.path), size, error=one.error)
     times = np.array(one.times)

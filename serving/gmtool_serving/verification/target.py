@@ -3,9 +3,9 @@
     python THIS_FILE MODEL.onnx [--provider CUDAExecutionProvider]
     python THIS_FILE MODEL.plan
 
-Needs numpy, and onnxruntime for .onnx or tensorrt (with CUDA's runtime library) for .plan. Exit code 0 if enough
-pixels have PyTorch's label at every shape, else 1. `gmtool verify MODEL --script FILE` writes this file with the
-images and masks in it.
+Needs numpy, and onnxruntime for .onnx, or tensorrt (.rtx.plan: tensorrt_rtx) and CUDA's runtime library, of the
+system or of NVIDIA's Python packages. Exit code 0 if enough pixels have PyTorch's label at every shape, else 1.
+`gmtool verify MODEL --script FILE` writes this file with the images and masks in it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import base64
 import ctypes
 import hashlib
+import importlib
 import io
 import json
 import sys
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
 def open_onnx(path: Path, provider: str) -> tuple[str, Runner]:
     """Return the runtime's name and a function from images to outputs by name."""
-    import onnxruntime as ort
-
+    try:
+        import onnxruntime as ort
+    except ModuleNotFoundError:
+        sys.exit("error: an ONNX model needs onnxruntime: pip install onnxruntime")
     if provider not in ort.get_available_providers():
         sys.exit(f"error: onnxruntime {ort.__version__} has no {provider}; it has {ort.get_available_providers()}")
     session = ort.InferenceSession(str(path), providers=[provider])
@@ -49,39 +52,66 @@ def open_onnx(path: Path, provider: str) -> tuple[str, Runner]:
     return f"onnxruntime {ort.__version__} {provider}", run
 
 
-def open_plan(path: Path) -> tuple[str, Runner]:
+def open_plan(path: Path, *, host_code: bool = False) -> tuple[str, Runner]:
     """Return TensorRT's name and a function from images to outputs by name; memory is copied by CUDA's runtime."""
-    try:
-        import tensorrt as trt
-    except ModuleNotFoundError:
-        import tensorrt_rtx as trt
-    cuda = _cuda()
-    log = trt.Logger(trt.Logger.ERROR)
-    engine = trt.Runtime(log).deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        sys.exit(f"error: TensorRT {trt.__version__} refuses {path}: build it on this machine")
+    trt, cuda = _tensorrt(path), _cuda()
+    engine = _engine(trt, path, host_code)
     context = engine.create_execution_context()
+    if context is None:
+        sys.exit(f"error: not enough GPU memory for {path}")
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    title = f"{trt.__name__} {trt.__version__}"
 
     def run(images: Any) -> dict[str, Any]:
-        if not context.set_input_shape(inputs[0], images.shape):
-            sys.exit(f"error: the plan does not take images of shape {images.shape}")
+        # Shapes of the outputs follow from that of the images
+        low, _, high = (tuple(shape) for shape in engine.get_tensor_profile_shape(inputs[0], 0))
+        inside = all(low[index] <= size <= high[index] for index, size in enumerate(images.shape))
+        if not inside or not context.set_input_shape(inputs[0], images.shape):
+            sys.exit(
+                f"error: {path} takes images from {low} to {high}; got {images.shape}: verify it with its own set"
+            )
         arrays = {inputs[0]: np.ascontiguousarray(images)}
         for name in names:
             if name not in inputs:
                 kind = trt.nptype(engine.get_tensor_dtype(name))
                 arrays[name] = np.empty(tuple(context.get_tensor_shape(name)), dtype=kind)
+        # Upload, execute on the default stream, download
         memory = {name: cuda.upload(array) for name, array in arrays.items()}
         for name, pointer in memory.items():
-            context.set_tensor_address(name, pointer.value)
+            if not context.set_tensor_address(name, pointer.value):
+                sys.exit(f"error: {title} refuses the memory of {name}")
         if not context.execute_async_v3(0):
-            sys.exit("error: TensorRT failed")
+            sys.exit(f"error: {title} failed")
         for name, pointer in memory.items():
             cuda.download(arrays[name], pointer)
         return {name: arrays[name] for name in names if name not in inputs}
 
-    return f"tensorrt {trt.__version__}", run
+    return title, run
+
+
+def _tensorrt(path: Path) -> Any:
+    """Return the module that a plan was built for: TensorRT-RTX's are named `.rtx.plan`."""
+    names = ["tensorrt_rtx"] if path.name.endswith(".rtx.plan") else ["tensorrt", "tensorrt_rtx"]
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    sys.exit(f"error: {path} needs {names[0]}: pip install {names[0].replace('_', '-')}")
+
+
+def _engine(trt: Any, path: Path, host_code: bool) -> Any:
+    title = f"{trt.__name__} {trt.__version__}"
+    try:
+        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    except TypeError:  # the factory gave none
+        sys.exit(f"error: {title} does not start: is there an NVIDIA GPU with a driver for it?")
+    runtime.engine_host_code_allowed = host_code
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        sys.exit(f"error: {title} refuses {path}: build it on this machine")
+    return engine
 
 
 class _Cuda:
@@ -89,32 +119,46 @@ class _Cuda:
 
     def __init__(self, library: Any) -> None:
         self._library = library
+        library.cudaMalloc.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t]
+        library.cudaMemcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        library.cudaFree.argtypes = [ctypes.c_void_p]
+        library.cudaGetErrorString.restype = ctypes.c_char_p
+        count = ctypes.c_int()
+        self._check(library.cudaGetDeviceCount(ctypes.byref(count)))
 
     def upload(self, array: Any) -> ctypes.c_void_p:
         pointer = ctypes.c_void_p()
-        self._check(self._library.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(array.nbytes)))
-        self._copy(pointer, ctypes.c_void_p(array.ctypes.data), array.nbytes, 1)
+        self._check(self._library.cudaMalloc(ctypes.byref(pointer), array.nbytes))
+        self._check(self._library.cudaMemcpy(pointer, array.ctypes.data, array.nbytes, 1))
         return pointer
 
     def download(self, array: Any, pointer: ctypes.c_void_p) -> None:
-        self._copy(ctypes.c_void_p(array.ctypes.data), pointer, array.nbytes, 2)  # waits for the device
+        # Waits for the default stream
+        self._check(self._library.cudaMemcpy(array.ctypes.data, pointer, array.nbytes, 2))
         self._check(self._library.cudaFree(pointer))
-
-    def _copy(self, to: ctypes.c_void_p, source: ctypes.c_void_p, count: int, kind: int) -> None:
-        self._check(self._library.cudaMemcpy(to, source, ctypes.c_size_t(count), kind))
 
     def _check(self, code: int) -> None:
         if code:
-            sys.exit(f"error: CUDA error {code}")
+            sys.exit(f"error: CUDA: {self._library.cudaGetErrorString(code).decode()}")
 
 
 def _cuda() -> _Cuda:
-    for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "cudart64_12.dll"):
+    """Load CUDA's runtime: the system's, or that of NVIDIA's Python packages, which no loader looks into."""
+    found = ["libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"]
+    for folder in sys.path:
+        for pattern in (
+            "nvidia/*/lib/libcudart.so*",
+            "nvidia/*/bin/cudart64_*.dll",
+            "nvidia/*/bin/*/cudart64_*.dll",
+        ):
+            found += sorted(map(str, Path(folder).glob(pattern)))
+    for name in [*found, "cudart64_13.dll", "cudart64_12.dll"]:
         try:
-            return _Cuda(ctypes.CDLL(name))
+            library = ctypes.CDLL(name)
         except OSError:
             continue
-    sys.exit("error: CUDA's runtime library (libcudart) is not found: set LD_LIBRARY_PATH")
+        return _Cuda(library)
+    sys.exit("error: libcudart of CUDA is not found: set LD_LIBRARY_PATH, or pip install nvidia-cuda-runtime")
 
 
 def compare(run: Runner, arrays: Any, header: dict[str, Any]) -> list[str]:
@@ -141,6 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare an exported model with PyTorch's masks.")
     parser.add_argument("model", type=Path)
     parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of onnxruntime")
+    parser.add_argument(
+        "--host-code", action="store_true", help="run the runtime that a version-compatible plan contains"
+    )
     given = parser.parse_args()
     if not given.model.is_file():
         sys.exit(f"error: {given.model}: no such file")
@@ -152,7 +199,10 @@ def main() -> None:
         sys.stderr.write(f"{given.model} is not the file {header['model']} that was exported\n")
     # The model
     is_plan = given.model.suffix in (".plan", ".engine", ".trt")
-    title, run = open_plan(given.model) if is_plan else open_onnx(given.model, given.provider)
+    if is_plan:
+        title, run = open_plan(given.model, host_code=given.host_code)
+    else:
+        title, run = open_onnx(given.model, given.provider)
     failed = compare(run, arrays, header)
     if failed:
         sys.exit(f"error: {given.model} does not compute here what PyTorch computed, in {title}")

@@ -48,3 +48,12 @@ def test_serve_says_it_in_one_line(here: Path, cli: Cli) -> None:
     code, out, err = cli(["serve", "runs/nothere"])
     assert (code, out) == (1, "")
     assert err == "error: model runs/nothere: no such file or run folder; did you mean runs/mine?\n"
+
+
+def test_a_run_with_an_openvino_model_alone_stands_for_that(here: Path) -> None:
+    export("street")
+    openvino = Path("runs/street/export/model_fp16.xml")
+    openvino.touch()
+    assert find_model("runs/street").suffix == ".onnx"
+    Path("runs/street/export/model_fp32.onnx").unlink()
+    assert find_model("runs/street") == openvino
