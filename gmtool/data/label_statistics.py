@@ -206,7 +206,8 @@ def file_findings(contents: Sequence[tuple[Sample, MaskContent]]) -> list[DataFi
             (first, one), (second, other) = list(colors.items())[:2]
             line = (
                 f"label {label} is shown as {list(first)} in {one.mask} and as {list(second)} in {other.mask}: an "
-                "editor that sorts palettes changes labels; if the colours are right: --set data.mask_values=color"
+                'editor that sorts palettes changes labels; if the colours are right, give them as "palette" of '
+                "classes.json and add --set data.mask_values=color"
             )
             findings.append(DataFinding("warning", "palette", line, (str(one.mask), str(other.mask))))
             break
