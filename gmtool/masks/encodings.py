@@ -63,6 +63,7 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
             f"{where}: none of {len(chosen)} masks can be read, such as {chosen[0].name}; "
             f"if others can, set their encoding with {option} index|raw|color"
         )
+    files = _grey_as_labels(files, classes)
     if any(file.is_color for file in files):
         return _recognize_colors(files, classes, where=where, option=option)
     # Class sets whose raw ids are the indices
@@ -89,6 +90,19 @@ def recognize_values(paths: Sequence[Path], classes: ClassSet, *, where: Path, o
         return Recognized("raw", f"label {proof[0]} is a raw id and no index" if proof else "palette by raw id")
     proof_of_index = classes.ignore_index in labels - as_raw
     return Recognized("index", f"label {classes.ignore_index} occurs" if proof_of_index else "palette by index")
+
+
+def _grey_as_labels(files: list[_MaskFile], classes: ClassSet) -> list[_MaskFile]:
+    """Return files of three equal channels as labels, unless their greys are colours of the classes."""
+    colors = {color for file in files if file.is_color for color in file.colors}
+    if any(len(set(color)) > 1 for color in colors) or colors <= {*classes.palette, *classes.ignore_colors}:
+        return files
+    return [
+        _MaskFile(file.path, False, frozenset(color[0] for color in file.colors), frozenset(), {})
+        if file.is_color
+        else file
+        for file in files
+    ]
 
 
 def _recognize_colors(files: list[_MaskFile], classes: ClassSet, *, where: Path, option: str) -> Recognized:

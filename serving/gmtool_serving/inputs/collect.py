@@ -160,6 +160,8 @@ def _listed(names: Sequence[str], root: Path) -> Iterator[Source]:
     inside = os.path.join(absolute_root, "")  # noqa: PTH118
     for entry in names:
         name = entry if entry.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES) else _image_of_id(entry, root)
+        if "\\" in name and not os.path.lexists(os.path.join(root, name)):  # noqa: PTH118
+            name = name.replace("\\", "/")  # a list made on Windows
         full = os.path.normpath(os.path.join(absolute_root, name))  # noqa: PTH118
         if full.startswith(inside):
             relative = full[len(inside) :]

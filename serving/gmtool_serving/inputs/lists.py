@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from gmtool.errors import DataError
 from gmtool.json_toml import read_json, shown
 from gmtool.masks.coco_annotations import ImageId
 
+_COMMENT = re.compile(rb"# (?!.*\.\w+\s*$).*\s*")
+_QUOTED = re.compile(rb'^"([^"]+)"\s*(?:[,;].*)?$')
+"""Quoted name, and columns behind it, as spreadsheets write them."""
 IMAGE_FOLDERS = ("{part}", "images/{part}", "images")
 """Candidate folders, beside `annotations`, of the images of `annotations/instances_PART.json`."""
 
@@ -19,8 +23,9 @@ IMAGE_FOLDERS = ("{part}", "images/{part}", "images")
 def read_list(path: Path | None) -> list[str]:
     """Return the names in a list: separated by NUL if it contains one, else one a line; blank ones are dropped.
 
-    A name is the whole line, spaces included, up to the first tab. Bytes that are not UTF-8 become surrogate
-    escapes, as in Python's file names.
+    A name is the whole line, spaces included, up to the first tab, or what is between its quotes. Lines that begin
+    with `# ` and name no file are comments. Bytes that are not UTF-8 become surrogate escapes, as in Python's file
+    names.
 
     Args:
         path: Text file; None for stdin.
@@ -36,7 +41,8 @@ def read_list(path: Path | None) -> list[str]:
     if b"\0" in content:
         names = content.split(b"\0")
     else:
-        names = [line.partition(b"\t")[0].rstrip(b"\r") for line in content.split(b"\n")]
+        lines = [line for line in content.split(b"\n") if not _COMMENT.fullmatch(line)]
+        names = [_QUOTED.sub(rb"\1", line.partition(b"\t")[0].rstrip(b"\r")) for line in lines]
     found = [os.fsdecode(name) for name in names if name.strip()]
     if not found:
         raise DataError(f"list {path or 'on stdin'} is empty: expected one image a line")

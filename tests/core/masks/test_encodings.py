@@ -64,6 +64,18 @@ def test_colours_are_known_by_their_channels_and_by_odd_palettes(tmp_path: Path)
         recognized(folder(tmp_path, [0, 1], palette={0: VOC.palette[3], 1: VOC.palette[15]}), VOC)
 
 
+def test_three_equal_channels_are_labels_unless_the_classes_are_grey(tmp_path: Path) -> None:
+    for name, values in (("a", [0, 1, 15]), ("b", [0, 255])):
+        Image.fromarray(np.repeat(np.array([values], np.uint8)[..., None], 3, axis=2)).save(
+            tmp_path / f"{name}.png"
+        )
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert recognized(paths, VOC) == "index"
+    assert recognized([*paths, *folder(tmp_path, [0, 2])], VOC) == "index"
+    greys = ClassSet(("a", "b"), ((0, 0, 0), (255, 255, 255)), (0, 1))
+    assert recognized([tmp_path / "b.png"], greys) == "color"
+
+
 def test_overlays_and_mixtures_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "overlay.png")
     with pytest.raises(DataError, match=r"colours such as \[1, 2, 3\], which no class has"):

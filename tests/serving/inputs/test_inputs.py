@@ -101,6 +101,22 @@ def test_one_file_named_in_two_ways_has_one_output_in_any_order(tmp_path: Path) 
     assert list(outputs(inputs, tmp_path / "out").values()) == ["a/x"]
 
 
+def test_lists_of_spreadsheets_and_of_windows(tmp_path: Path) -> None:
+    touch(tmp_path, "sub/a.jpg", "sub/b b.jpg", "sub/c.jpg", "back\\slash.jpg", "# d.jpg")
+    lines = [
+        "# my images",
+        '"sub/a.jpg","masks/a.png"',
+        '"sub/b b.jpg"',
+        "sub\\c.jpg",
+        "back\\slash.jpg",
+        "# d.jpg",
+    ]
+    (tmp_path / "list.txt").write_text("\r\n".join(lines))
+    found = [image.path for image in collect([f"@{tmp_path}/list.txt"], tmp_path / "out")]
+    expected = {"sub/a.jpg", "sub/b b.jpg", "sub/c.jpg", "back\\slash.jpg", "# d.jpg"}
+    assert {path.relative_to(tmp_path).as_posix() for path in found} == expected
+
+
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
 def test_lists_in_files_and_on_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str) -> None:
     names = [b"a/x.jpg", b" spaced name.jpg", os.fsencode("é.jpg"), b"\xff\xfe.jpg"]
