@@ -114,9 +114,7 @@ class ModelConfig:
     """Non-local block in MITrans 2, with four times the positions of MITrans 1."""
 
     def __post_init__(self) -> None:
-        if self.encoder not in ENCODERS and not self.encoder.startswith(TIMM_PREFIX):
-            known = did_you_mean(self.encoder, [*ENCODERS, "timm:NAME"])
-            raise ConfigError(f"setting model.encoder: got {self.encoder!r}{known}")
+        _refuse_unknown_encoder("model.encoder", self.encoder)
         if self.input_scale not in INPUT_SCALES:
             expected = ", ".join(map(str, INPUT_SCALES))
             raise ConfigError(f"setting model.input_scale: got {self.input_scale}; expected one of {expected}")
@@ -219,6 +217,10 @@ class ProbeConfig:
     """Minutes that the whole should take on a machine that does nothing else: fewer unlabeled images and views are
     taken then. By default all."""
 
+    def __post_init__(self) -> None:
+        for name in self.encoders:
+            _refuse_unknown_encoder("probe.encoders", name)
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -294,6 +296,12 @@ class RunConfig:
     """Experiment tracker that receives settings, curves and final figures: Weights & Biases, or MLflow."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them: less memory, more time."""
+
+
+def _refuse_unknown_encoder(setting: str, name: str) -> None:
+    if name not in ENCODERS and not name.startswith(TIMM_PREFIX):
+        known = did_you_mean(name, [*ENCODERS, "timm:NAME"])
+        raise ConfigError(f"setting {setting}: got {name!r}{known}")
 
 
 @dataclass(frozen=True)

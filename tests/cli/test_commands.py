@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, Cli
 
+from gmtool.api import training
+
 SMALL_FLAGS = [
     item for name, value in SMALL.items() if name != "optim.iterations" for item in ("--set", f"{name}={value}")
 ]
@@ -114,6 +116,13 @@ TRAINING_MISTAKES = {
         "is empty: expected one image a line",
     ),
     "layout": (["train", "folder", "--data", "{data}"], "is it of layout voc?"),
+    "teacher": (["train", "toy", "--teacher", "nowhere"], "run folder nowhere does not exist"),
+    "list of toy": (["train", "toy", "--labels", "no.txt"], "split list no.txt does not exist: expected"),
+    "classes of toy": (["train", "toy", "--classes", "citys"], "did you mean cityscapes?"),
+    "encoders": (
+        ["train", "{data}", "--encoders", "resnet50,resnet19"],
+        "probe.encoders: got 'resnet19'; did you",
+    ),
 }
 
 
@@ -121,8 +130,12 @@ TRAINING_MISTAKES = {
 def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
     cli: Cli, toy_data: Path, tmp_path: Path, mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def load() -> None:
+        raise AssertionError("a mistake was not found before torch is imported")
+
     arguments, expected = TRAINING_MISTAKES[mistake]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "_loading_torch", load)
     (tmp_path / "empty.txt").touch()
     places = {"data": str(toy_data), "empty": str(tmp_path / "empty.txt")}
     code, out, err = cli([argument.format(**places) for argument in arguments])

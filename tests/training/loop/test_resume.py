@@ -18,11 +18,14 @@ from conftest import Cli
 from gmtool_training.engine import build_step as build_step_module
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop import run as run_module
+from gmtool_training.loop.progress import TrainingProgress
+from gmtool_training.loop.resumable import check_resume, finished
 from gmtool_training.loop.run import resume, train
 from gmtool_training.loop.stop import StopRequest
 from gmtool_training.method import step as step_module
 
 from gmtool.artifact.checkpoints import read_sealed, sealed
+from gmtool.artifact.run_config import load_run_config
 from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError, TerminatedError
 from gmtool.files import write_atomically
@@ -239,8 +242,11 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
     config = replace(short_config, data=replace(short_config.data, root=root, labeled=labeled))
     run_dir = tmp_path / "run"
     train(config, run_dir)
-    with pytest.raises(ConfigError, match="is finished: 9 of 9 iterations are done"):
-        resume(run_dir)
+    for go_on in (resume, lambda path: check_resume(path, {})):  # the second one before torch is imported
+        with pytest.raises(ConfigError, match="is finished: 9 of 9 iterations are done; --iterations N"):
+            go_on(run_dir)
+    early = finished(run_dir, TrainingProgress(iteration=6, stale=3), config)
+    assert "6 of 9 iterations are done, stopped early since 3 validations brought no better" in str(early)
     with pytest.raises(CheckpointError, match="is not a run: expected"):
         resume(tmp_path / "nowhere")
     for more in (["voc"], ["--classes", "voc"], ["--recipe", "plus"], ["--out", "elsewhere"]):
@@ -254,6 +260,7 @@ def test_what_cannot_be_resumed_is_one_line(short_config: TrainConfig, tmp_path:
     labeled.write_text("\n".join(lines))
     for path in (run_dir / "checkpoints").glob("state-*"):
         flip_a_bit(path)
+    assert check_resume(run_dir, {}) == load_run_config(run_dir)  # the checkpoint before may be whole
     with pytest.raises(CheckpointError, match="is damaged: its sha256"):
         resume(run_dir)
 

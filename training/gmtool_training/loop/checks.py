@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gmtool.artifact.checkpoints import read_checkpoint
+from gmtool.artifact.lookup import find_checkpoint
 from gmtool.classes import load_classes
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.data.splits import read_split
@@ -24,13 +26,15 @@ def check_settings(config: TrainConfig, *, makes_data: bool) -> None:
         makes_data: The data set is generated or downloaded first, so that its files are not looked for.
 
     Raises:
-        GmtoolError: A file or list is missing, validation overlaps with training, nothing is unlabeled, or a batch
+        GmtoolError: A file, list or run is missing, validation overlaps with training, nothing is unlabeled, or a batch
             cannot be divided.
     """
     refuse_undividable_batches(config, processes=int(os.environ.get("WORLD_SIZE", "1")))
     _refuse_missing_weights(config.model.encoder_weights)
     refuse_missing_tracker(config.run.tracker)
+    refuse_missing_teacher(config.method.teacher_run)
     if makes_data:
+        _refuse_missing_files_elsewhere(config.data)
         return
     _refuse_missing_paths(config.data)
     load_classes(config.data.classes)
@@ -65,6 +69,22 @@ def refuse_undividable_batches(config: TrainConfig, *, processes: int) -> None:
                 f"data.{name}_batch={batch} must be divisible: {processes} processes times "
                 f"optim.accumulation={config.optim.accumulation} need a multiple of {parts}, at least {2 * parts}"
             )
+
+
+def refuse_missing_teacher(source: str | None) -> None:
+    """Raise `CheckpointError` if the run that predicts the pseudo masks is missing or not trained."""
+    if source is not None:
+        read_checkpoint(*find_checkpoint(source, None))
+
+
+def _refuse_missing_files_elsewhere(data: DataConfig) -> None:
+    """Refuse lists and classes that are missing, unless they come with the data set that is still to be made."""
+    root = data.root.absolute()
+    for path in (data.labeled, data.unlabeled, data.val):
+        if path is not None and not path.is_dir() and not path.absolute().is_relative_to(root):
+            read_split(path)
+    if not Path(data.classes).absolute().is_relative_to(root):
+        load_classes(data.classes)
 
 
 def _refuse_missing_paths(data: DataConfig) -> None:

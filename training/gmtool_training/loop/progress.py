@@ -27,3 +27,8 @@ class TrainingProgress:
             best = replace(self, best_miou=miou, best_iteration=self.iteration, stale=0, validated=True)
             return best, True
         return replace(self, stale=self.stale + 1, validated=True), False
+
+    def is_over(self, *, iterations: int, patience: int | None) -> bool:
+        """Return whether a run of this length is finished: all steps done, or stopped early, and validated."""
+        stale = patience is not None and self.stale >= patience
+        return (self.iteration >= iterations or stale) and self.validated

@@ -8,14 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmtool.artifact.checkpoints import Checkpoint, read_checkpoint, resumable_names
+from gmtool.artifact.checkpoints import Checkpoint, checked_file, read_checkpoint, resumable_names
 from gmtool.artifact.run_config import load_run_config, refuse_missing_data
 from gmtool.artifact.runs import CHECKPOINT_DIR, CONFIG_NAME
 from gmtool.classes import ClassSet
 from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, ConfigError
 from gmtool.settings import Settings
-from gmtool_training.loop.checks import find_data
+from gmtool_training.loop.checks import find_data, refuse_missing_teacher
+from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.watch.open_tracker import refuse_missing_tracker
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def check_resume(run_dir: Path, changes: Settings) -> TrainConfig:
 
     Raises:
         CheckpointError: `run_dir` is not a run, or all its checkpoints are damaged.
-        ConfigError: A setting changed that is not free, the images have changed, or the probe is finished.
+        ConfigError: A setting changed that is not free, the images have changed, or the run is finished.
         DataError: Images cannot be found.
     """
     if not (run_dir / CONFIG_NAME).is_file():
@@ -54,6 +55,8 @@ def check_resume(run_dir: Path, changes: Settings) -> TrainConfig:
         return config
     refuse_no_checkpoint(run_dir)
     refuse_other_computation(run_dir, config)
+    refuse_finished(run_dir, config)
+    refuse_missing_teacher(config.method.teacher_run)
     refuse_missing_data(config.data, run_dir, remedy=MOVED)
     if config.data.layout != "coco":  # reading the annotations takes as long as importing torch
         refuse_other_images(run_dir, _newest_description(run_dir).training, find_data(config))
@@ -64,6 +67,37 @@ def refuse_finished_probe(run_dir: Path) -> None:
     """Raise `ConfigError` if the probe of a run was saved: there is nothing to go on with."""
     if (run_dir / CHECKPOINT_DIR / "last.json").is_file():
         raise ConfigError(f"{run_dir} is finished: its method is the probe, which is fitted once")
+
+
+def refuse_finished(run_dir: Path, config: TrainConfig) -> None:
+    """Raise `ConfigError` if all steps of a run are done, or it was stopped early, and its last weights are whole.
+
+    If they are damaged, training goes on from the checkpoint before.
+    """
+    last = _newest_description(run_dir)
+    if last.training is None or last.state is None or last.state_sha256 is None:
+        return
+    progress = TrainingProgress(**last.training["progress"])
+    if not progress.is_over(iterations=config.optim.iterations, patience=config.run.patience):
+        return
+    description = run_dir / CHECKPOINT_DIR / "last.json"
+    try:
+        checked_file(description, last.weights, last.sha256)
+        checked_file(description, last.state, last.state_sha256)
+    except CheckpointError:
+        return
+    raise finished(run_dir, progress, config)
+
+
+def finished(run_dir: Path, progress: TrainingProgress, config: TrainConfig) -> ConfigError:
+    """Return the error of a run that is to be resumed, but is finished."""
+    done = f"{run_dir} is finished: {progress.iteration} of {config.optim.iterations} iterations are done"
+    if progress.iteration < config.optim.iterations:
+        return ConfigError(
+            f"{done}, stopped early since {progress.stale} validations brought no better score: "
+            "--set run.patience=N with a larger N trains it further"
+        )
+    return ConfigError(f"{done}; --iterations N trains it further, up to N")
 
 
 def refuse_other_images(run_dir: Path, saved: Mapping[str, Any] | None, data: TrainingData) -> None:

@@ -46,6 +46,7 @@ from gmtool_training.loop.probe import run_probe
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.resumable import (
     MOVED,
+    finished,
     refuse_finished_probe,
     refuse_no_checkpoint,
     refuse_other_computation,
@@ -241,10 +242,7 @@ def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> Traini
     """Restore the state of a run and save its settings, which may have changed; return its progress."""
     start = restore(run.run_dir, state, run.data, run.machine)
     if schedule.is_over(start):
-        raise ConfigError(
-            f"{run.run_dir} is finished: {start.iteration} of {schedule.iterations} iterations are done; "
-            "--iterations N trains it further, up to N"
-        )
+        raise finished(run.run_dir, start, run.config)
     if run.machine.is_first:
         save_run_config(run.run_dir, run.config)
     remark(f"resuming {run.run_dir} after {start.iteration} of {schedule.iterations} iterations")

@@ -50,8 +50,7 @@ class FitSchedule:
 
     def is_over(self, progress: TrainingProgress) -> bool:
         """Return whether the run is finished: all steps done, or stopped early, and validated."""
-        stale = self.patience is not None and progress.stale >= self.patience
-        return (progress.iteration >= self.iterations or stale) and progress.validated
+        return progress.is_over(iterations=self.iterations, patience=self.patience)
 
 
 def build_schedule(config: TrainConfig, classes: ClassSet) -> FitSchedule:
