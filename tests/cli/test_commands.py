@@ -121,7 +121,7 @@ TRAINING_MISTAKES = {
     "classes of toy": (["train", "toy", "--classes", "citys"], "did you mean cityscapes?"),
     "encoders": (
         ["train", "{data}", "--encoders", "resnet50,resnet19"],
-        "probe.encoders: got 'resnet19'; did you",
+        "probe.encoders: got 'resnet19'",
     ),
 }
 

@@ -26,8 +26,8 @@ def check_settings(config: TrainConfig, *, makes_data: bool) -> None:
         makes_data: The data set is generated or downloaded first, so that its files are not looked for.
 
     Raises:
-        GmtoolError: A file, list or run is missing, validation overlaps with training, nothing is unlabeled, or a batch
-            cannot be divided.
+        GmtoolError: A file, list or run is missing, validation overlaps with training, nothing is unlabeled, or a
+            batch cannot be divided.
     """
     refuse_undividable_batches(config, processes=int(os.environ.get("WORLD_SIZE", "1")))
     _refuse_missing_weights(config.model.encoder_weights)
