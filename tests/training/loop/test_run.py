@@ -53,6 +53,10 @@ def test_tensorboard_gets_the_same_figures(toy_run: Path) -> None:
         scalars = {scalar.step: scalar.value for scalar in board.Scalars(f"train/{name}")}
         expected = {event["iteration"]: event[name] for event in events(toy_run, "train")}
         assert scalars == pytest.approx(expected, rel=1e-5)
+    worst = board.Images("worst validation images")
+    assert [image.step for image in worst] == [events(toy_run, "val")[-1]["iteration"]]
+    assert [image.step for image in board.Images("pseudo masks")] == [image.step for image in worst]
+    assert "IoU/disc" in board.Tags()["scalars"]
 
 
 def test_config_toml_repeats_the_run_bit_for_bit(toy_run: Path, tmp_path: Path) -> None:

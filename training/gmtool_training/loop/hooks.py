@@ -26,8 +26,9 @@ from gmtool_training.loop.validate import validate
 from gmtool_training.pictures.curves import draw_training
 from gmtool_training.pictures.pairs import PICTURE_NAME as PAIRS_NAME
 from gmtool_training.pictures.pairs import draw_pairs
+from gmtool_training.pictures.worst import draw_worst
 from gmtool_training.watch.examples import ValidationImages
-from gmtool_training.watch.log import RunLog, SilentLog
+from gmtool_training.watch.log import WORST, RunLog, SilentLog
 
 SECONDS_BETWEEN_PICTURES = 30.0
 """Shortest time between two drawings, which take about a second; the last validation is always drawn."""
@@ -81,7 +82,7 @@ def build_hooks(
         due = time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
         if schedule.is_over(progress) or run.machine.broadcast(due):  # the first process decides for all
             log.drawing()
-            _draw(run, state, log, progress.iteration)
+            _draw(run, state, log, seen, progress.iteration)
             drawn = time.monotonic()  # of the last pictures
 
     # Images of every validation, and those that only the last one takes
@@ -120,13 +121,17 @@ def build_hooks(
     )
 
 
-def _draw(run: RunContext, state: RunState, log: RunLog | SilentLog, iteration: int) -> None:
-    """Draw the training curves, and the pseudo masks of the first batch.
+def _draw(
+    run: RunContext, state: RunState, log: RunLog | SilentLog, seen: ValidationImages, iteration: int
+) -> None:
+    """Draw the training curves, the worst validation images, and the pseudo masks of the first batch.
 
     All processes compute the pseudo masks, since batch statistics may be shared; the first one writes.
     """
     if run.machine.is_first:
         draw_training(run.run_dir)
+        if seen.worst:
+            log.png(WORST, iteration, draw_worst(seen.worst, run.classes))
     if run.config.method.name == "supervised":
         return
     here, seed = replace(run.config.data, workers=0), run.config.run.seed

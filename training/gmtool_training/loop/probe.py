@@ -20,13 +20,14 @@ from gmtool_training.loop.prepare import RunContext
 from gmtool_training.loop.progress import TrainingProgress
 from gmtool_training.loop.validate import validate_decoders
 from gmtool_training.pictures.pairs import PICTURE_NAME
+from gmtool_training.pictures.worst import draw_worst
 from gmtool_training.probe.collect import is_bf16
 from gmtool_training.probe.encoders import choose_encoder, with_encoder_of
 from gmtool_training.probe.input_scale import choose_input_scale
 from gmtool_training.probe.pictures import draw_unlabeled
 from gmtool_training.probe.run import ProbeResult, check_probe, fit_probe
 from gmtool_training.watch.examples import ValidationImages
-from gmtool_training.watch.log import RunLog
+from gmtool_training.watch.log import WORST, RunLog
 from gmtool_training.watch.stages import Stages
 
 ENCODERS_NAME = "encoders.md"
@@ -83,6 +84,8 @@ def run_probe(run: RunContext, network: GuidedMixNet, *, started: float) -> FitR
     with stages("pictures"), _open_log(run, steps) as log:
         _log_rounds(log, matrices, steps=fitted.steps)
         _draw(run, network, fitted, log, steps)
+        if seen.worst:
+            log.png(WORST, steps, draw_worst(seen.worst, run.classes))
     record = replace(
         read_record(run.run_dir),
         choices=(*choices, *fitted.choices),

@@ -25,6 +25,9 @@ from gmtool_training.watch.tracker import NoTracker, Tracker, scalars
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+WORST = "worst validation images"
+"""Name of their picture in TensorBoard."""
+
 
 class RunLog:
     """Log of all figures of a run; a context manager that closes its files.
