@@ -10,7 +10,7 @@ from typing import Any
 
 from gmtool.artifact.checkpoints import read_checkpoint
 from gmtool.artifact.run_config import load_run_config
-from gmtool.artifact.run_record import read_events, read_record
+from gmtool.artifact.run_record import EVENTS_NAME, read_events, read_record
 from gmtool.artifact.runs import CONFIG_NAME
 from gmtool.config import TrainConfig
 from gmtool.errors import CheckpointError, GmtoolError
@@ -71,10 +71,13 @@ def read_run(run_dir: Path) -> RunRow:
     """
     config, record = load_run_config(run_dir), read_record(run_dir)
     last, best = (_checkpoint(run_dir, name) for name in ("last", "best"))
-    seconds = record.seconds
-    if not seconds:  # not finished
-        events = read_events(run_dir) if (run_dir / "metrics.jsonl").is_file() else []
-        seconds = max((float(event.get("seconds") or 0) for event in events), default=0.0)
+    events = read_events(run_dir) if (run_dir / EVENTS_NAME).is_file() else []
+    elapsed = max((float(event.get("seconds") or 0) for event in events), default=0.0)
+    seconds = max(record.seconds, elapsed)  # a run that goes on has a record of its end before
+    scores = [event.get("miou") for event in events if event.get("kind") in ("val", "final")]
+    last_miou = last[1] if last else None
+    if last_miou is None and scores:  # it was saved between two validations
+        last_miou = scores[-1]
     iteration = last[0] if last else 0
     iterations: int | None = config.optim.iterations
     if config.method.name == "probe":  # its steps are not those of the settings
@@ -87,7 +90,7 @@ def read_run(run_dir: Path) -> RunRow:
         unlabeled=record.unlabeled,
         iteration=iteration,
         iterations=iterations,
-        last=last[1] if last else None,
+        last=last_miou,
         best=best[1] if best else None,
         seconds=seconds,
         started=record.started,
@@ -130,6 +133,7 @@ def draw_runs(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> bytes:
     panels[1].set_ylabel("loss")
     panels[1].set_yscale("log")
     panels[1].set_xlabel("iteration")
+    panels[1].xaxis.get_major_locator().set_params(integer=True)
     for panel in panels:
         panel.grid(visible=True, color="#e4e4e4", linewidth=0.8)
         panel.legend(fontsize="small")

@@ -11,6 +11,7 @@ import pytest
 from conftest import Cli
 from PIL import Image
 
+from gmtool.artifact.checkpoints import read_sealed, sealed
 from gmtool.artifact.describe import describe
 from gmtool.artifact.run_record import RunRecord, read_events, read_record, save_record
 from gmtool.report.charts import HEIGHT, MAX_POINTS, WIDTH, Line, chart, spark
@@ -163,7 +164,11 @@ def test_runs_below_a_folder_are_a_table(several: Path, cli: Cli) -> None:
     code, out, _ = cli(["runs", several, "--json"])
     rows = json.loads(out)
     assert [row["finished"] for row in rows] == [True, False]
-    assert rows[0]["last"] == json.loads((several / "a/report.json").read_text())["miou"]
+    report = json.loads((several / "a/report.json").read_text())
+    assert rows[0]["last"] == report["miou"]
+    checkpoint = several / "deep/b/checkpoints/last.json"  # saved between two validations
+    checkpoint.write_text(sealed(read_sealed(checkpoint) | {"miou": None}))
+    assert read_run(several / "deep/b").last == report["miou"]
 
 
 def test_two_runs_are_compared_by_settings_and_curves(several: Path, cli: Cli) -> None:

@@ -1,8 +1,13 @@
 """Time left and figures of a training run, as a person sees them."""
 
+from pathlib import Path
+
 import pytest
 from gmtool_training.watch.display import STOPPING, TrainingDisplay, figure_texts
+from gmtool_training.watch.log import RunLog
 from gmtool_training.watch.time_left import TimeLeft
+
+from gmtool.artifact.run_record import read_events
 
 
 def estimate(**changes: float) -> TimeLeft:
@@ -91,3 +96,12 @@ def test_a_run_of_hours_on_a_processor_is_said_once(capsys: pytest.CaptureFixtur
         for done in range(1, 20):
             display.step(done)
         assert capsys.readouterr().err.count("this run takes about 278 hours on this processor") == expected
+
+
+def test_the_time_of_a_resumed_run_goes_on_where_its_kept_steps_ended(tmp_path: Path) -> None:
+    earlier = [f'{{"kind": "train", "iteration": {step}, "seconds": {100 * step}}}' for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(earlier) + "\n")
+    with RunLog(tmp_path, iterations=9, start=2) as log:
+        log.event("train", 3, {"loss": 1.0})
+    assert log.earlier_s == 200.0
+    assert 200.0 <= read_events(tmp_path)[-1]["seconds"] < 260.0

@@ -50,9 +50,9 @@ class RunResult:
         return str(self.run_dir)
 
 
-def finish(run: RunContext, result: FitResult, seconds: float) -> RunResult:
+def finish(run: RunContext, result: FitResult, seconds: float, *, earlier_s: float = 0.0) -> RunResult:
     """Write report, record and page of a run; return its result."""
-    report, record = _report(run, result), ended(read_record(run.run_dir), seconds=seconds)
+    report, record = _report(run, result), ended(read_record(run.run_dir), seconds=earlier_s + seconds)
     if run.machine.is_first:
         save_report(report, run.run_dir)
         save_record(run.run_dir, record)

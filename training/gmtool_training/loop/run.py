@@ -214,7 +214,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     machine.wait_for_all()  # the first process has saved
     unreadable.remark_count()
     result = replace(result, worst=seen.worst, truth_sha256=seen.truth_sha256(machine))
-    return finish(run, result, seconds)
+    return finish(run, result, seconds, earlier_s=log.earlier_s)
 
 
 def _starting_weights(network: GuidedMixNet, config: TrainConfig, classes: ClassSet) -> str:

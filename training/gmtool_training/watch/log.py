@@ -54,12 +54,12 @@ class RunLog:
         tracker: Tracker | None = None,
     ) -> None:
         events_path = run_dir / EVENTS_NAME
-        if start:
-            _drop_later_events(events_path, start)
+        self.earlier_s = _drop_later_events(events_path, start) if start else 0.0
+        """Seconds of a resumed run before this process."""
         self._events = events_path.open("a", encoding="utf-8", buffering=1)
         self._board_dir, self._start_iteration = run_dir / "tensorboard", start
         self._board: SummaryWriter | None = None
-        self._start = time.monotonic()
+        self._start = time.monotonic() - self.earlier_s
         self._display = TrainingDisplay(
             iterations=iterations, start=start, time_left=time_left, on_processor=on_processor
         )
@@ -150,6 +150,8 @@ class RunLog:
 class SilentLog:
     """Log of the processes of a run other than the first: does nothing."""
 
+    earlier_s = 0.0
+
     def __enter__(self) -> SilentLog:
         return self
 
@@ -180,11 +182,18 @@ class SilentLog:
         """Do nothing."""
 
 
-def _drop_later_events(path: Path, start: int) -> None:
-    """Keep the events of steps up to `start`, without a half-written line of a killed process."""
-    kept = []
+def _drop_later_events(path: Path, start: int) -> float:
+    """Keep the events of steps up to `start`, without a half-written line of a killed process.
+
+    Returns:
+        Seconds of the run at the last of them.
+    """
+    kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
-            if json.loads(line)["iteration"] <= start:
+            event = json.loads(line)
+            if event["iteration"] <= start:
                 kept.append(line + "\n")
+                seconds = max(seconds, float(event.get("seconds", 0.0)))
     write_atomically(path, "".join(kept))
+    return seconds

@@ -38,10 +38,10 @@ def begun(record: RunRecord, data: TrainingData) -> RunRecord:
 
 
 def ended(record: RunRecord, *, seconds: float) -> RunRecord:
-    """Return the record after `seconds` of training in this process."""
+    """Return the record of a run that ends after `seconds` of training in all."""
     return replace(
         record,
-        seconds=round(record.seconds + seconds, 1),
+        seconds=round(seconds, 1),
         memory_bytes=_resident_bytes(),
         gpu_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     )
