@@ -101,13 +101,25 @@ def as_encoder_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return wrapped | flat | named
 
 
-def _create(name: str, *, output_stride: int | None, pretrained: bool) -> nn.Module:
+def refuse_unknown_network(name: str) -> None:
+    """Raise `ConfigError` if timm has no network `timm:NAME`; other names are not looked at.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    if not name.startswith(TIMM_PREFIX):
+        return
     with needs_extra("timm", f"encoder {name}"):
         import timm
     own_name = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(own_name):
         close = get_close_matches(own_name, timm.list_models(), n=1, cutoff=0)
         raise ConfigError(f"model.encoder={name}: timm has no {own_name}; did you mean timm:{close[0]}?")
+
+
+def _create(name: str, *, output_stride: int | None, pretrained: bool) -> nn.Module:
+    refuse_unknown_network(name)
+    own_name = name.removeprefix(TIMM_PREFIX)
     # Dilated as asked for, else as the network is, else as a transformer that takes any size
     dilated = output_stride or DILATED_STRIDES[0]
     ways: list[dict[str, Any]] = [{"output_stride": dilated}] if dilated in DILATED_STRIDES else []

@@ -106,6 +106,11 @@ def test_supervised_training_never_reads_an_unlabeled_image(toy_settings: Settin
         ({"model.encoder_weights": "nowhere.pth"}, CheckpointError, "nowhere.pth: no such file"),
         ({"model.encoder_weights": "imagenet"}, CheckpointError, "toy has no ImageNet weights"),
         ({"run.device": "cuda"}, BackendError, "--device cpu"),
+        (
+            {"probe.encoders": ("toy", "timm:resnet19")},
+            ConfigError,
+            "timm has no resnet19; did you mean",
+        ),
     ],
 )
 def test_what_is_wrong_before_the_first_step_leaves_nothing_behind(

@@ -268,4 +268,4 @@ def test_tensorboard_has_the_rounds_the_iou_of_each_class_and_the_pseudo_masks(p
     pairs = [pair for event in events for pair in zip(names, event["iou"], strict=True)]
     known = {f"IoU/{name}" for name, iou in pairs if iou is not None}
     assert known and known == {tag for tag in board.Tags()["scalars"] if tag.startswith("IoU/")}
-    assert board.Tags()["images"] == ["pseudo masks"]
+    assert board.Tags()["images"] == ["pseudo masks", "worst validation images"]

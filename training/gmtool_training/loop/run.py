@@ -23,6 +23,7 @@ from gmtool.errors import CheckpointError, ConfigError, TerminatedError
 from gmtool.nn.checkpoint import build_network, read_checkpoint
 from gmtool.nn.initial_weights import load_starting_weights
 from gmtool.nn.model import GuidedMixNet
+from gmtool.nn.timm_encoder import refuse_unknown_network
 from gmtool.settings import Settings
 from gmtool_training.data.batches import (
     LabeledBatch,
@@ -93,6 +94,8 @@ def train(
             prepare()
         classes = load_classes(config.data.classes)
         data = checked_data(config, classes, check=machine.is_first)
+        for name in config.probe.encoders:
+            refuse_unknown_network(name)
         torch.manual_seed(config.run.seed)
         network = build_network(config.model, classes)
         if not config.probe.encoders:  # the probe loads those that it compares
