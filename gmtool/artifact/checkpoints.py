@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.classes import ClassSet
 from gmtool.config import ModelConfig
-from gmtool.errors import CheckpointError, ConfigError, DataError
+from gmtool.errors import CheckpointError, ConfigError, DataError, some_names
 from gmtool.files import sha256_of_file
 from gmtool.json_toml import read_json
 
@@ -74,6 +74,21 @@ def read_checkpoint_file(path: Path) -> Checkpoint:
         return TypeAdapter(Checkpoint).validate_python({**value, "classes": classes})
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError, DataError, ConfigError) as error:
         raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
+
+
+def refuse_foreign_classes(source: str, teacher: ClassSet, classes: ClassSet) -> list[str]:
+    """Return the classes that a teacher does not know.
+
+    Raises:
+        CheckpointError: It knows none of them.
+    """
+    unknown = [name for name in classes.names if name not in teacher.names]
+    if len(unknown) == len(classes):
+        raise CheckpointError(
+            f"--teacher {source}: none of the classes {some_names(list(classes.names))} is among its own, "
+            f"{some_names(list(teacher.names))}"
+        )
+    return unknown
 
 
 def resumable_names(run_dir: Path) -> list[str]:

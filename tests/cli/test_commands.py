@@ -117,6 +117,10 @@ TRAINING_MISTAKES = {
     ),
     "layout": (["train", "folder", "--data", "{data}"], "is it of layout voc?"),
     "teacher": (["train", "toy", "--teacher", "nowhere"], "run folder nowhere does not exist"),
+    "classes of a teacher": (
+        ["train", "{data}", "--recipe", "fixmatch", "--classes", "{other}", "--teacher", "{run}"],
+        "none of the classes p, q, r and 3 more is among its own, background, ",
+    ),
     "list of toy": (["train", "toy", "--labels", "no.txt"], "split list no.txt does not exist: expected"),
     "classes of toy": (["train", "toy", "--classes", "citys"], "did you mean cityscapes?"),
     "encoders": (
@@ -128,7 +132,7 @@ TRAINING_MISTAKES = {
 
 @pytest.mark.parametrize("mistake", TRAINING_MISTAKES)
 def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
-    cli: Cli, toy_data: Path, tmp_path: Path, mistake: str, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, toy_data: Path, toy_run: Path, tmp_path: Path, mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load() -> None:
         raise AssertionError("a mistake was not found before torch is imported")
@@ -137,7 +141,9 @@ def test_a_mistake_in_training_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "_loading_torch", load)
     (tmp_path / "empty.txt").touch()
-    places = {"data": str(toy_data), "empty": str(tmp_path / "empty.txt")}
+    (tmp_path / "other.json").write_text('{"names": ["p", "q", "r", "s", "t", "u"]}')
+    files = {name.split(".")[0]: str(tmp_path / name) for name in ("empty.txt", "other.json")}
+    places = {"data": str(toy_data), "run": str(toy_run), **files}
     code, out, err = cli([argument.format(**places) for argument in arguments])
     assert (code, out) == (2 if mistake in ("kind", "nothing", "no data") else 1, "")
     assert expected in one_line(err)

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmtool.artifact.checkpoints import read_checkpoint
+from gmtool.artifact.checkpoints import read_checkpoint, refuse_foreign_classes
 from gmtool.artifact.lookup import find_checkpoint
-from gmtool.classes import load_classes
+from gmtool.classes import ClassSet, load_classes
 from gmtool.config import DataConfig, TrainConfig
 from gmtool.data.splits import read_split
 from gmtool.errors import CheckpointError, ConfigError, DataError
@@ -37,7 +37,7 @@ def check_settings(config: TrainConfig, *, makes_data: bool) -> None:
         _refuse_missing_files_elsewhere(config.data)
         return
     _refuse_missing_paths(config.data)
-    load_classes(config.data.classes)
+    refuse_missing_teacher(config.method.teacher_run, load_classes(config.data.classes))
     if config.data.layout != "coco":  # reading the annotations takes as long as importing torch
         find_data(config)
 
@@ -71,10 +71,13 @@ def refuse_undividable_batches(config: TrainConfig, *, processes: int) -> None:
             )
 
 
-def refuse_missing_teacher(source: str | None) -> None:
-    """Raise `CheckpointError` if the run that predicts the pseudo masks is missing or not trained."""
-    if source is not None:
-        read_checkpoint(*find_checkpoint(source, None))
+def refuse_missing_teacher(source: str | None, classes: ClassSet | None = None) -> None:
+    """Raise `CheckpointError` if the run that predicts pseudo masks is missing, or knows none of the classes."""
+    if source is None:
+        return
+    teacher = read_checkpoint(*find_checkpoint(source, None)).classes
+    if classes is not None:
+        refuse_foreign_classes(source, teacher, classes)
 
 
 def _refuse_missing_files_elsewhere(data: DataConfig) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gmtool.artifact.checkpoints import refuse_foreign_classes
 from gmtool.artifact.lookup import find_checkpoint
 from gmtool.classes import ClassSet
 from gmtool.console import remark
-from gmtool.errors import CheckpointError, some_names
+from gmtool.errors import some_names
 from gmtool.nn.checkpoint import load_network
 from gmtool.nn.model import GuidedMixNet, Output
 
@@ -58,12 +59,7 @@ def load_teacher(source: str, classes: ClassSet, device: torch.device) -> Teache
         CheckpointError: No such checkpoint, it is damaged, or none of the classes is among its own.
     """
     network, checkpoint = load_network(*find_checkpoint(source, None))
-    unknown = [name for name in classes.names if name not in checkpoint.classes.names]
-    if len(unknown) == len(classes):
-        raise CheckpointError(
-            f"--teacher {source}: none of the classes {some_names(list(classes.names))} is among its own, "
-            f"{some_names(list(checkpoint.classes.names))}"
-        )
+    unknown = refuse_foreign_classes(source, checkpoint.classes, classes)
     remark(
         f"teacher {source}, encoder {checkpoint.model.encoder}"
         + (f"; it does not know {some_names(unknown)}" if unknown else "")
