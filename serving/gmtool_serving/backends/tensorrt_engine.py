@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from gmtool.artifact.nvidia import TensorRTLog, collector_held_off, cuda_result
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.errors import BackendError
 from gmtool.images import UInt8Array
-from gmtool_serving.backends.cuda_memory import TensorMemory
+from gmtool_serving.backends.cuda_memory import ScratchMemory, TensorMemory
 
 LAST_BATCH_S = 2.0
 """Seconds that the end of the process waits for a running batch."""
@@ -25,26 +26,46 @@ LAST_BATCH_S = 2.0
 
 @dataclass
 class GpuObjects:
-    """Engine, execution context and stream: GPU objects beside the tensors."""
+    """Engine, execution context, stream, and the cache of compiled kernels: GPU objects beside the tensors."""
 
     engine: Any
     context: Any
     stream: Any
+    kernels: Any | None
+    """`IRuntimeCache` of TensorRT-RTX; None for TensorRT."""
+    keep_kernels: Callable[[bytes], None]
+
+
+def forget(_: bytes) -> None:
+    """Keep no kernels."""
 
 
 class TrtEngine:
     """Deserialised engine with execution context, stream and tensor memory.
 
+    The memory between input and outputs is allocated here, for the shapes that occur: a context of its own would
+    take that of the profile's largest shape.
+
     Args:
         trt: Python module of the engine's flavour.
         engine: An `ICudaEngine` with one input, images (N, H, W, 3) uint8, and at least one output.
         log: Logger that the engine was created with.
+        kernels: Kernels that TensorRT-RTX compiled in an earlier process; empty for none.
+        keep_kernels: Gets the kernels when the engine is released, if there are others than before.
 
     Raises:
         BackendError: Not enough GPU memory.
     """
 
-    def __init__(self, trt: ModuleType, engine: Any, log: TensorRTLog) -> None:
+    def __init__(
+        self,
+        trt: ModuleType,
+        engine: Any,
+        log: TensorRTLog,
+        *,
+        kernels: bytes = b"",
+        keep_kernels: Callable[[bytes], None] = forget,
+    ) -> None:
         self._trt, self._log = trt, log
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
@@ -54,15 +75,21 @@ class TrtEngine:
             _profile(engine.get_tensor_profile_shape(self.inputs[0], index))
             for index in range(engine.num_optimization_profiles)
         ]
-        context = engine.create_execution_context()
-        if context is None:
-            raise BackendError(f"not enough GPU memory for the plan: {log.reason()}")
+        # The stream first: kernels are only loaded where a CUDA context exists
         (stream,) = cuda_result(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+        context, cache = _context(trt, engine, kernels)
+        if context is None:
+            cuda_result(runtime.cudaStreamDestroy(stream))
+            raise BackendError(f"not enough GPU memory for the plan: {log.reason()}")
         self._memory = {name: TensorMemory() for name in names}
+        self._scratch = ScratchMemory()
         self._profile = 0
+        self._prepared: BatchShape | None = None
+        """Shape that the scratch memory was last set for."""
         self._lock = threading.Lock()  # an execution context runs one batch at a time
-        self._gpu = GpuObjects(engine, context, stream)
-        self._free = weakref.finalize(self, _release, self._gpu, list(self._memory.values()), self._lock)
+        self._gpu = GpuObjects(engine, context, stream, cache, keep_kernels)
+        memories = [*self._memory.values(), self._scratch]
+        self._free = weakref.finalize(self, _release, self._gpu, memories, self._lock, kernels)
 
     def run(self, images: UInt8Array) -> dict[str, npt.NDArray[Any]]:
         """Return all outputs by name for images, (N, H, W, 3) uint8, whose shape is in one of the profiles.
@@ -77,6 +104,7 @@ class TrtEngine:
             self._switch_profile(index)
             (name,) = self.inputs
             self._must(self._gpu.context.set_input_shape(name, images.shape), f"refuses the shape {images.shape}")
+            self._give_scratch(BatchShape(*images.shape[:3]))
             memory = self._memory[name]
             memory.reserve(images.nbytes)
             memory.view(images.shape, np.uint8)[...] = images
@@ -103,7 +131,17 @@ class TrtEngine:
         switched = self._gpu.context.set_optimization_profile_async(index, int(self._gpu.stream))
         self._must(switched, f"refuses its profile {index}")
         cuda_result(runtime.cudaStreamSynchronize(self._gpu.stream))
-        self._profile = index
+        self._profile, self._prepared = index, None
+
+    def _give_scratch(self, shape: BatchShape) -> None:
+        """Give the context the memory that it needs for the input's shape, which has been set."""
+        if shape == self._prepared:
+            return
+        self._prepared = None
+        needed = int(self._gpu.context.update_device_memory_size_for_shapes())
+        self._scratch.reserve(needed)
+        self._gpu.context.set_device_memory(self._scratch.device, self._scratch.capacity)
+        self._prepared = shape
 
     def _prepare_output(self, name: str) -> tuple[int, ...]:
         """Reserve the memory of an output; return its shape, which follows from the input's."""
@@ -120,6 +158,20 @@ class TrtEngine:
     def _must(self, succeeded: bool, what: str) -> None:
         if not succeeded:
             raise BackendError(f"TensorRT {what}: {self._log.reason()}")
+
+
+def _context(trt: ModuleType, engine: Any, kernels: bytes) -> tuple[Any | None, Any | None]:
+    """Return an execution context without memory of its own, None on failure; and its cache of kernels."""
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+    if not hasattr(config, "create_runtime_cache"):  # TensorRT: its kernels are in the plan
+        return engine.create_execution_context(strategy), None
+    config.set_execution_context_allocation_strategy(strategy)
+    cache = config.create_runtime_cache()
+    if kernels:
+        cache.deserialize(kernels)  # those of another card or version are refused, and the cache stays empty
+    config.set_runtime_cache(cache)
+    return engine.create_execution_context(config), cache
 
 
 def pick_profile(profiles: list[ShapeProfile], shape: BatchShape) -> int:
@@ -147,15 +199,21 @@ def _size(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-def _release(gpu: GpuObjects, memories: list[TensorMemory], lock: threading.Lock) -> None:
+def _release(
+    gpu: GpuObjects, memories: list[TensorMemory | ScratchMemory], lock: threading.Lock, kernels: bytes
+) -> None:
     """Release the GPU objects, in this order, when an engine is closed, garbage-collected or Python ends."""
     if not lock.acquire(timeout=LAST_BATCH_S):
         return  # the process ends in the middle of a batch, whose memory must stay
     with collector_held_off:
+        now = b"" if gpu.kernels is None else bytes(gpu.kernels.serialize())
         gpu.context = None
+        gpu.kernels = None
         gpu.engine = None
         for memory in memories:
             memory.free()
         with contextlib.suppress(BackendError):  # the driver may be unloaded at the end of the process
             cuda_result(runtime.cudaStreamDestroy(gpu.stream))
     lock.release()
+    if now not in (b"", kernels):
+        gpu.keep_kernels(now)
