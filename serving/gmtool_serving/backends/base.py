@@ -68,6 +68,8 @@ class Backend(Protocol):
     """Path of the model file."""
     model_sha256: str
     """SHA-256 of the model file."""
+    device: Literal["cpu", "cuda"]
+    """Where the model computes."""
     preferred_batch: int
     """Default batch size; larger batches are hardly faster."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 import onnxruntime as ort
@@ -83,11 +83,11 @@ class OrtBackend:
         self._check_provider(provider, device)
         self._held_bytes = 0
         """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
-        self._device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
+        self.device: Literal["cpu", "cuda"] = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         sides = self._session.get_inputs()[0].shape[:3]
         self._fixed = tuple(side if isinstance(side, int) else None for side in sides)
         """Batch, height and width, where the graph takes no other."""
-        self.preferred_batch = self._fixed[0] or (1 if self._device == "cpu" else GPU_BATCH)
+        self.preferred_batch = self._fixed[0] or (1 if self.device == "cpu" else GPU_BATCH)
         self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
 
     def predict(self, images: UInt8Array) -> Prediction:
@@ -102,7 +102,7 @@ class OrtBackend:
         images = fit_shape(images, self._fixed)
         self._refuse_too_large(images)
         try:
-            values = self._run(images) if self._device == "cpu" else self._run_bound(images)
+            values = self._run(images) if self.device == "cpu" else self._run_bound(images)
         except Exception as error:  # onnxruntime raises classes of its native part
             ran_out = any(words in str(error).lower() for words in MEMORY_WORDS)
             kind = BackendMemoryError if ran_out else BackendError
@@ -119,7 +119,7 @@ class OrtBackend:
         binding = self._session.io_binding()
         binding.bind_cpu_input(self.spec.input.name, images)
         for name in self.spec.outputs:
-            binding.bind_output(name, self._device)
+            binding.bind_output(name, self.device)
         self._session.run_with_iobinding(binding)
         values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
@@ -145,7 +145,7 @@ class OrtBackend:
         if needed <= self._held_bytes:
             return
         # On a GPU host memory is no limit, but an image that exceeds all of it fits on no GPU either
-        memory = available_memory() + self._held_bytes if self._device == "cpu" else physical_memory()
+        memory = available_memory() + self._held_bytes if self.device == "cpu" else physical_memory()
         if memory is not None and needed > MEMORY_SHARE * memory:
             kind = ImageTooLargeError if count == 1 else BackendMemoryError
             has_logits = "logits" in self.spec.outputs

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from gmtool.artifact.nvidia import EXTRAS, collector_held_off, load_tensorrt, tensorrt_log, this_host
 from gmtool.artifact.tensorrt_plan import (
@@ -43,6 +43,8 @@ class TrtBackend:
         BackendError: No GPU, or TensorRT cannot use it.
         MissingExtraError: TensorRT is not installed.
     """
+
+    device: Literal["cpu", "cuda"] = "cuda"
 
     @collector_held_off
     def __init__(self, path: Path, *, device: InferenceDevice = "auto", trust: bool = False) -> None:

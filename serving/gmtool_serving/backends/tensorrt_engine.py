@@ -88,7 +88,7 @@ class TrtEngine:
         """Shape that the scratch memory was last set for."""
         self._lock = threading.Lock()  # an execution context runs one batch at a time
         self._gpu = GpuObjects(engine, context, stream, cache, keep_kernels)
-        memories = [*self._memory.values(), self._scratch]
+        memories: list[TensorMemory | ScratchMemory] = [*self._memory.values(), self._scratch]
         self._free = weakref.finalize(self, _release, self._gpu, memories, self._lock, kernels)
 
     def run(self, images: UInt8Array) -> dict[str, npt.NDArray[Any]]:
@@ -163,7 +163,7 @@ class TrtEngine:
 def _context(trt: ModuleType, engine: Any, kernels: bytes) -> tuple[Any | None, Any | None]:
     """Return an execution context without memory of its own, None on failure; and its cache of kernels."""
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-    config = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+    config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
     if not hasattr(config, "create_runtime_cache"):  # TensorRT: its kernels are in the plan
         return engine.create_execution_context(strategy), None
     config.set_execution_context_allocation_strategy(strategy)
