@@ -49,7 +49,8 @@ def profile_of_run(run_dir: Path, given: Mapping[str, str | None]) -> ShapeProfi
     if not (smallest and best and largest):
         heights, widths = _sizes(run_dir)
         height, width = median_low(heights), median_low(widths)
-        best = best or BatchShape(BEST_BATCH, height, width)
+        batch = min(BEST_BATCH, largest.batch) if largest else BEST_BATCH
+        best = best or BatchShape(max(batch, smallest.batch if smallest else 1), height, width)
         smallest = smallest or BatchShape(1, min(SMALLEST_PX, best.height), min(SMALLEST_PX, best.width))
         largest = largest or BatchShape(
             max(LARGEST_BATCH, best.batch), max(*heights, best.height), max(*widths, best.width)

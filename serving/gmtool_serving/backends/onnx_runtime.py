@@ -16,7 +16,7 @@ from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, Image
 from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
 from gmtool_serving.backends.base import InferenceDevice, Prediction, fit_shape, to_prediction
-from gmtool_serving.backends.model_file import ModelFile, read_model_file
+from gmtool_serving.backends.model_file import read_model_file
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_BATCH = 8
@@ -31,6 +31,9 @@ MEMORY_WORDS = (
     "resource allocation failed",  # cuBLAS's own text, which onnxruntime prints
 )
 """Words in onnxruntime's messages when memory runs out; it has no error type for that."""
+BIAS_QUANTIZATION = "WeightBiasQuantization"
+"""Optimiser of onnxruntime that makes int32 of an int8 model's biases, for which CUDA has no kernel: the processor
+would dequantise each of them in every batch, and copy it to the card."""
 MEMORY_SHARE = 0.8
 """Share of the available memory that the non-local block may need."""
 TILE_PX = 1024
@@ -73,13 +76,13 @@ class OrtBackend:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = CUDA if _wants_cuda(device) else CPU
         try:
-            self._session = _session(file, options, provider)
+            self._session = make_session(file.content, file.spec.precision, options, provider)
         except Exception as error:  # onnxruntime raises classes of its native part
             if provider == CPU or device == "cuda":
                 raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
             remark(f"CUDA unavailable ({_first_line(error)}): predicting with {CPU}")
             provider = CPU
-            self._session = _session(file, options, provider)
+            self._session = make_session(file.content, file.spec.precision, options, provider)
         self._check_provider(provider, device)
         self._held_bytes = 0
         """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
@@ -157,11 +160,19 @@ class OrtBackend:
         self._held_bytes = needed
 
 
-def _session(file: ModelFile, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
-    """Return a session on a provider; onnxruntime does not replace it by another one."""
-    with_options = (provider, cuda_options(file.spec.precision) if provider == CUDA else {})
+def make_session(
+    content: bytes, precision: Precision, options: ort.SessionOptions, provider: str
+) -> ort.InferenceSession:
+    """Return a session of an ONNX model on a provider; onnxruntime does not replace it by another one."""
+    on_cuda = provider == CUDA
     # From bytes: a model cannot then refer to other files
-    return ort.InferenceSession(file.content, options, providers=[with_options], enable_fallback=0)
+    return ort.InferenceSession(
+        content,
+        options,
+        providers=[(provider, cuda_options(precision) if on_cuda else {})],
+        enable_fallback=0,
+        disabled_optimizers=[BIAS_QUANTIZATION] if on_cuda else None,
+    )
 
 
 def cuda_options(precision: Precision) -> dict[str, str]:
