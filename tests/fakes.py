@@ -22,6 +22,7 @@ class FakeBackend:
     description = "pixels"
     model = "fake.onnx"
     device: Literal["cpu", "cuda"] = "cpu"
+    lanes = 1
     preferred_batch = 1
 
     def __init__(

@@ -64,6 +64,8 @@ class OrtBackend:
         BackendError: CUDA was asked for and is unavailable.
     """
 
+    lanes = 1  # onnxruntime copies within a run; two at once would take the memory of two
+
     def __init__(
         self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0, trust: bool = False
     ) -> None:

@@ -30,6 +30,7 @@ class OpenVinoBackend:
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
+    lanes = 1
     preferred_batch = 1
 
     def __init__(

@@ -69,6 +69,7 @@ class TrtBackend:
             kernels=read_kernels(path),
             keep_kernels=lambda kernels: keep_kernels(path, kernels),
         )
+        self.lanes = self._engine.lanes
         opt = self._engine.profiles[0].opt
         self.preferred_batch, self.preferred_size = opt.batch, (opt.height, opt.width)
         if self._engine.inputs != [self.spec.input.name] or set(self._engine.outputs) != set(self.spec.outputs):

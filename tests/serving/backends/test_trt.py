@@ -5,8 +5,10 @@ import dataclasses
 import gc
 import importlib
 import os
+import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,7 +280,7 @@ def test_an_engine_is_released_in_order_without_the_collector(monkeypatch: pytes
         engine.close()
     else:
         del engine
-    assert released == ["context", "engine", "stream"]
+    assert released == ["context", "engine", "stream", "stream"]
     assert gc.isenabled()
 
 
@@ -409,6 +411,49 @@ def test_a_context_gets_the_memory_of_its_images_not_of_the_largest(host_runtime
     assert scratch == [2 << 20, 8 << 20, 8 << 20, 16 << 20]
     engine.close()
     assert not host_runtime._blocks
+
+
+def test_one_batch_is_copied_while_another_is_computed(
+    host_runtime: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    context = engine._gpu.context
+    first, second = random_images(1, 64, 64), random_images(2, 32, 48)
+    expected = {name: [engine.run(images)[name] for images in (first, second)] for name in OUTPUTS}
+    uploads, computing, compute, copy = [0], [0], context.execute_async_v3, host_runtime.cudaMemcpyAsync
+    uploaded_again = threading.Event()
+
+    def count(to: int, source: int, size: int, kind: int, stream: int) -> tuple[Any]:
+        if kind == host_runtime.cudaMemcpyKind.cudaMemcpyHostToDevice:
+            uploads[0] += 1
+            if uploads[0] == 2:
+                uploaded_again.set()
+        return copy(to, source, size, kind, stream)
+
+    def wait_and_compute(stream: int) -> bool:
+        computing[0] += 1
+        assert computing[0] == 1  # a context runs one batch at a time
+        assert uploaded_again.wait(10)  # the other batch's images, while this one is computed
+        computing[0] -= 1
+        return bool(compute(stream))
+
+    monkeypatch.setattr(host_runtime, "cudaMemcpyAsync", count)
+    monkeypatch.setattr(context, "execute_async_v3", wait_and_compute)
+    with ThreadPoolExecutor(2) as pool:
+        given = list(pool.map(engine.run, (first, second)))
+    for name in OUTPUTS:
+        for number in range(2):
+            np.testing.assert_array_equal(given[number][name], expected[name][number])
+    engine.close()
+    assert not host_runtime._blocks
+
+
+def test_one_thread_allocates_one_lane(host_runtime: HostRuntime) -> None:
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    for _ in range(3):
+        engine.run(random_images(1, 32, 32))
+    assert len(host_runtime._blocks) == 2 * 3 + 1  # both sides of image, mask and logits, and the scratch memory
+    engine.close()
 
 
 def test_a_batch_that_does_not_fit_leaves_the_engine_to_smaller_ones(host_runtime: HostRuntime) -> None:
