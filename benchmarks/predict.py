@@ -132,8 +132,8 @@ def predict_rate(backend: Backend, root: Path, paths: list[Path], options: Predi
     from gmtool_serving.inputs.collect import collect_images
     from gmtool_serving.pipeline.run import PredictionRun
 
-    out = root / "out"
-    shutil.rmtree(out, ignore_errors=True)
+    # A new folder: ext4 without a journal looks long for an inode that was not deleted a minute ago
+    out = Path(tempfile.mkdtemp(dir=root, prefix="out-"))
     images = collect_images([str(paths[0].parent)], out)
     with PredictionRun(images, out, options) as run:
         time.sleep(1)
