@@ -36,6 +36,7 @@ class BackendContract:
         assert Path(backend.model).suffix in (".onnx", ".plan")
         assert re.fullmatch("[0-9a-f]{64}", backend.model_sha256)
         assert backend.preferred_batch >= 1
+        assert backend.device in ("cpu", "cuda")
 
     @pytest.mark.parametrize("shape", [(1, 32, 32), (2, 64, 48), (1, 33, 41), (1, 32, 32)])
     def test_outputs_are_those_of_the_spec_in_the_images_shape(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from gmtool_serving.backends.base import Prediction, to_prediction
@@ -20,6 +21,8 @@ class FakeBackend:
 
     description = "pixels"
     model = "fake.onnx"
+    device: Literal["cpu", "cuda"] = "cpu"
+    lanes = 1
     preferred_batch = 1
 
     def __init__(

@@ -30,9 +30,16 @@ from gmtool_export.proof.gate import Tolerance, judge, judge_shapes
 from gmtool_export.proof.half import Headroom
 from gmtool_export.proof.images import Evidence
 from gmtool_export.proof.miou_drop import PyTorchMasks, score
-from gmtool_export.proof.parity import ReferenceBatch, Runner, compare, onnx_runner, reference_batches_inside
+from gmtool_export.proof.parity import (
+    ReferenceBatch,
+    Runner,
+    compare,
+    onnx_runner,
+    reference_batches_of,
+)
 from gmtool_export.record import ArtifactRecord, Proof, onnx_name, outputs_mark, rejected_name
-from gmtool_export.tensorrt.build import BuildOptions, build_plan
+from gmtool_export.tensorrt.build import BuildOptions, build_plan, fitted
+from gmtool_export.tensorrt.profiles import proof_shapes
 from gmtool_export.verification import verification_set
 
 PlanRunner = Callable[[Path], tuple[str, Runner]]
@@ -136,6 +143,7 @@ def make_plan(
     proofs = [] if proving is None else [_prove_graph(graph, content, spec, proving)]
     for proof in proofs:
         _judge("the ONNX model", spec, proof)
+    options = fitted(options, spec)
     remark("building: TensorRT")
     plan = build_plan(content, spec, options)
     if proving is not None:
@@ -227,7 +235,8 @@ def _prove_plan(
         except (ArtifactError, BackendError, MissingExtraError) as error:
             remark(f"the plan itself is not compared, only its graph: {_tail(error, path)}")
             return None
-        inside = reference_batches_inside(proving.network, proving.evidence.images, options.profiles[0])
+        shapes = proof_shapes(options.profiles[0])
+        inside = reference_batches_of(proving.network, proving.evidence.images, shapes)
         proof = _prove("the TensorRT plan", runtime, spec, proving, runner, runner, inside)
         _judge("the TensorRT plan", spec, proof)
         return proof

@@ -47,6 +47,7 @@ class TensorRTTarget:
         return BuildOptions(
             flavour=choose_flavour(self.runtime),
             profiles=(profile_of_run(run_dir, shapes),),
+            shapes_given=self.opt_shape is not None or self.max_shape is not None,
             workspace_bytes=None if self.workspace_mib is None else self.workspace_mib << 20,
             hardware_compatible=self.hardware_compatible,
             version_compatible=self.version_compatible,

@@ -10,7 +10,7 @@ from gmtool.artifact.shapes import ShapeProfile
 from gmtool.artifact.verification import ShapeRecord, VerificationBatch, VerificationHeader, pack, places
 from gmtool.nn.model import GuidedMixNet
 from gmtool_export.proof.images import Evidence
-from gmtool_export.proof.parity import FIXED, ReferenceBatch, reference_batches_inside
+from gmtool_export.proof.parity import FIXED, ReferenceBatch, reference_batches_of, shapes_inside
 from gmtool_export.record import ArtifactRecord
 
 KEPT_SHAPES = ("smaller", "odd", "traced")
@@ -61,7 +61,12 @@ def _batches(
         return evidence.batches
     if profile is None:
         return {name: evidence.batches[name] for name in KEPT_SHAPES}
-    return reference_batches_inside(network, evidence.images, profile, max_pixels=MAX_PIXELS)
+    shapes = {
+        name: shape
+        for name, shape in shapes_inside(profile).items()
+        if shape.pixels <= MAX_PIXELS or name == "smallest"
+    }
+    return reference_batches_of(network, evidence.images, shapes)
 
 
 def _kept(name: str, batch: ReferenceBatch, bound: float, reached: float | None) -> VerificationBatch:

@@ -43,6 +43,11 @@ class BatchShape:
         """Number of pixels of all images."""
         return self.batch * self.height * self.width
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
     def covers(self, other: BatchShape) -> bool:
         """Return whether each side of `other` is at most this one's."""
         return other.batch <= self.batch and other.height <= self.height and other.width <= self.width

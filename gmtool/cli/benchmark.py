@@ -122,6 +122,8 @@ def _show(rows: list[BenchmarkRow]) -> None:
     stdout().print(table)
     for backend in sorted({row.backend for row in rows if row.backend}):
         result(backend)
+    if any(row.peak_of == "cuda" for row in rows):
+        result("peak MB of models on CUDA: memory of the card")
     for row in rows:
         if row.error:
             remark(f"failed: {row.model}: {row.error}")

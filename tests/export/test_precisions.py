@@ -116,7 +116,7 @@ def test_tensorrt_takes_symmetric_int8_and_a_plan_is_written(cli: Cli, run: Path
     (plan,) = out.split()
     assert plan.endswith("export/model_int8.rtx.plan")
     sidecar = json.loads(Path(plan + ".json").read_text())
-    assert sidecar["profiles"][0]["opt"] == {"batch": 1, "height": 48, "width": 64}
+    assert sidecar["profiles"][0]["opt"] == {"batch": 2, "height": 48, "width": 64}
     assert not (run / "export/model_int8.onnx").exists()
     record = json.loads((run / "export/export.json").read_text())["artifacts"]["model_int8.rtx.plan"]
     assert record["quantization"]["symmetric"] is True

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from gmtool_export.tensorrt.build import BuildOptions, build_plan, check_options, choose_flavour
+from gmtool_export.tensorrt.build import BuildOptions, _configure, build_plan, check_options, choose_flavour
+from gmtool_export.tensorrt.profiles import fit_to_memory, needed_bytes, profile_of_run, proof_shapes
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from gmtool import console
 from gmtool.artifact import nvidia
+from gmtool.artifact.nvidia import tensorrt_log
 from gmtool.artifact.sealed_onnx import read_sealed_spec
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.artifact.spec import ArtifactSpec, Precision
@@ -122,6 +125,62 @@ def test_the_sidecar_says_what_was_built(spec: ArtifactSpec) -> None:
     assert (said.hardware_compatible, said.version_compatible) == (False, False)
     assert said.platform == nvidia.this_platform()
     assert said.artifact == spec
+
+
+def test_a_plan_is_built_to_take_the_memory_of_the_images_that_it_gets(spec: ArtifactSpec) -> None:
+    config = trt.Builder(tensorrt_log("tensorrt_rtx").logger).create_builder_config()
+    feature = trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10
+    config.set_preview_feature(feature, False)  # as TensorRT has it by default
+    _configure(trt, config, spec, RTX)
+    assert config.get_preview_feature(feature)
+
+
+WIDE = ShapeProfile(BatchShape(1, 32, 32), BatchShape(4, 1024, 2048), BatchShape(8, 1024, 2048))
+
+
+@pytest.mark.parametrize(
+    ("gib", "largest", "best"),
+    [(141, "8x1024x2048", "4x1024x2048"), (48, "4x1024x2048", "4x1024x2048"), (24, "2x1024x2048", "2x1024x2048")],
+)
+def test_the_default_profile_is_cut_to_the_memory_of_the_card(
+    spec: ArtifactSpec, gib: int, largest: str, best: str
+) -> None:
+    """At 1024x2048 attention has 32 768 positions: their matrix takes 4 GiB, and its softmax as much."""
+    assert needed_bytes(WIDE.opt, spec) == 2 * 16 << 30
+    profile = fit_to_memory(WIDE, spec, gib << 30, given=False)
+    assert (str(profile.min), str(profile.opt), str(profile.max)) == ("1x32x32", best, largest)
+
+
+def test_where_one_image_does_not_fit_the_sides_are_cut_and_given_shapes_stay(
+    spec: ArtifactSpec, capfd: pytest.CaptureFixture[str]
+) -> None:
+    console.stderr.cache_clear()
+    profile = fit_to_memory(WIDE, spec, 8 << 30, given=False)
+    assert profile.max.batch == profile.opt.batch == 1
+    assert 900 <= profile.max.height < 1024 and profile.max.width == pytest.approx(2 * profile.max.height, abs=4)
+    assert needed_bytes(profile.max, spec) <= 0.8 * (8 << 30)
+    assert f"largest shape {profile.max} instead of 8x1024x2048, for a card of 8 GiB" in capfd.readouterr().err
+    assert fit_to_memory(WIDE, spec, 8 << 30, given=True) == WIDE
+    assert "--max-shape 8x1024x2048 needs about 64 GiB on a card of 8" in capfd.readouterr().err
+    # Not below the smallest shape; without attention the features decide
+    least = ShapeProfile(BatchShape(2, 64, 64), BatchShape(2, 96, 96), BatchShape(8, 1024, 1024))
+    assert fit_to_memory(least, spec, 1 << 20, given=False).max == least.min
+    plain = dataclasses.replace(spec, attention_stride=None)
+    assert fit_to_memory(WIDE, plain, 24 << 30, given=False) == WIDE
+
+
+def test_the_proof_computes_no_batch_in_pytorch_that_takes_minutes() -> None:
+    shapes = proof_shapes(WIDE)
+    assert all(shape.pixels <= 1_000_000 and WIDE.misfit(shape) is None for shape in shapes.values())
+    assert shapes["smallest"] == WIDE.min and shapes["largest"].batch == 1
+    assert shapes["largest"].height > 600 and set(shapes) >= {"best", "odd", "batch of 3"}
+
+
+def test_default_shapes_follow_the_images_and_are_best_at_several_at_once(toy_run: Path) -> None:
+    given = {"--min-shape": None, "--opt-shape": None, "--max-shape": None}
+    profile = profile_of_run(toy_run, given)
+    assert (profile.min.batch, profile.opt.batch, profile.max.batch) == (1, 4, 8)
+    assert profile_of_run(toy_run, given | {"--opt-shape": "9x40x50"}).max.batch == 9
 
 
 def target_bits(plan: Plan) -> int:

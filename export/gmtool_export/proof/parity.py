@@ -111,19 +111,19 @@ def reference_batches(
     return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}
 
 
-def reference_batches_inside(
-    network: GuidedMixNet, images: Sequence[UInt8Array], profile: ShapeProfile, *, max_pixels: int | None = None
-) -> dict[str, ReferenceBatch]:
-    """Return batches of real images at a profile's smallest, best and largest shape, and at `SHAPES` inside it.
-
-    Each shape once. With `max_pixels`, no larger batches but the smallest.
-    """
+def shapes_inside(profile: ShapeProfile) -> dict[str, BatchShape]:
+    """Return a profile's smallest, best and largest shape, and those of `SHAPES` inside it, by name."""
     named = {"smallest": profile.min, "best": profile.opt, "largest": profile.max}
-    named |= {name: shape for name, shape in SHAPES.items() if profile.misfit(shape) is None}
+    return named | {name: shape for name, shape in SHAPES.items() if profile.misfit(shape) is None}
+
+
+def reference_batches_of(
+    network: GuidedMixNet, images: Sequence[UInt8Array], named: Mapping[str, BatchShape]
+) -> dict[str, ReferenceBatch]:
+    """Return batches of real images at shapes, each shape once, under its first name."""
     shapes: dict[str, BatchShape] = {}
     for name, shape in named.items():
-        fits = max_pixels is None or shape.pixels <= max_pixels or name == "smallest"
-        if fits and shape not in shapes.values():
+        if shape not in shapes.values():
             shapes[name] = shape
     batches = {name: _batch(images, shape) for name, shape in shapes.items()}
     return {name: ReferenceBatch(batch, reference_logits(network, batch)) for name, batch in batches.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from gmtool.artifact.tensorrt_plan import FLAVOUR_TITLES, Flavour, Plan, PlanSpe
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, ConfigError, MissingExtraError, UsageError
 from gmtool.files import write_atomically
+from gmtool_export.tensorrt.profiles import card_memory, fit_to_memory
 
 OLDEST_COMPATIBLE = "8.0"
 """Ampere: oldest GPUs of `--hardware-compatible`, and of TensorRT-RTX's default."""
@@ -38,6 +39,8 @@ class BuildOptions:
     """TensorRT or TensorRT-RTX; see `choose_flavour`."""
     profiles: tuple[ShapeProfile, ...]
     """Optimisation profiles; at least one."""
+    shapes_given: bool = True
+    """The user gave the profiles; else they may be cut to the memory of the card: see `fitted`."""
     workspace_bytes: int | None = None
     """Limit of the builder's workspace, bytes; None for its default."""
     hardware_compatible: bool = False
@@ -107,6 +110,13 @@ def check_options(options: BuildOptions) -> None:
                 f"--compute-capability {capability}: {title} {trt.__version__} builds for {', '.join(known)}; "
                 "for data-centre GPUs (9.0, 10.0) use TensorRT"
             )
+
+
+def fitted(options: BuildOptions, spec: ArtifactSpec) -> BuildOptions:
+    """Return the options with profiles that fit into the memory of the card."""
+    memory, given = card_memory(options.flavour), options.shapes_given
+    profiles = tuple(fit_to_memory(profile, spec, memory, given=given) for profile in options.profiles)
+    return replace(options, profiles=profiles)
 
 
 def build_plan(onnx_model: bytes, spec: ArtifactSpec, options: BuildOptions) -> Plan:
@@ -215,6 +225,10 @@ def _precision(trt: ModuleType, network: Any) -> Precision:
 def _configure(trt: ModuleType, config: Any, spec: ArtifactSpec, options: BuildOptions) -> None:
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    # From TensorRT 10.10: a context needs the memory of its images, not of the profile's largest
+    resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+    if resize is not None:
+        config.set_preview_feature(resize, True)
     if spec.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with a mantissa of 10 bits
     if options.hardware_compatible:

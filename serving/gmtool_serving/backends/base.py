@@ -68,6 +68,10 @@ class Backend(Protocol):
     """Path of the model file."""
     model_sha256: str
     """SHA-256 of the model file."""
+    device: Literal["cpu", "cuda"]
+    """Where the model computes."""
+    lanes: int
+    """Threads that predict at the same time: 2 where one batch is copied while another is computed."""
     preferred_batch: int
     """Default batch size; larger batches are hardly faster."""
 

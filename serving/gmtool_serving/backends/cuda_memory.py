@@ -1,4 +1,4 @@
-"""Pinned host buffer and GPU buffer of a tensor."""
+"""Pinned host buffer and GPU buffer of a tensor, and GPU memory for what is between tensors."""
 
 from __future__ import annotations
 
@@ -68,5 +68,31 @@ class TensorMemory:
         self._host = self.device = self.capacity = 0
         if host:
             runtime.cudaFreeHost(host)
+        if device:
+            runtime.cudaFree(device)
+
+
+class ScratchMemory:
+    """GPU memory that a runtime computes in. It grows, to no more than is needed, and never shrinks."""
+
+    def __init__(self) -> None:
+        self.device = self.capacity = 0
+
+    def reserve(self, needed: int) -> None:
+        """Grow to at least `needed` bytes.
+
+        Raises:
+            BackendMemoryError: Not enough memory; the smaller one is given back.
+        """
+        if needed <= self.capacity:
+            return
+        self.free()
+        size = -(-needed // GRAIN_BYTES) * GRAIN_BYTES
+        (device,) = cuda_result(runtime.cudaMalloc(size))
+        self.device, self.capacity = int(device), size
+
+    def free(self) -> None:
+        """Free it."""
+        device, self.device, self.capacity = self.device, 0, 0
         if device:
             runtime.cudaFree(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 import onnxruntime as ort
@@ -16,7 +16,7 @@ from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, Image
 from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
 from gmtool_serving.backends.base import InferenceDevice, Prediction, fit_shape, to_prediction
-from gmtool_serving.backends.model_file import ModelFile, read_model_file
+from gmtool_serving.backends.model_file import read_model_file
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_BATCH = 8
@@ -31,6 +31,9 @@ MEMORY_WORDS = (
     "resource allocation failed",  # cuBLAS's own text, which onnxruntime prints
 )
 """Words in onnxruntime's messages when memory runs out; it has no error type for that."""
+BIAS_QUANTIZATION = "WeightBiasQuantization"
+"""Optimiser of onnxruntime that makes int32 of an int8 model's biases, for which CUDA has no kernel: the processor
+would dequantise each of them in every batch, and copy it to the card."""
 MEMORY_SHARE = 0.8
 """Share of the available memory that the non-local block may need."""
 TILE_PX = 1024
@@ -61,6 +64,8 @@ class OrtBackend:
         BackendError: CUDA was asked for and is unavailable.
     """
 
+    lanes = 1  # onnxruntime copies within a run; two at once would take the memory of two
+
     def __init__(
         self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0, trust: bool = False
     ) -> None:
@@ -73,21 +78,21 @@ class OrtBackend:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = CUDA if _wants_cuda(device) else CPU
         try:
-            self._session = _session(file, options, provider)
+            self._session = make_session(file.content, file.spec.precision, options, provider)
         except Exception as error:  # onnxruntime raises classes of its native part
             if provider == CPU or device == "cuda":
                 raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
             remark(f"CUDA unavailable ({_first_line(error)}): predicting with {CPU}")
             provider = CPU
-            self._session = _session(file, options, provider)
+            self._session = make_session(file.content, file.spec.precision, options, provider)
         self._check_provider(provider, device)
         self._held_bytes = 0
         """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
-        self._device = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
+        self.device: Literal["cpu", "cuda"] = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
         sides = self._session.get_inputs()[0].shape[:3]
         self._fixed = tuple(side if isinstance(side, int) else None for side in sides)
         """Batch, height and width, where the graph takes no other."""
-        self.preferred_batch = self._fixed[0] or (1 if self._device == "cpu" else GPU_BATCH)
+        self.preferred_batch = self._fixed[0] or (1 if self.device == "cpu" else GPU_BATCH)
         self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
 
     def predict(self, images: UInt8Array) -> Prediction:
@@ -102,7 +107,7 @@ class OrtBackend:
         images = fit_shape(images, self._fixed)
         self._refuse_too_large(images)
         try:
-            values = self._run(images) if self._device == "cpu" else self._run_bound(images)
+            values = self._run(images) if self.device == "cpu" else self._run_bound(images)
         except Exception as error:  # onnxruntime raises classes of its native part
             ran_out = any(words in str(error).lower() for words in MEMORY_WORDS)
             kind = BackendMemoryError if ran_out else BackendError
@@ -119,7 +124,7 @@ class OrtBackend:
         binding = self._session.io_binding()
         binding.bind_cpu_input(self.spec.input.name, images)
         for name in self.spec.outputs:
-            binding.bind_output(name, self._device)
+            binding.bind_output(name, self.device)
         self._session.run_with_iobinding(binding)
         values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
@@ -145,7 +150,7 @@ class OrtBackend:
         if needed <= self._held_bytes:
             return
         # On a GPU host memory is no limit, but an image that exceeds all of it fits on no GPU either
-        memory = available_memory() + self._held_bytes if self._device == "cpu" else physical_memory()
+        memory = available_memory() + self._held_bytes if self.device == "cpu" else physical_memory()
         if memory is not None and needed > MEMORY_SHARE * memory:
             kind = ImageTooLargeError if count == 1 else BackendMemoryError
             has_logits = "logits" in self.spec.outputs
@@ -157,11 +162,19 @@ class OrtBackend:
         self._held_bytes = needed
 
 
-def _session(file: ModelFile, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
-    """Return a session on a provider; onnxruntime does not replace it by another one."""
-    with_options = (provider, cuda_options(file.spec.precision) if provider == CUDA else {})
+def make_session(
+    content: bytes, precision: Precision, options: ort.SessionOptions, provider: str
+) -> ort.InferenceSession:
+    """Return a session of an ONNX model on a provider; onnxruntime does not replace it by another one."""
+    on_cuda = provider == CUDA
     # From bytes: a model cannot then refer to other files
-    return ort.InferenceSession(file.content, options, providers=[with_options], enable_fallback=0)
+    return ort.InferenceSession(
+        content,
+        options,
+        providers=[(provider, cuda_options(precision) if on_cuda else {})],
+        enable_fallback=0,
+        disabled_optimizers=[BIAS_QUANTIZATION] if on_cuda else None,
+    )
 
 
 def cuda_options(precision: Precision) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class OpenVinoBackend:
         MissingExtraError: OpenVINO is not installed.
     """
 
+    device: Literal["cpu", "cuda"] = "cpu"
+    lanes = 1
     preferred_batch = 1
 
     def __init__(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from gmtool.artifact.nvidia import EXTRAS, collector_held_off, load_tensorrt, tensorrt_log, this_host
 from gmtool.artifact.tensorrt_plan import (
@@ -18,8 +20,11 @@ from gmtool.artifact.tensorrt_plan import (
 )
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, needs_extra
+from gmtool.files import open_unlinked, write_atomically
 from gmtool.images import UInt8Array
 from gmtool_serving.backends.base import InferenceDevice, Prediction, to_prediction
+
+KERNELS_SUFFIX = ".kernels"
 
 
 class TrtBackend:
@@ -39,6 +44,8 @@ class TrtBackend:
         MissingExtraError: TensorRT is not installed.
     """
 
+    device: Literal["cpu", "cuda"] = "cuda"
+
     @collector_held_off
     def __init__(self, path: Path, *, device: InferenceDevice = "auto", trust: bool = False) -> None:
         if device == "cpu":
@@ -55,7 +62,14 @@ class TrtBackend:
         engine = deserialize(flavour, plan, where=path)
         with needs_extra(EXTRAS[flavour], "running a plan"):
             from gmtool_serving.backends.tensorrt_engine import TrtEngine
-        self._engine = TrtEngine(load_tensorrt(flavour), engine, tensorrt_log(flavour))
+        self._engine = TrtEngine(
+            load_tensorrt(flavour),
+            engine,
+            tensorrt_log(flavour),
+            kernels=read_kernels(path),
+            keep_kernels=lambda kernels: keep_kernels(path, kernels),
+        )
+        self.lanes = self._engine.lanes
         opt = self._engine.profiles[0].opt
         self.preferred_batch, self.preferred_size = opt.batch, (opt.height, opt.width)
         if self._engine.inputs != [self.spec.input.name] or set(self._engine.outputs) != set(self.spec.outputs):
@@ -76,6 +90,29 @@ class TrtBackend:
     def close(self) -> None:
         """Free the GPU memory; the backend cannot be used afterwards."""
         self._engine.close()
+
+
+def kernels_path(plan: Path) -> Path:
+    """Return the file of the kernels that TensorRT-RTX compiled for a plan, beside it."""
+    return plan.with_name(plan.name + KERNELS_SUFFIX)
+
+
+def read_kernels(plan: Path) -> bytes:
+    """Return the kernels that were compiled for a plan; empty if there are none, or if they are older than it."""
+    path = kernels_path(plan)
+    try:
+        if path.lstat().st_mtime < plan.stat().st_mtime:
+            return b""
+        with os.fdopen(open_unlinked(path), "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def keep_kernels(plan: Path, kernels: bytes) -> None:
+    """Write the kernels that were compiled for a plan; without them the next start is slower."""
+    with contextlib.suppress(OSError):
+        write_atomically(kernels_path(plan), kernels)
 
 
 def refuse_misfit(path: Path, spec: PlanSpec, host: Host) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
+import time
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -17,35 +20,89 @@ from gmtool.artifact.nvidia import TensorRTLog, collector_held_off, cuda_result
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.errors import BackendError
 from gmtool.images import UInt8Array
-from gmtool_serving.backends.cuda_memory import TensorMemory
+from gmtool_serving.backends.cuda_memory import ScratchMemory, TensorMemory
 
+Layout = tuple[tuple[int, ...], npt.DTypeLike]
+"""Shape and dtype of a tensor."""
 LAST_BATCH_S = 2.0
 """Seconds that the end of the process waits for a running batch."""
 
 
+LANES = 2
+"""Batches at once: one is copied while another is computed."""
+
+
+class Lane:
+    """Memory of a batch's tensors, and the stream on which it is copied and computed.
+
+    Args:
+        names: Names of the tensors.
+
+    Raises:
+        BackendError: CUDA makes no stream.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.memory = {name: TensorMemory() for name in names}
+        (self.stream,) = cuda_result(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+
+    def wait(self) -> None:
+        """Wait until the copies and computations of the stream are done."""
+        cuda_result(runtime.cudaStreamSynchronize(self.stream))
+
+    def free(self) -> None:
+        """Free memory and stream."""
+        for memory in self.memory.values():
+            memory.free()
+        with contextlib.suppress(BackendError):  # the driver may be unloaded at the end of the process
+            cuda_result(runtime.cudaStreamDestroy(self.stream))
+
+
 @dataclass
 class GpuObjects:
-    """Engine, execution context and stream: GPU objects beside the tensors."""
+    """Engine, execution context, and the cache of compiled kernels: GPU objects beside the lanes."""
 
     engine: Any
     context: Any
-    stream: Any
+    kernels: Any | None
+    """`IRuntimeCache` of TensorRT-RTX; None for TensorRT."""
+    keep_kernels: Callable[[bytes], None]
+
+
+def forget(_: bytes) -> None:
+    """Keep no kernels."""
 
 
 class TrtEngine:
-    """Deserialised engine with execution context, stream and tensor memory.
+    """Deserialised engine with an execution context, and two lanes of tensor memory and stream.
+
+    Two threads may run a batch each: while one waits for the context, its images are copied to the GPU already. A
+    single thread uses one lane, and the second one's memory is never allocated.
+
+    The memory between input and outputs is allocated here, for the shapes that occur: a context of its own would
+    take that of the profile's largest shape.
 
     Args:
         trt: Python module of the engine's flavour.
         engine: An `ICudaEngine` with one input, images (N, H, W, 3) uint8, and at least one output.
         log: Logger that the engine was created with.
+        kernels: Kernels that TensorRT-RTX compiled in an earlier process; empty for none.
+        keep_kernels: Gets the kernels when the engine is released, if there are others than before.
 
     Raises:
         BackendError: Not enough GPU memory.
     """
 
-    def __init__(self, trt: ModuleType, engine: Any, log: TensorRTLog) -> None:
-        self._trt, self._log = trt, log
+    def __init__(
+        self,
+        trt: ModuleType,
+        engine: Any,
+        log: TensorRTLog,
+        *,
+        kernels: bytes = b"",
+        keep_kernels: Callable[[bytes], None] = forget,
+    ) -> None:
+        self._trt, self._log, self.lanes = trt, log, LANES
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
         self.inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
@@ -54,15 +111,23 @@ class TrtEngine:
             _profile(engine.get_tensor_profile_shape(self.inputs[0], index))
             for index in range(engine.num_optimization_profiles)
         ]
-        context = engine.create_execution_context()
+        # Streams first: kernels are only loaded where a CUDA context exists
+        lanes = [Lane(names) for _ in range(LANES)]
+        context, cache = _context(trt, engine, kernels)
         if context is None:
+            for lane in lanes:
+                lane.free()
             raise BackendError(f"not enough GPU memory for the plan: {log.reason()}")
-        (stream,) = cuda_result(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
-        self._memory = {name: TensorMemory() for name in names}
+        self._free_lanes: queue.LifoQueue[Lane] = queue.LifoQueue()  # the last one first, whose memory is there
+        for lane in lanes:
+            self._free_lanes.put(lane)
+        self._scratch = ScratchMemory()
         self._profile = 0
+        self._prepared: BatchShape | None = None
+        """Shape that the scratch memory was last set for."""
         self._lock = threading.Lock()  # an execution context runs one batch at a time
-        self._gpu = GpuObjects(engine, context, stream)
-        self._free = weakref.finalize(self, _release, self._gpu, list(self._memory.values()), self._lock)
+        self._gpu = GpuObjects(engine, context, cache, keep_kernels)
+        self._free = weakref.finalize(self, _release, self._gpu, self._free_lanes, self._scratch, kernels)
 
     def run(self, images: UInt8Array) -> dict[str, npt.NDArray[Any]]:
         """Return all outputs by name for images, (N, H, W, 3) uint8, whose shape is in one of the profiles.
@@ -71,55 +136,90 @@ class TrtEngine:
             BackendError: Shape outside of every profile, not enough memory, or TensorRT failed.
         """
         index = pick_profile(self.profiles, BatchShape(*images.shape[:3]))
-        with self._lock, collector_held_off:
-            # Set the input's shape and memory
-            self._log.start()
-            self._switch_profile(index)
+        lane = self._free_lanes.get()
+        try:
+            # Upload, while another batch may be computed
             (name,) = self.inputs
-            self._must(self._gpu.context.set_input_shape(name, images.shape), f"refuses the shape {images.shape}")
-            memory = self._memory[name]
+            memory = lane.memory[name]
             memory.reserve(images.nbytes)
             memory.view(images.shape, np.uint8)[...] = images
-            self._must(self._gpu.context.set_tensor_address(name, memory.device), f"refuses the address of {name}")
-            # Upload, execute, download
-            shapes = {output: self._prepare_output(output) for output in self.outputs}
-            memory.upload(images.nbytes, self._gpu.stream)
-            self._must(self._gpu.context.execute_async_v3(int(self._gpu.stream)), "failed")
-            for output in self.outputs:
-                self._memory[output].download(_size(shapes[output], self._dtype(output)), self._gpu.stream)
-            cuda_result(runtime.cudaStreamSynchronize(self._gpu.stream))
+            memory.upload(images.nbytes, lane.stream)
+            lane.wait()
+            with self._lock, collector_held_off:
+                outputs = self._compute(lane, images.shape, index)
+            # Download, while the next one may be computed
+            for output, (shape, dtype) in outputs.items():
+                lane.memory[output].download(_size(shape, dtype), lane.stream)
+            lane.wait()
             # Copied: the next batch writes into the same memory
             return {
-                output: self._memory[output].view(shapes[output], self._dtype(output)).copy() for output in shapes
+                output: lane.memory[output].view(shape, dtype).copy() for output, (shape, dtype) in outputs.items()
             }
+        finally:
+            self._free_lanes.put(lane)
 
     def close(self) -> None:
         """Free the GPU memory; the engine cannot be used afterwards."""
         self._free()
 
-    def _switch_profile(self, index: int) -> None:
+    def _compute(self, lane: Lane, shape: tuple[int, ...], index: int) -> dict[str, Layout]:
+        """Run the context on the images of a lane, and wait for it; return shape and dtype of the outputs."""
+        self._log.start()
+        self._switch_profile(index, lane)
+        (name,) = self.inputs
+        self._must(self._gpu.context.set_input_shape(name, shape), f"refuses the shape {shape}")
+        self._give_scratch(BatchShape(*shape[:3]))
+        address = lane.memory[name].device
+        self._must(self._gpu.context.set_tensor_address(name, address), f"refuses the address of {name}")
+        outputs = {output: self._prepare_output(output, lane) for output in self.outputs}
+        self._must(self._gpu.context.execute_async_v3(int(lane.stream)), "failed")
+        lane.wait()
+        return outputs
+
+    def _switch_profile(self, index: int, lane: Lane) -> None:
         if index == self._profile:
             return
-        switched = self._gpu.context.set_optimization_profile_async(index, int(self._gpu.stream))
+        switched = self._gpu.context.set_optimization_profile_async(index, int(lane.stream))
         self._must(switched, f"refuses its profile {index}")
-        cuda_result(runtime.cudaStreamSynchronize(self._gpu.stream))
-        self._profile = index
+        lane.wait()
+        self._profile, self._prepared = index, None
 
-    def _prepare_output(self, name: str) -> tuple[int, ...]:
-        """Reserve the memory of an output; return its shape, which follows from the input's."""
+    def _give_scratch(self, shape: BatchShape) -> None:
+        """Give the context the memory that it needs for the input's shape, which has been set."""
+        if shape == self._prepared:
+            return
+        self._prepared = None
+        needed = int(self._gpu.context.update_device_memory_size_for_shapes())
+        self._scratch.reserve(needed)
+        self._gpu.context.set_device_memory(self._scratch.device, self._scratch.capacity)
+        self._prepared = shape
+
+    def _prepare_output(self, name: str, lane: Lane) -> Layout:
+        """Reserve the memory of an output; return its shape, which follows from the input's, and its dtype."""
         shape = tuple(self._gpu.context.get_tensor_shape(name))
-        self._memory[name].reserve(_size(shape, self._dtype(name)))
-        accepted = self._gpu.context.set_tensor_address(name, self._memory[name].device)
-        self._must(accepted, f"refuses the address of {name}")
-        return shape
-
-    def _dtype(self, name: str) -> npt.DTypeLike:
         dtype: npt.DTypeLike = self._trt.nptype(self._gpu.engine.get_tensor_dtype(name))
-        return dtype
+        lane.memory[name].reserve(_size(shape, dtype))
+        accepted = self._gpu.context.set_tensor_address(name, lane.memory[name].device)
+        self._must(accepted, f"refuses the address of {name}")
+        return shape, dtype
 
     def _must(self, succeeded: bool, what: str) -> None:
         if not succeeded:
             raise BackendError(f"TensorRT {what}: {self._log.reason()}")
+
+
+def _context(trt: ModuleType, engine: Any, kernels: bytes) -> tuple[Any | None, Any | None]:
+    """Return an execution context without memory of its own, None on failure; and its cache of kernels."""
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+    if not hasattr(config, "create_runtime_cache"):  # TensorRT: its kernels are in the plan
+        return engine.create_execution_context(strategy), None
+    config.set_execution_context_allocation_strategy(strategy)
+    cache = config.create_runtime_cache()
+    if kernels:
+        cache.deserialize(kernels)  # those of another card or version are refused, and the cache stays empty
+    config.set_runtime_cache(cache)
+    return engine.create_execution_context(config), cache
 
 
 def pick_profile(profiles: list[ShapeProfile], shape: BatchShape) -> int:
@@ -147,15 +247,20 @@ def _size(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-def _release(gpu: GpuObjects, memories: list[TensorMemory], lock: threading.Lock) -> None:
+def _release(gpu: GpuObjects, lanes: queue.LifoQueue[Lane], scratch: ScratchMemory, kernels: bytes) -> None:
     """Release the GPU objects, in this order, when an engine is closed, garbage-collected or Python ends."""
-    if not lock.acquire(timeout=LAST_BATCH_S):
+    deadline = time.monotonic() + LAST_BATCH_S
+    try:
+        free = [lanes.get(timeout=max(0.0, deadline - time.monotonic())) for _ in range(LANES)]
+    except queue.Empty:
         return  # the process ends in the middle of a batch, whose memory must stay
     with collector_held_off:
+        now = b"" if gpu.kernels is None else bytes(gpu.kernels.serialize())
         gpu.context = None
+        gpu.kernels = None
         gpu.engine = None
-        for memory in memories:
-            memory.free()
-        with contextlib.suppress(BackendError):  # the driver may be unloaded at the end of the process
-            cuda_result(runtime.cudaStreamDestroy(gpu.stream))
-    lock.release()
+        scratch.free()
+        for lane in free:
+            lane.free()
+    if now not in (b"", kernels):
+        gpu.keep_kernels(now)

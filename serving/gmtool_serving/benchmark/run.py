@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,9 @@ class BenchmarkRow:
     agreement: float | None = None
     """Share of the pixels, in [0, 1], with the first model's label."""
     peak_bytes: int | None = None
-    """Peak memory of loading it and of the largest batch, without that of the runtime alone."""
+    """Peak memory of loading it and of the largest batch, without that of the runtime alone; see `peak_of`."""
+    peak_of: Literal["cpu", "cuda"] | None = None
+    """Memory that `peak_bytes` is of: the process's or the card's."""
 
 
 @dataclass
@@ -257,6 +259,7 @@ def _row(one: _Contestant, reference: _Contestant, count: int, peak_bytes: int |
         miou=None if one.confusion is None else mean_iou(one.confusion),
         agreement=one.same_pixels / one.pixels,
         peak_bytes=peak_bytes,
+        peak_of=None if peak_bytes is None else one.backend.device,
     )
 
 

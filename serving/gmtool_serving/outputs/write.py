@@ -59,6 +59,8 @@ class MaskFolders:
     def __init__(self, out: Path) -> None:
         self.out = out
         self._checked = {out}
+        self._made: set[str] = set()
+        """Folders of masks, relative to the output folder, that are there."""
 
     def locate(self, path: str) -> str:
         """Return the file's path, for messages."""
@@ -68,9 +70,13 @@ class MaskFolders:
         """Write files as `write_together` does, and make their folders; return the error of each, or None."""
         errors: list[OSError | None] = [None] * len(files)
         targets = [(self.out / path, content) for path, content in files]
-        for index, (target, _) in enumerate(targets):
+        for index, (path, _) in enumerate(files):
+            folder = path.rpartition("/")[0]
+            if folder in self._made:
+                continue
             try:
-                self.make(target.parent)
+                self.make(targets[index][0].parent)
+                self._made.add(folder)
             except OSError as error:
                 errors[index] = error
         placed = [index for index, found in enumerate(errors) if found is None]
@@ -104,11 +110,13 @@ def write_outputs(
     Returns:
         Files of each image, or its first failure.
     """
+    dirs = {name: folder.as_posix() for name, folder in format_dirs(Path(), formats).items()}
+    places = {name: (store.locate(folder), "" if folder == "." else f"{folder}/") for name, folder in dirs.items()}
     files, owners = [], []
     for number, item in enumerate(items):
-        for name, folder in format_dirs(Path(), formats).items():
-            for relative, content in encode(name, item, classes, folder=store.locate(folder.as_posix())):
-                files.append(((folder / relative).as_posix(), content))
+        for name, (place, prefix) in places.items():
+            for relative, content in encode(name, item, classes, folder=place):
+                files.append((f"{prefix}{relative}", content))
                 owners.append(number)
     written: list[list[OutputFile]] = [[] for _ in items]
     failures: dict[int, Failure] = {}

@@ -28,7 +28,7 @@ from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
 MAX_BYTES = 512 << 20
 """Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
 MAX_GROUP = 8
-"""Masks that a thread writes and syncs together, if as many wait."""
+"""Masks that a thread writes and syncs together, if as many wait; those of a batch are one group or several."""
 LAST_WORDS_S = 1.0
 """Seconds that the end of a run waits for the batch and the masks in progress."""
 
@@ -92,6 +92,11 @@ class Labeled:
     pixels: UInt8Array | None
     """RGB, (H, W, 3); None if no format shows the image."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of mask and pixels."""
+        return self.labels.mask.nbytes + (0 if self.pixels is None else self.pixels.nbytes)
+
 
 class Pipeline:
     """Local prediction pipeline; `run` yields an outcome for each image and must be closed.
@@ -121,20 +126,23 @@ class Pipeline:
         writers: int,
         find_done: Callable[[InputImage], Record | None],
     ) -> None:
-        self.clocks = Clocks(decoders.clock, Clock(), Clock(writers))
+        self.clocks = Clocks(decoders.clock, Clock(backend.lanes), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
         self._formats, self._outlines, self._store = formats, outlines, MaskFolders(out)
         self._writers, self._find_done = writers, find_done
         self._keep_pixels = any(map(needs_pixels, formats))
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
-        self._labeled: Channel[Labeled] = Channel(2 * writers + batch, MAX_BYTES)
+        self._labeled: Channel[list[Labeled]] = Channel(2 * writers + 1, MAX_BYTES)
         self._outcomes: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
         self._lock = threading.Lock()
+        self._predicting = backend.lanes
+        """Threads that have not ended yet; guarded by the lock."""
 
     def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
         """Yield the outcome of each image as soon as it is known."""
         # Start the stages
-        targets = [(self._feed, "feed", (images,)), (self._predict, "compute", ())]
+        targets: list[tuple[Callable[..., None], str, tuple[object, ...]]] = [(self._feed, "feed", (images,))]
+        targets += [(self._predict, f"compute-{index}", ()) for index in range(self._backend.lanes)]
         targets += [(self._write, f"write-{index}", ()) for index in range(self._writers)]
         threads = [
             # Daemons: a runtime cannot be stopped within a batch, and an interrupted run does not wait for it
@@ -230,7 +238,11 @@ class Pipeline:
             try:
                 batch = self._batches.get()
             except Closed:
-                self._labeled.end()
+                with self._lock:
+                    self._predicting -= 1
+                    is_last = self._predicting == 0
+                if is_last:
+                    self._labeled.end()
                 raise
             while batch:
                 some, batch = batch[:limit], batch[limit:]
@@ -243,22 +255,27 @@ class Pipeline:
                     )
                 if computed.fitted < len(some):
                     limit = computed.fitted
-                for waiting, result in zip(some, computed.results, strict=True):
-                    self._hand_over(waiting, result)
+                self._hand_over(some, computed.results)
 
-    def _hand_over(self, waiting: Waiting, result: Labels | Failure) -> None:
-        if isinstance(result, Failure):
-            self._outcomes.put(Outcome(waiting.image, sha256=waiting.decoded.sha256, failure=result))
-            return
-        decoded = waiting.decoded
-        pixels = decoded.pixels if self._keep_pixels else None
-        size_bytes = result.mask.nbytes + (0 if pixels is None else pixels.nbytes)
-        self._labeled.put(Labeled(waiting.image, decoded.sha256, decoded.warning, result, pixels), size_bytes)
+    def _hand_over(self, batch: Sequence[Waiting], results: Sequence[Labels | Failure]) -> None:
+        """Give the results of a batch to the writers, in groups: each handover costs a switch of threads."""
+        labeled = []
+        for waiting, result in zip(batch, results, strict=True):
+            decoded = waiting.decoded
+            if isinstance(result, Failure):
+                self._outcomes.put(Outcome(waiting.image, sha256=decoded.sha256, failure=result))
+                continue
+            pixels = decoded.pixels if self._keep_pixels else None
+            labeled.append(Labeled(waiting.image, decoded.sha256, decoded.warning, result, pixels))
+        for start in range(0, len(labeled), MAX_GROUP):
+            group = labeled[start : start + MAX_GROUP]
+            self._labeled.put(group, sum(each.size_bytes for each in group))
 
     def _write(self) -> None:
         classes = self._backend.spec.classes
         while True:
-            group = self._labeled.get_some(MAX_GROUP)
+            groups = self._labeled.get_some(max(1, MAX_GROUP // self._batch))
+            group = [each for found in groups for each in found]
             items = [
                 MaskItem(
                     each.image.output,
@@ -278,6 +295,6 @@ class Pipeline:
                     outcome = Outcome(each.image, sha256=each.sha256, failure=written)
                 else:
                     outcome = Outcome(each.image, sha256=each.sha256, warning=each.warning, outputs=written)
-                    with self._lock:
-                        self.clocks.images += 1
                 self._outcomes.put(outcome)
+            with self._lock:
+                self.clocks.images += sum(not isinstance(written, Failure) for written in results)

@@ -54,7 +54,7 @@ class CertaintyBackend:
         self._backend, self._kind = backend, kind
         self.spec, self.description = backend.spec, backend.description
         self.model, self.model_sha256 = backend.model, backend.model_sha256
-        self.preferred_batch = backend.preferred_batch
+        self.device, self.lanes, self.preferred_batch = backend.device, backend.lanes, backend.preferred_batch
 
     def predict(self, images: UInt8Array) -> Prediction:
         """Return mask and certainty, (N, H, W) uint8, of RGB images, (N, H, W, 3) uint8."""

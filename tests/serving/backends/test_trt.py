@@ -3,8 +3,12 @@
 import ctypes
 import dataclasses
 import gc
+import importlib
+import os
+import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,6 +227,14 @@ class Context:
     """An execution context that computes nothing."""
 
 
+MODES = SimpleNamespace(INPUT="input", OUTPUT="output")
+FLAVOUR: Any = SimpleNamespace(
+    TensorIOMode=MODES,
+    nptype=lambda dtype: dtype,
+    ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="by the user"),
+)
+
+
 class Engine:
     """An engine of one input and no output, as far as it is asked before a batch."""
 
@@ -237,7 +249,8 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         return [(1, 8, 8, 3)] * 3
 
-    def create_execution_context(self) -> Context:
+    def create_execution_context(self, strategy: str) -> Context:
+        assert strategy == "by the user"
         return Context()
 
 
@@ -260,15 +273,14 @@ def test_an_engine_is_released_in_order_without_the_collector(monkeypatch: pytes
         cudaStreamDestroy=destroy,
     )
     monkeypatch.setattr(trt_engine, "runtime", cuda)
-    modes: Any = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"))
-    engine = TrtEngine(modes, Engine(), tensorrt_log("tensorrt_rtx"))
+    engine = TrtEngine(FLAVOUR, Engine(), tensorrt_log("tensorrt_rtx"))
     weakref.finalize(engine._gpu.context, note, "context")
     weakref.finalize(engine._gpu.engine, note, "engine")
     if way == "closed":
         engine.close()
     else:
         del engine
-    assert released == ["context", "engine", "stream"]
+    assert released == ["context", "engine", "stream", "stream"]
     assert gc.isenabled()
 
 
@@ -280,8 +292,14 @@ class HostRuntime:
 
     def __init__(self) -> None:
         self._blocks: dict[int, np.ndarray] = {}
+        self.most = 64 << 20
+        """Bytes of a block that is too large."""
 
     def cudaMalloc(self, size: int) -> tuple[Any, int]:  # noqa: N802
+        if size > self.most:
+            from cuda.bindings import runtime
+
+            return runtime.cudaError_t.cudaErrorMemoryAllocation, 0
         block = np.zeros(size, np.uint8)
         self._blocks[block.ctypes.data] = block
         return cuda_success(), block.ctypes.data
@@ -313,9 +331,23 @@ class ComputingContext(Context):
         self._fake = FakeBackend(outputs=OUTPUTS)
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
+        self._needed: int | None = None
+        self.scratch: list[int] = []
+        """Sizes of the memory that it was given."""
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        count, height, width, _ = self._shape
+        self._needed = 2048 * count * height * width
+        return self._needed
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert self._needed is not None and size >= self._needed
+        ctypes.memset(address, 1, self._needed)  # it is all there
+        self.scratch.append(size)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self._shape = tuple(shape)
+        if self._shape != tuple(shape):
+            self._shape, self._needed = tuple(shape), None
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -327,6 +359,8 @@ class ComputingContext(Context):
         return (count, 3, height, width) if name == "logits" else (count, height, width)
 
     def execute_async_v3(self, stream: int) -> bool:
+        if self._needed is None:  # its memory is that of another shape
+            return False
         given = self._fake.predict(self._at("image", self._shape, np.uint8))
         self._at("mask", self.get_tensor_shape("mask"), np.uint8)[...] = given.mask
         self._at("logits", self.get_tensor_shape("logits"), np.float32)[...] = given.logits
@@ -355,23 +389,187 @@ class ComputingEngine(Engine):
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         return [(1, 32, 32, 3), (1, 64, 64, 3), (2, 64, 64, 3)]
 
-    def create_execution_context(self) -> ComputingContext:
+    def create_execution_context(self, strategy: str) -> ComputingContext:
+        assert strategy == "by the user"
         return ComputingContext()
+
+
+@pytest.fixture
+def host_runtime(monkeypatch: pytest.MonkeyPatch) -> HostRuntime:
+    runtime = HostRuntime()
+    monkeypatch.setattr(trt_engine, "runtime", runtime)
+    monkeypatch.setattr(cuda_memory, "runtime", runtime)
+    return runtime
+
+
+def test_a_context_gets_the_memory_of_its_images_not_of_the_largest(host_runtime: HostRuntime) -> None:
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    scratch = engine._gpu.context.scratch
+    for shape in [(1, 32, 32), (1, 32, 32), (1, 64, 64), (1, 32, 32), (2, 64, 64)]:
+        engine.run(random_images(*shape))
+    # The same shape twice is prepared once; a smaller one takes the memory that is there
+    assert scratch == [2 << 20, 8 << 20, 8 << 20, 16 << 20]
+    engine.close()
+    assert not host_runtime._blocks
+
+
+def test_one_batch_is_copied_while_another_is_computed(
+    host_runtime: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    context = engine._gpu.context
+    first, second = random_images(1, 64, 64), random_images(2, 32, 48)
+    expected = {name: [engine.run(images)[name] for images in (first, second)] for name in OUTPUTS}
+    uploads, computing, compute, copy = [0], [0], context.execute_async_v3, host_runtime.cudaMemcpyAsync
+    uploaded_again = threading.Event()
+
+    def count(to: int, source: int, size: int, kind: int, stream: int) -> tuple[Any]:
+        if kind == host_runtime.cudaMemcpyKind.cudaMemcpyHostToDevice:
+            uploads[0] += 1
+            if uploads[0] == 2:
+                uploaded_again.set()
+        return copy(to, source, size, kind, stream)
+
+    def wait_and_compute(stream: int) -> bool:
+        computing[0] += 1
+        assert computing[0] == 1  # a context runs one batch at a time
+        assert uploaded_again.wait(10)  # the other batch's images, while this one is computed
+        computing[0] -= 1
+        return bool(compute(stream))
+
+    monkeypatch.setattr(host_runtime, "cudaMemcpyAsync", count)
+    monkeypatch.setattr(context, "execute_async_v3", wait_and_compute)
+    with ThreadPoolExecutor(2) as pool:
+        given = list(pool.map(engine.run, (first, second)))
+    for name in OUTPUTS:
+        for number in range(2):
+            np.testing.assert_array_equal(given[number][name], expected[name][number])
+    engine.close()
+    assert not host_runtime._blocks
+
+
+def test_one_thread_allocates_one_lane(host_runtime: HostRuntime) -> None:
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    for _ in range(3):
+        engine.run(random_images(1, 32, 32))
+    assert len(host_runtime._blocks) == 2 * 3 + 1  # both sides of image, mask and logits, and the scratch memory
+    engine.close()
+
+
+def test_a_batch_that_does_not_fit_leaves_the_engine_to_smaller_ones(host_runtime: HostRuntime) -> None:
+    host_runtime.most = 8 << 20
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    with pytest.raises(BackendMemoryError, match="out of memory"):
+        engine.run(random_images(2, 64, 64))
+    assert engine.run(random_images(1, 64, 64))["mask"].shape == (1, 64, 64)
+    engine.close()
+    assert not host_runtime._blocks
+
+
+class Kernels:
+    """A cache of kernels that takes what begins with the name of its card."""
+
+    def __init__(self) -> None:
+        self.content = b"card:"
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(b"card:"):
+            return False
+        self.content = content
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class RtxEngine(ComputingEngine):
+    """An engine of TensorRT-RTX, which compiles a kernel for each new shape."""
+
+    def create_runtime_config(self) -> Any:
+        config = SimpleNamespace(kernels=None, strategy=None)
+        config.set_execution_context_allocation_strategy = lambda strategy: vars(config).update(strategy=strategy)
+        config.create_runtime_cache = Kernels
+        config.set_runtime_cache = lambda kernels: vars(config).update(kernels=kernels)
+        return config
+
+    def create_execution_context(self, config: Any) -> ComputingContext:
+        assert config.strategy == "by the user"
+        context = ComputingContext()
+        compute = context.execute_async_v3
+
+        def compile_and_compute(stream: int) -> bool:
+            kernel = f"{context._shape};".encode()
+            if kernel not in config.kernels.content:
+                config.kernels.content += kernel
+            return compute(stream)
+
+        context.execute_async_v3 = compile_and_compute  # type: ignore[method-assign]
+        return context
+
+
+def test_kernels_that_tensorrt_rtx_compiled_are_kept_beside_the_plan(
+    host_runtime: HostRuntime, tmp_path: Path
+) -> None:
+    plan = tmp_path / "model_fp32.rtx.plan"
+    plan.write_bytes(b"plan")
+    path = trt_backend.kernels_path(plan)
+
+    def process(*shapes: tuple[int, int, int]) -> None:
+        keep = lambda kernels: trt_backend.keep_kernels(plan, kernels)  # noqa: E731
+        kernels = trt_backend.read_kernels(plan)
+        engine = TrtEngine(FLAVOUR, RtxEngine(), tensorrt_log("tensorrt_rtx"), kernels=kernels, keep_kernels=keep)
+        for shape in shapes:
+            engine.run(random_images(*shape))
+        engine.close()
+
+    process((1, 32, 32))
+    assert path.read_bytes() == b"card:(1, 32, 32, 3);"
+    process((1, 64, 64), (1, 32, 32))
+    assert path.read_bytes() == b"card:(1, 32, 32, 3);(1, 64, 64, 3);"
+    # No new kernel: no write
+    path.chmod(0o400)
+    written = path.stat().st_mtime_ns
+    process((1, 64, 64))
+    assert path.stat().st_mtime_ns == written
+    # Those of another card, and those older than the plan, are replaced
+    path.unlink()
+    path.write_bytes(b"other:")
+    process((1, 32, 32))
+    assert path.read_bytes() == b"card:(1, 32, 32, 3);"
+    os.utime(path, (1, 1))
+    assert trt_backend.read_kernels(plan) == b""
+    # A link is not followed, and a folder that cannot be written is no error
+    path.unlink()
+    path.symlink_to(plan)
+    assert trt_backend.read_kernels(plan) == b""
+    trt_backend.keep_kernels(tmp_path / "missing" / plan.name, b"kernels")
+
+
+def test_the_calls_of_contexts_and_kernels_are_in_the_installed_package() -> None:
+    trt = importlib.import_module("tensorrt_rtx")
+    calls = {
+        "ICudaEngine": ["create_execution_context", "create_runtime_config"],
+        "IRuntimeConfig": [
+            "create_runtime_cache",
+            "set_execution_context_allocation_strategy",
+            "set_runtime_cache",
+        ],
+        "IRuntimeCache": ["deserialize", "serialize"],
+        "IExecutionContext": ["set_device_memory", "update_device_memory_size_for_shapes"],
+        "ExecutionContextAllocationStrategy": ["USER_MANAGED"],
+        "PreviewFeature": ["RUNTIME_ACTIVATION_RESIZE_10_10"],
+    }
+    assert [(kind, call) for kind in calls for call in calls[kind] if not hasattr(getattr(trt, kind), call)] == []
 
 
 class TestTensorRT(BackendContract):
     @pytest.fixture
-    def backend(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrtBackend]:
-        runtime = HostRuntime()
-        monkeypatch.setattr(trt_engine, "runtime", runtime)
-        monkeypatch.setattr(cuda_memory, "runtime", runtime)
+    def backend(self, monkeypatch: pytest.MonkeyPatch, host_runtime: HostRuntime) -> Iterator[TrtBackend]:
         plan = LoadedPlan(b"plan", "0" * 64, FakeBackend(outputs=OUTPUTS).spec, None)
-        modes = SimpleNamespace(INPUT="input", OUTPUT="output")
-        tensorrt = SimpleNamespace(TensorIOMode=modes, nptype=lambda dtype: dtype)
         replacements: dict[str, Any] = {
             "read_plan": lambda path, *, trust: plan,
             "this_host": lambda flavour: Host("1", this_platform(), Gpu("RTX 3090", "8.6", 24 << 30)),
-            "load_tensorrt": lambda flavour: tensorrt,
+            "load_tensorrt": lambda flavour: FLAVOUR,
             "deserialize": lambda flavour, plan, *, where: ComputingEngine(),
         }
         for name, replacement in replacements.items():
@@ -379,7 +577,7 @@ class TestTensorRT(BackendContract):
         backend = TrtBackend(Path("model_fp32.rtx.plan"), trust=True)
         yield backend
         backend.close()
-        assert not runtime._blocks
+        assert not host_runtime._blocks
 
     @pytest.fixture
     def refused(self) -> UInt8Array:

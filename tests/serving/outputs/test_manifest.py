@@ -146,6 +146,7 @@ whole.mkdir()
 job(whole)
 contents = {name: (whole / name).read_bytes() for name in names(whole)}
 os.open, os.write, os.fsync, os.close = map(counted, (os.open, os.write, os.fsync, os.close))
+os.replace = counted(os.replace)
 Path.open, Path.replace, Path.mkdir = map(counted, (Path.open, Path.replace, Path.mkdir))
 for crash_at in range(1, 200):
     out = root / str(crash_at)

@@ -1,5 +1,6 @@
 """The second stage: batches, memory, padding, tiles."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from gmtool_serving.inputs.decode import Failure
 from gmtool_serving.pipeline.batching import Grouper
 from gmtool_serving.pipeline.compute import ComputeOptions, Labels, predict_batch
 from gmtool_serving.pipeline.run import PredictOptions, predict_images
+from PIL import Image
 
 from gmtool.errors import BackendMemoryError, ConfigError, NonFiniteError, UnknownLabelError
 from gmtool.images import UInt8Array, read_image
@@ -196,6 +198,30 @@ def test_case_23_neither_batch_nor_threads_nor_order_change_masks(
     for other in runs[1:]:
         for index in range(len(images)):
             assert (runs[0][index] == other[index])[sure[index]].all()
+
+
+def test_a_backend_with_two_lanes_gets_two_batches_at_once(tmp_path: Path) -> None:
+    """As a plan, which copies one while it computes the other; the last thread to end closes the stage."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(12):
+        Image.fromarray(np.full((6, 9, 3), 20 * index, np.uint8)).save(folder / f"{index:02d}.png")
+    both = threading.Barrier(2, timeout=20)
+
+    class TwoLanes(FakeBackend):
+        lanes = 2
+
+    def meet(images: UInt8Array) -> None:
+        both.wait()  # broken, and an error, unless another batch is predicted at this moment
+
+    written = []
+    for name, backend in (("one", FakeBackend()), ("two", TwoLanes(check=meet))):
+        out = tmp_path / name
+        images = collect_images([str(folder)], out)
+        outcomes = list(predict_images(backend, images, out, PredictOptions(workers=0, batch=2)))
+        assert [outcome.error for outcome in outcomes] == [None] * 12
+        written.append({path.name: path.read_bytes() for path in out.glob("*.png")})
+    assert written[0] == written[1] and len(written[0]) == 12
 
 
 def test_batches_follow_from_the_order_of_the_images_alone() -> None:

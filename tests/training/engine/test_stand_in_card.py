@@ -6,17 +6,14 @@ The stand-in is CUDA's runtime without a card (tests/stand_in_cuda), under which
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stand_in_cuda.build import SOURCE, build
 
-SOURCE = Path(__file__).parents[2] / "stand_in_cuda"
 FUSED = {"_scaled_dot_product_efficient_attention", "_scaled_dot_product_flash_attention"}
 CUDNN = "_scaled_dot_product_cudnn_attention"
 
@@ -24,19 +21,9 @@ CUDNN = "_scaled_dot_product_cudnn_attention"
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program printed that takes the steps."""
-    if sys.platform != "linux" or torch.version.cuda is None:
-        pytest.skip("needs torch for CUDA on Linux")
-    compiler = shutil.which("cc")
-    spec = find_spec("nvidia")
-    folders = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
-    headers = [found.parent for folder in folders for found in folder.glob("cu1*/include/driver_types.h")]
-    if compiler is None or not headers:
-        pytest.skip("needs a C compiler (cc) and driver_types.h of nvidia-cuda-runtime")
-    folder = tmp_path_factory.mktemp("stand-in")
-    build = [compiler, "-shared", "-fPIC", "-w", f"-I{SOURCE}", f"-I{headers[0]}"]
-    for name, library in (("runtime", "libstandin.so"), ("driver", "libcuda.so.1")):
-        subprocess.run([*build, "-o", folder / library, SOURCE / f"{name}.c"], check=True)
-    places = {"LD_PRELOAD": str(folder / "libstandin.so"), "LD_LIBRARY_PATH": str(folder)}
+    if torch.version.cuda is None:
+        pytest.skip("needs torch for CUDA")
+    places = build(tmp_path_factory.mktemp("stand-in"))
     program = subprocess.run(
         [sys.executable, SOURCE / "steps.py"], env=os.environ | places, capture_output=True, text=True, check=False
     )
