@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy or torch: children inherit i
 import gc
 import hashlib
 import sys
+import tempfile
 
 # Where bytecode is not kept, as in many containers, each process of a test compiles torch anew: 5 s
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -28,6 +29,7 @@ from on_card import card, on_card, toy_model_on_card  # noqa: F401  fixtures of 
 from gmtool.cli import app as command_line
 from gmtool.config import TrainConfig
 from gmtool.data.toy import ToyConfig, generate_toy
+from gmtool.files import write_atomically
 from gmtool.nn.model import GuidedMixNet
 from gmtool.settings import Settings, build_config
 
@@ -71,22 +73,22 @@ def pytest_collection_finish() -> None:
 
 
 _trace = onnx_graph.export_graph
-_traces: dict[str, bytes] = {}
+_own_traces = tempfile.TemporaryDirectory(prefix="gmtool-traces-")
+TRACES = Path(os.environ.setdefault("GMTOOL_TEST_TRACES", _own_traces.name))
+"""Traced graphs by digest; the workers inherit the folder of the process that started them."""
 
 
 def trace_once(network: GuidedMixNet, *, half: bool = False, embedding: bool = False) -> onnx.ModelProto:
-    """Return `export_graph` of a network, which takes 7 s; an equal network is traced once in a process."""
+    """Return `export_graph` of a network, which takes 5 s; an equal network is traced once in a session."""
     plain = (bool, int, float, str, tuple)
     parts = [{k: v for k, v in vars(part).items() if isinstance(v, plain)} for part in network.modules()]
     digest = hashlib.sha256(repr((half, embedding, network, parts)).encode())
     for name, value in (*network.named_parameters(), *network.named_buffers()):
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-    key = digest.hexdigest()
-    if key not in _traces:
-        _traces[key] = _trace(network, half=half, embedding=embedding).SerializeToString()
-    model = onnx.ModelProto()
-    model.ParseFromString(_traces[key])
-    return model
+    path = TRACES / digest.hexdigest()
+    if not path.exists():
+        write_atomically(path, _trace(network, half=half, embedding=embedding).SerializeToString())
+    return onnx.load(path, format="protobuf")
 
 
 onnx_graph.export_graph = trace_once  # before tests and the export import it by name

@@ -216,7 +216,7 @@ def test_a_resumed_run_is_told_of_masks_that_changed(
     for path in (tmp_path / "data/SegmentationClass").iterdir():
         labels = np.array(Image.open(path))
         Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8)).save(path)
-    code, _, err = cli(["train", "--resume", tmp_path / "run"])
+    code, _, err = cli(["train", "--resume", tmp_path / "run", "--iterations", 70])
     assert code == 1
     assert "error: labeled masks: no class but " in err
 
