@@ -12,7 +12,7 @@ import hashlib
 import sys
 import tempfile
 
-# Where bytecode is not kept, as in many containers, each process of a test compiles torch anew: 5 s
+# Where bytecode is not kept, as in many containers, each process of a test compiles torch anew: 2 s
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
