@@ -30,7 +30,6 @@ from gmtool.labels.shapes import Source, ToolName
 
 TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
 PEEK_BYTES = 1 << 16
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 READERS: dict[ToolName, Callable[[Sequence[Path], Path, ImageFinder], Source]] = {
     "labelme": read_labelme,
     "cvat": read_cvat,
@@ -88,8 +87,6 @@ def open_source(
         raise DataError(f"{path} does not exist")
     if images is not None and not images.is_dir():
         raise DataError(f"--images {images}: no such folder")
-    if path.suffix.lower() in ARCHIVES and path.is_file():
-        raise DataError(f"{path} is an archive: unpack it, and import the folder")
     without = None if out is None else out.resolve()
     found = recognize(path, without=without)
     chosen = [each for each in found if tool in (None, each.tool)]

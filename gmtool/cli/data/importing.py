@@ -23,7 +23,7 @@ EPILOG = groups(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="Folder or file that the tool exported.")],
+    source: Annotated[Path, typer.Argument(help="Folder, file or archive that the tool exported.")],
     out: Annotated[Path, typer.Option(help="Folder of the data set: new, empty, or of an earlier import.")],
     from_: Annotated[
         str | None, typer.Option("--from", metavar="TOOL", help="Tool that wrote the files. [recognised]")

@@ -15,6 +15,7 @@ from gmtool.data.datasets import FEWEST_LABELED
 from gmtool.errors import DataError, some_names
 from gmtool.files import write_atomically
 from gmtool.images import decode_image
+from gmtool.labels.archive import is_archive, unpacked
 from gmtool.labels.dataset.class_plan import ClassPlan, choose_ground, plan_classes
 from gmtool.labels.dataset.job import ImportJob, ImportOptions, ProgressBar
 from gmtool.labels.dataset.manifest import Manifest, read_manifest, write_manifest
@@ -33,14 +34,18 @@ OVERLAP_RULES = {"later": "the later shape is on top", "smaller": "the smaller s
 def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: ProgressBar) -> ImportReport:
     """Write the images and labels of a source into `out`, and update what an earlier import wrote.
 
-    `images/PART/NAME` are links or copies, `masks/PART/NAME.png` label maps, `labeled.txt` the labeled training
-    images, `classes.json` the classes, `import.json` the record for later imports. Files that the user changed
-    since are kept.
+    `images/PART/NAME` are links, or copies of the images of an archive; `masks/PART/NAME.png` are label maps,
+    `labeled.txt` the labeled training images, `classes.json` the classes, `import.json` the record for later
+    imports. Files that the user changed since are kept.
 
     Raises:
         DataError: The source is not recognised or has no labels, or `out` is no data set that was imported.
         UsageError: A choice is the user's.
     """
+    if is_archive(source):
+        read_manifest(out)  # refuses before anything is unpacked
+        with unpacked(source, beside=out) as folder:
+            return import_labels(folder, out, replace(options, copy=True), progress=progress)
     manifest = read_manifest(out) or Manifest()
     classes_path = out / CLASSES
     existing = load_classes(str(classes_path)) if classes_path.is_file() else None

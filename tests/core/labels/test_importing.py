@@ -391,9 +391,6 @@ def test_sources_that_are_not_recognised_or_of_two_tools(tmp_path: Path) -> None
         DataError, match=r"no files of a labeling tool recognised \(it has nothing\); known: labelme"
     ):
         run(tmp_path / "empty", tmp_path / "out")
-    (tmp_path / "x.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="x.zip is an archive: unpack it"):
-        run(tmp_path / "x.zip", tmp_path / "out")
     labelme(tmp_path / "two", "p", shape("cat", 0, 0, 5, 5))
     (tmp_path / "two/annotations.xml").write_text("<annotations></annotations>")
     with pytest.raises(
