@@ -49,7 +49,7 @@ from gmtool.progress import track
 
 DRAWS_OF_RANDOM = 3
 ENCODER = "-encoder"
-STRATEGIES = (*get_args(Strategy), *(f"{name}{ENCODER}" for name in ("default", "coreset", "kmeans++")))
+STRATEGIES = (*get_args(Strategy), *(f"{name}{ENCODER}" for name in ("mixed", "coreset", "kmeans++")))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def select(
     model: ModelLike = None,
     count: int = 30,
     labeled: PathLike | None = None,
-    strategy: Literal["default", "entropy", "margin", "bald", "coreset", "kmeans++", "random"] = "default",
+    strategy: Literal["mixed", "entropy", "margin", "bald", "coreset", "kmeans++", "random"] | None = None,
     seed: int = 0,
     duplicates: float = 8.0,
     prelabel: str | Sequence[str] | None = None,
@@ -57,9 +57,10 @@ def select(
         model: Exported model, with confidence or logits for the uncertainty.
         count: Images to choose.
         labeled: Split list of the images of the pool that are labeled.
-        strategy: `default`: uncertain pixels of rare classes, unlike labeled and chosen images. `entropy`,
+        strategy: `mixed`: uncertain pixels of rare classes, unlike labeled and chosen images. `entropy`,
             `margin`: mean uncertainty; `bald`: disagreement with the mirror image; these need logits. `coreset`:
-            k-centre greedy. `kmeans++`: drawn by squared distance. `random`.
+            k-centre greedy. `kmeans++`: drawn by squared distance. `random`. None: `coreset` if the model has the
+            output `embedding`, else `mixed`.
         seed: Seed of random orders.
         duplicates: Images whose thumbnails differ by less are taken once: root mean square, 0 to 255; 0: never.
         prelabel: Formats of `predict` in which the masks of the chosen images are written.

@@ -43,13 +43,13 @@ def select(
         Path | None, typer.Option(metavar="LIST", help="Images of the pool that are labeled: labeled.txt.")
     ] = None,
     strategy: Annotated[
-        Literal["default", "entropy", "margin", "bald", "coreset", "kmeans++", "random"],
+        Literal["mixed", "entropy", "margin", "bald", "coreset", "kmeans++", "random"] | None,
         typer.Option(
-            help="default: uncertain, rare classes first, unlike labeled and chosen images. entropy, margin: mean "
+            help="mixed: uncertain, rare classes first, unlike labeled and chosen images. entropy, margin: mean "
             "uncertainty. bald: disagreement with the mirror image. coreset: the most unlike (k-centre greedy). "
-            "kmeans++: drawn by squared distance."
+            "kmeans++: drawn by squared distance. [coreset with an output embedding, else mixed]"
         ),
-    ] = "default",
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     duplicates: Annotated[
         float,
@@ -112,7 +112,7 @@ def select(
         observer=TerminalObserver(quiet=True),
         **({} if quiet else {"progress": _progress}),
     )
-    _show(found, count, as_json=as_json)
+    _show(found, count, asked=strategy is not None, as_json=as_json)
     if found.failures or (found.prelabel is not None and found.prelabel.failed):
         raise typer.Exit(3)
 
@@ -123,7 +123,7 @@ def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
     return phase("measuring", total)
 
 
-def _show(found: Selection, count: int, *, as_json: bool) -> None:
+def _show(found: Selection, count: int, *, asked: bool, as_json: bool) -> None:
     from gmtool.console import remark, result
     from gmtool.errors import MessageKinds
     from gmtool.escaping import printable
@@ -143,6 +143,8 @@ def _show(found: Selection, count: int, *, as_json: bool) -> None:
             f"{found.labeled} labeled, {found.duplicates} near-duplicates left out, {len(found.failures)} failed"
         )
     )
+    hint = "; with the output embedding (gmtool export --output mask+confidence+embedding) it would be coreset"
+    remark(f"strategy {found.strategy}{hint if found.strategy == 'mixed' and not asked else ''}")
     remark(printable(f"look at them: {found.out / 'selected.html'}; all scores: {found.out / 'scores.csv'}"))
     if found.prelabel is not None:
         remark(printable(f"masks to correct: {shlex.quote(found.prelabel.out)}"))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from gmtool.artifact.spec import OutputName
 from gmtool.errors import ConfigError
 from gmtool.images import UInt8Array
 from gmtool_serving.backends.base import Backend, Prediction
 
 CertaintyKind = Literal["confidence", "entropy", "margin", "bald"]
-Strategy = Literal["default", "entropy", "margin", "bald", "coreset", "kmeans++", "random"]
+Strategy = Literal["mixed", "entropy", "margin", "bald", "coreset", "kmeans++", "random"]
 NEED_LOGITS = ("entropy", "margin", "bald")
+
+
+def default_strategy(outputs: Sequence[OutputName]) -> Strategy:
+    """Return the strategy for a model with these outputs: the best on MSRC-v2 and CamVid (docs/labeling.md)."""
+    return "coreset" if "embedding" in outputs else "mixed"
 
 
 def certainty_kind(strategy: Strategy, backend: Backend) -> CertaintyKind:
@@ -26,18 +33,18 @@ def certainty_kind(strategy: Strategy, backend: Backend) -> CertaintyKind:
     if strategy in NEED_LOGITS and "logits" not in outputs:
         raise ConfigError(
             f"--strategy {strategy} needs logits, but {backend.model} has {', '.join(outputs)}: "
-            "export it with --output logits, or use --strategy default"
+            "export it with --output logits, or use --strategy mixed"
         )
     if strategy == "margin":
         return "margin"
     if strategy == "bald":
         return "bald"
-    if strategy == "default" and not {"confidence", "logits"} & set(outputs):
+    if strategy == "mixed" and not {"confidence", "logits"} & set(outputs):
         raise ConfigError(
-            f"--strategy default needs confidence, but the only output of {backend.model} is "
+            f"--strategy mixed needs confidence, but the only output of {backend.model} is "
             f"{', '.join(outputs)}: export it with --output mask+confidence, or use --strategy coreset"
         )
-    return "entropy" if strategy in ("entropy", "default") and "logits" in outputs else "confidence"
+    return "entropy" if strategy in ("entropy", "mixed") and "logits" in outputs else "confidence"
 
 
 class CertaintyBackend:

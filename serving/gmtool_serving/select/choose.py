@@ -83,7 +83,7 @@ def choose(
 ) -> Choice:
     """Choose up to `count` images.
 
-    `default`: the largest product of weighted uncertainty and distance to labeled and chosen images, one after the
+    `mixed`: the largest product of weighted uncertainty and distance to labeled and chosen images, one after the
     other. `entropy`, `margin`, `bald`: the largest mean uncertainty. `coreset`: the largest distance (k-centre
     greedy, Sener and Savarese 2018). `kmeans++`: drawn in proportion to the squared distance (Arthur and
     Vassilvitskii 2007). `random`: a seeded order. All but `random` skip near-duplicates of labeled and chosen
@@ -106,7 +106,7 @@ def choose(
     free = measures.is_measured.copy()
     known = [place for place in labeled if measures.is_measured[place]]
     free[list(labeled)] = False
-    spreads = strategy in ("default", "coreset", "kmeans++")
+    spreads = strategy in ("mixed", "coreset", "kmeans++")
     embedding = embedding_of(measures) if spreads else None
     limit = 0.0 if strategy == "random" else duplicate_levels
     # Compare with the labeled images, then with each chosen one
@@ -131,7 +131,7 @@ def _draw(weights: npt.NDArray[np.float64], free: npt.NDArray[np.bool_], random:
 
 
 def _score(measures: Measures, strategy: Strategy, order: npt.NDArray[np.int64]) -> Float32Array:
-    if strategy == "default":
+    if strategy == "mixed":
         return measures.doubt @ class_weights(measures)
     if strategy in NEED_LOGITS:
         total: Float32Array = measures.doubt.sum(axis=1)

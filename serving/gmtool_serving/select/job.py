@@ -25,7 +25,7 @@ from gmtool_serving.pipeline.compute import ComputeOptions, predict_batch
 from gmtool_serving.pipeline.decoder_pool import Decoders
 from gmtool_serving.pipeline.job import Observer, PredictionSummary, predict_job
 from gmtool_serving.pipeline.run import DECODING_THREADS, FEW, MAX_WORKERS, PredictOptions
-from gmtool_serving.select.certainty import CertaintyBackend, Strategy, certainty_kind
+from gmtool_serving.select.certainty import CertaintyBackend, Strategy, certainty_kind, default_strategy
 from gmtool_serving.select.choose import Choice, choose
 from gmtool_serving.select.labeled import places_of_labeled
 from gmtool_serving.select.measure import Measures, measure
@@ -44,7 +44,8 @@ class SelectOptions:
 
     count: int = 30
     """Images to choose."""
-    strategy: Strategy = "default"
+    strategy: Strategy | None = None
+    """None: chosen by `default_strategy`."""
     seed: int = 0
     duplicate_levels: float = 8.0
     """Images whose thumbnails differ by less are near-duplicates: root mean square, levels of 0 to 255."""
@@ -66,6 +67,7 @@ class Selection:
     """Result of a selection."""
 
     out: Path
+    strategy: Strategy
     chosen: tuple[InputImage, ...]
     """Chosen images, the most wanted first."""
     reasons: tuple[str, ...]
@@ -103,7 +105,9 @@ def select_job(
     # Refuse before anything is computed
     require_unused(out)
     classes = backend.spec.classes
-    kind = certainty_kind(options.strategy, backend)
+    strategy = options.strategy or default_strategy(backend.spec.outputs)
+    options = replace(options, strategy=strategy)
+    kind = certainty_kind(strategy, backend)
     check_names(options.formats, images)
     check_formats(options.formats, classes, backend.spec.outputs, options.outlines)
     labeled, not_in_pool = ([], 0) if options.labeled is None else places_of_labeled(options.labeled, images)
@@ -119,7 +123,7 @@ def select_job(
     choice = choose(
         measures,
         options.count,
-        strategy=options.strategy,
+        strategy=strategy,
         labeled=labeled,
         seed=options.seed,
         duplicate_levels=options.duplicate_levels,
@@ -127,12 +131,12 @@ def select_job(
     if not choice.chosen:
         raise DataError("no image is left: all are labeled, near-duplicates of labeled ones, or failed")
     # Write: the list last, so that it is never without the other files
-    reasons = reasons_of_chosen(measures, choice, classes, options.strategy)
+    reasons = reasons_of_chosen(measures, choice, classes, strategy)
     chosen = [images[place] for place in choice.chosen]
     out.mkdir(exist_ok=True)
     table = table_of_all(measures, choice, classes, labeled=labeled, reasons=reasons)
     write_atomically(out / TABLE_NAME, table)
-    _write_sheet(measures, choice, reasons, backend, out, options)
+    _write_sheet(measures, choice, reasons, backend, out, options, strategy)
     prelabel = None
     if options.formats:
         how = PredictOptions(options.formats, options.decode, workers=0, outlines=options.outlines)
@@ -141,6 +145,7 @@ def select_job(
     saved.remove()
     return Selection(
         out,
+        strategy,
         tuple(chosen),
         tuple(reasons[place] for place in choice.chosen),
         len(images),
@@ -233,11 +238,12 @@ def _write_sheet(
     backend: Backend,
     out: Path,
     options: SelectOptions,
+    strategy: Strategy,
 ) -> None:
     """Write the page of the chosen images; they are predicted again, since no mask was kept."""
     entries = [_entry(measures.images[place], backend, reasons[place], options.decode) for place in choice.chosen]
     page = contact_sheet_html(
-        entries, backend.spec.classes, model=backend.model, strategy=options.strategy, pool=len(measures.images)
+        entries, backend.spec.classes, model=backend.model, strategy=strategy, pool=len(measures.images)
     )
     write_atomically(out / SHEET_NAME, page)
 

@@ -32,12 +32,12 @@ def reasons_of_chosen(measures: Measures, choice: Choice, classes: ClassSet, str
     texts = {}
     for place in choice.chosen:
         parts = []
-        if strategy in ("default", *NEED_LOGITS):
+        if strategy in ("mixed", *NEED_LOGITS):
             times = f", {uncertainty[place] / mean:.1f} times the pool's mean" if mean > 0 else ""
             parts.append(f"uncertainty {uncertainty[place]:.3f}{times}")
-        if strategy == "default":
+        if strategy == "mixed":
             parts += _doubtful(measures.doubt[place], weights, classes)
-        if strategy in ("default", "coreset", "kmeans++"):
+        if strategy in ("mixed", "coreset", "kmeans++"):
             first = "no image to compare with"
             distance = choice.distance[place]
             parts.append(

@@ -19,7 +19,7 @@ from gmtool_serving.inputs.decode import DecodeOptions
 from gmtool_serving.pipeline.decoder_pool import Decoders
 from gmtool_serving.select import saved
 from gmtool_serving.select.appearance import appearance_of
-from gmtool_serving.select.certainty import CertaintyBackend
+from gmtool_serving.select.certainty import CertaintyBackend, default_strategy
 from gmtool_serving.select.choose import choose, class_weights, embedding_of, nearest_of
 from gmtool_serving.select.job import Selection, SelectOptions, select_job
 from gmtool_serving.select.measure import Measures, measure
@@ -137,7 +137,7 @@ def test_default_prefers_an_unlike_image_to_a_slightly_less_sure_one(tmp_path: P
         save(folder, f"alike{number}", np.full((32, 32), 86), green=20 * number)
     save(folder, "other", noise(1, low=100, high=150), green=0)
     first = run(folder, tmp_path / "entropy", count=2, strategy="entropy", duplicate_levels=2.0)
-    second = run(folder, tmp_path / "default", count=2, duplicate_levels=2.0)
+    second = run(folder, tmp_path / "mixed", count=2, duplicate_levels=2.0)
     assert all(name.startswith("alike") for name in ids(first))
     assert ids(second)[0].startswith("alike") and ids(second)[1] == "other"
 
@@ -148,7 +148,7 @@ def test_near_duplicates_are_taken_once_and_never_of_labeled_images(tmp_path: Pa
         for frame in range(3):
             save(folder, f"video{number}/{frame}", noise(number, high=250) + frame)
     (tmp_path / "labeled.txt").write_text("train/video0/0\n")
-    for strategy in ("default", "coreset", "entropy"):
+    for strategy in ("mixed", "coreset", "entropy"):
         found = run(folder, tmp_path / strategy, count=9, strategy=strategy, labeled=tmp_path / "labeled.txt")
         assert sorted(name.partition("/")[0] for name in ids(found)) == ["video1", "video2"]
         assert found.duplicates == 6 and found.labeled == 1
@@ -233,6 +233,12 @@ def test_what_cannot_work_is_refused_before_anything_is_written(pool: Path, tmp_
     (out / "mine.txt").touch()
     with pytest.raises(ConfigError, match="not empty"):
         run(pool, out)
+
+
+def test_the_strategy_follows_from_what_the_model_gives(pool: Path, tmp_path: Path) -> None:
+    assert default_strategy(("mask", "confidence", "embedding")) == "coreset"
+    assert default_strategy(("logits",)) == "mixed"
+    assert run(pool, tmp_path / "out", count=2).strategy == "mixed"
 
 
 def test_the_command_writes_list_table_sheet_and_masks_to_correct(
