@@ -20,6 +20,8 @@ from typing import BinaryIO
 TEMPORARY_SUFFIX = ".gmtool-tmp"
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 """Flags of `os.open` that fail if a file or link with the name exists."""
+OPEN_FILES = 8
+"""Files that one call of `write_together` has open at a time; several threads call it."""
 OLD_S = 600.0
 """Age in seconds from which any temporary file is a leftover."""
 
@@ -57,9 +59,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def write_together(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
     """Write several files, each atomically as `write_atomically` does; return the error of each, or None.
 
-    All are written, then all are synced, then all are renamed, then each folder is synced once: two syncs a file
-    become one. A file that fails leaves the others as they are. Names are strings here and files descriptors: of
-    thousands of small files, objects took as long as the system.
+    Up to `OPEN_FILES` are written and then synced, all are renamed, then each folder is synced once: two syncs a
+    file become one. A file that fails leaves the others as they are. Names are strings here and files descriptors:
+    of thousands of small files, objects took as long as the system.
     """
     errors: list[OSError | None] = [None] * len(files)
     names = [os.fspath(path) for path, _ in files]
@@ -101,9 +103,10 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
             os.chmod(temporary[index], mode)  # noqa: PTH101
         os.replace(temporary[index], names[index])  # noqa: PTH105
 
-    whole: Sequence[int] = range(len(files))
-    for act in (write, sync, rename):
-        whole = attempt(whole, act)
+    whole: list[int] = []
+    for start in range(0, len(files), OPEN_FILES):
+        whole += attempt(attempt(range(start, min(start + OPEN_FILES, len(files))), write), sync)
+    whole = attempt(whole, rename)
     for folder in {folders[index] for index in whole}:
         try:
             _sync_folder(folder)

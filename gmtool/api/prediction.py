@@ -91,7 +91,7 @@ def predict(
         mask_values: Encoding of the true masks: `index`, `raw` or `color`; None to recognise it.
         resume: Do only what is missing, has changed, or failed before.
         shard: Part of the job: "1/4", "2/4", ...
-        batch: Images of one size computed at once. [1; on a GPU 8]
+        batch: Images of one size computed at once. [1; on a GPU 8, of a plan its best]
         pad: Pad images to a multiple of so many pixels, so that more have one size.
         tile: Height and width of tiles for larger images; needs a model with logits.
         overlap: Pixels that tiles share. [a quarter]

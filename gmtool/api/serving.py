@@ -54,7 +54,7 @@ def serve(
         samples: Folder of images that the page offers; None for validation images of the first model's run, where
             only this machine can connect or a token is needed.
         device: See `gmtool.load`.
-        batch: Images of one size computed at once. [1; on a GPU 8]
+        batch: Images of one size computed at once. [1; on a GPU 8, of a plan its best]
         threads: See `gmtool.load`.
         workers: Decoding processes; 0 decodes in threads. [one a core, at most 8]
         trust: See `gmtool.load`.

@@ -26,7 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Exif = Annotated[Literal["apply", "ignore"], typer.Option(help="Masks of images as displayed, or as stored.")]
 Bits = Annotated[int, typer.Option(min=8, max=16, help="Bits that 16-bit grey images use: 12 for many cameras.")]
 MaxPixels = Annotated[int | None, typer.Option(min=1, help="Refuse larger images before decoding. [200000000]")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8]")]
+Batch = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8, of a plan its best]"),
+]
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8]")
 ]

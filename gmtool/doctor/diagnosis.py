@@ -271,11 +271,12 @@ def _resources(found: Resources) -> Iterator[Finding]:
 
 def _bytecode(uncompiled: str | None) -> Finding:
     if uncompiled is None:
-        return Finding("bytecode", "ok", "kept beside the packages")
+        return Finding("bytecode", "ok", "kept")
     text = f"not kept: {uncompiled}, so each command compiles its packages anew, 2 s for torch"
-    return Finding(
-        "bytecode", "warning", text, f"{sys.executable} -m compileall -q {sysconfig.get_path('purelib')}"
-    )
+    remedy = f"{sys.executable} -m compileall -q {sysconfig.get_path('purelib')}"
+    if uncompiled.endswith("cannot be written to"):
+        remedy = "PYTHONPYCACHEPREFIX=DIR keeps it in a folder of yours"
+    return Finding("bytecode", "warning", text, remedy)
 
 
 def _memory(found: Resources) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from importlib.util import cache_from_source, find_spec
@@ -94,9 +95,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def find_uncompiled(package: str = "torch") -> str | None:
-    """Return why each process compiles a package anew; None if its bytecode is kept."""
-    spec = find_spec(package)
+def find_uncompiled(packages: Sequence[str] = ("torch", "onnxruntime", "numpy")) -> str | None:
+    """Return why each process compiles packages anew; None if bytecode of the first installed one is kept."""
+    spec = next(filter(None, map(find_spec, packages)), None)
     if spec is None or spec.origin is None or Path(cache_from_source(spec.origin)).exists():
         return None
     if sys.dont_write_bytecode:

@@ -42,7 +42,7 @@ def is_archive(path: Path) -> bool:
 def unpacked(archive: Path, *, beside: Path) -> Iterator[Path]:
     """Unpack an archive into a temporary folder, which is removed afterwards.
 
-    Links, and names that lead out of the folder, are not unpacked.
+    Links are not unpacked. Names that lead out of the folder stay inside it (zip), or the archive is refused (tar).
 
     Args:
         archive: Zip or tar file.

@@ -1,4 +1,4 @@
-"""Encode label maps as PNG: smaller files than Pillow's in half of its time, while other threads go on."""
+"""Encode label maps as PNG, for regions of one label: noise takes a sixth more room than without the filter."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def encode_png(labels: UInt8Array, palette: UInt8Array | None) -> bytes:
     zlib gives the interpreter back while it compresses, which Pillow does not: threads encode at the same time.
 
     Args:
-        labels: (H, W) uint8, H and W at least 1.
+        labels: (H, W), 0 to 255, H and W at least 1.
         palette: (256, 3) uint8, the colour of each label; None for grey levels.
     """
+    labels = labels.astype(np.uint8, copy=False)
     height, width = labels.shape
     rows = np.empty((height, width + 1), dtype=np.uint8)  # each row begins with its filter
     rows[:, 0] = FILTER_UP

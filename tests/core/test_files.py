@@ -2,12 +2,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gmtool import files
 from gmtool.files import (
     OLD_S,
+    OPEN_FILES,
     open_atomically,
     open_unlinked,
     sha256_of_file,
@@ -115,6 +117,22 @@ def test_files_are_whole_on_disk_before_they_get_their_names(
     monkeypatch.setattr(os, "fsync", fsync)
     assert write_together([(folder / "a", b"1"), (folder / "b", b"22")]) == [None, None]
     assert events == ["1 bytes", "2 bytes", "folder", "a", "b"]
+
+
+def test_few_files_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, most = os.open, 0
+
+    def count(*arguments: Any, **more: Any) -> int:
+        nonlocal most
+        descriptor = real(*arguments, **more)
+        most = max(most, sum(1 for _ in Path("/proc/self/fd").iterdir()))
+        return descriptor
+
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr(os, "open", count)
+    assert not any(write_together([(tmp_path / str(number), b"x") for number in range(100)]))
+    assert most <= before + OPEN_FILES + 1
+    assert len(list(tmp_path.iterdir())) == 100
 
 
 def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from gmtool.nn.timm_encoder import TimmEncoder
 
 
 class TestToy(EncoderContract):
-    name, decoder = "toy", "pyramid"
+    name = "toy"
 
 
 class TestResNet(EncoderContract):

@@ -25,6 +25,7 @@ from gmtool.images import UInt8Array
 from gmtool_serving.backends.base import InferenceDevice, Prediction, to_prediction
 
 KERNELS_SUFFIX = ".kernels"
+MAX_KERNELS_BYTES = 1 << 30
 
 
 class TrtBackend:
@@ -101,7 +102,8 @@ def read_kernels(plan: Path) -> bytes:
     """Return the kernels that were compiled for a plan; empty if there are none, or if they are older than it."""
     path = kernels_path(plan)
     try:
-        if path.lstat().st_mtime < plan.stat().st_mtime:
+        status = path.lstat()
+        if status.st_mtime < plan.stat().st_mtime or status.st_size > MAX_KERNELS_BYTES:
             return b""
         with os.fdopen(open_unlinked(path), "rb") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""TensorRT engine on the GPU, with its own CUDA stream."""
+"""TensorRT engine on the GPU, with two lanes of memory and CUDA stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cuda.bindings import runtime
 
 from gmtool.artifact.nvidia import TensorRTLog, collector_held_off, cuda_result
 from gmtool.artifact.shapes import BatchShape, ShapeProfile
-from gmtool.errors import BackendError
+from gmtool.errors import BackendError, BackendMemoryError
 from gmtool.images import UInt8Array
 from gmtool_serving.backends.cuda_memory import ScratchMemory, TensorMemory
 
@@ -50,10 +50,14 @@ class Lane:
         """Wait until the copies and computations of the stream are done."""
         cuda_result(runtime.cudaStreamSynchronize(self.stream))
 
-    def free(self) -> None:
-        """Free memory and stream."""
+    def free_memory(self) -> None:
+        """Free the memory of the tensors; it grows again with the next batch."""
         for memory in self.memory.values():
             memory.free()
+
+    def free(self) -> None:
+        """Free memory and stream."""
+        self.free_memory()
         with contextlib.suppress(BackendError):  # the driver may be unloaded at the end of the process
             cuda_result(runtime.cudaStreamDestroy(self.stream))
 
@@ -112,13 +116,19 @@ class TrtEngine:
             for index in range(engine.num_optimization_profiles)
         ]
         # Streams first: kernels are only loaded where a CUDA context exists
-        lanes = [Lane(names) for _ in range(LANES)]
-        context, cache = _context(trt, engine, kernels)
-        if context is None:
+        lanes: list[Lane] = []
+        try:
+            for _ in range(LANES):
+                lanes.append(Lane(names))
+            context, cache = _context(trt, engine, kernels)
+            if context is None:
+                raise BackendError(f"not enough GPU memory for the plan: {log.reason()}")
+        except BaseException:
             for lane in lanes:
                 lane.free()
-            raise BackendError(f"not enough GPU memory for the plan: {log.reason()}")
-        self._free_lanes: queue.LifoQueue[Lane] = queue.LifoQueue()  # the last one first, whose memory is there
+            raise
+        # The last one first, whose memory is there; None once they are freed
+        self._free_lanes: queue.LifoQueue[Lane | None] = queue.LifoQueue()
         for lane in lanes:
             self._free_lanes.put(lane)
         self._scratch = ScratchMemory()
@@ -126,37 +136,65 @@ class TrtEngine:
         self._prepared: BatchShape | None = None
         """Shape that the scratch memory was last set for."""
         self._lock = threading.Lock()  # an execution context runs one batch at a time
+        self._alone = threading.Lock()  # one thread at a time takes all lanes
         self._gpu = GpuObjects(engine, context, cache, keep_kernels)
         self._free = weakref.finalize(self, _release, self._gpu, self._free_lanes, self._scratch, kernels)
 
     def run(self, images: UInt8Array) -> dict[str, npt.NDArray[Any]]:
         """Return all outputs by name for images, (N, H, W, 3) uint8, whose shape is in one of the profiles.
 
+        A batch that does not fit beside another one is computed alone, with the memory of the other lanes freed.
+
         Raises:
-            BackendError: Shape outside of every profile, not enough memory, or TensorRT failed.
+            BackendError: Shape outside of every profile, not enough memory, TensorRT failed, or closed.
         """
         index = pick_profile(self.profiles, BatchShape(*images.shape[:3]))
-        lane = self._free_lanes.get()
+        lane = self._take_lane()
         try:
-            # Upload, while another batch may be computed
-            (name,) = self.inputs
-            memory = lane.memory[name]
-            memory.reserve(images.nbytes)
-            memory.view(images.shape, np.uint8)[...] = images
-            memory.upload(images.nbytes, lane.stream)
-            lane.wait()
-            with self._lock, collector_held_off:
-                outputs = self._compute(lane, images.shape, index)
-            # Download, while the next one may be computed
-            for output, (shape, dtype) in outputs.items():
-                lane.memory[output].download(_size(shape, dtype), lane.stream)
-            lane.wait()
-            # Copied: the next batch writes into the same memory
-            return {
-                output: lane.memory[output].view(shape, dtype).copy() for output, (shape, dtype) in outputs.items()
-            }
+            return self._run_in(lane, images, index)
+        except BackendMemoryError:
+            pass  # perhaps another lane has the memory
         finally:
             self._free_lanes.put(lane)
+        with self._alone:  # holding no lane, or two threads would wait for each other's
+            lanes: list[Lane] = []
+            try:
+                for _ in range(LANES):
+                    lanes.append(self._take_lane())
+                for lane in lanes:
+                    lane.free_memory()
+                self._scratch.free()  # that of a larger batch, perhaps
+                self._prepared = None
+                return self._run_in(lanes[0], images, index)
+            finally:
+                for lane in reversed(lanes):
+                    self._free_lanes.put(lane)
+
+    def _take_lane(self) -> Lane:
+        lane = self._free_lanes.get()
+        if lane is None:
+            self._free_lanes.put(None)  # for the next one who asks
+            raise BackendError("the plan is closed")
+        return lane
+
+    def _run_in(self, lane: Lane, images: UInt8Array, index: int) -> dict[str, npt.NDArray[Any]]:
+        # Upload, while another batch may be computed
+        (name,) = self.inputs
+        memory = lane.memory[name]
+        memory.reserve(images.nbytes)
+        memory.view(images.shape, np.uint8)[...] = images
+        memory.upload(images.nbytes, lane.stream)
+        lane.wait()
+        with self._lock, collector_held_off:
+            outputs = self._compute(lane, images.shape, index)
+        # Download, while the next one may be computed
+        for output, (shape, dtype) in outputs.items():
+            lane.memory[output].download(_size(shape, dtype), lane.stream)
+        lane.wait()
+        # Copied: the next batch writes into the same memory
+        return {
+            output: lane.memory[output].view(shape, dtype).copy() for output, (shape, dtype) in outputs.items()
+        }
 
     def close(self) -> None:
         """Free the GPU memory; the engine cannot be used afterwards."""
@@ -247,20 +285,28 @@ def _size(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-def _release(gpu: GpuObjects, lanes: queue.LifoQueue[Lane], scratch: ScratchMemory, kernels: bytes) -> None:
+def _release(gpu: GpuObjects, lanes: queue.LifoQueue[Lane | None], scratch: ScratchMemory, kernels: bytes) -> None:
     """Release the GPU objects, in this order, when an engine is closed, garbage-collected or Python ends."""
     deadline = time.monotonic() + LAST_BATCH_S
+    taken: list[Lane] = []
     try:
-        free = [lanes.get(timeout=max(0.0, deadline - time.monotonic())) for _ in range(LANES)]
-    except queue.Empty:
-        return  # the process ends in the middle of a batch, whose memory must stay
+        while len(taken) < LANES:
+            lane = lanes.get(timeout=max(0.0, deadline - time.monotonic()))
+            if lane is not None:
+                taken.append(lane)
+    except queue.Empty:  # the process ends in the middle of a batch, whose memory must stay
+        for lane in taken:
+            lanes.put(lane)
+        return
+    lanes.put(None)
     with collector_held_off:
-        now = b"" if gpu.kernels is None else bytes(gpu.kernels.serialize())
+        serialized = None if gpu.kernels is None else gpu.kernels.serialize()
+        now = b"" if serialized is None else bytes(serialized)
         gpu.context = None
         gpu.kernels = None
         gpu.engine = None
         scratch.free()
-        for lane in free:
+        for lane in taken:
             lane.free()
     if now not in (b"", kernels):
         gpu.keep_kernels(now)

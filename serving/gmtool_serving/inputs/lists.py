@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gmtool.errors import DataError
+from gmtool.file_kinds import IMAGE_SUFFIXES
 from gmtool.json_toml import read_json, shown
 from gmtool.masks.coco_annotations import ImageId
+from gmtool_serving.inputs.video import VIDEO_SUFFIXES
 
-_COMMENT = re.compile(rb"# (?!.*\.\w+\s*$).*\s*")
-_QUOTED = re.compile(rb'^"([^"]+)"\s*(?:[,;].*)?$')
+_SUFFIXES = tuple(suffix.encode() for suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+_QUOTED = re.compile(rb'"([^"]+)"\s*(?:[,;].*)?')
 """Quoted name, and columns behind it, as spreadsheets write them."""
 IMAGE_FOLDERS = ("{part}", "images/{part}", "images")
 """Candidate folders, beside `annotations`, of the images of `annotations/instances_PART.json`."""
@@ -24,8 +26,8 @@ def read_list(path: Path | None) -> list[str]:
     """Return the names in a list: separated by NUL if it contains one, else one a line; blank ones are dropped.
 
     A name is the whole line, spaces included, up to the first tab, or what is between its quotes. Lines that begin
-    with `# ` and name no file are comments. Bytes that are not UTF-8 become surrogate escapes, as in Python's file
-    names.
+    with `# ` and name no image or video are comments. Bytes that are not UTF-8 become surrogate escapes, as in
+    Python's file names.
 
     Args:
         path: Text file; None for stdin.
@@ -41,12 +43,21 @@ def read_list(path: Path | None) -> list[str]:
     if b"\0" in content:
         names = content.split(b"\0")
     else:
-        lines = [line for line in content.split(b"\n") if not _COMMENT.fullmatch(line)]
-        names = [_QUOTED.sub(rb"\1", line.partition(b"\t")[0].rstrip(b"\r")) for line in lines]
+        columns = [line.partition(b"\t")[0].rstrip(b"\r") for line in content.split(b"\n")]
+        names = [_unquoted(column) for column in columns if not _is_comment(column)]
     found = [os.fsdecode(name) for name in names if name.strip()]
     if not found:
         raise DataError(f"list {path or 'on stdin'} is empty: expected one image a line")
     return found
+
+
+def _is_comment(column: bytes) -> bool:
+    return column.startswith(b"# ") and not column.rstrip().lower().endswith(_SUFFIXES)
+
+
+def _unquoted(column: bytes) -> bytes:
+    quoted = _QUOTED.fullmatch(column.strip())
+    return quoted[1] if quoted else column
 
 
 def read_coco_names(path: Path) -> list[tuple[str, ImageId]]:

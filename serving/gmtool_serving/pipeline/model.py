@@ -88,7 +88,7 @@ class How(TypedDict, total=False):
     """Keywords of `Model.predict`; the same as the options of `gmtool predict`."""
 
     batch: int
-    """Images of one size computed at once. [1; on a GPU 8]"""
+    """Images of one size computed at once. [1; on a GPU 8, of a plan its best]"""
     pad: int
     """Pad images to a multiple of so many pixels, so that more have one size. [0]"""
     tile: str | tuple[int, int] | None

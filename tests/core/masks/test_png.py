@@ -19,6 +19,7 @@ def test_pillow_reads_what_was_written(size: tuple[int, int], mode: str) -> None
         random.integers(0, 256, size, dtype=np.uint8),  # several chunks at the largest size
         np.asfortranarray(random.integers(0, 3, size, dtype=np.uint8)),
         np.broadcast_to(np.uint8(7), size),
+        random.integers(0, 256, size),
     ):
         encoded = encode_png(labels, PALETTE if mode == "P" else None)
         with Image.open(io.BytesIO(encoded)) as decoded:

@@ -294,9 +294,11 @@ class HostRuntime:
         self._blocks: dict[int, np.ndarray] = {}
         self.most = 64 << 20
         """Bytes of a block that is too large."""
+        self.total = 1 << 40
+        """Bytes of all blocks together, those of the machine included."""
 
     def cudaMalloc(self, size: int) -> tuple[Any, int]:  # noqa: N802
-        if size > self.most:
+        if size > self.most or size + sum(map(len, self._blocks.values())) > self.total:
             from cuda.bindings import runtime
 
             return runtime.cudaError_t.cudaErrorMemoryAllocation, 0
@@ -464,6 +466,32 @@ def test_a_batch_that_does_not_fit_leaves_the_engine_to_smaller_ones(host_runtim
     assert engine.run(random_images(1, 64, 64))["mask"].shape == (1, 64, 64)
     engine.close()
     assert not host_runtime._blocks
+
+
+def test_batches_that_do_not_fit_side_by_side_are_computed_one_after_the_other(host_runtime: HostRuntime) -> None:
+    images = random_images(1, 64, 64)
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    expected = engine.run(images)["mask"]
+    host_runtime.total = sum(map(len, host_runtime._blocks.values()))  # what one lane takes
+    with ThreadPoolExecutor(2) as pool:
+        given = list(pool.map(engine.run, [images] * 20))
+    assert all(np.array_equal(each["mask"], expected) for each in given)
+    with pytest.raises(BackendMemoryError, match="out of memory"):
+        engine.run(random_images(2, 64, 64))
+    assert np.array_equal(engine.run(images)["mask"], expected)
+    engine.close()
+    assert not host_runtime._blocks
+
+
+def test_a_closed_engine_says_so(host_runtime: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TrtEngine(FLAVOUR, ComputingEngine(), tensorrt_log("tensorrt_rtx"))
+    monkeypatch.setattr(engine._gpu, "kernels", SimpleNamespace(serialize=lambda: None))
+    engine.run(random_images(1, 32, 32))
+    engine.close()
+    assert not host_runtime._blocks
+    for _ in range(3):
+        with pytest.raises(BackendError, match="the plan is closed"):
+            engine.run(random_images(1, 32, 32))
 
 
 class Kernels:
