@@ -42,7 +42,8 @@ def is_archive(path: Path) -> bool:
 def unpacked(archive: Path, *, beside: Path) -> Iterator[Path]:
     """Unpack an archive into a temporary folder, which is removed afterwards.
 
-    Links are not unpacked. Names that lead out of the folder stay inside it (zip), or the archive is refused (tar).
+    Links are not unpacked. Names that lead out of the folder stay inside it (zip), or the archive is refused
+    (tar).
 
     Args:
         archive: Zip or tar file.

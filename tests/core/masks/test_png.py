@@ -1,6 +1,7 @@
 """PNG of label maps, against Pillow's encoder and decoder."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
 @pytest.mark.parametrize("mode", ["P", "L"])
 def test_pillow_reads_what_was_written(size: tuple[int, int], mode: str) -> None:
     random = np.random.default_rng(1)
-    for labels in (
+    kinds: tuple[Any, ...] = (
         random.integers(0, 256, size, dtype=np.uint8),  # several chunks at the largest size
         np.asfortranarray(random.integers(0, 3, size, dtype=np.uint8)),
         np.broadcast_to(np.uint8(7), size),
         random.integers(0, 256, size),
-    ):
+    )
+    for labels in kinds:
         encoded = encode_png(labels, PALETTE if mode == "P" else None)
         with Image.open(io.BytesIO(encoded)) as decoded:
             assert decoded.mode == mode and (np.asarray(decoded) == labels).all()
