@@ -26,7 +26,7 @@ from gmtool.resources import temporary_dir
 from gmtool_export.graph.onnx import finish, keep_outputs, precision_of
 from gmtool_export.int8.search import Quantization
 from gmtool_export.openvino_ir import convert_ir
-from gmtool_export.proof.gate import Tolerance, judge, judge_shapes
+from gmtool_export.proof.gate import Tolerance, judge
 from gmtool_export.proof.half import Headroom
 from gmtool_export.proof.images import Evidence
 from gmtool_export.proof.miou_drop import PyTorchMasks, score
@@ -254,14 +254,14 @@ def _prove(
     remark(f"comparing: {runtime}")
     rows = compare(with_logits, compared)
     if spec.precision != "int8":  # int8 is judged with its score, and what it lost is kept
-        judge_shapes(what, spec.precision, rows, proving.tolerance)  # before the slow scoring
+        judge(what, spec.precision, rows, None, proving.tolerance)  # before the slow scoring
     evidence = proving.evidence
     scored = None
     if evidence.scored is not None:
         remark(f"scoring: {len(evidence.scored.samples)} of {evidence.scored.num_listed} validation images")
         scored = score(proving.masks, runner, evidence.scored, spec.classes)
-    if spec.precision != "int8":
-        judge(what, spec.precision, rows, scored, proving.tolerance)
+        if spec.precision != "int8":
+            judge(what, spec.precision, rows, scored, proving.tolerance)
     return Proof(runtime, proving.tolerance, rows, scored, evidence.not_scored, evidence.classes_predicted)
 
 

@@ -16,9 +16,9 @@ MAX_RELATIVE_DIFFERENCE = 1e-3
 """Largest difference of two logits in float32 as a share of the largest logit: ten times what rounding does,
 a hundredth of what a wrong pooling does."""
 
-SMALL_SHAPES: dict[Precision, float] = {"fp16": 0.97, "int8": 0.5}
-"""Smallest share of equal pixels at any shape, of precisions that round: less is a broken graph. Their bound is
-judged on whole images, since of a small one a few pixels between two classes are some per cent."""
+MIN_INT8_AGREEMENT = 0.5
+"""Smallest share of equal pixels of an int8 model at any shape: less is a broken graph. Its bound is judged on
+whole images, since of a small one a few pixels are some per cent."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Tolerance:
     """Largest accepted difference between an exported model and its network."""
 
     min_agreement: float
-    """Smallest share of pixels with the same label, in [0, 1]: in fp32 at every shape, else on whole images."""
+    """Smallest share of pixels with the same label, in [0, 1]: at every shape; in int8 on whole images."""
     max_miou_drop: float
     """Largest loss of mIoU on the validation images, points."""
 
@@ -62,7 +62,7 @@ def judge(
     *,
     end: str = "nothing was written",
 ) -> None:
-    """Check a model against all bounds.
+    """Check a model against the bounds.
 
     Args:
         what: Name of the model, for messages.
@@ -75,10 +75,28 @@ def judge(
     Raises:
         ParityError: The first bound that the model misses.
     """
-    judge_shapes(what, precision, rows, tolerance, end=end)
+    # Masks and logits at every shape
+    least = MIN_INT8_AGREEMENT if precision == "int8" else tolerance.min_agreement
+    for row in rows:
+        where = f"at {row.batch}x{row.height}x{row.width} ({row.shape})"
+        if row.agreement < least:
+            raise ParityError(
+                f"{what} agrees with PyTorch on {row.agreement:.4%} of the pixels {where}; "
+                f"expected {least:.2%}{_option(precision)}: {end}"
+            )
+        if row.unexplained:
+            raise ParityError(
+                f"{what} gives {row.unexplained} pixels {where} another label than PyTorch, though their two best "
+                f"classes differ by more than the rounding errors there: {end}"
+            )
+        if precision == "fp32" and (row.max_difference or 0) > MAX_RELATIVE_DIFFERENCE * row.max_logit:
+            raise ParityError(
+                f"{what} gives logits that differ from PyTorch's by {row.max_difference:.3g} {where}; expected at "
+                f"most {MAX_RELATIVE_DIFFERENCE:.1%} of the largest, {row.max_logit:.3g}: {end}"
+            )
     # Whole images
     whole = _agreement_on_whole_images(rows, score)
-    if precision in SMALL_SHAPES and whole < tolerance.min_agreement:
+    if precision == "int8" and whole is not None and whole < tolerance.min_agreement:
         raise ParityError(
             f"{what} agrees with PyTorch on {whole:.2%} of the pixels of whole images; expected "
             f"{tolerance.min_agreement:.2%} (--min-agreement): {end}"
@@ -92,44 +110,12 @@ def judge(
         )
 
 
-def judge_shapes(
-    what: str,
-    precision: Precision,
-    rows: Sequence[ParityRow],
-    tolerance: Tolerance,
-    *,
-    end: str = "nothing was written",
-) -> None:
-    """Check masks and logits at every shape; arguments as in `judge`.
-
-    Raises:
-        ParityError: The first bound that the model misses.
-    """
-    least = min(tolerance.min_agreement, SMALL_SHAPES.get(precision, 1.0))
-    option = "" if precision in SMALL_SHAPES else " (--min-agreement)"
-    for row in rows:
-        where = f"at {row.batch}x{row.height}x{row.width} ({row.shape})"
-        if row.agreement < least:
-            raise ParityError(
-                f"{what} agrees with PyTorch on {row.agreement:.4%} of the pixels {where}; "
-                f"expected {least:.2%}{option}: {end}"
-            )
-        if row.unexplained:
-            raise ParityError(
-                f"{what} gives {row.unexplained} pixels {where} another label than PyTorch, though their two best "
-                f"classes differ by more than the rounding errors there: {end}"
-            )
-        if precision == "fp32" and (row.max_difference or 0) > MAX_RELATIVE_DIFFERENCE * row.max_logit:
-            raise ParityError(
-                f"{what} gives logits that differ from PyTorch's by {row.max_difference:.3g} {where}; expected at "
-                f"most {MAX_RELATIVE_DIFFERENCE:.1%} of the largest, {row.max_logit:.3g}: {end}"
-            )
+def _option(precision: Precision) -> str:
+    return "" if precision == "int8" else " (--min-agreement)"
 
 
-def _agreement_on_whole_images(rows: Sequence[ParityRow], score: ScoreProof | None) -> float:
-    """Return the share of equal pixels: of the scored images, or the image at its own size, or all rows."""
+def _agreement_on_whole_images(rows: Sequence[ParityRow], score: ScoreProof | None) -> float | None:
+    """Return the share of equal pixels of the scored images, or else of the image at its own size."""
     if score is not None:
         return score.agreement
-    chosen = [row for row in rows if row.shape in (OWN_SIZE, FIXED)] or rows
-    pixels = [row.batch * row.height * row.width for row in chosen]
-    return sum(row.agreement * count for row, count in zip(chosen, pixels, strict=True)) / sum(pixels)
+    return next((row.agreement for row in rows if row.shape in (OWN_SIZE, FIXED)), None)
