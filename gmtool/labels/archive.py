@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from gmtool.errors import DataError
+from gmtool.files import sweep_leftovers, temporary_path
 
 ZIPS, TARS, OTHERS = (".zip",), (".tar", ".gz", ".tgz"), (".7z", ".rar")
 OWN_FOLDERS = {"train", "valid", "val", "test", "images", "masks", "labels", "annotations", "ann", "img"}
@@ -27,8 +27,7 @@ DAMAGED = (
     zlib.error,
     LZMAError,
     EOFError,
-    RuntimeError,  # encrypted
-    NotImplementedError,  # a compression that zipfile does not know
+    RuntimeError,  # encrypted, or of a compression that zipfile does not know
     ValueError,
 )
 
@@ -53,28 +52,36 @@ def unpacked(archive: Path, *, beside: Path) -> Iterator[Path]:
         DataError: The archive is damaged, encrypted, of another kind, or does not fit on the disk.
     """
     parent = next(folder for folder in beside.absolute().parents if folder.is_dir())
-    with TemporaryDirectory(dir=parent, prefix=".gmtool-unpacked-") as folder:
-        target = Path(folder) / archive.stem
-        target.mkdir()
-        try:
-            if archive.suffix.lower() in ZIPS:
-                with zipfile.ZipFile(archive) as opened:
-                    _refuse_large(archive, sum(each.file_size for each in opened.infolist()), parent)
-                    opened.extractall(target)
-            elif archive.suffix.lower() in TARS:
-                with tarfile.open(archive) as opened_tar:
-                    members = [each for each in opened_tar if each.isfile()]
-                    _refuse_large(archive, sum(each.size for each in members), parent)
-                    opened_tar.extractall(target, members, filter="data")
-            else:
-                raise DataError(f"{archive} is an archive of another kind than zip and tar: unpack it")
-        except OSError as error:
-            raise DataError(f"{archive} cannot be unpacked: {error.strerror or error}") from error
-        except DAMAGED as error:
-            raise DataError(f"{archive} is a damaged or encrypted archive: {error}") from error
+    sweep_leftovers(parent)  # of an import that was killed
+    folder = temporary_path(parent)
+    target = folder / archive.stem
+    try:
+        _extract(archive, target, parent)
         inside = list(target.iterdir())
         is_wrapped = len(inside) == 1 and inside[0].is_dir() and inside[0].name.lower() not in OWN_FOLDERS
         yield inside[0] if is_wrapped else target
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _extract(archive: Path, target: Path, parent: Path) -> None:
+    try:
+        target.mkdir(parents=True)
+        if archive.suffix.lower() in ZIPS:
+            with zipfile.ZipFile(archive) as opened:
+                _refuse_large(archive, sum(each.file_size for each in opened.infolist()), parent)
+                opened.extractall(target)
+        elif archive.suffix.lower() in TARS:
+            with tarfile.open(archive) as opened_tar:
+                members = [each for each in opened_tar if each.isfile()]
+                _refuse_large(archive, sum(each.size for each in members), parent)
+                opened_tar.extractall(target, members, filter="data")
+        else:
+            raise DataError(f"{archive} is an archive of another kind than zip and tar: unpack it")
+    except OSError as error:
+        raise DataError(f"{archive} cannot be unpacked: {error.strerror or error}") from error
+    except DAMAGED as error:
+        raise DataError(f"{archive} is a damaged or encrypted archive: {error}") from error
 
 
 def _refuse_large(archive: Path, size: int, parent: Path) -> None:

@@ -53,7 +53,7 @@ def test_an_archive_is_its_folder(source: Path, tmp_path: Path, kind: str, top: 
         assert np.array_equal(ours, theirs)
         image = tmp_path / "of-archive/images" / name
         assert image.is_file() and not image.is_symlink()
-    assert not list(tmp_path.glob(".gmtool-unpacked-*"))
+    assert not list(tmp_path.glob(".*.gmtool-tmp"))
     again = run(Path(archive), tmp_path / "of-archive")
     assert again.changes.get("new", 0) == 0
 
