@@ -29,7 +29,7 @@ class CardMemory:
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self._call("cuCtxSetCurrent", self._context)
         self._free_before = self._smallest_free = self._free()
-        self._ended = threading.Event()
+        self._ended, self._failed = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="card-memory", daemon=True)
 
     @classmethod
@@ -44,8 +44,10 @@ class CardMemory:
             return None
 
     @property
-    def peak_bytes(self) -> int:
-        """Largest growth so far, bytes."""
+    def peak_bytes(self) -> int | None:
+        """Largest growth so far, bytes; None if the driver failed meanwhile."""
+        if self._failed:
+            return None
         self._smallest_free = min(self._smallest_free, self._free())
         return max(0, self._free_before - self._smallest_free)
 
@@ -62,9 +64,12 @@ class CardMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        self._call("cuCtxSetCurrent", self._context)  # a context is current in one thread
-        while not self._ended.wait(SAMPLE_S):
-            self._smallest_free = min(self._smallest_free, self._free())
+        try:
+            self._call("cuCtxSetCurrent", self._context)  # a context is current in one thread
+            while not self._ended.wait(SAMPLE_S):
+                self._smallest_free = min(self._smallest_free, self._free())
+        except OSError:
+            self._failed = True
 
     def _free(self) -> int:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()

@@ -59,8 +59,6 @@ class MaskFolders:
     def __init__(self, out: Path) -> None:
         self.out = out
         self._checked = {out}
-        self._made: set[str] = set()
-        """Folders of masks, relative to the output folder, that are there."""
 
     def locate(self, path: str) -> str:
         """Return the file's path, for messages."""
@@ -70,13 +68,9 @@ class MaskFolders:
         """Write files as `write_together` does, and make their folders; return the error of each, or None."""
         errors: list[OSError | None] = [None] * len(files)
         targets = [(self.out / path, content) for path, content in files]
-        for index, (path, _) in enumerate(files):
-            folder = path.rpartition("/")[0]
-            if folder in self._made:
-                continue
+        for index, (target, _) in enumerate(targets):
             try:
-                self.make(targets[index][0].parent)
-                self._made.add(folder)
+                self.make(target.parent)
             except OSError as error:
                 errors[index] = error
         placed = [index for index, found in enumerate(errors) if found is None]

@@ -32,8 +32,8 @@ def check_settings(config: TrainConfig, *, makes_data: bool) -> None:
     refuse_undividable_batches(config, processes=int(os.environ.get("WORLD_SIZE", "1")))
     _refuse_missing_weights(config.model.encoder_weights)
     refuse_missing_tracker(config.run.tracker)
-    refuse_missing_teacher(config.method.teacher_run)
     if makes_data:
+        refuse_missing_teacher(config.method.teacher_run)
         _refuse_missing_files_elsewhere(config.data)
         return
     _refuse_missing_paths(config.data)
