@@ -25,12 +25,12 @@ class EncoderContract:
             encoder=self.name,
             output_stride=self.output_stride,  # type: ignore[arg-type]
             decoder=self.decoder,  # type: ignore[arg-type]
-            decoder_channels=16,
+            decoder_channels=32,
         )
 
     def network(self) -> GuidedMixNet:
         torch.manual_seed(0)
-        return GuidedMixNet(self.config(), num_classes=4, num_foreground=3).eval()
+        return GuidedMixNet(self.config(), num_classes=6, num_foreground=5).eval()
 
     def encoder(self) -> Encoder | TimmEncoder:
         return self.network().encoder
@@ -52,7 +52,7 @@ class EncoderContract:
     def test_every_part_learns_from_images_of_any_size(self) -> None:
         network = self.network().train()
         output = network(torch.rand(2, 3, 53, 70, generator=torch.Generator().manual_seed(1)))
-        assert output.logits.shape == (2, 4, 53, 70)
+        assert output.logits.shape == (2, 6, 53, 70)
         (output.logits.square().mean() + output.image_logits.square().mean()).backward()
         silent = [name for name, value in network.named_parameters() if value.requires_grad and value.grad is None]
         assert not silent

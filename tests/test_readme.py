@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NARROW = ["--set", "model.encoder=toy", "--set", "model.decoder_channels=32", "--encoder-weights", "none"]
 SHORT = {
-    "toy": ["--iterations", "8"],
+    "toy": ["--iterations", "8", "--set", "model.decoder_channels=32"],
     "my-data": ["--set", "probe.steps=10", *NARROW],
     "folder": ["--iterations", "2", "--set", "data.crop_px=48", "--set", "data.workers=0", *NARROW],
 }
@@ -50,7 +50,8 @@ def test_every_command_of_the_readme_works(cli: Cli, tmp_path: Path, monkeypatch
     of_readme, of_data = commands("README.md"), commands("docs/data.md")
     assert len(of_readme) >= 10
     assert len(of_data) >= 2
-    for line in of_readme + of_data:
+    assert "doctor" in of_readme  # its own test runs it: it takes as long as all the others
+    for line in (line for line in of_readme + of_data if line != "doctor"):
         arguments = shlex.split(line)
         if arguments[0] == "train":
             arguments += SHORT[arguments[1]]

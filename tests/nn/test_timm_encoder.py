@@ -89,7 +89,9 @@ def test_it_trains_and_exports_and_agrees(toy_settings: Settings, toy_data: Path
     result = export_run(
         tmp_path / "run",
         name="last",
-        options=ExportOptions(image_dir=toy_data / "JPEGImages", allow_few_classes=True),
+        options=ExportOptions(
+            outputs=("mask", "embedding"), image_dir=toy_data / "JPEGImages", allow_few_classes=True
+        ),
     )
     assert min(row.agreement for row in result.parity) >= 0.999
     assert result.spec.encoder == NAMES[1]

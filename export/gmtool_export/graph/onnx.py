@@ -41,22 +41,12 @@ def export_graph(network: GuidedMixNet, *, half: bool = False, embedding: bool =
         half: Compute the network in float16.
         embedding: Add the output `embedding`.
     """
-    example = torch.zeros(*TRACED_SHAPE, 3, dtype=torch.uint8)
     # The exporter and its optimiser print to stdout, which is for results
     with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # about the exporter's internals; parity is checked afterwards
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            DeployModel(network, half=half, embedding=embedding),
-            (example,),
-            input_names=["image"],
-            output_names=[*OUTPUTS, "embedding"] if embedding else list(OUTPUTS),
-            dynamic_shapes={"image": {0: "batch", 1: "height", 2: "width"}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
+        program = trace(DeployModel(network, half=half, embedding=embedding))
+        program.optimize()
     model = program.model_proto
     _forget_origin(model.graph)
     for output in model.graph.output:  # the exporter writes Min(height, 8*(((height + 7)//8)))
@@ -64,6 +54,24 @@ def export_graph(network: GuidedMixNet, *, half: bool = False, embedding: bool =
             if not dimension.dim_value:
                 dimension.dim_param = str(name)
     return model
+
+
+def trace(model: DeployModel) -> torch.onnx.ONNXProgram:
+    """Return the graph that torch writes for a model, before anything in it is folded."""
+    example = torch.zeros(*TRACED_SHAPE, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        input_names=["image"],
+        output_names=[*OUTPUTS, "embedding"] if model.embedding else list(OUTPUTS),
+        dynamic_shapes={"image": {0: "batch", 1: "height", 2: "width"}},
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    return program
 
 
 def _forget_origin(graph: onnx.GraphProto) -> None:

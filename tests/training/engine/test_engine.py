@@ -211,11 +211,13 @@ def test_recomputed_activations_change_neither_gradient_nor_statistics(
 
 SHORT: Settings = {"optim.iterations": 6, "run.validations": 3, "run.log_every": 1, "method.warmup_fraction": 0.2}
 OPTIONS: dict[str, Settings] = {
-    "average": {"optim.ema_decay": 0.9},
-    "parts": {"optim.accumulation": 2},
-    "half": {"run.precision": "16-mixed"},
-    "bf16": {"run.precision": "bf16-mixed"},
-    "memory": {"run.activation_checkpointing": True, "run.channels_last": True},
+    "half, in parts": {"run.precision": "16-mixed", "optim.accumulation": 2},
+    "bf16, average, memory": {
+        "run.precision": "bf16-mixed",
+        "optim.ema_decay": 0.9,
+        "run.activation_checkpointing": True,
+        "run.channels_last": True,
+    },
     "compiled": {"run.compile": True},
 }
 

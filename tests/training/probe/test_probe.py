@@ -39,7 +39,7 @@ NUM_CLASSES = 3
 CHANGES: Settings = {
     "method.name": "probe",
     "model.decoder": "pyramid",
-    "model.decoder_channels": 16,
+    "model.decoder_channels": 32,
     "model.output_stride": 16,
     "probe.steps": 30,
     "probe.rounds": 1,
