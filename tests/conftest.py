@@ -97,7 +97,7 @@ def trace_once(model: DeployModel) -> torch.onnx.ONNXProgram:
     for initializer in traced.graph.initializer:
         if initializer.name in weights:
             initializer.CopyFrom(onnx.numpy_helper.from_array(weights[initializer.name].numpy(), initializer.name))
-    return torch.onnx.ONNXProgram(onnx_ir.from_proto(traced), None)  # type: ignore[arg-type]
+    return torch.onnx.ONNXProgram(onnx_ir.from_proto(traced), None)
 
 
 def _attributes(module: torch.nn.Module) -> list[tuple[str, object]]:
