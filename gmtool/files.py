@@ -60,8 +60,9 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
     """Write several files, each atomically as `write_atomically` does; return the error of each, or None.
 
     Up to `OPEN_FILES` are written and then synced, all are renamed, then each folder is synced once: two syncs a
-    file become one. A file that fails leaves the others as they are. Names are strings here and files descriptors:
-    of thousands of small files, objects took as long as the system.
+    file become one, and the disk writes all of them while the first is waited for. A file that fails leaves the
+    others as they are. Names are strings here and files descriptors: of thousands of small files, objects took as
+    long as the system.
     """
     errors: list[OSError | None] = [None] * len(files)
     names = [os.fspath(path) for path, _ in files]
@@ -92,6 +93,8 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
         content = memoryview(files[index][1])
         while content:
             content = content[os.write(descriptors[index], content) :]
+        if hasattr(os, "posix_fadvise"):  # begins to write, and gives all files their place in one transaction
+            os.posix_fadvise(descriptors[index], 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(index: int) -> None:
         os.fsync(descriptors[index])

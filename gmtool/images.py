@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -42,6 +43,8 @@ MAX_BYTES_PER_PIXEL = 8
 before reading (a sparse file can claim terabytes)."""
 MIN_MAX_BYTES = 64 << 20
 """Files up to this size are always read, since they may hold metadata or further pages."""
+HEAD_BYTES = 1 << 16
+"""First bytes of a JPEG, in which the size and nearly always the EXIF data are found."""
 MAX_SCANS = 20
 """Largest number of scans of a progressive JPEG of `MAX_PIXELS`; smaller images may have more. Each scan costs the
 time of a whole image; encoders write up to 18."""
@@ -175,6 +178,23 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
+def displayed_size_of(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image file after its EXIF orientation.
+
+    Of a JPEG that is not progressive, which may hide hundreds of scans, the first bytes are enough.
+
+    Raises:
+        ImageError: See `open_image`.
+    """
+    head = read_regular_file(path, first=HEAD_BYTES)
+    if head.startswith(b"\xff\xd8") and len(head) == HEAD_BYTES:
+        with contextlib.suppress(ImageError):  # told by what reads the whole file
+            image = _open(head, path, MAX_PIXELS)
+            if image.format == "JPEG" and not image.info.get("progressive"):
+                return displayed_size(image)
+    return displayed_size(open_image(path))
+
+
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of an opened image, 1 to 8; 1 without EXIF."""
     orientation: object = image.getexif().get(0x0112)
@@ -191,8 +211,10 @@ def max_file_bytes(max_pixels: int) -> int:
     return max(MAX_BYTES_PER_PIXEL * max_pixels, MIN_MAX_BYTES)
 
 
-def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS) -> bytes:
-    """Return the content of a regular file; pipes and devices are refused without blocking.
+def read_regular_file(
+    path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS, first: int | None = None
+) -> bytes:
+    """Return the content of a regular file, or its `first` bytes; pipes and devices are refused without blocking.
 
     Raises:
         ImageError: The file cannot be read, is larger than `max_bytes`, or is not a regular file.
@@ -211,7 +233,7 @@ def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_
         raise ImageError("too_large", f"{path}: the file has {status.st_size} bytes; expected at most {max_bytes}")
     with os.fdopen(descriptor, "rb") as file:
         try:
-            return file.read()
+            return file.read(first)
         except OSError as error:
             raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
 

@@ -1,18 +1,19 @@
-"""Paint labeled shapes into a label map: polygons by pixel centres, run lengths and bitmaps pixel by pixel."""
+"""Pixels of labeled shapes, as spans: polygons by pixel centres, run lengths and bitmaps pixel by pixel."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from gmtool.errors import DataError
-from gmtool.images import MAX_PIXELS, UInt8Array
-from gmtool.labels.shapes import Bitmap, FloatArray, Geometry, Polygon, RunLengths, Shape
+from gmtool.images import MAX_PIXELS
+from gmtool.labels.shapes import Bitmap, FloatArray, Geometry, Polygon, RunLengths
 from gmtool.masks.coco_annotations import MAX_COORDINATE
 
 MAX_CROSSINGS = 20_000_000
@@ -24,7 +25,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Spans:
-    """Pixels of a shape inside an image, as horizontal runs: faster to paint than a masked rectangle."""
+    """Pixels of a shape inside an image, as horizontal runs."""
 
     rows: IntArray
     starts: IntArray
@@ -38,136 +39,114 @@ class Spans:
         """Number of pixels."""
         return int((self.stops - self.starts).sum())
 
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Smallest rectangle with all pixels: top, left, bottom, right; the last two are exclusive."""
-        return int(self.rows.min()), int(self.starts.min()), int(self.rows.max()) + 1, int(self.stops.max())
 
-
-@dataclass
-class Painting:
-    """Label map of the shapes of an image, and counts of what was painted."""
-
-    labels: UInt8Array
-    """(H, W): class indices, ignore index, and `ground` where no shape is."""
-    objects: dict[str, int] = field(default_factory=dict)
-    """Shapes painted, by label."""
-    covered_px: int = 0
-    """Pixels with a shape."""
-    overlap_px: int = 0
-    """Pixels in shapes of several labels."""
-    cut: list[int] = field(default_factory=list)
-    """Places of shapes that are partly outside the image."""
-    outside: list[int] = field(default_factory=list)
-    """Places of shapes that are wholly outside the image."""
-    empty: list[int] = field(default_factory=list)
-    """Places of shapes that contain no centre of a pixel."""
-
-
-def paint(
-    shapes: Sequence[Shape],
-    size: tuple[int, int],
-    index_of: Mapping[str, int],
-    *,
-    ground: int,
-    smaller_on_top: bool = False,
-) -> Painting:
-    """Paint shapes in the order of `z_order`, equal ones as they are listed.
-
-    Args:
-        shapes: Shapes of one image.
-        size: (height, width) of the image, pixels.
-        index_of: Class index, or the ignore index, of every label.
-        ground: Value of pixels without a shape.
-        smaller_on_top: Paint larger shapes first instead.
+def fill_all(geometries: Sequence[Geometry], size: tuple[int, int]) -> list[Spans | None]:
+    """Return the pixels of each shape in an image of a size (height, width); None for those wholly outside.
 
     Raises:
         DataError: A shape is damaged or too large.
     """
-    # A value that tells pixels without a shape from those of shapes
-    taken = {index_of[shape.label] for shape in shapes}
-    free = ground if ground not in taken else next(value for value in range(256) if value not in taken)
-    result = Painting(np.full(size, free, dtype=np.uint8))
-    # Pixels of each shape
-    found = []
-    for place, shape in enumerate(shapes):
-        spans = fill(shape.geometry, size)
-        if spans is None:
-            result.outside.append(place)
-        elif not len(spans.rows):
-            result.empty.append(place)
-        else:
-            if spans.is_cut:
-                result.cut.append(place)
-            found.append((-spans.area_px if smaller_on_top else shape.z_order, place, shape.label, spans))
-    # Paint, the topmost last
-    boxes: list[tuple[tuple[int, int, int, int], int]] = []
-    flat, width = result.labels.reshape(-1), size[1]
-    for _, _, label, spans in sorted(found, key=lambda item: item[:2]):
-        index, box = index_of[label], spans.box
-        if any(other != index and _meet(box, known) for known, other in boxes):
-            result.overlap_px += _hidden_px(result.labels, spans, box, shown=(index, free))
-        boxes.append((box, index))
-        offsets = spans.rows * width
-        for start, stop in zip((offsets + spans.starts).tolist(), (offsets + spans.stops).tolist(), strict=True):
-            flat[start:stop] = index
-        result.objects[label] = result.objects.get(label, 0) + 1
-    result.covered_px = int(np.count_nonzero(result.labels != free))
-    if free != ground:
-        result.labels[result.labels == free] = ground
-    return result
+    of_polygons = iter(_fill_polygons([each for each in geometries if isinstance(each, Polygon)], size))
+    return [next(of_polygons) if isinstance(each, Polygon) else _fill_mask(each, size) for each in geometries]
 
 
 def fill(geometry: Geometry, size: tuple[int, int]) -> Spans | None:
-    """Return the pixels of a shape in an image of a size (height, width); None if it is wholly outside.
-
-    Raises:
-        DataError: The shape is damaged or too large.
-    """
-    if isinstance(geometry, Polygon):
-        return _fill_polygon(geometry.rings, size)
-    whole = _decode_runs(geometry) if isinstance(geometry, RunLengths) else _decode_bitmap(geometry)
-    return _crop(whole, geometry.top, geometry.left, size)
+    """Return the pixels of one shape; see `fill_all`."""
+    return fill_all([geometry], size)[0]
 
 
-def _fill_polygon(rings: Sequence[FloatArray], size: tuple[int, int]) -> Spans | None:
+def _fill_mask(mask: RunLengths | Bitmap, size: tuple[int, int]) -> Spans | None:
+    whole = _decode_runs(mask) if isinstance(mask, RunLengths) else _decode_bitmap(mask)
+    return _crop(whole, mask.top, mask.left, size)
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Edges of polygons that cross the middle of a row; their upper and lower ends."""
+
+    polygon: IntArray
+    upper_x: FloatArray
+    upper_y: FloatArray
+    slope: FloatArray
+    first: IntArray
+    """First row that is crossed."""
+    counts: IntArray
+    """Number of rows that are crossed."""
+
+
+def _fill_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> list[Spans | None]:
     """Even-odd rule at pixel centres, by the places where edges cross the middle of each row.
 
     Not OpenCV's or Pillow's polygon: both paint the outline too, so that every shape grows by half a pixel and a
-    hole shrinks; pycocotools has no holes.
+    hole shrinks; pycocotools has no holes. All polygons of an image at once: of ten small ones, calls of numpy
+    took more time than their work.
     """
     height, width = size
-    points = np.concatenate(rings) if rings else np.empty((0, 2))
-    if not len(points) or not np.isfinite(points).all() or np.abs(points).max() > MAX_COORDINATE:
+    if not polygons:
+        return []
+    sizes = np.array([sum(map(len, polygon.rings)) for polygon in polygons])
+    points = np.concatenate([ring for polygon in polygons for ring in polygon.rings] or [np.empty((0, 2))])
+    if not sizes.all() or not np.isfinite(points).all() or np.abs(points).max() > MAX_COORDINATE:
         raise DataError(f"coordinates of a polygon are missing, not finite, or beyond {MAX_COORDINATE:.0f} pixels")
-    low, high = points.min(axis=0), points.max(axis=0)
-    is_cut = bool(low.min() < -0.5 or high[0] > width + 0.5 or high[1] > height + 0.5)
-    if high.min() <= 0 or low[0] >= width or low[1] >= height:
-        return None
-    # Crossings of edges, upwards or downwards, with the middle of rows
-    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
-    is_down = points[:, 1] <= ends[:, 1]
-    upper, lower = np.where(is_down[:, None], points, ends), np.where(is_down[:, None], ends, points)
-    first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64)
-    counts = last - first
-    total = int(counts.sum())
+    edges = _edges_of(polygons, points, sizes, height)
+    total = int(edges.counts.sum())
+    if total > MAX_CROSSINGS and len(polygons) > 1:
+        return [_fill_polygons([polygon], size)[0] for polygon in polygons]
     if total > MAX_CROSSINGS:
         raise DataError(
             f"a polygon of {len(points)} points crosses {total} rows; at most {MAX_CROSSINGS} are read"
         )
-    edge = np.repeat(np.arange(len(points)), counts)
-    row = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
-    with np.errstate(divide="ignore", invalid="ignore"):  # of edges without crossing
-        slope = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
-    crossing = upper[edge, 0] + (row + 0.5 - upper[edge, 1]) * slope[edge]
+    # Crossings of edges, upwards or downwards, with the middle of rows
+    row = np.arange(total) - np.repeat(np.cumsum(edges.counts) - edges.counts - edges.first, edges.counts)
+    slope, left, top = (np.repeat(each, edges.counts) for each in (edges.slope, edges.upper_x, edges.upper_y))
+    crossing = left + (row + 0.5 - top) * slope
     column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
     # A row has an even number of crossings; from the first to the second is inside, and so on
-    key = row * (width + 1) + column
-    key.sort()
-    rows, starts, stops = key[::2] // (width + 1), key[::2] % (width + 1), key[1::2] % (width + 1)
-    some = starts < stops
-    return Spans(rows[some], starts[some], stops[some], is_cut)
+    key = (np.repeat(edges.polygon * height, edges.counts) + row) * (width + 1) + column
+    key.sort(kind="stable")  # ascending parts, which it merges: 5 times faster than the default
+    key = key.reshape(-1, 2)[key[::2] < key[1::2]]
+    rows, starts = np.divmod(key[:, 0], width + 1)
+    stops = starts + key[:, 1] - key[:, 0]
+    # Spans of each polygon
+    firsts = np.cumsum(sizes) - sizes
+    low, high = np.minimum.reduceat(points, firsts), np.maximum.reduceat(points, firsts)
+    is_cut = (low.min(axis=1) < -0.5) | (high[:, 0] > width + 0.5) | (high[:, 1] > height + 0.5)
+    is_outside = (high.min(axis=1) <= 0) | (low[:, 0] >= width) | (low[:, 1] >= height)
+    bounds = np.searchsorted(rows, np.arange(len(polygons) + 1) * height).tolist()
+    return [
+        None
+        if is_outside[place]
+        else Spans(rows[a:b] - place * height, starts[a:b], stops[a:b], bool(is_cut[place]))
+        for place, (a, b) in enumerate(pairwise(bounds))
+    ]
+
+
+def _edges_of(polygons: Sequence[Polygon], points: FloatArray, sizes: IntArray, height: int) -> _Edges:
+    """Return the edges that cross a row.
+
+    Args:
+        polygons: Polygons.
+        points: Points of all their rings, (N, 2).
+        sizes: Number of points of each polygon.
+        height: Number of rows.
+    """
+    lengths = np.array([len(ring) for polygon in polygons for ring in polygon.rings if len(ring)])
+    ends = np.cumsum(lengths)
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = ends - lengths  # the last point of a ring is joined to its first
+    x, y = points[:, 0], points[:, 1]
+    is_down = y <= y[following]
+    upper, lower = (
+        np.where(is_down, np.arange(len(points)), following),
+        np.where(is_down, following, np.arange(len(points))),
+    )
+    bounds = np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64)
+    first, counts = bounds[upper], bounds[lower] - bounds[upper]
+    some = np.flatnonzero(counts)
+    upper, lower, first, counts = upper[some], lower[some], first[some], counts[some]
+    slope = (x[lower] - x[upper]) / (y[lower] - y[upper])
+    polygon = np.repeat(np.arange(len(polygons)), sizes)[some]
+    return _Edges(polygon, x[upper], y[upper], slope, first, counts)
 
 
 def _decode_runs(runs: RunLengths) -> BoolArray:
@@ -218,18 +197,3 @@ def _crop(whole: BoolArray, top: int, left: int, size: tuple[int, int]) -> Spans
     row, column = np.nonzero(padded[:, 1:] != padded[:, :-1])
     at = left + columns.start
     return Spans(row[::2] + top + rows.start, column[::2] + at, column[1::2] + at, is_cut)
-
-
-def _meet(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-
-
-def _hidden_px(labels: UInt8Array, spans: Spans, box: tuple[int, int, int, int], *, shown: tuple[int, int]) -> int:
-    """Return how many pixels of a shape have another value than `shown` so far."""
-    top, left, bottom, right = box
-    inside = np.zeros((bottom - top, right - left), dtype=bool)
-    flat, offsets = inside.reshape(-1), (spans.rows - top) * (right - left) - left
-    for start, stop in zip((offsets + spans.starts).tolist(), (offsets + spans.stops).tolist(), strict=True):
-        flat[start:stop] = True
-    known = labels[top:bottom, left:right]
-    return int(np.count_nonzero(inside & (known != shown[0]) & (known != shown[1])))

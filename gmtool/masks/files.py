@@ -15,6 +15,7 @@ from gmtool.errors import ColorMaskError, DataError, LabelError, RawIdError, som
 from gmtool.files import write_atomically
 from gmtool.images import MAX_PIXELS, UInt8Array, open_image
 from gmtool.json_toml import shown
+from gmtool.masks.label_runs import LabelRuns
 from gmtool.masks.png import encode_png
 
 VOID_COLOR: Color = (224, 224, 192)
@@ -57,7 +58,7 @@ def read_mask(path: Path, classes: ClassSet, *, values: MaskValues = "index") ->
     return labels.astype(np.uint8, copy=False)
 
 
-def encode_mask(mask: UInt8Array, classes: ClassSet) -> bytes:
+def encode_mask(mask: UInt8Array | LabelRuns, classes: ClassSet) -> bytes:
     """Return a label map (H, W) as a palette PNG with the colours of `color_table`."""
     return encode_png(mask, color_table(classes))
 

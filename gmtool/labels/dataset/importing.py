@@ -24,6 +24,7 @@ from gmtool.labels.dataset.report import ImportReport, problem_lines
 from gmtool.labels.dataset.writing import write_classes, write_lists
 from gmtool.labels.recognize import open_source
 from gmtool.labels.shapes import LabeledImage, MaskFile, Problem, Source
+from gmtool.masks.label_runs import LabelRuns
 
 CLASSES, REPORT = "classes.json", "import_report.json"
 SAMPLED = 40
@@ -200,8 +201,9 @@ def _covered_share(found: Source) -> float:
     index_of = dict.fromkeys((*found.class_names, "__ignore__"), 1)
     if _has_masks(found):
         index_of |= dict.fromkeys(BACKGROUND_NAMES, 0)
-    painted = [paint_image(image, found, index_of, ground=0).labels for image in labeled[::step][:SAMPLED]]
-    shares = [float((labels == 1).mean()) for labels in painted if labels is not None]
+    painted = [paint_image(image, index_of, ground=0).labels for image in labeled[::step][:SAMPLED]]
+    maps = [each.to_map() if isinstance(each, LabelRuns) else each for each in painted if each is not None]
+    shares = [float((labels == 1).mean()) for labels in maps]
     return sum(shares) / max(1, len(shares))
 
 

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from gmtool.errors import DataError
-from gmtool.images import UInt8Array, displayed_size, open_image
-from gmtool.labels.fill import paint
+from gmtool.images import UInt8Array, displayed_size_of
 from gmtool.labels.mask_files import read_labels
-from gmtool.labels.shapes import LabeledImage, MaskFile, Problem, Shape, ShapeList, Source
+from gmtool.labels.paint import paint
+from gmtool.labels.shapes import LabeledImage, MaskFile, Problem, Shape, ShapeList
+from gmtool.masks.label_runs import LabelRuns
 
 
 @dataclass(frozen=True)
 class Painted:
     """Label map of an image, with what is worth a line in the report."""
 
-    labels: UInt8Array | None
+    labels: UInt8Array | LabelRuns | None
     """(H, W) of class indices; None: no labels that can be used."""
     objects: Mapping[str, int] = field(default_factory=dict)
     """Shapes by label; of a mask file, 1 for each label in it."""
@@ -35,16 +36,18 @@ class Painted:
     """Whether the tool lists the image without any label."""
 
 
-def paint_image(image: LabeledImage, source: Source, index_of: Mapping[str, int], *, ground: int) -> Painted:
+def paint_image(
+    image: LabeledImage, index_of: Mapping[str, int], *, ground: int, smaller_on_top: bool = False
+) -> Painted:
     """Return the label map of an image, of the size at which it is displayed.
 
     Labels of an image of another size are left out: they would lie in wrong places.
 
     Args:
         image: Image with labels, whose file was found.
-        source: Source of the image.
         index_of: Class index, or the ignore index, of every label.
         ground: Value of pixels without a label.
+        smaller_on_top: Rule for overlaps of shapes.
     """
     try:
         size = _size_of(image)
@@ -58,12 +61,12 @@ def paint_image(image: LabeledImage, source: Source, index_of: Mapping[str, int]
         return Painted(None, problems=(*found.problems, _other_size(image, found.size, size)))
     if not found.shapes:
         return Painted(None, problems=found.problems, is_empty=not found.problems)
-    return _paint_shapes(image, found, size, index_of, ground, smaller_on_top=source.on_top == "smaller")
+    return _paint_shapes(image, found, size, index_of, ground, smaller_on_top=smaller_on_top)
 
 
 def _size_of(image: LabeledImage) -> tuple[int, int]:
     if isinstance(image.image, Path):
-        return displayed_size(open_image(image.image))
+        return displayed_size_of(image.image)
     raise DataError(f"{image.name}: no image file")
 
 
@@ -115,9 +118,9 @@ def _paint_shapes(
             shapes_text = f"a shape of {label}" if count == 1 else f"{count} shapes of {label}"
             problems.append(Problem(kind, image.name, f"{image.where}: {shapes_text} {what}"))
     return Painted(
-        painting.labels if painting.objects else None,
+        painting.runs if painting.objects else None,
         painting.objects,
-        painting.labels.size,
+        size[0] * size[1],
         painting.covered_px,
         painting.overlap_px,
         tuple(problems),

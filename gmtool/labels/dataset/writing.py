@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from gmtool.labels.dataset.manifest import Imported, Manifest, is_unchanged, wri
 from gmtool.labels.dataset.report import ImportReport
 from gmtool.labels.mask_files import read_pixels
 from gmtool.labels.shapes import Problem
+from gmtool.masks.label_runs import LabelRuns
 
 LABELED = "labeled.txt"
 KEPT = "changed by hand and kept"
@@ -32,28 +34,37 @@ def write_classes(path: Path, classes: ClassSet, existing: ClassSet | None) -> N
 
 def put_image(image: Path, target: Path, *, copy: bool) -> tuple[Problem, ...]:
     """Link or copy an image, unless it is there."""
-    if target.is_symlink() and not target.exists():
-        target.unlink()  # its image was moved
-    if target.exists():
-        return ()
     problems: list[Problem] = []
     if not copy:
         embedded = image.parent.name == "embedded" and image.parent.parent in target.parents
-        inside = os.path.relpath(image.resolve(), target.parent.resolve())
         try:
-            target.symlink_to(inside if embedded else image.resolve())
-            return ()
+            real = os.path.realpath(image)
+            inside = os.path.relpath(real, os.path.realpath(target.parent)) if embedded else real
+            os.symlink(inside, target)  # noqa: PTH211  of thousands of images, objects take as long as the system
+        except FileExistsError:
+            if target.exists():
+                return ()
+            target.unlink()  # its image was moved
+            return put_image(image, target, copy=copy)
         except OSError as error:  # Windows without the right to make links
             line = f"{target}: cannot be a link ({error.strerror}): copied"
             problems.append(Problem("copied images", str(target), line))
+        else:
+            return ()
+    if target.is_symlink() and not target.exists():
+        target.unlink()
+    if target.exists():
+        return ()
     temporary = temporary_path(target.parent)
     shutil.copyfile(image, temporary)
     temporary.replace(target)
     return tuple(problems)
 
 
-def write_mask(path: Path, content: bytes, labels: UInt8Array, recorded: str | None) -> str:
-    """Write a mask unless it holds these labels already or the user changed it; return what happened.
+def mask_change(path: Path, content: bytes, labels: UInt8Array | LabelRuns, recorded: str | None) -> str:
+    """Return whether a mask is to be written: `new` or `updated`, or why not: `unchanged`, `KEPT`.
+
+    A mask that holds these labels already, and one that the user changed, stay.
 
     Args:
         path: Mask file.
@@ -61,21 +72,20 @@ def write_mask(path: Path, content: bytes, labels: UInt8Array, recorded: str | N
         labels: Label map of the content.
         recorded: Hash of the mask as an earlier import wrote it.
     """
-    if not path.exists():
-        write_atomically(path, content)
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
         return "new"
-    if path.read_bytes() == content or _holds(path, labels):
+    if before == content or _holds(path, labels):
         return "unchanged"
-    if not is_unchanged(path, recorded):
-        return KEPT
-    write_atomically(path, content)
-    return "updated"
+    return "updated" if sha256(before).hexdigest() == recorded else KEPT
 
 
-def _holds(path: Path, labels: UInt8Array) -> bool:
+def _holds(path: Path, labels: UInt8Array | LabelRuns) -> bool:
     """Return whether a mask has these labels: with a new class, the palettes of all masks change."""
     try:
-        return bool(np.array_equal(read_pixels(path), labels))
+        pixels = labels.to_map() if isinstance(labels, LabelRuns) else labels
+        return bool(np.array_equal(read_pixels(path), pixels))
     except DataError:
         return False
 

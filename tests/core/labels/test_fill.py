@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 
 from gmtool.errors import DataError
 from gmtool.labels import fill as module
-from gmtool.labels.fill import fill, paint
+from gmtool.labels.fill import fill
+from gmtool.labels.paint import paint
 from gmtool.labels.shapes import Bitmap, Geometry, Polygon, RunLengths, Shape, ellipse, rectangle
 
 SIZE = (20, 30)

@@ -6,8 +6,8 @@ import pytest
 from scipy import ndimage
 
 from gmtool.images import UInt8Array
-from gmtool.labels.fill import paint
 from gmtool.labels.outlines import OutlineOptions, Part, join_holes, outline_parts
+from gmtool.labels.paint import paint
 from gmtool.labels.shapes import Polygon, Shape
 
 LABELS = {str(label): label for label in range(256)}

@@ -13,8 +13,8 @@ from PIL import Image
 
 from gmtool.errors import DataError
 from gmtool.labels.brush import decode_brush, encode_brush
-from gmtool.labels.fill import paint
 from gmtool.labels.image_finder import ImageFinder, part_of, plain_name
+from gmtool.labels.paint import paint
 from gmtool.labels.recognize import open_source, recognize
 from gmtool.labels.shapes import MaskFile, ShapeList
 

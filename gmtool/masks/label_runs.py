@@ -1,0 +1,64 @@
+"""Label map as runs of equal labels: a painted photo of millions of pixels has some thousands of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gmtool.images import UInt8Array
+
+
+@dataclass(frozen=True)
+class LabelRuns:
+    """Label map (height, width) as the places where the label changes, row after row.
+
+    Each row has a column of `ground` in front of its pixels, so that a run of another label never goes on in the
+    next row, and so that PNG's rows, which begin with a byte of their own, have the same places.
+    """
+
+    size: tuple[int, int]
+    """(height, width), pixels."""
+    ground: int
+    """Label before the first change, at the begin of each row."""
+    starts: npt.NDArray[np.int64]
+    """Places of changes, ascending: row * (width + 1) + column + 1."""
+    labels: UInt8Array
+    """Label from each place on."""
+
+    def to_map(self) -> UInt8Array:
+        """Return the label map, (H, W) uint8."""
+        height, width = self.size
+        bounds = np.concatenate([[0], self.starts, [height * (width + 1)]])
+        labels = np.concatenate([np.array([self.ground], dtype=np.uint8), self.labels])
+        return np.repeat(labels, np.diff(bounds)).reshape(height, width + 1)[:, 1:]
+
+    def fill_differences(self, rows: UInt8Array) -> None:
+        """Add the difference of each pixel to the one above it, modulo 256.
+
+        Args:
+            rows: (H, W + 1), zero but for its first column; receives the differences behind it.
+        """
+        places, width = self.starts, self.size[1] + 1
+        steps = np.diff(self.labels, prepend=np.uint8(self.ground))
+        # A change in a row is one back in the row below
+        inside = np.searchsorted(places, rows.size - width)
+        places = np.concatenate([places, places[:inside] + width])
+        order = places.argsort(kind="stable")  # two ascending parts: one merge
+        places = places[order]
+        values = np.cumsum(np.concatenate([steps, -steps[:inside]])[order], dtype=np.uint8)
+        counts = np.diff(places, append=rows.size)
+        # The few pixels that differ
+        some = np.flatnonzero((values != 0) & (counts != 0))
+        counts = counts[some]
+        flat = rows.reshape(-1)
+        flat[ranges(places[some], counts)] = np.repeat(values[some], counts)
+        if self.ground:
+            rows[0, 1:] += np.uint8(self.ground)
+
+
+def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the whole numbers of ranges, one after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
