@@ -6,6 +6,7 @@ available, are nested too deeply, or hold numbers beyond 64 bits, NaN or infinit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import tomllib
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -30,6 +32,8 @@ MAX_TOML_BYTES = 1 << 20
 """Largest TOML file in bytes: a `config.toml` has 4 kB, and Python's parser takes seconds for a megabyte."""
 CHECKED_BYTES = 1 << 24
 """File size in bytes from which the memory of its values is checked."""
+AT_ONCE = 4096
+"""Lists and objects whose items are checked at once."""
 
 T = TypeVar("T")
 
@@ -49,6 +53,7 @@ def read_json(
     error: type[GmtoolError] = DataError,
     what: str = "JSON",
     any_number: bool = False,
+    of_many: bool = False,
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
     parse_float: Callable[[str], Any] | None = None,
 ) -> Any:
@@ -60,6 +65,7 @@ def read_json(
         error=error,
         what=what,
         any_number=any_number,
+        of_many=of_many,
         object_hook=object_hook,
         parse_float=parse_float,
     )
@@ -72,6 +78,7 @@ def parse_json(
     error: type[GmtoolError] = DataError,
     what: str = "JSON",
     any_number: bool = False,
+    of_many: bool = False,
     object_hook: Callable[[dict[str, Any]], Any] | None = None,
     parse_float: Callable[[str], Any] | None = None,
 ) -> Any:
@@ -83,6 +90,8 @@ def parse_json(
         error: Type of the error to raise.
         what: Expected content, for messages.
         any_number: Accept NaN, infinity and whole numbers beyond 64 bits; the caller checks the numbers it uses.
+        of_many: One of hundreds of texts: use a parser that is three times as fast, but takes 0.05 s to import.
+            Needs `any_number`, and takes neither of the next two.
         object_hook: Argument of `json.loads`.
         parse_float: Argument of `json.loads`.
 
@@ -94,6 +103,11 @@ def parse_json(
         _refuse_too_many_values(content, where=where, error=error)
 
     def parse() -> Any:
+        if of_many:
+            from pydantic_core import from_json
+
+            with contextlib.suppress(ValueError):  # also for UTF-16 and lone surrogates, which json reads
+                return from_json(content)
         constant = None if any_number else _refuse_constant
         return json.loads(content, object_hook=object_hook, parse_float=parse_float, parse_constant=constant)
 
@@ -271,15 +285,17 @@ def _find_problem(value: Any, *, any_number: bool) -> str | None:
     level: list[Any] = [[value]]
     for _ in range(MAX_DEPTH + 1):
         deeper: list[Any] = []
-        for container in level:
-            items = container.values() if isinstance(container, dict) else container
-            kinds = set(map(type, items))  # fast in C: annotations hold millions of numbers
+        for start in range(0, len(level), AT_ONCE):
+            # Fast in C, for many containers at once: annotations hold millions of pairs of numbers
+            containers = level[start : start + AT_ONCE]
+            items = list(chain.from_iterable(x.values() if isinstance(x, dict) else x for x in containers))
+            kinds = set(map(type, items))
             if not kinds.isdisjoint((list, dict, tuple)):
                 deeper.extend(item for item in items if isinstance(item, (list, dict, tuple)))
             if not any_number and not kinds.isdisjoint((int, float)):
                 only = items if kinds <= {int, float} else [item for item in items if type(item) in (int, float)]
                 if not _all_fit(only):
-                    return _bad_number(container)
+                    return _bad_number(containers)
         if not deeper:
             return None
         level = deeper
@@ -294,9 +310,13 @@ def _all_fit(numbers: Iterable[int | float]) -> bool:
     return finite and min(numbers) >= -MAX_NUMBER and max(numbers) <= MAX_NUMBER
 
 
-def _bad_number(container: Any) -> str:
-    pairs = container.items() if isinstance(container, dict) else enumerate(container)
-    key, number = next((key, item) for key, item in pairs if type(item) in (int, float) and not _all_fit([item]))
+def _bad_number(containers: Iterable[Any]) -> str:
+    container, key, number = next(
+        (container, key, item)
+        for container in containers
+        for key, item in (container.items() if isinstance(container, dict) else enumerate(container))
+        if type(item) in (int, float) and not _all_fit([item])
+    )
     text = str(number) if isinstance(number, float) else f"a whole number of {number.bit_length()} bits"
     place = f"{shown(key)} is " if isinstance(container, dict) else ""
     return f"{place}{text}; expected a finite number that 64 bits hold"
