@@ -121,6 +121,8 @@ class LabeledImage:
     part: PartName | None = None
     where: str = ""
     """File of its labels, for messages."""
+    is_drawn: bool | None = None
+    """Whether its labels have a shape; None: not known before they are read."""
 
 
 @dataclass(frozen=True)

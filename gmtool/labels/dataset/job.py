@@ -108,6 +108,8 @@ class ImportJob:
         """Return whether an image may get a mask: mask files, and shapes, if there are some."""
         if image.labels is None or isinstance(image.labels, MaskFile) or self.options.empty_is == "background":
             return image.labels is not None
+        if image.is_drawn is not None:
+            return image.is_drawn
         try:
             return bool(image.labels((1, 1)).shapes)
         except DataError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,42 +18,75 @@ from gmtool.errors import DataError
 from gmtool.json_toml import read_json, shown
 from gmtool.labels.image_finder import ImageFinder, part_of, plain_name
 from gmtool.labels.reading import damaged, no_area, points_of, size_of, unclosed
-from gmtool.labels.shapes import Bitmap, Geometry, LabeledImage, Polygon, Problem, Shape, ShapeList, Source
+from gmtool.labels.shapes import (
+    Bitmap,
+    Geometry,
+    LabeledImage,
+    Labels,
+    Polygon,
+    Problem,
+    Shape,
+    ShapeList,
+    Source,
+)
 from gmtool.labels.shapes import ellipse as make_ellipse
 from gmtool.labels.shapes import rectangle as make_rectangle
 
 LINES = ("line", "linestrip", "point", "points")
 KEPT_BYTES = 1 << 29
 """JSON text, in bytes, whose shapes stay in memory between the two passes; further files are read twice."""
+MANY = 200
+"""Files from which a fast parser of JSON is worth its import."""
 
 
-def read_labelme(files: Sequence[Path], root: Path, finder: ImageFinder) -> Source:
-    """Return the images of labelme files; images below `root` without a file are unlabeled."""
-    images, labels, problems = [], set(), []
-    kept = 0
-    for path in files:
-        try:
-            value = _read(path)
-        except DataError as error:
-            problems.append(Problem("unreadable files", str(path), str(error)))
+@dataclass(frozen=True)
+class LabelmeFile:
+    """Content of a labelme file, but for its shapes."""
+
+    path: Path
+    image_name: str = ""
+    """Path of the image with forward slashes."""
+    labels: tuple[str, ...] = ()
+    is_drawn: bool = False
+    """Whether it has a shape that can be painted."""
+    error: str = ""
+    """Why the file cannot be used."""
+
+
+Reading = Callable[[Sequence[Path]], Iterable[tuple[LabelmeFile, Labels]]]
+"""Reads files in order, with their shapes."""
+
+
+def read_labelme(files: Sequence[Path], root: Path, finder: ImageFinder, reading: Reading | None = None) -> Source:
+    """Return the images of labelme files; images below `root` without a file are unlabeled.
+
+    Args:
+        files: JSON files.
+        root: Folder of the source.
+        finder: Finds their images.
+        reading: Reads the files, such as in several processes; None: `read_files`.
+    """
+    images: list[LabeledImage] = []
+    labels: set[str] = set()
+    problems: list[Problem] = []
+    for file, shapes in (reading or read_files)(files):
+        if file.error:
+            problems.append(Problem("unreadable files", str(file.path), file.error))
             continue
-        labels |= {shape["label"] for shape in value["shapes"] if _has_label(shape)}
-        name = plain_name(value["imagePath"])
-        image: Path | bytes | None = finder.find(name, near=path.parent)
-        if image is None and isinstance(value.get("imageData"), str):
-            image = _decode(value["imageData"])
+        labels.update(file.labels)
+        image: Path | bytes | None = finder.find(file.image_name, near=file.path.parent)
+        if image is None:
+            image = _embedded(file.path)
         # An embedded image is named after its JSON file: imagePath may lead anywhere
-        inside = path.relative_to(root).with_name(name.rpartition("/")[2]).as_posix()
+        inside = file.path.relative_to(root).with_name(file.image_name.rpartition("/")[2]).as_posix()
         name = finder.relative(image) if isinstance(image, Path) else inside
-        part = part_of("/".join(Path(name).parts[:-1]))
-        kept += path.stat().st_size
-        shapes = partial(_same, _shapes_in(path, value)) if kept <= KEPT_BYTES else partial(_shapes_of, path)
-        images.append(LabeledImage(name, image, shapes, part, str(path)))
+        part = part_of(name.rpartition("/")[0])
+        images.append(LabeledImage(name, image, shapes, part, str(file.path), file.is_drawn))
     known = {each.image for each in images if isinstance(each.image, Path)}
     for path in finder.all():
         if path not in known:
             name = finder.relative(path)
-            images.append(LabeledImage(name, path, None, part_of("/".join(Path(name).parts[:-1]))))
+            images.append(LabeledImage(name, path, None, part_of(name.rpartition("/")[0])))
     return Source(
         tool="labelme",
         found=f"labelme: {len(files)} JSON files",
@@ -61,13 +96,47 @@ def read_labelme(files: Sequence[Path], root: Path, finder: ImageFinder) -> Sour
     )
 
 
+def read_files(files: Sequence[Path]) -> Iterator[tuple[LabelmeFile, Labels]]:
+    """Yield the content of each file; shapes of up to `KEPT_BYTES` of text stay in memory."""
+    kept = 0
+    for path in files:
+        file, shapes = read_file(path, of_many=len(files) >= MANY)
+        kept += path.stat().st_size
+        yield file, partial(_same, shapes) if kept <= KEPT_BYTES else partial(shapes_of, path)
+
+
+def read_file(path: Path, *, of_many: bool = False) -> tuple[LabelmeFile, ShapeList]:
+    """Return the content of a file; its `error` if it cannot be used.
+
+    Args:
+        path: JSON file.
+        of_many: Whether hundreds of files are read.
+    """
+    try:
+        value = _read(path, of_many=of_many)
+    except DataError as error:
+        return LabelmeFile(path, error=str(error)), ShapeList(())
+    shapes = _shapes_in(path, value)
+    labels = tuple({shape["label"]: None for shape in value["shapes"] if _has_label(shape)})
+    return LabelmeFile(path, plain_name(value["imagePath"]), labels, bool(shapes.shapes)), shapes
+
+
+def shapes_of(path: Path, _: tuple[int, int]) -> ShapeList:
+    """Return the shapes of a file.
+
+    Raises:
+        DataError: It cannot be used.
+    """
+    return _shapes_in(path, _read(path))
+
+
 def is_labelme(value: Any) -> bool:
     """Return whether a JSON value is a labelme file."""
     return isinstance(value, dict) and isinstance(value.get("shapes"), list) and "imagePath" in value
 
 
-def _read(path: Path) -> dict[str, Any]:
-    value = read_json(path, what="a labelme file", any_number=True)
+def _read(path: Path, *, of_many: bool = False) -> dict[str, Any]:
+    value = read_json(path, what="a labelme file", any_number=True, of_many=of_many)
     if not is_labelme(value) or not isinstance(value["imagePath"], str):
         raise DataError(f'{path}: not a labelme file: expected an object with "shapes" and "imagePath"')
     found: dict[str, Any] = value
@@ -82,8 +151,11 @@ def _same(found: ShapeList, _: tuple[int, int]) -> ShapeList:
     return found
 
 
-def _shapes_of(path: Path, _: tuple[int, int]) -> ShapeList:
-    return _shapes_in(path, _read(path))
+def _embedded(path: Path) -> bytes | None:
+    """Return the image in a file; None if it has none, or was changed since."""
+    with contextlib.suppress(DataError):
+        return _decode(_read(path).get("imageData"))
+    return None
 
 
 def _shapes_in(path: Path, value: dict[str, Any]) -> ShapeList:
