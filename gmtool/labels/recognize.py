@@ -16,7 +16,7 @@ from gmtool.labels.readers.coco import read_coco_source
 from gmtool.labels.readers.cvat import read_cvat
 from gmtool.labels.readers.datumaro import read_datumaro
 from gmtool.labels.readers.label_studio import read_label_studio
-from gmtool.labels.readers.labelme import read_labelme
+from gmtool.labels.readers.labelme import Reading, read_labelme
 from gmtool.labels.readers.mask_folders import (
     mask_folder,
     read_cvat_masks,
@@ -69,6 +69,7 @@ def open_source(
     tool: ToolName | None = None,
     classes: ClassList | None = None,
     out: Path | None = None,
+    reading: Reading | None = None,
 ) -> Source:
     """Return the images and labels of a folder or file that a labeling tool wrote.
 
@@ -78,6 +79,7 @@ def open_source(
         tool: Tool that wrote it; None: it is recognised.
         classes: Names of the values of plain masks.
         out: Folder of the data set, which may lie in the source.
+        reading: Reads files of labelme, such as in several processes.
 
     Raises:
         DataError: Nothing was recognised, or the files are damaged.
@@ -107,6 +109,8 @@ def open_source(
     recognized = chosen[0]
     if recognized.tool == "masks":
         return read_plain_masks(recognized.files, root, finder, classes)
+    if recognized.tool == "labelme":
+        return read_labelme(recognized.files, root, finder, reading)
     return READERS[recognized.tool](recognized.files, root, finder)
 
 

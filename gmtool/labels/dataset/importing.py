@@ -20,6 +20,7 @@ from gmtool.labels.dataset.class_plan import ClassPlan, choose_ground, plan_clas
 from gmtool.labels.dataset.job import ImportJob, ImportOptions, ProgressBar
 from gmtool.labels.dataset.manifest import Manifest, read_manifest, write_manifest
 from gmtool.labels.dataset.painting import paint_image
+from gmtool.labels.dataset.processes import Processes
 from gmtool.labels.dataset.report import ImportReport, problem_lines
 from gmtool.labels.dataset.writing import write_classes, write_lists
 from gmtool.labels.recognize import open_source
@@ -47,6 +48,13 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
         read_manifest(out)  # refuses before anything is unpacked
         with unpacked(source, beside=out) as folder:
             return import_labels(folder, out, replace(options, copy=True), progress=progress)
+    with Processes(options.processes) as processes:
+        return _import(source, out, options, progress=progress, processes=processes)
+
+
+def _import(
+    source: Path, out: Path, options: ImportOptions, *, progress: ProgressBar, processes: Processes
+) -> ImportReport:
     manifest = read_manifest(out) or Manifest()
     classes_path = out / CLASSES
     existing = load_classes(str(classes_path)) if classes_path.is_file() else None
@@ -56,7 +64,9 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     own = load_classes(str(source / CLASSES)) if asked is None and (source / CLASSES).is_file() else asked
     own = own or (existing if existing is not None and not _are_unnamed(existing) else None)
     listed = None if own is None else _as_list(own)
-    found = open_source(source, images=options.images, tool=options.tool, classes=listed, out=out)
+    found = open_source(
+        source, images=options.images, tool=options.tool, classes=listed, out=out, reading=processes.read
+    )
     if not any(image.labels is not None for image in found.images):
         reasons = problem_lines(found.problems)
         raise DataError("; ".join([f"{source}: {found.found}, but no image has labels", *reasons]))
@@ -97,7 +107,7 @@ def import_labels(source: Path, out: Path, options: ImportOptions, *, progress: 
     if not manifest.images:
         write_manifest(out, replace(manifest, unlabeled_is=ground))  # from here on the folder is gmtool's
     write_classes(classes_path, plan.classes, existing)
-    job = ImportJob(found, plan, ground, out, options, manifest, report)
+    job = ImportJob(found, plan, ground, out, options, manifest, report, processes)
     images = job.run(progress)
     # Lists and record
     write_lists(out, images, manifest, ground, report)

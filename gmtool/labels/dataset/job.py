@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,11 @@ from gmtool.labels.dataset.images import ImageWriter, Outcome, Placed
 from gmtool.labels.dataset.manifest import Imported, Manifest
 from gmtool.labels.dataset.painting import Painted
 from gmtool.labels.dataset.placing import place_images
+from gmtool.labels.dataset.processes import TOGETHER, KeptShapes, Processes, in_order
 from gmtool.labels.dataset.report import ImportReport
+from gmtool.labels.dataset.worker import THREADS
 from gmtool.labels.shapes import LabeledImage, MaskFile, Source, ToolName
 
-THREADS = 8
-"""Threads that paint, encode and write: each waits for its files to reach the disk, which takes less time a file
-if others wait too."""
-TOGETHER = 8
-"""Images whose masks are written together."""
 ProgressBar = Callable[[Iterable[Any], int], Iterator[Any]]
 
 
@@ -45,6 +43,8 @@ class ImportOptions:
     """Regular expression; images whose names match alike are in one part."""
     copy: bool = False
     """Copy images instead of linking them."""
+    processes: int | None = None
+    """Processes for files of labelme; None: as many as there are processors, if there are hundreds of files."""
 
 
 class ImportJob:
@@ -59,9 +59,10 @@ class ImportJob:
         options: ImportOptions,
         manifest: Manifest,
         report: ImportReport,
+        processes: Processes,
     ) -> None:
         self.source, self.out, self.options = source, out, options
-        self.manifest, self.report = manifest, report
+        self.manifest, self.report, self.processes = manifest, report, processes
         classes, background = plan.classes, plan.classes.background
         self.writer = ImageWriter(
             out,
@@ -96,10 +97,16 @@ class ImportJob:
 
     def _write(self, placed: list[Placed]) -> Iterator[Outcome]:
         """Yield the outcome of each image, in order."""
-        groups = [placed[start : start + TOGETHER] for start in range(0, len(placed), TOGETHER)]
+        self.processes.prepare(self.writer)
         with ThreadPoolExecutor(THREADS) as pool:
+
+            def start(group: list[Placed]) -> Future[list[Outcome]]:
+                if isinstance(group[0].image.labels, KeptShapes):
+                    return self.processes.write(group)
+                return pool.submit(self.writer.write, group)
+
             try:
-                for outcomes in pool.map(self.writer.write, groups):
+                for outcomes in in_order(start, _groups(placed), self.processes.started_ahead):
                     yield from outcomes
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -126,3 +133,15 @@ class ImportJob:
         report.images_with.update(painted.objects.keys())
         report.overlap_px += painted.overlap_px
         report.overlap_images += painted.overlap_px > 0
+
+
+def _groups(placed: list[Placed]) -> Iterator[list[Placed]]:
+    """Yield images that are written together, in order; those whose shapes one child keeps."""
+
+    def request(each: Placed) -> int | None:
+        return each.image.labels.request if isinstance(each.image.labels, KeptShapes) else None
+
+    for _, images in groupby(placed, request):
+        rest = iter(images)
+        while group := list(islice(rest, TOGETHER)):
+            yield group

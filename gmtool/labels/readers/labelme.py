@@ -102,7 +102,7 @@ def read_files(files: Sequence[Path]) -> Iterator[tuple[LabelmeFile, Labels]]:
     for path in files:
         file, shapes = read_file(path, of_many=len(files) >= MANY)
         kept += path.stat().st_size
-        yield file, partial(_same, shapes) if kept <= KEPT_BYTES else partial(shapes_of, path)
+        yield file, partial(same_shapes, shapes) if kept <= KEPT_BYTES else partial(shapes_of, path)
 
 
 def read_file(path: Path, *, of_many: bool = False) -> tuple[LabelmeFile, ShapeList]:
@@ -119,6 +119,11 @@ def read_file(path: Path, *, of_many: bool = False) -> tuple[LabelmeFile, ShapeL
     shapes = _shapes_in(path, value)
     labels = tuple({shape["label"]: None for shape in value["shapes"] if _has_label(shape)})
     return LabelmeFile(path, plain_name(value["imagePath"]), labels, bool(shapes.shapes)), shapes
+
+
+def same_shapes(shapes: ShapeList, _: tuple[int, int]) -> ShapeList:
+    """Return shapes that do not depend on the size of the image."""
+    return shapes
 
 
 def shapes_of(path: Path, _: tuple[int, int]) -> ShapeList:
@@ -145,10 +150,6 @@ def _read(path: Path, *, of_many: bool = False) -> dict[str, Any]:
 
 def _has_label(shape: Any) -> bool:
     return isinstance(shape, dict) and isinstance(shape.get("label"), str)
-
-
-def _same(found: ShapeList, _: tuple[int, int]) -> ShapeList:
-    return found
 
 
 def _embedded(path: Path) -> bytes | None:
