@@ -288,14 +288,16 @@ def _find_problem(value: Any, *, any_number: bool) -> str | None:
         for start in range(0, len(level), AT_ONCE):
             # Fast in C, for many containers at once: annotations hold millions of pairs of numbers
             containers = level[start : start + AT_ONCE]
-            items = list(chain.from_iterable(x.values() if isinstance(x, dict) else x for x in containers))
+            if dict in set(map(type, containers)):
+                containers = [x.values() if isinstance(x, dict) else x for x in containers]
+            items = list(chain.from_iterable(containers))
             kinds = set(map(type, items))
             if not kinds.isdisjoint((list, dict, tuple)):
-                deeper.extend(item for item in items if isinstance(item, (list, dict, tuple)))
+                deeper += items if kinds <= {list} else [i for i in items if isinstance(i, (list, dict, tuple))]
             if not any_number and not kinds.isdisjoint((int, float)):
                 only = items if kinds <= {int, float} else [item for item in items if type(item) in (int, float)]
                 if not _all_fit(only):
-                    return _bad_number(containers)
+                    return _bad_number(level)
         if not deeper:
             return None
         level = deeper

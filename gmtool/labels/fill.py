@@ -104,9 +104,10 @@ def _fill_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> list[S
     # A row has an even number of crossings; from the first to the second is inside, and so on
     key = (np.repeat(edges.polygon * height, edges.counts) + row) * (width + 1) + column
     key.sort(kind="stable")  # ascending parts, which it merges: 5 times faster than the default
-    key = key.reshape(-1, 2)[key[::2] < key[1::2]]
-    rows, starts = np.divmod(key[:, 0], width + 1)
-    stops = starts + key[:, 1] - key[:, 0]
+    some = np.flatnonzero(key[::2] < key[1::2])
+    begin = key[::2][some]
+    rows, starts = np.divmod(begin, width + 1)
+    stops = starts + key[1::2][some] - begin
     # Spans of each polygon
     firsts = np.cumsum(sizes) - sizes
     low, high = np.minimum.reduceat(points, firsts), np.maximum.reduceat(points, firsts)

@@ -40,22 +40,30 @@ class LabelRuns:
         Args:
             rows: (H, W + 1), zero but for its first column; receives the differences behind it.
         """
+        if len(self.starts):
+            self._add_changes(rows)
+        if self.ground:
+            rows[0, 1:] += np.uint8(self.ground)
+
+    def _add_changes(self, rows: UInt8Array) -> None:
+        # Not numpy.diff, which takes as long as all the rest with few runs
         places, width = self.starts, self.size[1] + 1
-        steps = np.diff(self.labels, prepend=np.uint8(self.ground))
+        steps = self.labels.copy()
+        steps[:1] -= np.uint8(self.ground)  # of arrays: modulo 256
+        steps[1:] -= self.labels[:-1]
         # A change in a row is one back in the row below
         inside = np.searchsorted(places, rows.size - width)
         places = np.concatenate([places, places[:inside] + width])
         order = places.argsort(kind="stable")  # two ascending parts: one merge
         places = places[order]
         values = np.cumsum(np.concatenate([steps, -steps[:inside]])[order], dtype=np.uint8)
-        counts = np.diff(places, append=rows.size)
+        counts = np.empty_like(places)
+        np.subtract(places[1:], places[:-1], out=counts[:-1])
+        counts[-1] = rows.size - places[-1]
         # The few pixels that differ
-        some = np.flatnonzero((values != 0) & (counts != 0))
+        some = np.flatnonzero(values.astype(bool) & (counts > 0))
         counts = counts[some]
-        flat = rows.reshape(-1)
-        flat[ranges(places[some], counts)] = np.repeat(values[some], counts)
-        if self.ground:
-            rows[0, 1:] += np.uint8(self.ground)
+        rows.reshape(-1)[ranges(places[some], counts)] = np.repeat(values[some], counts)
 
 
 def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -61,16 +61,19 @@ class ImageWriter:
         Raises:
             OSError: A file cannot be written.
         """
-        outcomes, contents = [], []
+        outcomes, masks = self.prepare(images)
+        store(masks)
+        return outcomes
+
+    def prepare(self, images: Sequence[Placed]) -> tuple[list[Outcome], list[tuple[Path, bytes]]]:
+        """Link images; return what became of each, and the masks for `store`."""
+        outcomes, masks = [], []
         for each in images:
             outcome, content = self._prepare(*each)
             outcomes.append(outcome)
             if content:
-                contents.append((self.out / "masks" / f"{each.place.id}.png", content))
-        for error in write_together(contents):
-            if error is not None:
-                raise error
-        return outcomes
+                masks.append((self.out / f"masks/{each.place.id}.png", content))
+        return outcomes, masks
 
     def _prepare(self, image: LabeledImage, place: Place, before: Imported | None) -> tuple[Outcome, bytes]:
         """Link an image, and return the content of its mask; nothing if the mask is not to be written."""
@@ -109,3 +112,14 @@ class ImageWriter:
         # An image without any label is background, if the user says so
         assert isinstance(image.image, Path)
         return replace(painted, labels=np.full(displayed_size_of(image.image), self.ground, dtype=np.uint8))
+
+
+def store(masks: Sequence[tuple[Path, bytes]]) -> None:
+    """Write masks so that each is on the disk, whole.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    for error in write_together(masks):
+        if error is not None:
+            raise error

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gmtool.classes import ClassSet
-from gmtool.labels.dataset.images import ImageWriter, Outcome, Placed
+from gmtool.labels.dataset.images import ImageWriter, Outcome, Placed, store
 from gmtool.labels.dataset.manifest import Imported
 from gmtool.labels.dataset.painting import Painted
 from gmtool.labels.dataset.placing import Place
@@ -27,8 +27,7 @@ from gmtool.labels.readers.labelme import LabelmeFile, read_file, same_shapes, s
 from gmtool.labels.shapes import LabeledImage, Problem, ShapeList
 
 THREADS = 8
-"""Threads that paint, encode and write: each waits for its files to reach the disk, which takes less time a file
-if others wait too."""
+"""Threads that store masks: each waits for its files to reach the disk, which is faster if others wait too."""
 MAX_KEPT_BYTES = 1 << 28
 """JSON text, in bytes, whose shapes stay in memory between reading and writing; further files are read twice."""
 
@@ -59,12 +58,16 @@ class Worker:
         settings["classes"] = ClassSet.from_dict(settings["classes"], where="settings of an import")
         self._writer = ImageWriter(**settings)
 
-    def write(self, images: list[list[Any]]) -> list[Any]:
-        """Write images, see `placed_of`; return their outcomes, see `outcome_of`."""
+    def write(self, images: list[list[Any]]) -> Callable[[], list[Any]]:
+        """Paint images, see `placed_of`; return what stores their masks and returns outcomes, see `outcome_of`."""
         assert self._writer is not None
-        return [
-            _outcome_as_json(outcome) for outcome in self._writer.write([self._placed(*each) for each in images])
-        ]
+        outcomes, masks = self._writer.prepare([self._placed(*each) for each in images])
+
+        def finish() -> list[Any]:
+            store(masks)
+            return [_outcome_as_json(outcome) for outcome in outcomes]
+
+        return finish
 
     def _placed(self, name: str, image: str, where: str, place: list[Any], before: list[Any] | None) -> Placed:
         kept = self._kept.pop(where, None)
@@ -74,31 +77,42 @@ class Worker:
 
 
 def serve() -> None:
-    """Answer requests on stdin until it is closed, several at a time: main function of the child."""
+    """Answer requests on stdin until it is closed: main function of the child.
+
+    One thread computes, so that its memory stays in the processor's cache; others wait for the disk.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes stdin
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     worker, lock = Worker(), threading.Lock()
 
-    def answer(number: int, work: Callable[[Any], Any], argument: Any) -> None:
-        try:
-            result = {"value": work(argument)}
-        except OSError as error:
-            result = {"os_error": [error.errno, error.strerror, error.filename]}
-        except Exception:
-            result = {"bug": traceback.format_exc()}
+    def send(number: int, result: dict[str, Any]) -> None:
         content = json.dumps({"number": number, **result}).encode("ascii") + b"\n"
         with lock, contextlib.suppress(BrokenPipeError):  # the parent is gone
             answers.write(content)
 
+    def finish(number: int, work: Callable[[], Any]) -> None:
+        send(number, _result_of(work))
+
     with ThreadPoolExecutor(THREADS) as pool:
         for line in sys.stdin.buffer:
             request = json.loads(line)
-            if request["kind"] == "prepare":
-                answer(request["number"], worker.prepare, request["argument"])
+            number, work = request["number"], getattr(worker, request["kind"])
+            result = _result_of(partial(work, request["argument"]))
+            if callable(result.get("value")):
+                pool.submit(finish, number, result["value"])
             else:
-                pool.submit(answer, request["number"], getattr(worker, request["kind"]), request["argument"])
+                send(number, result)
         pool.shutdown(cancel_futures=True)
+
+
+def _result_of(work: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"value": work()}
+    except OSError as error:
+        return {"os_error": [error.errno, error.strerror, error.filename]}
+    except Exception:
+        return {"bug": traceback.format_exc()}
 
 
 def settings_of(writer: ImageWriter) -> dict[str, Any]:

@@ -162,11 +162,10 @@ def _embedded(path: Path) -> bytes | None:
 def _shapes_in(path: Path, value: dict[str, Any]) -> ShapeList:
     shapes, problems = [], []
     for place, item in enumerate(value["shapes"]):
-        where = f"{path} shape {place}"
         if not _has_label(item):
-            problems.append(damaged(where, "no label"))
+            problems.append(damaged(f"{path} shape {place}", "no label"))
             continue
-        geometry = _geometry_of(item, where=f"{where} ({shown(item['label'])})")
+        geometry = _geometry_of(item, where=partial(_named, path, place, item["label"]))
         if isinstance(geometry, Problem):
             problems.append(geometry)
         else:
@@ -175,17 +174,23 @@ def _shapes_in(path: Path, value: dict[str, Any]) -> ShapeList:
     return ShapeList(tuple(shapes), own_size, tuple(problems))
 
 
-def _geometry_of(item: dict[str, Any], *, where: str) -> Geometry | Problem:  # noqa: PLR0911  one kind a line
+def _named(path: Path, place: int, label: str) -> str:
+    return f"{path} shape {place} ({shown(label)})"
+
+
+def _geometry_of(item: dict[str, Any], *, where: Callable[[], str]) -> Geometry | Problem:  # noqa: PLR0911  one kind a line
     kind = item.get("shape_type") or "polygon"
     points = points_of(item.get("points"))
     if points is None:
-        return unclosed(where, 0) if item.get("points") == [] else damaged(where, "points are not [[x, y], ...]")
+        return (
+            unclosed(where(), 0) if item.get("points") == [] else damaged(where(), "points are not [[x, y], ...]")
+        )
     if kind in LINES:
-        return no_area(where, kind)
+        return no_area(where(), kind)
     if kind in ("polygon", "oriented_rectangle"):
-        return Polygon((points,)) if len(points) >= 3 else unclosed(where, len(points))
+        return Polygon((points,)) if len(points) >= 3 else unclosed(where(), len(points))
     if len(points) != 2:
-        return damaged(where, f"{kind} of {len(points)} points; expected 2")
+        return damaged(where(), f"{kind} of {len(points)} points; expected 2")
     (x0, y0), (x1, y1) = points.tolist()
     if kind == "rectangle":
         return make_rectangle(x0, y0, x1, y1)
@@ -195,9 +200,9 @@ def _geometry_of(item: dict[str, Any], *, where: str) -> Geometry | Problem:  # 
     if kind == "mask":
         content = _decode(item.get("mask"))
         if content is None:
-            return damaged(where, "mask is not a PNG in base64")
+            return damaged(where(), "mask is not a PNG in base64")
         return Bitmap(content, left=int(min(x0, x1)), top=int(min(y0, y1)))
-    return damaged(where, f"unknown shape_type {shown(kind)}")
+    return damaged(where(), f"unknown shape_type {shown(kind)}")
 
 
 def _decode(text: Any) -> bytes | None:
