@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from gmtool.errors import DataError
+from gmtool.files import sweep_leftovers
 from gmtool.labels.dataset.class_plan import ClassPlan, Ground
 from gmtool.labels.dataset.images import ImageWriter, Outcome, Placed
 from gmtool.labels.dataset.manifest import Imported, Manifest
@@ -87,15 +89,17 @@ class ImportJob:
         )
         for folder in {Path(kind) / Path(place.id).parent for place in places for kind in ("images", "masks")}:
             (self.out / folder).mkdir(parents=True, exist_ok=True)
+            sweep_leftovers(self.out / folder)
         placed = [Placed(image, place, known.get(place.id)) for image, place in zip(images, places, strict=True)]
-        for place, outcome in zip(places, progress(self._write(placed), len(images)), strict=True):
-            if outcome.record is not None:
-                known[place.id] = outcome.record
-            self._count(outcome.painted, outcome.change)
+        with closing(self._write(placed)) as outcomes:
+            for place, outcome in zip(places, progress(outcomes, len(images)), strict=True):
+                if outcome.record is not None:
+                    known[place.id] = outcome.record
+                self._count(outcome.painted, outcome.change)
         self.report.covered_share = self.covered_px / max(1, self.px)
         return known
 
-    def _write(self, placed: list[Placed]) -> Iterator[Outcome]:
+    def _write(self, placed: list[Placed]) -> Generator[Outcome]:
         """Yield the outcome of each image, in order."""
         self.processes.prepare(self.writer)
         with ThreadPoolExecutor(THREADS) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -55,21 +56,21 @@ class Processes:
 
     def __init__(self, number: int | None = None) -> None:
         self._number = number
-        self._children: list[_Child] = []
+        self.children: list[_Child] = []
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in self._children:
+        for child in self.children:
             child.close()
-        for child in self._children:
+        for child in self.children:
             child.join()
 
     @property
     def started_ahead(self) -> int:
         """Return the number of requests that keep all children, or the threads of this process, at work."""
-        return max(1, len(self._children)) * (THREADS + 2)
+        return max(1, len(self.children)) * (THREADS + 2)
 
     def read(self, files: Sequence[Path]) -> Iterator[tuple[LabelmeFile, Labels]]:
         """Yield the content of files in order; see `read_files`."""
@@ -81,7 +82,7 @@ class Processes:
         if number < 2:
             yield from read_files(files)
             return
-        self._children = [_Child() for _ in range(number)]
+        self.children = [_Child() for _ in range(number)]
         groups = [files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER)]
 
         def start(place: int) -> Future[Any]:
@@ -93,7 +94,7 @@ class Processes:
 
     def prepare(self, writer: ImageWriter) -> None:
         """Give the children the settings of the data set."""
-        for asked in [child.ask("prepare", settings_of(writer)) for child in self._children]:
+        for asked in [child.ask("prepare", settings_of(writer)) for child in self.children]:
             asked.result()
 
     def write(self, images: Sequence[Placed]) -> Future[list[Outcome]]:
@@ -104,7 +105,7 @@ class Processes:
         return self._child_of(kept.request).ask("write", argument, lambda value: [*map(outcome_of, value)])
 
     def _child_of(self, request: int) -> _Child:
-        return self._children[request % len(self._children)]
+        return self.children[request % len(self.children)]
 
 
 def in_order(start: Callable[[S], Future[T]], items: Iterable[S], most: int) -> Iterator[T]:
@@ -129,7 +130,7 @@ class _Child:
         paths = os.pathsep.join(path for path in sys.path if path)  # the modules of this process
         # A child's threads are its own: those of a linear algebra library would only take memory
         environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", "from gmtool.labels.dataset.worker import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -147,10 +148,10 @@ class _Child:
         number = next(self._numbers)
         self._waiting[number] = future, convert
         content = json.dumps({"kind": kind, "number": number, "argument": argument}).encode("ascii") + b"\n"
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         try:
-            self._process.stdin.write(content)
-            self._process.stdin.flush()
+            self.process.stdin.write(content)
+            self.process.stdin.flush()
         except BrokenPipeError:
             self._fail_all()
         return future
@@ -158,23 +159,25 @@ class _Child:
     def close(self) -> None:
         """Let the child end: it finishes the masks that it is writing."""
         with contextlib.suppress(OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+            assert self.process.stdin is not None
+            self.process.stdin.close()
 
     def join(self) -> None:
         """Wait until the child has ended."""
         try:
-            self._process.wait(CLOSE_S)
+            self.process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
         self._thread.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def _receive(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if not line.endswith(b"\n"):  # killed while it was writing
+                break
             answer = json.loads(line)
             future, convert = self._waiting.pop(answer["number"])
             if "os_error" in answer:
@@ -186,10 +189,10 @@ class _Child:
         self._fail_all()
 
     def _fail_all(self) -> None:
-        """Fail what the child did not answer."""
+        """Fail what the child, which has ended, did not answer."""
+        code = self.process.wait()
+        ended = {int(number): number.name for number in signal.Signals}.get(-code, f"exit code {code}")
+        error = GmtoolError(f"a process of the import ended ({ended}): run it again, it goes on")
         while self._waiting:
-            with contextlib.suppress(KeyError):
-                future, _ = self._waiting.popitem()
-                future.set_exception(
-                    GmtoolError("a process of the import ended: was memory short? The same command goes on")
-                )
+            with contextlib.suppress(KeyError):  # the other thread was faster
+                self._waiting.popitem()[1][0].set_exception(error)

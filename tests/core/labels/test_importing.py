@@ -1,7 +1,9 @@
 """Import of labels: parts, ground, updates, what is kept, and hostile sources."""
 
+import base64
 import json
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from PIL import Image
 from gmtool.classes import load_classes
 from gmtool.config import DataConfig
 from gmtool.data.datasets import load_training_data
-from gmtool.errors import DataError, UsageError
+from gmtool.errors import DataError, GmtoolError, UsageError
+from gmtool.files import TEMPORARY_SUFFIX
 from gmtool.images import UInt8Array
 from gmtool.labels.dataset.importing import import_labels
 from gmtool.labels.dataset.job import ImportOptions
+from gmtool.labels.dataset.processes import Processes
 from gmtool.labels.dataset.report import ImportReport
 
 H, W = 20, 30
@@ -546,3 +550,54 @@ def test_too_few_labels_to_train_are_said(tmp_path: Path) -> None:
     )
     labelme(tmp_path / "source", "p3", CAT)
     assert "too few labels" not in kinds(run(tmp_path / "source", tmp_path / "out"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_several_processes_write_what_one_writes_also_after_a_stop(source: Path, tmp_path: Path) -> None:
+    for number in range(8, 40):
+        labelme(source, f"p{number}", shape("cat", 2, 2, 10, 8), shape("dog", 5, 2, 40, 4 + number % 9))
+    labelme(source, "broken", CAT)
+    (source / "broken.json").write_text('{"shapes": [], "imagePath"')
+    labelme(source, "outside", CAT, shape("dog", 40, 0, 50, 9), shape("cat", 3.6, 3.6, 3.9, 3.9))
+    labelme(source, "empty")
+    labelme(source, "gone", CAT)
+    (source / "gone.png").unlink()
+    labelme(source, "inside", CAT, imageData=base64.b64encode((source / "p0.png").read_bytes()).decode())
+    (source / "inside.png").unlink()
+    expected = run(source, tmp_path / "one", processes=1, unlabeled_is="background")
+    assert {"unreadable files", "images not found", "shapes outside the image"} <= set(kinds(expected))
+
+    def stop(items: Any, _: int) -> Any:
+        yield from islice(items, 9)
+        raise KeyboardInterrupt
+
+    options = ImportOptions(unlabeled_is="background", processes=2)
+    with pytest.raises(KeyboardInterrupt):
+        import_labels(source, tmp_path / "two", options, progress=stop)
+    assert len(list((tmp_path / "two/masks").rglob("*.png"))) >= 8
+    assert not list((tmp_path / "two").rglob(f"*{TEMPORARY_SUFFIX}"))
+    report = run(source, tmp_path / "two", processes=2, unlabeled_is="background")
+    assert report.changes["unchanged"] >= 8
+    assert (report.to_dict() | {"masks": 0}) == (expected.to_dict() | {"masks": 0})
+    one, two = content(tmp_path / "one"), content(tmp_path / "two")
+    del one["import_report.json"], two["import_report.json"]  # of what was new
+    assert one == two
+
+
+def test_an_error_in_one_of_several_processes_ends_the_import(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/masks/train/p1.png").mkdir(parents=True)
+    (tmp_path / "out/import.json").write_text('{"format_version": 1, "images": {}}')
+    for number in (1, 2):
+        with pytest.raises(IsADirectoryError, match="p1.png"):
+            run(source, tmp_path / "out", processes=number, val_share=0.0)
+    with Processes(2) as processes:
+        found = processes.read([source / f"p{number}.json" for number in range(5)] * 80)
+        next(found)
+        for child in processes.children:
+            child.process.kill()
+        with pytest.raises(GmtoolError, match=r"a process of the import ended \(.*\)"):
+            list(found)
