@@ -7,13 +7,14 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gmtool.errors import DataError, ImageError
-from gmtool.images import count_scans, decode_image, displayed_size, open_image, read_image
+from gmtool.images import count_scans, decode_image, displayed_size, displayed_size_of, open_image, read_image
 
 
 def picture() -> np.ndarray:
@@ -287,3 +288,32 @@ first.start(); second.start(); first.join(); first_is_done.set(); second.join()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("(12, 12, 3)\n" * 2, "")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["plain", "progressive", "far header", "PNG"])
+def test_the_size_is_that_of_the_whole_file(kind: str, orientation: int, tmp_path: Path) -> None:
+    """Of a JPEG of 200 kB the first bytes are read, unless its header is longer or it may have many scans."""
+    path = tmp_path / ("x.png" if kind == "PNG" else "x.jpg")
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    comment = b"x" * 65_000 if kind == "far header" else b""
+    more: dict[str, Any] = (
+        {} if kind == "PNG" else {"progressive": kind == "progressive", "comment": comment, "quality": 100}
+    )
+    Image.fromarray(pixels).save(path, exif=exif, **more)
+    assert path.stat().st_size > 150_000
+    assert (
+        displayed_size_of(path)
+        == displayed_size(open_image(path))
+        == ((300, 400) if orientation == 1 else (400, 300))
+    )
+
+
+def test_a_file_that_is_no_image_has_no_size(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    for content, message in ((b"\xff\xd8" + b"x" * 100_000, "not an image|damaged"), (b"", "not an image")):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=message):
+            displayed_size_of(path)

@@ -165,3 +165,35 @@ def test_messages_show_long_values_in_part() -> None:
         nested = [nested]
     for value in ("x" * 10**6, list(range(10**6)), nested, {"a": nested}):
         assert len(shown(value)) < 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, -2.5e-3, 0.1, 1e999, NaN, 12345678901234567890123], "b": {"c": null, "d": [true, "\\u00e9/"]}}',
+        '{"a": 1, "a": 2}',
+        '"\\ud800"',
+        "\ufeff[1.7976931348623157e308, 5e-324, 0.30000000000000004]",
+    ],
+)
+def test_the_fast_parser_gives_the_same_values(text: str) -> None:
+    utf_8 = text.encode("utf-8")
+    for content in (utf_8,) if text.startswith("\ufeff") else (text, utf_8, text.encode("utf-16")):
+        expected = parse_json(content, where="f", any_number=True)
+        assert repr(parse_json(content, where="f", any_number=True, of_many=True)) == repr(expected)
+
+
+@pytest.mark.parametrize("text", ["[1,]", "", "[" * 100 + "]" * 100, '"\x01"', "[" * 5000])
+def test_the_fast_parser_refuses_with_the_same_line(text: str) -> None:
+    lines = []
+    for of_many in (False, True):
+        with pytest.raises(DataError) as caught:
+            parse_json(text, where="f", any_number=True, of_many=of_many)
+        lines.append(str(caught.value))
+    assert lines[0] == lines[1]
+
+
+def test_a_bad_number_is_named_among_many_lists() -> None:
+    text = "[" + ",".join("[1, 2]" for _ in range(10_000)) + ', {"x": [1, 1e19]}]'
+    with pytest.raises(DataError, match=r"f: 1e\+19; expected a finite number"):
+        parse_json(text, where="f")

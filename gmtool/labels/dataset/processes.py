@@ -32,7 +32,8 @@ TOGETHER = 8
 CLOSE_S = 1.0
 """Seconds that children have to finish the masks that they are writing."""
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,9 @@ class Processes:
 
     def read(self, files: Sequence[Path]) -> Iterator[tuple[LabelmeFile, Labels]]:
         """Yield the content of files in order; see `read_files`."""
-        number = (
-            (min(MAX_PROCESSES, processors()) if len(files) >= FEW else 0)
-            if self._number is None
-            else self._number
-        )
+        number = self._number
+        if number is None:
+            number = min(MAX_PROCESSES, processors()) if len(files) >= FEW else 1
         if number < 2:
             yield from read_files(files)
             return
@@ -88,9 +87,10 @@ class Processes:
         def start(place: int) -> Future[Any]:
             return self._child_of(place).ask("read", [str(path) for path in groups[place]])
 
+        answers: Iterable[list[Any]]
         for place, answers in enumerate(in_order(start, range(len(groups)), self.started_ahead)):
-            for path, answer in zip(groups[place], answers, strict=True):
-                yield file_of(path, answer), KeptShapes(path, place)
+            for path, file in zip(groups[place], answers, strict=True):
+                yield file_of(path, file), KeptShapes(path, place)
 
     def prepare(self, writer: ImageWriter) -> None:
         """Give the children the settings of the data set."""

@@ -73,7 +73,7 @@ class Worker:
         kept = self._kept.pop(where, None)
         shapes = partial(shapes_of, Path(where)) if kept is None else partial(same_shapes, kept)
         labeled = LabeledImage(name, Path(image), shapes, where=where)
-        return Placed(labeled, Place(*place), before and Imported(*before))
+        return Placed(labeled, Place(*place), Imported(*before) if before else None)
 
 
 def serve() -> None:
@@ -144,9 +144,10 @@ def file_of(path: Path, answer: list[Any]) -> LabelmeFile:
 
 def outcome_of(answer: list[Any]) -> Outcome:
     """Return an outcome in the answer of `Worker.write`."""
-    record, painted, problems, change = answer
-    painted = Painted(None, *painted, problems=tuple(Problem(*each) for each in problems))
-    return Outcome(record and Imported(*record), painted, change)
+    record, (objects, size_px, covered_px, overlap_px), problems, change = answer
+    listed = tuple(Problem(*each) for each in problems)
+    painted = Painted(None, objects, size_px, covered_px, overlap_px, listed)
+    return Outcome(Imported(*record) if record else None, painted, change)
 
 
 def _outcome_as_json(outcome: Outcome) -> list[Any]:
