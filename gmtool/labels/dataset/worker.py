@@ -6,6 +6,7 @@ Requests and answers are JSON: no byte of a broken child is executed.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -28,6 +29,8 @@ from gmtool.labels.shapes import LabeledImage, Problem, ShapeList
 
 THREADS = 8
 """Threads that store masks: each waits for its files to reach the disk, which is faster if others wait too."""
+GARBAGE = 50_000
+"""New objects from which Python looks for cycles among them: the lists of each file set it off, and have none."""
 MAX_KEPT_BYTES = 1 << 28
 """JSON text, in bytes, whose shapes stay in memory between reading and writing; further files are read twice."""
 
@@ -84,6 +87,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes stdin
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not mix with the answers
+    gc.set_threshold(GARBAGE)
     worker, lock = Worker(), threading.Lock()
 
     def send(number: int, result: dict[str, Any]) -> None:
