@@ -5,9 +5,9 @@
 Writes labelme files of random star-shaped polygons beside one JPEG (the files name the same photo under other
 names), and times:
 
-- bare: `json.loads` and Pillow's `ImageDraw.polygon`, as labelme fills polygons, in one process; nothing is written;
+- bare: `json.loads` and Pillow's `ImageDraw.polygon`, as labelme fills polygons; nothing is written;
 - the same with OpenCV's `fillPoly`, the fastest filler;
-- a script: the first, and `Image.save` of a PNG, as labelme2voc does without its other files (a tenth of the files);
+- a script: the first, and `Image.save` of a PNG, as labelme2voc does without its other files;
 - the import in one process: reading and checking, painting, overlaps, PNG, fsync, links, lists;
 - the import as users get it, in as many processes as there are processors (`taskset -c 0,1` for two);
 - a second import without a change.

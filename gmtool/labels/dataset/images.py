@@ -67,16 +67,13 @@ class ImageWriter:
 
     def prepare(self, images: Sequence[Placed]) -> tuple[list[Outcome], list[tuple[Path, bytes]]]:
         """Link images; return what became of each, and the masks for `store`."""
-        outcomes, masks = [], []
-        for each in images:
-            outcome, content = self._prepare(*each)
-            outcomes.append(outcome)
-            if content:
-                masks.append((self.out / f"masks/{each.place.id}.png", content))
-        return outcomes, masks
+        masks: list[tuple[Path, bytes]] = []
+        return [self._prepare(*each, masks) for each in images], masks
 
-    def _prepare(self, image: LabeledImage, place: Place, before: Imported | None) -> tuple[Outcome, bytes]:
-        """Link an image, and return the content of its mask; nothing if the mask is not to be written."""
+    def _prepare(
+        self, image: LabeledImage, place: Place, before: Imported | None, masks: list[tuple[Path, bytes]]
+    ) -> Outcome:
+        """Link an image, and add its mask to `masks` if it is to be written."""
         assert isinstance(image.image, Path)
         painted = Painted(None) if image.labels is None else self._paint(image)
         labels, painted = painted.labels, replace(painted, labels=None)
@@ -85,7 +82,7 @@ class ImageWriter:
         if labels is None and place.part != "train" and before is None:
             line = f"{image.name}: has no labels, which validation and test need: left out"
             lacking = Problem(f"images of part {place.part} without labels", image.name, line)
-            return Outcome(None, replace(painted, problems=(*painted.problems, lacking)), change), b""
+            return Outcome(None, replace(painted, problems=(*painted.problems, lacking)), change)
         target = before.image if before else f"images/{place.id}{image.image.suffix}"
         problems = put_image(image.image, self.out / target, copy=self.copy)
         if problems:
@@ -93,17 +90,16 @@ class ImageWriter:
         earlier = before or Imported("", "")
         record = replace(earlier, source=image.name, image=target)
         if labels is None:
-            return Outcome(record, painted, change), b""
+            return Outcome(record, painted, change)
         # The mask
-        content, mask = encode_mask(labels, self.classes), f"masks/{place.id}.png"
-        change = mask_change(self.out / mask, content, labels, earlier.mask_sha256)
-        is_written, digest = change in ("new", "updated"), earlier.mask_sha256
-        if is_written:
+        content, path = encode_mask(labels, self.classes), self.out / f"masks/{place.id}.png"
+        change, digest = mask_change(path, content, labels, earlier.mask_sha256), earlier.mask_sha256
+        if change in ("new", "updated"):
+            masks.append((path, content))
             digest = sha256(content).hexdigest()
         elif change == "unchanged" and digest is None:  # an import was stopped after it wrote the mask
-            digest = sha256_of_file(self.out / mask)
-        record = replace(record, mask=mask, mask_sha256=digest)
-        return Outcome(record, painted, change), content if is_written else b""
+            digest = sha256_of_file(path)
+        return Outcome(replace(record, mask=f"masks/{place.id}.png", mask_sha256=digest), painted, change)
 
     def _paint(self, image: LabeledImage) -> Painted:
         painted = paint_image(image, self.index_of, ground=self.ground, smaller_on_top=self.smaller_on_top)

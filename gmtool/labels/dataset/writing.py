@@ -72,10 +72,9 @@ def mask_change(path: Path, content: bytes, labels: UInt8Array | LabelRuns, reco
         labels: Label map of the content.
         recorded: Hash of the mask as an earlier import wrote it.
     """
-    try:
-        before = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return "new"
+    before = path.read_bytes()
     if before == content or _holds(path, labels):
         return "unchanged"
     return "updated" if sha256(before).hexdigest() == recorded else KEPT
