@@ -97,12 +97,13 @@ def _fill_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> list[S
             f"a polygon of {len(points)} points crosses {total} rows; at most {MAX_CROSSINGS} are read"
         )
     # Crossings of edges, upwards or downwards, with the middle of rows
-    row = np.arange(total) - np.repeat(np.cumsum(edges.counts) - edges.counts - edges.first, edges.counts)
-    slope, left, top = (np.repeat(each, edges.counts) for each in (edges.slope, edges.upper_x, edges.upper_y))
+    counts = edges.counts
+    row = np.arange(total) - (counts.cumsum() - counts - edges.first).repeat(counts)
+    slope, left, top = (each.repeat(counts) for each in (edges.slope, edges.upper_x, edges.upper_y))
     crossing = left + (row + 0.5 - top) * slope
-    column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
+    column = _nearest(crossing, width)
     # A row has an even number of crossings; from the first to the second is inside, and so on
-    key = (np.repeat(edges.polygon * height, edges.counts) + row) * (width + 1) + column
+    key = ((edges.polygon * height).repeat(counts) + row) * (width + 1) + column
     key.sort(kind="stable")  # ascending parts, which it merges: 5 times faster than the default
     some = np.flatnonzero(key[::2] < key[1::2])
     begin = key[::2][some]
@@ -113,7 +114,7 @@ def _fill_polygons(polygons: Sequence[Polygon], size: tuple[int, int]) -> list[S
     low, high = np.minimum.reduceat(points, firsts), np.maximum.reduceat(points, firsts)
     is_cut = (low.min(axis=1) < -0.5) | (high[:, 0] > width + 0.5) | (high[:, 1] > height + 0.5)
     is_outside = (high.min(axis=1) <= 0) | (low[:, 0] >= width) | (low[:, 1] >= height)
-    bounds = np.searchsorted(rows, np.arange(len(polygons) + 1) * height).tolist()
+    bounds = rows.searchsorted(np.arange(len(polygons) + 1) * height).tolist()
     return [
         None
         if is_outside[place]
@@ -141,13 +142,19 @@ def _edges_of(polygons: Sequence[Polygon], points: FloatArray, sizes: IntArray, 
         np.where(is_down, np.arange(len(points)), following),
         np.where(is_down, following, np.arange(len(points))),
     )
-    bounds = np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64)
+    bounds = _nearest(y, height)
     first, counts = bounds[upper], bounds[lower] - bounds[upper]
     some = np.flatnonzero(counts)
     upper, lower, first, counts = upper[some], lower[some], first[some], counts[some]
     slope = (x[lower] - x[upper]) / (y[lower] - y[upper])
     polygon = np.repeat(np.arange(len(polygons)), sizes)[some]
     return _Edges(polygon, x[upper], y[upper], slope, first, counts)
+
+
+def _nearest(coordinates: FloatArray, size: int) -> IntArray:
+    """Return the first pixel whose centre is not before a coordinate, 0 to `size`."""
+    nearest = np.ceil(coordinates - 0.5)
+    return np.minimum(np.maximum(nearest, 0, out=nearest), size, out=nearest).astype(np.int64)
 
 
 def _decode_runs(runs: RunLengths) -> BoolArray:

@@ -94,12 +94,12 @@ def paint(
     lengths = bounds[1:] - bounds[:-1]  # behind the last bound is no shape
     # Stretches of each span, and their labels
     number = np.empty_like(order)
-    number[order] = np.cumsum(is_new) - 1
+    number[order] = is_new.cumsum() - 1
     first, counts = number[:spans_count], number[spans_count:] - number[:spans_count]
     stretches = ranges(first, counts)
     indices = np.array([index_of[shapes[place].label] for _, place, _ in found], dtype=np.int16)
-    of_span = np.repeat(indices, [len(spans.rows) for _, _, spans in found])
-    painted = np.repeat(of_span, counts)
+    of_span = indices.repeat([len(spans.rows) for _, _, spans in found])
+    painted = of_span.repeat(counts)
     labels = np.full(len(bounds), NO_SHAPE, dtype=np.int16)
     labels[stretches] = painted  # of several values for a stretch, numpy keeps the last
     result.covered_px = int(lengths[labels[:-1] != NO_SHAPE].sum())

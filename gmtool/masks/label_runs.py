@@ -52,21 +52,21 @@ class LabelRuns:
         steps[:1] -= np.uint8(self.ground)  # of arrays: modulo 256
         steps[1:] -= self.labels[:-1]
         # A change in a row is one back in the row below
-        inside = np.searchsorted(places, rows.size - width)
+        inside = places.searchsorted(rows.size - width)
         places = np.concatenate([places, places[:inside] + width])
         order = places.argsort(kind="stable")  # two ascending parts: one merge
         places = places[order]
-        values = np.cumsum(np.concatenate([steps, -steps[:inside]])[order], dtype=np.uint8)
+        values = np.concatenate([steps, -steps[:inside]])[order].cumsum(dtype=np.uint8)
         counts = np.empty_like(places)
         np.subtract(places[1:], places[:-1], out=counts[:-1])
         counts[-1] = rows.size - places[-1]
         # The few pixels that differ
         some = np.flatnonzero(values.astype(bool) & (counts > 0))
         counts = counts[some]
-        rows.reshape(-1)[ranges(places[some], counts)] = np.repeat(values[some], counts)
+        rows.reshape(-1)[ranges(places[some], counts)] = values[some].repeat(counts)
 
 
 def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the whole numbers of ranges, one after the other."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
+    ends = counts.cumsum()
+    return np.arange(ends[-1] if len(ends) else 0) + (starts - ends + counts).repeat(counts)
