@@ -85,7 +85,7 @@ def serve() -> None:
     One thread computes, so that its memory stays in the processor's cache; others wait for the disk.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes stdin
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     gc.set_threshold(GARBAGE)
     worker, lock = Worker(), threading.Lock()
@@ -94,6 +94,7 @@ def serve() -> None:
         content = json.dumps({"number": number, **result}).encode("ascii") + b"\n"
         with lock, contextlib.suppress(BrokenPipeError):  # the parent is gone
             answers.write(content)
+            answers.flush()
 
     def finish(number: int, work: Callable[[], Any]) -> None:
         send(number, _result_of(work))
