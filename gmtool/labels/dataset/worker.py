@@ -109,6 +109,8 @@ def serve() -> None:
             else:
                 send(number, result)
         pool.shutdown(cancel_futures=True)
+    with contextlib.suppress(BrokenPipeError):
+        answers.close()
 
 
 def _result_of(work: Callable[[], Any]) -> dict[str, Any]:
