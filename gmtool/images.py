@@ -10,6 +10,7 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +44,6 @@ MAX_BYTES_PER_PIXEL = 8
 before reading (a sparse file can claim terabytes)."""
 MIN_MAX_BYTES = 64 << 20
 """Files up to this size are always read, since they may hold metadata or further pages."""
-HEAD_BYTES = 1 << 16
-"""First bytes of a JPEG, in which the size and nearly always the EXIF data are found."""
 MAX_SCANS = 20
 """Largest number of scans of a progressive JPEG of `MAX_PIXELS`; smaller images may have more. Each scan costs the
 time of a whole image; encoders write up to 18."""
@@ -181,17 +180,16 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 def displayed_size_of(path: Path) -> tuple[int, int]:
     """Return (height, width) of an image file after its EXIF orientation.
 
-    Of a JPEG that is not progressive, which may hide hundreds of scans, the first bytes are enough.
+    Of a JPEG that is not progressive, which may hide hundreds of scans, only the header is read.
 
     Raises:
         ImageError: See `open_image`.
     """
-    head = read_regular_file(path, first=HEAD_BYTES)
-    if head.startswith(b"\xff\xd8") and len(head) == HEAD_BYTES:
-        with contextlib.suppress(ImageError):  # told by what reads the whole file
-            image = _open(head, path, MAX_PIXELS)
-            if image.format == "JPEG" and not image.info.get("progressive"):
-                return displayed_size(image)
+    with _open_regular_file(path) as file, contextlib.suppress(Exception):  # told by what reads the whole file
+        image = Image.open(file, formats=("JPEG",))
+        is_small = image.width * image.height <= MAX_PIXELS
+        if image.format == "JPEG" and not image.info.get("progressive") and is_small:
+            return displayed_size(image)
     return displayed_size(open_image(path))
 
 
@@ -211,14 +209,20 @@ def max_file_bytes(max_pixels: int) -> int:
     return max(MAX_BYTES_PER_PIXEL * max_pixels, MIN_MAX_BYTES)
 
 
-def read_regular_file(
-    path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS, first: int | None = None
-) -> bytes:
-    """Return the content of a regular file, or its `first` bytes; pipes and devices are refused without blocking.
+def read_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS) -> bytes:
+    """Return the content of a regular file; pipes and devices are refused without blocking.
 
     Raises:
         ImageError: The file cannot be read, is larger than `max_bytes`, or is not a regular file.
     """
+    with _open_regular_file(path, max_bytes=max_bytes) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
+
+
+def _open_regular_file(path: Path, *, max_bytes: int = MAX_BYTES_PER_PIXEL * MAX_PIXELS) -> BinaryIO:
     try:
         # O_NONBLOCK: do not wait for the writer of a named pipe. O_BINARY: Windows only
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -231,11 +235,7 @@ def read_regular_file(
     if status.st_size > max_bytes:
         os.close(descriptor)
         raise ImageError("too_large", f"{path}: the file has {status.st_size} bytes; expected at most {max_bytes}")
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            return file.read(first)
-        except OSError as error:
-            raise ImageError("unreadable", f"{path}: cannot be read: {_reason(error)}") from error
+    return os.fdopen(descriptor, "rb")
 
 
 def _open(content: bytes, path: Path, max_pixels: int) -> Image.Image:

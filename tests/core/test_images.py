@@ -293,7 +293,7 @@ first.start(); second.start(); first.join(); first_is_done.set(); second.join()
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("kind", ["plain", "progressive", "far header", "PNG"])
 def test_the_size_is_that_of_the_whole_file(kind: str, orientation: int, tmp_path: Path) -> None:
-    """Of a JPEG of 200 kB the first bytes are read, unless its header is longer or it may have many scans."""
+    """Of a JPEG only the header is read, unless it may have many scans."""
     path = tmp_path / ("x.png" if kind == "PNG" else "x.jpg")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     exif = Image.Exif()
