@@ -34,36 +34,32 @@ class LabelRuns:
         labels = np.concatenate([np.array([self.ground], dtype=np.uint8), self.labels])
         return np.repeat(labels, np.diff(bounds)).reshape(height, width + 1)[:, 1:]
 
-    def fill_differences(self, rows: UInt8Array) -> None:
-        """Add the difference of each pixel to the one above it, modulo 256.
+    def differences(self) -> tuple[npt.NDArray[np.int64], UInt8Array]:
+        """Return places of pixels that differ from the one above, ascending, and the differences, modulo 256.
 
-        Args:
-            rows: (H, W + 1), zero but for its first column; receives the differences behind it.
+        Above the first row everything is `ground`.
         """
-        if len(self.starts):
-            self._add_changes(rows)
-        if self.ground:
-            rows[0, 1:] += np.uint8(self.ground)
-
-    def _add_changes(self, rows: UInt8Array) -> None:
         # Not numpy.diff, which takes as long as all the rest with few runs
         places, width = self.starts, self.size[1] + 1
+        whole = self.size[0] * width
+        if not len(places):
+            return places, self.labels
         steps = self.labels.copy()
         steps[:1] -= np.uint8(self.ground)  # of arrays: modulo 256
         steps[1:] -= self.labels[:-1]
         # A change in a row is one back in the row below
-        inside = places.searchsorted(rows.size - width)
+        inside = places.searchsorted(whole - width)
         places = np.concatenate([places, places[:inside] + width])
         order = places.argsort(kind="stable")  # two ascending parts: one merge
         places = places[order]
         values = np.concatenate([steps, -steps[:inside]])[order].cumsum(dtype=np.uint8)
         counts = np.empty_like(places)
         np.subtract(places[1:], places[:-1], out=counts[:-1])
-        counts[-1] = rows.size - places[-1]
+        counts[-1] = whole - places[-1]
         # The few pixels that differ
         some = np.flatnonzero(values.astype(bool) & (counts > 0))
         counts = counts[some]
-        rows.reshape(-1)[ranges(places[some], counts)] = values[some].repeat(counts)
+        return ranges(places[some], counts), values[some].repeat(counts)
 
 
 def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from zlib_ng import zlib_ng
@@ -19,6 +20,8 @@ MEMORY_LEVEL = 9
 FILTER_UP = 2
 """PNG's filter that writes the difference to the pixel above: label maps become runs of zeros. With zlib's
 run-length strategy, a mask of CamVid takes 5.4 KB and 0.37 ms; unfiltered at level 3, 7.4 KB and 0.49 ms."""
+BAND_BYTES = 1 << 18
+"""Bytes of rows that are compressed at a time: what a processor's cache holds beside other work."""
 IDAT_BYTES = 1 << 16
 """Compressed bytes in a chunk, at most."""
 
@@ -33,10 +36,10 @@ def encode_png(labels: UInt8Array | LabelRuns, palette: UInt8Array | None) -> by
         labels: (H, W), 0 to 255, H and W at least 1.
         palette: (256, 3) uint8, the colour of each label; None for grey levels.
     """
-    rows = _filtered_runs(labels) if isinstance(labels, LabelRuns) else _filtered(labels)
+    height, width = labels.size if isinstance(labels, LabelRuns) else labels.shape
     compressor = zlib_ng.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, MEMORY_LEVEL, zlib.Z_RLE)
-    data = compressor.compress(rows.data) + compressor.flush()
-    height, width = rows.shape[0], rows.shape[1] - 1
+    bands = _bands(labels) if isinstance(labels, LabelRuns) else [_filtered(labels)]
+    data = b"".join([*(compressor.compress(rows.data) for rows in bands), compressor.flush()])
     color_type = 0 if palette is None else 3
     parts = [SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0))]
     if palette is not None:
@@ -56,13 +59,25 @@ def _filtered(labels: UInt8Array) -> UInt8Array:
     return rows
 
 
-def _filtered_runs(runs: LabelRuns) -> UInt8Array:
-    """Return the same, of which only the pixels are touched that differ from the one above them."""
-    height, width = runs.size
-    rows = np.zeros((height, width + 1), dtype=np.uint8)
+def _bands(runs: LabelRuns) -> Iterator[UInt8Array]:
+    """Yield the same rows, some at a time, of which only the pixels are touched that differ from the one above."""
+    height, width = runs.size[0], runs.size[1] + 1
+    places, values = runs.differences()
+    count = max(1, BAND_BYTES // width)
+    rows = np.zeros((min(count, height), width), dtype=np.uint8)
     rows[:, 0] = FILTER_UP
-    runs.fill_differences(rows)
-    return rows
+    flat = rows.reshape(-1)
+    tops = range(0, height, count)
+    bounds = places.searchsorted([*(top * width for top in tops), height * width]).tolist()
+    for top, first, last in zip(tops, bounds[:-1], bounds[1:], strict=True):
+        here = places[first:last] - top * width
+        flat[here] = values[first:last]
+        if top == 0 and runs.ground:
+            rows[0, 1:] += np.uint8(runs.ground)
+        yield rows[: height - top]
+        if top == 0:
+            rows[0, 1:] = 0
+        flat[here] = 0
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
