@@ -65,4 +65,5 @@ class LabelRuns:
 def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the whole numbers of ranges, one after the other."""
     ends = counts.cumsum()
-    return np.arange(ends[-1] if len(ends) else 0) + (starts - ends + counts).repeat(counts)
+    offsets: npt.NDArray[np.int64] = (starts - ends + counts).repeat(counts)
+    return offsets + np.arange(len(offsets))
