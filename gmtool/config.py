@@ -142,8 +142,6 @@ class MethodConfig:
     """Use the image classification loss L_cla on labeled images."""
     labeled_decoupling: bool = True
     """Use the loss L_dec of mixed labeled pairs (Eq. 12)."""
-    hardest: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Online hard example mining: share of the labeled pixels, those of the largest cross-entropy, that count."""
     balance: Annotated[float, Ge(0), Le(1)] = 0.0
     """Exponent of the class weights in L_ce and L_usup: (share of the class in the labeled pixels) ** -balance,
     scaled to mean 1 over pixels. 0: all pixels weigh the same; 1: all classes do."""
@@ -157,9 +155,8 @@ class MethodConfig:
     """`separate`: one forward pass for labeled and one for unlabeled images; `joint`: one pass for both."""
     mixed_statistics: bool = False
     """Update the running statistics of batch normalisation with mixed and strong images too."""
-    pseudo: Literal["decoupled", "direct", "mean"] = "decoupled"
-    """Pseudo mask of an unlabeled image: decoupled from a mixed image (paper), the direct prediction, or the mean
-    of both."""
+    pseudo: Literal["decoupled", "direct"] = "decoupled"
+    """Pseudo mask of an unlabeled image: decoupled from a mixed image (paper), or the direct prediction."""
     teacher: Literal["student", "average"] = "student"
     """Weights that predict pseudo masks: those in training, or their moving average (`optim.ema_decay`)."""
     teacher_run: str | None = None
@@ -167,21 +164,12 @@ class MethodConfig:
     Its classes are matched by name."""
     view: Literal["weak", "strong"] = "weak"
     """Training view of unlabeled images: unchanged, or with colour jitter, blur and boxes of other images."""
-    colors: Annotated[float, Ge(0), Le(1)] = 1.0
-    """Share of the images with colour jitter and blur in the strong view."""
     cutmix: Annotated[float, Ge(0), Le(1)] = 0.5
     """Share of the images with a box of another unlabeled image in the strong view (CutMix)."""
-    paste: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of the images with a box of a labeled image and its true mask in the strong view."""
-    unlabeled_loss: Literal["squared", "cross-entropy", "soft-cross-entropy"] = "squared"
-    """Squared difference of probabilities (Eq. 10), cross-entropy with the likeliest class (hard labels), or with
-    the probabilities of the pseudo mask (soft labels)."""
-    renormalize: bool = False
-    """Clip the pseudo mask at 0 and scale it to sum 1."""
+    unlabeled_loss: Literal["squared", "cross-entropy"] = "squared"
+    """Squared difference of probabilities (Eq. 10), or cross-entropy with the likeliest class."""
     confidence: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Threshold: pixels whose largest pseudo-mask value is below it have weight 0 in the unlabeled loss."""
-    confidence_weighting: bool = False
-    """Weight each pixel of the unlabeled loss by the largest value of its pseudo mask."""
     margin: bool = True
     """Count pixels of unlabeled crops outside of the image."""
 

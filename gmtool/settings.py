@@ -20,6 +20,14 @@ from gmtool.json_toml import parse_toml, read_toml, shown
 
 Settings = Mapping[str, Any]
 """Settings by dotted name: `{"optim.lr": 0.001}`."""
+REMOVED: Settings = {
+    "method.hardest": 1.0,
+    "method.colors": 1.0,
+    "method.paste": 0.0,
+    "method.renormalize": False,
+    "method.confidence_weighting": False,
+}
+"""Settings that earlier versions wrote, with the value that every run has now."""
 
 
 def build_config(*layers: Settings) -> TrainConfig:
@@ -67,7 +75,7 @@ def as_settings(given: Settings | Sequence[str]) -> Settings:
 
 
 def load_toml(path: Path) -> Settings:
-    """Read settings from a TOML file with one table a section.
+    """Read settings from a TOML file with one table a section, without those of `REMOVED` that say what there is.
 
     Raises:
         ConfigError: The file is missing, not TOML, or has a value outside a table.
@@ -77,7 +85,7 @@ def load_toml(path: Path) -> Settings:
         if not isinstance(table, dict):
             raise ConfigError(f"configuration {path}: {section} must be in a table, such as [optim]")
         settings.update({f"{section}.{key}": value for key, value in table.items()})
-    return settings
+    return {name: value for name, value in settings.items() if name not in REMOVED or value != REMOVED[name]}
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -116,6 +124,8 @@ def _types() -> Mapping[str, Any]:
 
 
 def _known_name(name: str) -> tuple[str, str]:
+    if name in REMOVED:
+        raise ConfigError(f"setting {name} is gone, since it did not help: docs/results-history.md")
     known = list(_types())
     section, _, key = name.partition(".")
     if name not in known:
@@ -169,11 +179,6 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(
             "method.pseudo=direct would compare a prediction with itself: take method.view=strong or "
             "method.teacher=average"
-        )
-    if method.unlabeled_loss == "soft-cross-entropy" and method.pseudo != "direct" and not method.renormalize:
-        raise ConfigError(
-            "method.unlabeled_loss=soft-cross-entropy has no lower bound for negative values of a decoupled mask: "
-            "take method.renormalize=true"
         )
     if config.data.scale_min > config.data.scale_max:
         raise ConfigError(

@@ -82,11 +82,8 @@ def test_a_matrix_is_trained_once_and_reported(
     assert "| short | 1 | 4 | 3 |" in (out / "ssl.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["paper_ablations.toml", "plus_ablations.toml"])
-def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(
-    ssl: Any, tmp_path: Path, name: str
-) -> None:
-    tables = tomllib.loads((PROGRAM.parent / name).read_text())
+def test_every_ablation_is_a_configuration_that_differs_from_its_recipe(ssl: Any, tmp_path: Path) -> None:
+    tables = tomllib.loads((PROGRAM.parent / "paper_ablations.toml").read_text())
     assert len(tables) >= 8
     for variant, table in tables.items():
         settings = {key: value for key, value in table.items() if key != "recipe"}
@@ -104,8 +101,8 @@ def method_of(name: str, **changes: object) -> MethodConfig:
     return MethodConfig(**values | changes)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("changes", [{}, {"pairing": "random"}, {"pairing": "random", "pseudo": "mean"}], ids=str)
+@pytest.mark.parametrize("name", ["supervised", "paper", "fixmatch"])
+@pytest.mark.parametrize("changes", [{}, {"pairing": "random"}, {"pseudo": "decoupled"}], ids=str)
 @pytest.mark.parametrize("images", [4, 2])
 def test_the_cost_is_that_of_the_forwards_of_a_step(
     ssl: Any, name: str, changes: dict[str, object], images: int

@@ -8,9 +8,9 @@ and begun ones are resumed. The budget is in forward passes of the labeled half 
 
 Variants are recipes, or tables of a TOML file given with --variants:
 
-    [plus-squared]
-    recipe = "plus"
-    "method.unlabeled_loss" = "squared"
+    [fixmatch-balanced]
+    recipe = "fixmatch"
+    "method.balance" = 0.5
 
 Written: OUT/ssl.md, ssl.json, ssl.png: last-checkpoint mIoU (best beside it), mean, standard deviation, seconds of
 training (validations and pauses included: compare them only on a machine that did nothing else), the paired
@@ -107,7 +107,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=Path, nargs="+", required=True, help="one or more splits")
     parser.add_argument("--classes")
     parser.add_argument("--encoder-weights")
-    parser.add_argument("--recipes", nargs="*", default=["supervised", "paper", "fixmatch", "plus"])
+    parser.add_argument("--recipes", nargs="*", default=["supervised", "paper", "fixmatch"])
     parser.add_argument("--variants", type=Path, help="TOML file of further ones")
     parser.add_argument("--all-labels", action="store_true", help="train supervised with every label, too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -26,7 +26,7 @@ def step_cost(method: MethodConfig, data: DataConfig) -> float:
         if method.teacher == "average":
             cost += FORWARD  # the teacher's forward of the labeled images
     has_own_prediction = method.view == "weak" and method.teacher == "student"
-    if not has_own_prediction and (method.pseudo != "decoupled" or method.pairing == "similar"):
+    if not has_own_prediction and (method.pseudo == "direct" or method.pairing == "similar"):
         cost += FORWARD * unlabeled  # the teacher's forward of the unlabeled images
     return cost
 

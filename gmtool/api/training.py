@@ -61,14 +61,14 @@ def train(
             takes the best.
         init: Earlier run whose weights training starts from; classes are matched by name.
         teacher: Run whose network predicts the pseudo masks, such as a larger one.
-        recipe: `supervised`, `paper`, `fixmatch`, `plus` or `probe`.
+        recipe: `plus`, which did best, also called `probe`; `fixmatch`, `supervised` or `paper`.
         config: TOML file of settings.
         settings: `{"optim.lr": 0.01}` or `["optim.lr=0.01"]`.
         out: Run folder, which is empty or does not exist; by default a fresh one below `runs/`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         seed: Seed of every random draw.
         iterations: Optimiser steps.
-        minutes: Time that training may take, where it is chosen from the data or the recipe is `probe`.
+        minutes: Time that training may take, where it is chosen from the data or the recipe is `plus`.
         compile: Translate the network with torch.compile.
         cache: `none`, or `ram`: decode every image once.
         download: Fetch PASCAL VOC, for `voc-aug` SBD too.
@@ -82,6 +82,7 @@ def train(
     """
     from gmtool_training.recipes.configure import configure
     from gmtool_training.recipes.recipes import RECIPES
+    from gmtool_training.recipes.recipes import recipe as recipe_named
 
     from gmtool.artifact.run_record import RunRecord
     from gmtool.artifact.runs import fresh_dir, require_empty
@@ -99,8 +100,9 @@ def train(
     asked = as_settings(settings)
     stepwise = iterations is not None or any(name.startswith(("method.", "optim.")) for name in asked)
     automatic = recipe is None and config is None and kind != "toy" and not (stepwise and not recognized)
-    of_probe = {"--minutes": minutes, "--encoders": encoders} if not automatic and recipe != "probe" else {}
-    _refuse_misfits(of_probe, iterations if automatic else None, encoders, init)
+    stepless = automatic or (recipe is not None and recipe_named(recipe).get("method.name") == "probe")
+    of_probe = {} if stepless else {"--minutes": minutes, "--encoders": encoders}
+    _refuse_misfits(of_probe, iterations if stepless else None, encoders, init)
     named = {
         "data.root": data,
         "data.classes": classes or own.get("data.classes"),
@@ -166,7 +168,7 @@ def _network_of_own_data(recipe: str | None, asked: Settings) -> Settings:
 
     from gmtool.console import remark
 
-    if recipe not in ("supervised", "fixmatch", "plus") or {"model.encoder", "model.decoder"} & set(asked):
+    if recipe not in ("supervised", "fixmatch") or {"model.encoder", "model.decoder"} & set(asked):
         return {}
     remark(f"encoder {FEW_LABELS['model.encoder']}, decoder pyramid: --set model.encoder=... sets another")
     return FEW_LABELS
@@ -178,10 +180,10 @@ def _refuse_misfits(
     """Raise for options that do nothing in this run: those of the probe, and steps where it takes none."""
     if iterations is not None:
         raise UsageError(
-            "--iterations is for recipes that train step by step: give --recipe supervised, paper, fixmatch or "
-            "plus with it; else --minutes N"
+            "--iterations is for recipes that train step by step: give --recipe supervised, paper or fixmatch "
+            "with it; else --minutes N"
         )
-    refuse(of_probe, "is for settings chosen from the data and for --recipe probe")
+    refuse(of_probe, "is for settings chosen from the data and for --recipe plus")
     if encoders and init is not None:
         raise UsageError("--encoders compares encoders, --init takes the one of an earlier run: take one of them")
 

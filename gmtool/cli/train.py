@@ -38,7 +38,7 @@ def train(
     labels: Labels = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="supervised, paper, fixmatch, plus or probe; with --iterations alone the paper's."),
+        typer.Option(help="plus (best; also: probe), fixmatch, supervised, paper; with --iterations the paper's."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time that training may take; not with --iterations.")

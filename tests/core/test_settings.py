@@ -51,6 +51,7 @@ def test_a_configuration_round_trips_through_its_file(tmp_path: Path) -> None:
         ("model.output_stride=4", "setting model.output_stride: got 4; expected 8, 16 or 32"),
         ("method.lambda_bound=0.7", "setting method.lambda_bound: got 0.7"),
         ("data.labeled_batch=1", "setting data.labeled_batch: got 1"),
+        ("method.paste=0.5", "setting method.paste is gone, since it did not help"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(assignment: str, expected: str) -> None:
@@ -58,6 +59,15 @@ def test_a_wrong_setting_is_one_line_that_names_it(assignment: str, expected: st
         config(assignment)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_removed_setting_is_passed_over_where_a_file_says_what_every_run_does_now(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(dump_config(config()).replace("[method]\n", "[method]\nhardest = 1.0\npaste = 0.0\n"))
+    assert load_config(path) == config()
+    path.write_text(path.read_text().replace("paste = 0.0", "paste = 0.5"))
+    with pytest.raises(ConfigError, match=r"method\.paste is gone"):
+        load_config(path)
 
 
 def test_contradictions_are_refused() -> None:

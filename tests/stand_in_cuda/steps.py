@@ -32,9 +32,9 @@ STEP: Settings = {"optim.iterations": 1, "method.warmup_fraction": 0.0}
 CASES: list[tuple[str, PrecisionName, Settings]] = [
     ("supervised", "bf16-mixed", {}),
     ("paper", "16-mixed", {"method.pairing": "random", "method.batch_norm": "joint"}),
-    ("paper", "32-true", {"optim.accumulation": 2, "method.hardest": 0.5}),
+    ("paper", "32-true", {"optim.accumulation": 2}),
     ("fixmatch", "bf16-mixed", {"method.cutmix": 1.0, "run.channels_last": True}),
-    ("plus", "16-mixed", {"method.paste": 1.0, "method.pseudo": "mean"}),
+    ("fixmatch", "16-mixed", {"method.pseudo": "decoupled"}),
 ]
 """Every recipe, precision, and switch of a step that computes otherwise."""
 

@@ -35,7 +35,7 @@ CLASSES = ClassSet(
     raw_ids=tuple(range(NUM_CLASSES)),
     background=1,  # in the middle: the foreground classes are two ranges
 )
-RECIPE_NAMES = ("supervised", "paper", "fixmatch", "plus")
+RECIPE_NAMES = ("supervised", "paper", "fixmatch")
 """Recipes that train step by step."""
 STEPS = 5
 """Steps of a check: one of warm-up, one that makes what later ones use again, three to look at."""
@@ -54,8 +54,8 @@ def step_config(recipe: str, changes: Settings) -> TrainConfig:
         "run.log_every": 1,
     }
     network: Settings = {"model.encoder": "toy", "model.encoder_weights": "none", "model.decoder_channels": 32}
-    decoder: Settings = {"model.decoder": "guidedmix", "method.warmup_fraction": 1 / STEPS}
-    return build_config(settings, RECIPES[recipe], network, decoder, changes)
+    method: Settings = {"method.warmup_fraction": 1 / STEPS, "method.balance": 0.5}
+    return build_config(settings, RECIPES[recipe], network, method, changes)
 
 
 def take_steps(

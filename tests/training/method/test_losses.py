@@ -45,24 +45,6 @@ def test_total_is_the_single_sum_of_all_terms() -> None:
     assert losses.total.item() == 46.0
 
 
-@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 1.0])
-def test_the_hardest_pixels_are_those_with_the_largest_loss(share: float) -> None:
-    random = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 5, 6, 7, generator=random, requires_grad=True)
-    masks = torch.randint(0, 5, (2, 6, 7), generator=random)
-    masks[0, :3] = 255
-    each = torch.nn.functional.cross_entropy(logits, masks, ignore_index=255, reduction="none")[masks != 255]
-    expected = each.topk(math.ceil(share * len(each))).values.mean()
-    loss = cross_entropy(logits, masks, ignore_index=255, hardest=share)
-    torch.testing.assert_close(loss, expected)
-    assert torch.autograd.grad(loss, logits)[0].isfinite().all()
-
-
-def test_no_hardest_pixels_where_all_are_ignored() -> None:
-    masks = torch.full((1, 4, 4), 255)
-    assert cross_entropy(torch.zeros(1, 3, 4, 4), masks, ignore_index=255, hardest=0.5) == 0
-
-
 def test_omega_is_zero_in_warm_up_and_then_rises_to_its_maximum() -> None:
     def omega(iteration: int) -> float:
         return omega_at(iteration, iterations=1000, warmup=50, ramp_fraction=0.1, omega_max=30)

@@ -13,8 +13,6 @@ from conftest import Cli
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.loop.run import train
-from gmtool_training.method import unlabeled
-from gmtool_training.method.losses import pseudo_cross_entropy
 from gmtool_training.method.step import StepInput, guidedmix_step, supervised_step
 from gmtool_training.method.strong_view import change_colors, draw_boxes, paste
 from gmtool_training.recipes.recipes import RECIPES
@@ -111,32 +109,7 @@ def test_fixmatch_equals_its_definition(network: GuidedMixNet, teacher: GuidedMi
             torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_pasted_labeled_image_teaches_its_true_mask(
-    network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With boxes as large as the images, the unlabeled part is the cross-entropy of recoloured labeled images."""
-    monkeypatch.setattr(unlabeled, "draw_boxes", lambda count, size, **_: np.ones((count, *size), dtype=np.bool_))
-    monkeypatch.setattr(unlabeled, "change_colors", lambda images, _, share: 255 - images)
-    inputs.labeled.masks[:, :5] = 255
-    network.eval()
-    method = replace(recipe_method("fixmatch"), paste=1.0)
-    losses = guidedmix_step(network, inputs, propagate, method=method, classes=CLASSES, average=teacher)
-    images, masks = 255 - inputs.labeled.images, inputs.labeled.masks.long()
-    each = F.cross_entropy(network(normalize(images)).logits, masks, ignore_index=255, reduction="none")
-    torch.testing.assert_close(losses.unlabeled, each.mean())
-
-
-def test_the_soft_cross_entropy_is_that_with_the_whole_pseudo_mask() -> None:
-    logits, pseudo = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 3, 4).softmax(1)
-    weights = torch.rand(2, 3, 4)
-    expected = -(weights * (pseudo * logits.log_softmax(1)).sum(1)).mean()
-    torch.testing.assert_close(pseudo_cross_entropy(logits, pseudo, weights, soft=True), expected)
-    one_hot = F.one_hot(pseudo.argmax(1), 5).permute(0, 3, 1, 2)
-    hard = pseudo_cross_entropy(logits, pseudo, weights)
-    torch.testing.assert_close(pseudo_cross_entropy(logits, one_hot, weights, soft=True), hard)
-
-
-@pytest.mark.parametrize("name", ["paper", "fixmatch", "plus"])
+@pytest.mark.parametrize("name", ["paper", "fixmatch"])
 def test_class_weights_reach_labeled_and_unlabeled_images(
     network: GuidedMixNet, teacher: GuidedMixNet, inputs: StepInput, name: str
 ) -> None:
@@ -161,22 +134,13 @@ def test_class_weights_reach_labeled_and_unlabeled_images(
 
 CHANGES: list[dict[str, object]] = [
     {"confidence": 0.3},
-    {"confidence_weighting": True},
-    {"confidence_weighting": False},
     {"margin": True},
     {"margin": False},
     {"unlabeled_loss": "squared"},
     {"unlabeled_loss": "cross-entropy"},
-    {"unlabeled_loss": "soft-cross-entropy"},
-    {"renormalize": True},
     {"cutmix": 1.0},
-    {"colors": 0.0},
-    {"colors": 1.0},
-    {"paste": 1.0},
-    {"hardest": 0.3},
     {"pseudo": "direct"},
     {"pseudo": "decoupled"},
-    {"pseudo": "mean"},
     {"teacher": "student"},
     {"teacher": "average"},
     {"view": "weak"},
@@ -185,16 +149,16 @@ CHANGES: list[dict[str, object]] = [
 
 
 def sure_of_some(name: str) -> MethodConfig:
-    """A recipe with a confidence that a random network reaches in some pixels; `plus` also with mixed images."""
-    if name == "plus, decoupled":
-        return replace(sure_of_some("plus"), pseudo="decoupled")
+    """A recipe with a confidence that a random network reaches; `fixmatch` also with mixed images."""
+    if name == "fixmatch, decoupled":
+        return replace(sure_of_some("fixmatch"), pseudo="decoupled")
     method = recipe_method(name)
     return method if name == "paper" else replace(method, confidence=0.2)
 
 
 def real_changes() -> list[tuple[str, dict[str, object]]]:
     """Recipes and what can be changed in them: neither what they have already, nor what is refused."""
-    pairs = [(base, change) for base in ("paper", "fixmatch", "plus", "plus, decoupled") for change in CHANGES]
+    pairs = [(base, change) for base in ("paper", "fixmatch", "fixmatch, decoupled") for change in CHANGES]
     changed = [(replace(sure_of_some(base), **change), base, change) for base, change in pairs]  # type: ignore[arg-type]
     return [
         (base, change)
@@ -212,11 +176,7 @@ def test_every_switch_changes_the_gradient(
     changed = replace(method, **change)  # type: ignore[arg-type]
     before, after = (run_step(network, inputs, each, teacher) for each in (method, changed))
     same = all(torch.allclose(before[name], after[name], rtol=1e-4, atol=1e-7) for name in before)
-    idle = (
-        (method.view == "weak" and not {"cutmix", "paste", "colors"}.isdisjoint(change))
-        or ("renormalize" in change and method.pseudo == "direct")  # a prediction sums to one
-    )
-    assert same == idle
+    assert same == (method.view == "weak" and "cutmix" in change)
 
 
 def test_strong_views_depend_on_their_generator_alone(inputs: StepInput) -> None:
@@ -250,7 +210,6 @@ def test_boxes_show_the_next_image() -> None:
         ({"method.view": "strong", "method.batch_norm": "joint"}, "needs a separate forward pass"),
         ({"method.view": "strong", "method.detach": "none"}, "and a detached pseudo mask"),
         ({"method.pseudo": "direct"}, "compare a prediction with itself"),
-        ({"method.unlabeled_loss": "soft-cross-entropy"}, "take method.renormalize=true"),
     ],
 )
 def test_contradictions_are_one_line(toy_settings: Settings, assignments: Settings, expected: str) -> None:
@@ -258,7 +217,7 @@ def test_contradictions_are_one_line(toy_settings: Settings, assignments: Settin
         build_config(toy_settings, assignments)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {"plus"}))  # the same as `probe`
 def test_every_recipe_trains(toy_settings: Settings, tmp_path: Path, name: str) -> None:
     short = {
         "optim.iterations": 6,

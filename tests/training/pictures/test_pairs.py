@@ -22,7 +22,7 @@ from gmtool.nn.model import normalize
 
 METHODS = [
     MethodConfig(),
-    MethodConfig(view="strong", pseudo="direct", teacher="average", paste=0.5),
+    MethodConfig(view="strong", pseudo="direct", teacher="average"),
     MethodConfig(pairing="random", decoupling="hard", batch_norm="joint"),
 ]
 
@@ -87,7 +87,7 @@ def test_pseudo_masks_are_those_of_the_step(network: nn.Module, batch: tuple[Lab
     labeled, unlabeled = batch
     method = MethodConfig()
     target, prediction = compute_target(
-        network.eval(), None, labeled, everywhere(unlabeled), method=method, classes=CLASSES, lam=0.25
+        network.eval(), None, labeled, everywhere(unlabeled), method=method, lam=0.25
     )
     x_l, x_u = normalize(labeled.images), normalize(unlabeled)
     with torch.no_grad(), frozen_statistics(network.train()):
@@ -118,7 +118,6 @@ def test_at_most_four_rows_of_six_tiles(network: nn.Module, batch: tuple[Labeled
     [
         ("paper", ["labeled partner", "its mask", "unlabeled image", "mixed, λ = 0.25"]),
         ("fixmatch", ["unlabeled image", "strong view"]),
-        ("plus", ["unlabeled image", "strong view"]),
     ],
 )
 def test_the_picture_shows_what_the_recipe_computes(
@@ -152,9 +151,7 @@ def test_the_pseudo_mask_of_a_mean_teacher_is_that_of_the_average(
         for parameter in average.parameters():
             parameter.mul_(1.5)
     method = MethodConfig(view="strong", pseudo="direct", teacher="average", cutmix=0.0)
-    target, _ = compute_target(
-        network, average, labeled, everywhere(images), method=method, classes=CLASSES, lam=0.25
-    )
+    target, _ = compute_target(network, average, labeled, everywhere(images), method=method, lam=0.25)
     with torch.no_grad():
         expected = average(normalize(images)).logits.softmax(dim=1)
         own = network.train()(normalize(images)).logits.softmax(dim=1)
@@ -186,7 +183,7 @@ def test_pixels_that_do_not_count_are_the_palest(
 
 def test_the_picture_and_the_step_call_the_same_functions() -> None:
     """A second copy of the method in the picture once drew mixing that a recipe does not do."""
-    for name in ("predict_view", "weighted_mask"):
+    for name in ("predict_view", "pixel_weights"):
         assert getattr(pairs_module, name) is getattr(unlabeled_module, name)
     for name in (
         "weak_target",

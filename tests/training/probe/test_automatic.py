@@ -106,13 +106,17 @@ def test_a_folder_is_all_that_is_needed(toy_data: Path, tmp_path: Path, cli: Cli
     [
         (
             ["voc", "--data", "{data}", "--minutes", "3", "--recipe", "paper"],
-            "--minutes is for settings chosen from the data and for --recipe probe",
+            "--minutes is for settings chosen from the data and for --recipe plus",
         ),
         (
             ["voc", "--data", "{data}", "--encoders", "toy,resnet18", "--iterations", "3"],
-            "--encoders is for settings chosen from the data and for --recipe probe",
+            "--encoders is for settings chosen from the data and for --recipe plus",
         ),
         (["{data}", "--iterations", "3"], "--iterations is for recipes that train step by step"),
+        (
+            ["{data}", "--recipe", "plus", "--iterations", "3"],
+            "--iterations is for recipes that train step by step",
+        ),
         (["{data}", "--encoders", "toy,resnet18", "--init", "runs/a"], "take one of them"),
         (["{data}/nowhere"], "no folder of this name either"),
         (["{data}/JPEGImage"], "JPEGImages?"),

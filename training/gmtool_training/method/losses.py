@@ -51,7 +51,6 @@ def cross_entropy(
     *,
     ignore_index: int,
     scored_pixels: Tensor | None = None,
-    hardest: float = 1.0,
     class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy over the pixels that are not ignored (Eq. 1); 0 if all are ignored.
@@ -61,27 +60,12 @@ def cross_entropy(
         masks: (B, H, W) class indices, any integer type.
         ignore_index: Label of ignored pixels.
         scored_pixels: Divisor of the sum over pixels; default: number of pixels that are not ignored.
-        hardest: Online hard example mining: share of those pixels, the ones with the largest loss, that count.
-        class_weights: (C,) factors of each pixel's cross-entropy by its class, applied first.
+        class_weights: (C,) factors of each pixel's cross-entropy by its class.
     """
     target = masks.long()
-    if hardest < 1:
-        return _hardest_cross_entropy(logits, target, class_weights, ignore_index=ignore_index, share=hardest)
     total = F.cross_entropy(logits.float(), target, class_weights, ignore_index=ignore_index, reduction="sum")
     count = (target != ignore_index).sum().clamp(min=1) if scored_pixels is None else scored_pixels
     return total / count
-
-
-def _hardest_cross_entropy(
-    logits: Tensor, target: Tensor, class_weights: Tensor | None, *, ignore_index: int, share: float
-) -> Tensor:
-    """Return the mean over the hardest pixels of this batch, without waiting for the device."""
-    logits = logits.float()
-    each = F.cross_entropy(logits, target, class_weights, ignore_index=ignore_index, reduction="none").flatten()
-    counts = (target != ignore_index).flatten()
-    ordered = torch.where(counts, each, -torch.ones_like(each)).sort(descending=True).values
-    kept = torch.arange(len(ordered), device=ordered.device) < (share * counts.sum()).ceil()
-    return (ordered * kept).sum() / kept.sum().clamp(min=1)
 
 
 def image_classification(image_logits: Tensor, masks: Tensor, *, foreground: tuple[int, ...]) -> Tensor:
@@ -109,18 +93,16 @@ def _columns(values: Tensor, indices: Sequence[int]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def pseudo_cross_entropy(logits: Tensor, pseudo: Tensor, weights: Tensor | None, *, soft: bool = False) -> Tensor:
+def pseudo_cross_entropy(logits: Tensor, pseudo: Tensor, weights: Tensor | None) -> Tensor:
     """Return the weighted cross-entropy with the likeliest class of a pseudo mask, mean over all pixels.
 
     Args:
         logits: (B, C, H, W).
         pseudo: Pseudo mask (B, C, H, W), constant.
         weights: Weight of each pixel (B, H, W); None: all 1.
-        soft: Use the probabilities of the pseudo mask as soft labels instead.
     """
     # On a CPU, max is four times as fast as argmax
-    target = pseudo.float() if soft else pseudo.max(dim=1).indices
-    each = F.cross_entropy(logits.float(), target, reduction="none")
+    each = F.cross_entropy(logits.float(), pseudo.max(dim=1).indices, reduction="none")
     return each.mean() if weights is None else (weights * each).mean()
 
 

@@ -128,9 +128,7 @@ def guidedmix_step(
         teacher_of(network, average, labeled, lam, inputs.random, method),
         inputs.unlabeled,
         inside=inputs.inside,
-        labeled=inputs.labeled,
         joint=None if joint is None else Output(*(part[len(x_l) :] for part in joint)),
-        ignore_index=classes.ignore_index,
     )
     usup = unlabeled_loss(out_u.logits, target, method, class_weights)
     del out_u, target
@@ -185,7 +183,6 @@ def _labeled_losses(
         masks,
         ignore_index=classes.ignore_index,
         scored_pixels=inputs.scored_pixels,
-        hardest=method.hardest,
         class_weights=class_weights,
     )
     if not method.classification:

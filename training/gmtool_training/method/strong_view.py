@@ -1,4 +1,4 @@
-"""Strong view of unlabeled images: colour jitter, blur, and boxes of other images (as in UniMatch).
+"""Strong view of unlabeled images: colour jitter, blur, and boxes of other ones (as in UniMatch).
 
 Random numbers come from a passed generator; torchvision computes on the device of the images.
 """
@@ -21,15 +21,14 @@ BOX_AREA, BOX_ASPECT = (0.02, 0.4), (0.3, 1 / 0.3)
 """Smallest and largest area of a box over that of the image, and height over width."""
 
 
-def change_colors(images: Tensor, random: np.random.Generator, *, share: float = 1.0) -> Tensor:
+def change_colors(images: Tensor, random: np.random.Generator) -> Tensor:
     """Return images (B, 3, H, W) uint8 RGB with colour jitter and, with probability 0.5, blur.
 
     Args:
         images: (B, 3, H, W) uint8 RGB.
         random: Source of all random numbers.
-        share: Probability with which an image is changed, in [0, 1].
     """
-    return torch.stack([_change_one(image, random) if random.random() < share else image for image in images])
+    return torch.stack([_change_one(image, random) for image in images])
 
 
 def draw_boxes(

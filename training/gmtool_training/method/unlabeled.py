@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmtool.config import MethodConfig
 from gmtool.nn.model import Output, normalize
-from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.data.copying import copied
 from gmtool_training.method.batchnorm import frozen_statistics
 from gmtool_training.method.losses import pseudo_cross_entropy, squared_difference
@@ -78,9 +76,7 @@ def predict_view(
     images: Tensor,
     *,
     inside: Tensor | None,
-    labeled: LabeledBatch,
     joint: Output | None,
-    ignore_index: int,
 ) -> tuple[Target, Output]:
     """Return a view of unlabeled images with its pseudo mask, and the network's output for the view.
 
@@ -89,12 +85,10 @@ def predict_view(
         teacher: Predicts the pseudo masks.
         images: Unlabeled images, (B, 3, H, W) uint8 RGB.
         inside: (B, H, W) bool, False outside of the image; None: all pixels count.
-        labeled: Labeled batch; the strong view may paste boxes of it.
         joint: Output of `network` for the weak view, if a joint forward gave it.
-        ignore_index: Label of pixels without a class.
     """
     if teacher.method.view == "strong":
-        target = strong_target(teacher, images, inside=inside, labeled=labeled, ignore_index=ignore_index)
+        target = strong_target(teacher, images, inside=inside)
         with statistics_of_changed_images(network, teacher.method):
             return target, network(target.images)
     x_u = normalize(images)
@@ -119,19 +113,15 @@ def weak_target(teacher: Teacher, x_u: Tensor, *, own: Output | None, inside: Te
 
 
 @torch.no_grad()
-def strong_target(
-    teacher: Teacher, images: Tensor, *, inside: Tensor | None, labeled: LabeledBatch, ignore_index: int
-) -> Target:
+def strong_target(teacher: Teacher, images: Tensor, *, inside: Tensor | None) -> Target:
     """Return the strong view of unlabeled images, and its pseudo mask from the weak view (FixMatch).
 
-    Boxes show another unlabeled image with its pseudo mask, or an image of `labeled` with its true mask.
+    Boxes show another unlabeled image with its pseudo mask.
 
     Args:
         teacher: Predicts the pseudo masks.
         images: Unlabeled images, (B, 3, H, W) uint8 RGB.
         inside: (B, H, W) bool, False outside of the image; None: all pixels count.
-        labeled: Labeled batch.
-        ignore_index: Label of pixels without a class, which do not count where they are pasted.
     """
     method, random = teacher.method, teacher.random
     # Weak view: the pseudo mask
@@ -140,15 +130,9 @@ def strong_target(
     size = (images.shape[-2], images.shape[-1])
     drawn = draw_boxes(len(images), size, share=method.cutmix, random=random)
     boxes = copied(torch.from_numpy(drawn), images.device)
-    strong, pseudo = paste(change_colors(images, random, share=method.colors), boxes), paste(source.mask, boxes)
+    strong = paste(change_colors(images, random), boxes)
     counted = None if inside is None or method.margin else paste(inside, boxes)
-    # Boxes of labeled images
-    if method.paste:
-        counted = torch.ones_like(boxes) if counted is None else counted
-        strong, pseudo, counted = _paste_labeled(
-            teacher, strong, pseudo, counted, labeled, ignore_index=ignore_index
-        )
-    return Target(normalize(strong), pseudo, counted, source)
+    return Target(normalize(strong), paste(source.mask, boxes), counted, source)
 
 
 def unlabeled_loss(logits: Tensor, target: Target, method: MethodConfig, class_weights: Tensor | None) -> Tensor:
@@ -160,26 +144,24 @@ def unlabeled_loss(logits: Tensor, target: Target, method: MethodConfig, class_w
         method: `unlabeled_loss`, `detach` and the weights of the pixels apply.
         class_weights: (C,), those of `method.balance`; None: all classes alike.
     """
-    pseudo, weights = weighted_mask(target, method, class_weights)
-    if method.unlabeled_loss != "squared":
-        return pseudo_cross_entropy(logits, pseudo, weights, soft=method.unlabeled_loss == "soft-cross-entropy")
+    weights = pixel_weights(target, method, class_weights)
+    if method.unlabeled_loss == "cross-entropy":
+        return pseudo_cross_entropy(logits, target.pseudo, weights)
     direct = torch.softmax(logits, dim=1)
-    return squared_difference(direct.detach() if method.detach == "direct" else direct, pseudo, weights)
+    return squared_difference(direct.detach() if method.detach == "direct" else direct, target.pseudo, weights)
 
 
-def weighted_mask(
-    target: Target, method: MethodConfig, class_weights: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Return the pseudo mask of the loss, (B, C, H, W), and the weight of each pixel, (B, H, W); None: all 1."""
-    pseudo = target.pseudo
-    if method.renormalize:
-        pseudo = pseudo.clamp(min=0)
-        pseudo = pseudo / pseudo.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    weights = _weights(pseudo.detach(), target.counted, method)
+def pixel_weights(target: Target, method: MethodConfig, class_weights: Tensor | None) -> Tensor | None:
+    """Return the weight of each pixel in the unlabeled loss, (B, H, W); None: all 1."""
+    weights = target.counted
+    if method.confidence:
+        sure = target.pseudo.detach().amax(dim=1) >= method.confidence
+        weights = sure if weights is None else sure & weights
+    weights = None if weights is None else weights.to(target.pseudo.dtype)
     if class_weights is not None:
-        of_class = class_weights[pseudo.detach().max(dim=1).indices]
+        of_class = class_weights[target.pseudo.detach().max(dim=1).indices]
         weights = of_class if weights is None else weights * of_class
-    return pseudo, weights
+    return weights
 
 
 def statistics_of_changed_images(network: nn.Module, method: MethodConfig) -> AbstractContextManager[None]:
@@ -187,32 +169,11 @@ def statistics_of_changed_images(network: nn.Module, method: MethodConfig) -> Ab
     return nullcontext() if method.mixed_statistics else frozen_statistics(network)
 
 
-def _paste_labeled(
-    teacher: Teacher, images: Tensor, pseudo: Tensor, counted: Tensor, labeled: LabeledBatch, *, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Paste boxes of labeled images with their masks; return images, pseudo masks and pixels that count."""
-    method, random = teacher.method, teacher.random
-    drawn = draw_boxes(len(images), (images.shape[-2], images.shape[-1]), share=method.paste, random=random)
-    places = np.flatnonzero(drawn.any(axis=(1, 2)))  # images with a box
-    boxes, rows, partners = (
-        copied(torch.from_numpy(each), images.device)
-        for each in (drawn[places], places, places % len(labeled.images))
-    )
-    truth = labeled.masks[partners].long()
-    known_pixels = truth != ignore_index
-    one_hot = F.one_hot(truth * known_pixels, pseudo.shape[1]).permute(0, 3, 1, 2).to(pseudo.dtype)
-    if len(rows):
-        shown = change_colors(labeled.images[partners], random, share=method.colors)
-        images = images.index_copy(0, rows, torch.where(boxes[:, None], shown, images[rows]))
-    pseudo = pseudo.index_copy(0, rows, torch.where(boxes[:, None], one_hot, pseudo[rows]))
-    return images, pseudo, counted.index_copy(0, rows, torch.where(boxes, known_pixels, counted[rows]))
-
-
 def _pseudo_mask(teacher: Teacher, x_u: Tensor, *, own: Output | None) -> PseudoMask:
     """Return the pseudo mask of images (B, 3, H, W); `own` is the teacher's output for them, if known."""
     method, labeled = teacher.method, teacher.labeled
     # The teacher's direct prediction
-    needs_own = method.pseudo != "decoupled" or method.pairing == "similar"
+    needs_own = method.pseudo == "direct" or method.pairing == "similar"
     if needs_own and own is None:
         with frozen_statistics(teacher.network):
             own = teacher.network(x_u)
@@ -231,18 +192,4 @@ def _pseudo_mask(teacher: Teacher, x_u: Tensor, *, own: Output | None) -> Pseudo
         mixed: Output = teacher.network(images)
     subtracted = labeled.probabilities[partners]
     mask = decouple(torch.softmax(mixed.logits, dim=1), subtracted, teacher.lam, method=method)
-    if method.pseudo == "mean":
-        assert own is not None
-        mask = (mask + torch.softmax(own.logits.detach(), dim=1)) / 2
     return PseudoMask(mask, partners, images)
-
-
-def _weights(pseudo: Tensor, counted: Tensor | None, method: MethodConfig) -> Tensor | None:
-    """Return the weight of each pixel, (B, H, W) in [0, 1]; None: all 1."""
-    if counted is None and not (method.confidence or method.confidence_weighting):
-        return None
-    largest = pseudo.amax(dim=1)
-    weights = (largest >= method.confidence).to(pseudo.dtype)
-    if method.confidence_weighting:
-        weights = weights * largest.clamp(0, 1)
-    return weights if counted is None else weights * counted

@@ -18,7 +18,7 @@ from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
 from gmtool_training.method.step import labeled_predictions, teacher_of
-from gmtool_training.method.unlabeled import Target, predict_view, weighted_mask
+from gmtool_training.method.unlabeled import Target, pixel_weights, predict_view
 from gmtool_training.pictures.sheet import MaskTile, Tile, draw_sheet
 
 PICTURE_NAME = "pairs.png"
@@ -60,12 +60,10 @@ def draw_pairs(
     device = next(network.parameters()).device
     labeled = LabeledBatch(*(part.to(device) for part in labeled))
     unlabeled = UnlabeledBatch(*(part.to(device) for part in unlabeled))
-    target, prediction = compute_target(
-        network, average, labeled, unlabeled, method=method, classes=classes, lam=lam
-    )
-    pseudo, weights = weighted_mask(target, method, class_weights)
+    target, prediction = compute_target(network, average, labeled, unlabeled, method=method, lam=lam)
+    pseudo, weights = target.pseudo, pixel_weights(target, method, class_weights)
     # Ideal mixing leaves 1 - λ of the unlabeled image's probabilities
-    scaled = method.renormalize or method.pseudo == "direct" or (method.decoupling == "soft" and method.normalize)
+    scaled = method.pseudo == "direct" or (method.decoupling == "soft" and method.normalize)
     # Columns
     columns: dict[str, list[Tile]] = {}
     if target.source.partners is not None:
@@ -99,7 +97,6 @@ def compute_target(
     unlabeled: UnlabeledBatch,
     *,
     method: MethodConfig,
-    classes: ClassSet,
     lam: float,
 ) -> tuple[Target, Tensor]:
     """Return the target of `guidedmix_step` for a batch, and the network's probabilities for it, (B, C, H, W).
@@ -117,18 +114,15 @@ def compute_target(
             teacher_of(network, average, labeled_predictions(x_l, out_l), lam, random, method),
             unlabeled.images,
             inside=unlabeled.inside,
-            labeled=labeled,
             joint=None if joint is None else Output(*(part[len(x_l) :] for part in joint)),
-            ignore_index=classes.ignore_index,
         )
     return target, torch.softmax(out_u.logits.float(), dim=1)
 
 
 def _title(method: MethodConfig) -> str:
     """Return the column title of the pseudo mask."""
-    masks = {"decoupled": "decoupled pseudo mask", "direct": "pseudo mask", "mean": "mean pseudo mask"}
-    of_view = ", pasted" if method.view == "strong" and (method.cutmix or method.paste) else ""
-    return masks[method.pseudo] + of_view
+    mask = "pseudo mask" if method.pseudo == "direct" else "decoupled pseudo mask"
+    return mask + (", pasted" if method.view == "strong" and method.cutmix else "")
 
 
 @contextmanager
