@@ -85,7 +85,10 @@ def load_toml(path: Path) -> Settings:
         if not isinstance(table, dict):
             raise ConfigError(f"configuration {path}: {section} must be in a table, such as [optim]")
         settings.update({f"{section}.{key}": value for key, value in table.items()})
-    return {name: value for name, value in settings.items() if name not in REMOVED or value != REMOVED[name]}
+    kept = {name: value for name, value in settings.items() if name not in REMOVED or value != REMOVED[name]}
+    if gone := next((name for name in kept if name in REMOVED), None):
+        raise ConfigError(f"configuration {path}: {_gone(gone)}")
+    return kept
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -125,7 +128,7 @@ def _types() -> Mapping[str, Any]:
 
 def _known_name(name: str) -> tuple[str, str]:
     if name in REMOVED:
-        raise ConfigError(f"setting {name} is gone, since it did not help: docs/results-history.md")
+        raise ConfigError(_gone(name))
     known = list(_types())
     section, _, key = name.partition(".")
     if name not in known:
@@ -135,6 +138,10 @@ def _known_name(name: str) -> tuple[str, str]:
         hint = f"; did you mean {close[0]}?" if close else did_you_mean(key or name, keys or known)
         raise ConfigError(f"unknown setting {name}{hint}")
     return section, key
+
+
+def _gone(name: str) -> str:
+    return f"setting {name} is gone, since it did not help (docs/results-history.md): leave it out"
 
 
 def _refuse_no_number(name: str, value: Any) -> None:

@@ -66,7 +66,7 @@ def test_a_removed_setting_is_passed_over_where_a_file_says_what_every_run_does_
     path.write_text(dump_config(config()).replace("[method]\n", "[method]\nhardest = 1.0\npaste = 0.0\n"))
     assert load_config(path) == config()
     path.write_text(path.read_text().replace("paste = 0.0", "paste = 0.5"))
-    with pytest.raises(ConfigError, match=r"method\.paste is gone"):
+    with pytest.raises(ConfigError, match=r"config\.toml: setting method\.paste is gone"):
         load_config(path)
 
 
