@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from gmtool.errors import GmtoolError, ImageError
 from gmtool.files import sha256_of_file
@@ -23,6 +24,17 @@ class DecodeOptions:
     """Largest number of pixels; larger images fail before they are decoded."""
     bits: int = 16
     """Bits in use of 16-bit grey values, 8 to 16."""
+
+
+class EncodedImage(NamedTuple):
+    """Image file or video frame that is to be decoded."""
+
+    path: Path
+    """Image or video file; only its name in messages if there is `content`."""
+    frame: int | None = None
+    """Frame number in the video; None for an image."""
+    content: bytes | None = None
+    """Bytes of the image file; None to read `path`."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -16,7 +15,7 @@ from gmtool.images import UInt8Array
 from gmtool.labels.outlines import OutlineOptions
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.inputs.collect import InputImage
-from gmtool_serving.inputs.decode import Decoded, Failure
+from gmtool_serving.inputs.decode import Decoded, EncodedImage, Failure
 from gmtool_serving.outputs.formats import FormatName, MaskItem, needs_pixels
 from gmtool_serving.outputs.manifest import Record
 from gmtool_serving.outputs.write import MaskFolders, OutputFile, write_outputs
@@ -73,12 +72,21 @@ class Clocks:
         return [("decode", self.decode), ("compute", self.compute), ("encode", self.encode)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Waiting:
     """Decoded image that waits for inference."""
 
     image: InputImage
     decoded: Decoded
+
+    def keep(self) -> None:
+        """Copy the pixels out of memory that a decoder needs for other images."""
+        if self.decoded.pixels.base is not None:
+            self.decoded = replace(self.decoded, pixels=self.decoded.pixels.copy())
+
+
+Results = Sequence[Decoded | Failure | Record]
+"""Results of the first images of a chunk, in their order; a record if an earlier run completed the image."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +141,13 @@ class Pipeline:
         self._keep_pixels = any(map(needs_pixels, formats))
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
         self._labeled: Channel[list[Labeled]] = Channel(2 * writers + 1, MAX_BYTES)
-        self._outcomes: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
+        self._outcomes: SimpleQueue[Sequence[Outcome] | BaseException | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._predicting = backend.lanes
         """Threads that have not ended yet; guarded by the lock."""
 
-    def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
-        """Yield the outcome of each image as soon as it is known."""
+    def run(self, images: Sequence[InputImage]) -> Generator[Sequence[Outcome]]:
+        """Yield the outcomes of all images, in groups as soon as they are known."""
         # Start the stages
         targets: list[tuple[Callable[..., None], str, tuple[object, ...]]] = [(self._feed, "feed", (images,))]
         targets += [(self._predict, f"compute-{index}", ()) for index in range(self._backend.lanes)]
@@ -154,13 +162,15 @@ class Pipeline:
             thread.start()
         # Pass outcomes on
         try:
-            for _ in range(len(images)):
-                outcome = self._outcomes.get()
-                if outcome is None:
+            remaining = len(images)
+            while remaining:
+                outcomes = self._outcomes.get()
+                if outcomes is None:
                     return
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                yield outcome
+                if isinstance(outcomes, BaseException):
+                    raise outcomes
+                remaining -= len(outcomes)
+                yield outcomes
         finally:
             # End the stages, with a moment for work in progress
             self._batches.close()
@@ -182,45 +192,64 @@ class Pipeline:
             self._outcomes.put(error)
 
     def _feed(self, images: Sequence[InputImage]) -> None:
-        """First stage: decode ahead, group decoded images into batches, in input order."""
+        """First stage: decode ahead in chunks, group decoded images into batches, in input order."""
         grouper = Grouper[Waiting](self._batch, max_waiting=3 * self._batch, kind=self._kind)
-        ahead: deque[tuple[InputImage, Future[Decoded | Failure | Record]]] = deque()
-        remaining = iter(images)
-        window, largest = self._decoders.workers + 1, 0
+        ahead: deque[tuple[Sequence[InputImage], Future[Results]]] = deque()
+        start, submitted, window, self._largest = 0, 0, self._window(0), 0
         while True:
-            # Submit images to the decoders; a large image may shrink the window below what is submitted already
-            room = max(0, window - len(ahead))
-            ahead.extend((image, self._submit(image)) for image in islice(remaining, room))
+            # Submit chunks to the decoders; a large image may shrink the window below what is submitted already
+            while start < len(images) and submitted < window:
+                chunk = _chunk(images, start, min(self._batch, window - submitted))
+                ahead.append((chunk, self._submit(chunk)))
+                start, submitted = start + len(chunk), submitted + len(chunk)
             if not ahead:
                 break
-            # Wait for the oldest image: skipped and failed ones are done, others join a batch
-            image, future = ahead.popleft()
-            result = future.result()
-            if isinstance(result, Record):
-                self._outcomes.put(
-                    Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
-                )
-            elif isinstance(result, Failure):
-                self._outcomes.put(Outcome(image, sha256=result.sha256, failure=result))
-            else:
-                largest = max(largest, result.pixels.nbytes)
-                window = self._window(largest)
-                self._put(grouper.add(Waiting(image, result)))
+            # Wait for the oldest chunk; what a decoder left of it, since its images are large, is decoded next
+            chunk, future = ahead.popleft()
+            done = self._take(chunk, future.result(), grouper)
+            del future  # it holds the images
+            submitted -= done
+            if done < len(chunk):
+                ahead.appendleft((chunk[done:], self._submit(chunk[done:])))
+            window = self._window(self._largest)
         self._put(grouper.flush())
         self._batches.end()
 
+    def _take(self, chunk: Sequence[InputImage], results: Results, grouper: Grouper[Waiting]) -> int:
+        """Put decoded images into batches, others into the outcomes; return the number of results."""
+        outcomes = []
+        for image, result in zip(chunk, results, strict=False):
+            if isinstance(result, Record):
+                outcomes.append(
+                    Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
+                )
+            elif isinstance(result, Failure):
+                outcomes.append(Outcome(image, sha256=result.sha256, failure=result))
+            else:
+                self._largest = max(self._largest, result.pixels.nbytes)
+                self._put(grouper.add(Waiting(image, result)))
+        self._outcomes.put(outcomes)
+        # Images that wait for others of their size leave the shared memory, which the decoders need
+        for waiting in grouper.waiting():
+            waiting.keep()
+        return len(results)
+
     def _window(self, largest: int) -> int:
         """Return the number of images to decode ahead; `largest` is the size of the largest so far, bytes."""
-        return max(1, min(2 * self._decoders.workers + self._batch, MAX_BYTES // max(1, largest)))
+        return max(1, min((2 * self._decoders.workers + 1) * self._batch, MAX_BYTES // max(1, largest)))
 
-    def _submit(self, image: InputImage) -> Future[Decoded | Failure | Record]:
-        def task(decode: Decode) -> Decoded | Failure | Record:
-            done = self._find_done(image)
-            if done is not None:
-                return done
-            return decode(image.path, image.frame)
+    def _submit(self, images: Sequence[InputImage]) -> Future[Results]:
+        def task(decode: Decode) -> Results:
+            results: list[Decoded | Failure | Record | None] = [self._find_done(image) for image in images]
+            missing = [place for place, result in enumerate(results) if result is None]
+            if not missing:
+                return results
+            decoded = decode.some([EncodedImage(images[place].path, images[place].frame) for place in missing])
+            for place, result in zip(missing, decoded, strict=False):
+                results[place] = result
+            return results[: missing[len(decoded)]] if len(decoded) < len(missing) else results
 
-        return self._decoders.submit(image, task)
+        return self._decoders.submit(images[0], task)
 
     def _kind(self, waiting: Waiting) -> Hashable | None:
         height, width = waiting.decoded.pixels.shape[:2]
@@ -259,14 +288,15 @@ class Pipeline:
 
     def _hand_over(self, batch: Sequence[Waiting], results: Sequence[Labels | Failure]) -> None:
         """Give the results of a batch to the writers, in groups: each handover costs a switch of threads."""
-        labeled = []
+        labeled, failed = [], []
         for waiting, result in zip(batch, results, strict=True):
             decoded = waiting.decoded
             if isinstance(result, Failure):
-                self._outcomes.put(Outcome(waiting.image, sha256=decoded.sha256, failure=result))
+                failed.append(Outcome(waiting.image, sha256=decoded.sha256, failure=result))
                 continue
             pixels = decoded.pixels if self._keep_pixels else None
             labeled.append(Labeled(waiting.image, decoded.sha256, decoded.warning, result, pixels))
+        self._outcomes.put(failed)
         for start in range(0, len(labeled), MAX_GROUP):
             group = labeled[start : start + MAX_GROUP]
             self._labeled.put(group, sum(each.size_bytes for each in group))
@@ -290,11 +320,24 @@ class Pipeline:
             ]
             with self.clocks.encode.running():
                 results = write_outputs(items, classes, self._formats, self._store)
-            for each, written in zip(group, results, strict=True):
-                if isinstance(written, Failure):
-                    outcome = Outcome(each.image, sha256=each.sha256, failure=written)
-                else:
-                    outcome = Outcome(each.image, sha256=each.sha256, warning=each.warning, outputs=written)
-                self._outcomes.put(outcome)
+            self._outcomes.put(
+                [
+                    Outcome(each.image, sha256=each.sha256, failure=written)
+                    if isinstance(written, Failure)
+                    else Outcome(each.image, sha256=each.sha256, warning=each.warning, outputs=written)
+                    for each, written in zip(group, results, strict=True)
+                ]
+            )
             with self._lock:
                 self.clocks.images += sum(not isinstance(written, Failure) for written in results)
+
+
+def _chunk(images: Sequence[InputImage], start: int, most: int) -> Sequence[InputImage]:
+    """Return up to `most` images from `start` on; frames of a video share no chunk with anything else."""
+    video = images[start].path if images[start].frame is not None else None
+    end = start + 1
+    while end < min(start + most, len(images)):
+        if (images[end].path if images[end].frame is not None else None) != video:
+            break
+        end += 1
+    return images[start:end]
