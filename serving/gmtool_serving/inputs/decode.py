@@ -61,7 +61,7 @@ class Failure:
 
 
 def decode(
-    path: Path, frame: int | None, options: DecodeOptions, content: bytes | None = None
+    path: Path, frame: int | None, options: DecodeOptions, content: bytes | None = None, *, writable: bool = True
 ) -> Decoded | Failure:
     """Read, hash and decode an image file or a video frame; errors of the file are returned, not raised.
 
@@ -70,6 +70,7 @@ def decode(
         frame: Frame number in the video; None for an image.
         options: Decoding options.
         content: Bytes of the file, if already read.
+        writable: Return pixels that may be written to, which can cost a copy.
     """
     sha256 = None
     try:
@@ -78,7 +79,7 @@ def decode(
         if content is None:
             content = read_regular_file(path, max_bytes=max_file_bytes(options.max_pixels))
         sha256 = hashlib.sha256(content).hexdigest()
-        image = decode_image(content, path, exif=options.exif, bits=options.bits, max_pixels=options.max_pixels)
+        image = decode_image(content, path, **vars(options), writable=writable)
     except MemoryError:
         return Failure("out_of_memory", f"{named(path, frame)}: not enough memory to decode it", sha256)
     except GmtoolError as error:

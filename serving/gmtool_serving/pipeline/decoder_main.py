@@ -61,7 +61,7 @@ def _decode(
     found: list[dict[str, Any]] = []
     used = 0
     for image in images:
-        result = decode(image.path, image.frame, options, image.content)
+        result = decode(image.path, image.frame, options, image.content, writable=False)
         if isinstance(result, Failure):
             found.append(asdict(result))
             continue

@@ -26,7 +26,7 @@ from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
 
 MAX_BYTES = 512 << 20
 """Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
-MAX_GROUP = 8
+MAX_GROUP = 16
 """Masks that a thread writes and syncs together, if as many wait; those of a batch are one group or several."""
 LAST_WORDS_S = 1.0
 """Seconds that the end of a run waits for the batch and the masks in progress."""
