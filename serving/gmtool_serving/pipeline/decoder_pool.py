@@ -74,7 +74,8 @@ class Decoders:
         self.clock = Clock(workers)
         """Busy time of the decoders, without the start of their processes."""
         self.processes = [DecodingProcess(options) for _ in range(workers)] if isolated else []
-        self._decodes = [Decode(options, process, self.clock) for process in self.processes or [None] * workers]
+        processes: list[DecodingProcess | None] = [*self.processes] if isolated else [None] * workers
+        self._decodes = [Decode(options, process, self.clock) for process in processes]
         self._queues: list[SimpleQueue[Callable[[], None] | None]] = [SimpleQueue() for _ in range(workers)]
         self._waiting = [0] * workers
         self._lock = threading.Lock()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Hashable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,14 +14,14 @@ from gmtool.images import UInt8Array
 from gmtool.labels.outlines import OutlineOptions
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.inputs.collect import InputImage
-from gmtool_serving.inputs.decode import Decoded, EncodedImage, Failure
+from gmtool_serving.inputs.decode import Decoded, Failure
 from gmtool_serving.outputs.formats import FormatName, MaskItem, needs_pixels
-from gmtool_serving.outputs.manifest import Record
 from gmtool_serving.outputs.write import MaskFolders, OutputFile, write_outputs
 from gmtool_serving.pipeline.batching import Grouper, padded_size
 from gmtool_serving.pipeline.channel import Channel, Clock, Closed
 from gmtool_serving.pipeline.compute import ComputeOptions, Labels, predict_batch
-from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
+from gmtool_serving.pipeline.decode_ahead import FindDone, decode_ahead
+from gmtool_serving.pipeline.decoder_pool import Decoders
 
 MAX_BYTES = 512 << 20
 """Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
@@ -85,10 +84,6 @@ class Waiting:
             self.decoded = replace(self.decoded, pixels=self.decoded.pixels.copy())
 
 
-Results = Sequence[Decoded | Failure | Record]
-"""Results of the first images of a chunk, in their order; a record if an earlier run completed the image."""
-
-
 @dataclass(frozen=True)
 class Labeled:
     """Predicted image that waits to be written."""
@@ -132,7 +127,7 @@ class Pipeline:
         formats: Sequence[FormatName],
         outlines: OutlineOptions,
         writers: int,
-        find_done: Callable[[InputImage], Record | None],
+        find_done: FindDone,
     ) -> None:
         self.clocks = Clocks(decoders.clock, Clock(backend.lanes), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
@@ -192,64 +187,29 @@ class Pipeline:
             self._outcomes.put(error)
 
     def _feed(self, images: Sequence[InputImage]) -> None:
-        """First stage: decode ahead in chunks, group decoded images into batches, in input order."""
+        """First stage: decode ahead, group decoded images into batches, in input order."""
         grouper = Grouper[Waiting](self._batch, max_waiting=3 * self._batch, kind=self._kind)
-        ahead: deque[tuple[Sequence[InputImage], Future[Results]]] = deque()
-        start, submitted, window, self._largest = 0, 0, self._window(0), 0
-        while True:
-            # Submit chunks to the decoders; a large image may shrink the window below what is submitted already
-            while start < len(images) and submitted < window:
-                chunk = _chunk(images, start, min(self._batch, window - submitted))
-                ahead.append((chunk, self._submit(chunk)))
-                start, submitted = start + len(chunk), submitted + len(chunk)
-            if not ahead:
-                break
-            # Wait for the oldest chunk; what a decoder left of it, since its images are large, is decoded next
-            chunk, future = ahead.popleft()
-            done = self._take(chunk, future.result(), grouper)
-            del future  # it holds the images
-            submitted -= done
-            if done < len(chunk):
-                ahead.appendleft((chunk[done:], self._submit(chunk[done:])))
-            window = self._window(self._largest)
+        for group in decode_ahead(
+            self._decoders, images, chunk=self._batch, max_bytes=MAX_BYTES, find_done=self._find_done
+        ):
+            # Images that failed or were skipped are done, others join a batch
+            done = []
+            for image, result in group:
+                if isinstance(result, Decoded):
+                    self._put(grouper.add(Waiting(image, result)))
+                elif isinstance(result, Failure):
+                    done.append(Outcome(image, sha256=result.sha256, failure=result))
+                else:
+                    done.append(
+                        Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
+                    )
+            self._outcomes.put(done)
+            # Images that wait for others of their size leave the memory that the decoders need
+            for waiting in grouper.waiting():
+                waiting.keep()
+            del group, image, result  # they hold memory too
         self._put(grouper.flush())
         self._batches.end()
-
-    def _take(self, chunk: Sequence[InputImage], results: Results, grouper: Grouper[Waiting]) -> int:
-        """Put decoded images into batches, others into the outcomes; return the number of results."""
-        outcomes = []
-        for image, result in zip(chunk, results, strict=False):
-            if isinstance(result, Record):
-                outcomes.append(
-                    Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
-                )
-            elif isinstance(result, Failure):
-                outcomes.append(Outcome(image, sha256=result.sha256, failure=result))
-            else:
-                self._largest = max(self._largest, result.pixels.nbytes)
-                self._put(grouper.add(Waiting(image, result)))
-        self._outcomes.put(outcomes)
-        # Images that wait for others of their size leave the shared memory, which the decoders need
-        for waiting in grouper.waiting():
-            waiting.keep()
-        return len(results)
-
-    def _window(self, largest: int) -> int:
-        """Return the number of images to decode ahead; `largest` is the size of the largest so far, bytes."""
-        return max(1, min((2 * self._decoders.workers + 1) * self._batch, MAX_BYTES // max(1, largest)))
-
-    def _submit(self, images: Sequence[InputImage]) -> Future[Results]:
-        def task(decode: Decode) -> Results:
-            results: list[Decoded | Failure | Record | None] = [self._find_done(image) for image in images]
-            missing = [place for place, result in enumerate(results) if result is None]
-            if not missing:
-                return results
-            decoded = decode.some([EncodedImage(images[place].path, images[place].frame) for place in missing])
-            for place, result in zip(missing, decoded, strict=False):
-                results[place] = result
-            return results[: missing[len(decoded)]] if len(decoded) < len(missing) else results
-
-        return self._decoders.submit(images[0], task)
 
     def _kind(self, waiting: Waiting) -> Hashable | None:
         height, width = waiting.decoded.pixels.shape[:2]
@@ -330,14 +290,3 @@ class Pipeline:
             )
             with self._lock:
                 self.clocks.images += sum(not isinstance(written, Failure) for written in results)
-
-
-def _chunk(images: Sequence[InputImage], start: int, most: int) -> Sequence[InputImage]:
-    """Return up to `most` images from `start` on; frames of a video share no chunk with anything else."""
-    video = images[start].path if images[start].frame is not None else None
-    end = start + 1
-    while end < min(start + most, len(images)):
-        if (images[end].path if images[end].frame is not None else None) != video:
-            break
-        end += 1
-    return images[start:end]

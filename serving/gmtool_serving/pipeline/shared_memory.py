@@ -16,8 +16,8 @@ from gmtool.images import UInt8Array
 
 SLAB_BYTES = 16 << 20
 """Pixels of a slab, bytes: eight images of VOC or two of Cityscapes. Memory is taken only where it is written."""
-SLABS = 6
-"""Slabs of a process: with two processes as many as there are chunks between decoding and the end of computing."""
+SLABS = 8
+"""Slabs of a process: if it is alone, as many as there are chunks from decoding to the end of computing."""
 
 
 @dataclass(frozen=True)
