@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.inputs.decode import Decoded, EncodedImage, Failure
 from gmtool_serving.outputs.manifest import Record
 from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
+from gmtool_serving.pipeline.shared_memory import SLAB_BYTES
 
 Result = Decoded | Failure | Record
 """A record if an earlier run completed the image."""
@@ -30,33 +32,38 @@ def decode_ahead(
             larger than those before exceed it by one image for each chunk.
         find_done: Looks for a record of each image, in the threads of the decoders.
     """
-
-    def submit(part: Sequence[InputImage]) -> Future[list[Result]]:
-        return decoders.submit(part[0], lambda decode: _find_or_decode(part, decode, find_done))
-
-    ahead: deque[tuple[Sequence[InputImage], Future[list[Result]]]] = deque()
-    start = submitted = 0
-    most = window = (2 * decoders.workers + 1) * chunk
-    largest = 1
+    waiting = deque([(0, len(images))] if images else [])
+    """Ranges of images that are not submitted, in order."""
+    ahead: list[tuple[int, Sequence[InputImage], Future[list[Result]]]] = []
+    """Submitted chunks by their first image."""
+    submitted, largest, latest = 0, 1, 1
     while True:
-        # Submit chunks; a large image may shrink the window below what is submitted already
-        while start < len(images) and submitted < window:
-            part = _chunk(images, start, min(chunk, window - submitted))
-            ahead.append((part, submit(part)))
-            start, submitted = start + len(part), submitted + len(part)
+        # Submit chunks, and always the one that is yielded next
+        window = max(1, min((2 * decoders.workers + 1) * chunk, max_bytes // largest))
+        while waiting and (submitted < window or not ahead or waiting[0][0] < ahead[0][0]):
+            start, end = waiting.popleft()
+            most = max(1, min(chunk, SLAB_BYTES // latest, window - submitted))
+            part = _chunk(images[start : min(end, start + most)])
+            if start + len(part) < end:
+                waiting.appendleft((start + len(part), end))
+            insort(ahead, (start, part, _submit(decoders, part, find_done)))
+            submitted += len(part)
         if not ahead:
             return
-        # Wait for the oldest chunk; what a decoder left of it, since its images are large, is decoded next
-        part, future = ahead.popleft()
+        # Wait for the oldest chunk; what a decoder left of it, since its images are large, is submitted again
+        start, part, future = ahead.pop(0)
         results = future.result()
-        submitted -= len(results)
+        submitted -= len(part)
         if len(results) < len(part):
-            rest = part[len(results) :]
-            ahead.appendleft((rest, submit(rest)))
-        largest = max(largest, *(result.pixels.nbytes for result in results if isinstance(result, Decoded)), 0)
-        window = max(1, min(most, max_bytes // largest))
+            waiting.appendleft((start + len(results), start + len(part)))
+        latest = max([1, *(result.pixels.nbytes for result in results if isinstance(result, Decoded))])
+        largest = max(largest, latest)
         yield list(zip(part, results, strict=False))
         del future, results  # they hold memory that decoders need
+
+
+def _submit(decoders: Decoders, images: Sequence[InputImage], find_done: FindDone) -> Future[list[Result]]:
+    return decoders.submit(images[0], lambda decode: _find_or_decode(images, decode, find_done))
 
 
 def _find_or_decode(images: Sequence[InputImage], decode: Decode, find_done: FindDone) -> list[Result]:
@@ -73,12 +80,12 @@ def _find_or_decode(images: Sequence[InputImage], decode: Decode, find_done: Fin
     return results
 
 
-def _chunk(images: Sequence[InputImage], start: int, most: int) -> Sequence[InputImage]:
-    """Return up to `most` images from `start` on; frames of a video share no chunk with anything else."""
-    end = start + 1
-    while end < min(start + most, len(images)) and _video(images[end]) == _video(images[start]):
+def _chunk(images: Sequence[InputImage]) -> Sequence[InputImage]:
+    """Return the first images that may share a chunk: frames of a video share none with anything else."""
+    end = 1
+    while end < len(images) and _video(images[end]) == _video(images[0]):
         end += 1
-    return images[start:end]
+    return images[:end]
 
 
 def _video(image: InputImage) -> str | None:

@@ -118,6 +118,23 @@ def test_case_16_a_decoder_that_dies_takes_its_image_alone(tmp_path: Path) -> No
     assert len(list(out.glob("*.png"))) == 13
 
 
+@pytest.mark.usefixtures("deadly")
+def test_case_16_of_images_that_are_decoded_together_one_dies_alone(
+    process: DecodingProcess, tmp_path: Path
+) -> None:
+    names = ["a.png", "b.png", "crash.png", "bad.png", "c.png"]
+    paths = [tmp_path / "in" / name for name in names]
+    paths[0].parent.mkdir()
+    for grey, path in enumerate(paths):
+        Image.new("RGB", (12, 8), (grey, grey, grey)).save(path)
+    paths[3].write_text("text")
+    results = process.decode([EncodedImage(path) for path in paths])
+    found = [result.code if isinstance(result, Failure) else result.pixels.shape for result in results]
+    assert found == [(8, 12, 3), (8, 12, 3), "worker_died", "not_an_image", (8, 12, 3)]
+    greys = [int(result.pixels.max()) for result in results if isinstance(result, Decoded)]
+    assert greys == [0, 1, 4]  # each in memory of its own
+
+
 def test_case_16_a_process_that_is_killed_between_images_costs_none(
     process: DecodingProcess, tmp_path: Path
 ) -> None:
