@@ -39,11 +39,11 @@ def decode_ahead(
     submitted, largest, latest = 0, 1, 1
     while True:
         # Submit chunks, and always the one that is yielded next
-        window = max(1, min((2 * decoders.workers + 1) * chunk, max_bytes // largest))
+        most = max(1, min(chunk, SLAB_BYTES // latest))
+        window = max(1, min(2 * decoders.workers * most + chunk, max_bytes // largest))
         while waiting and (submitted < window or not ahead or waiting[0][0] < ahead[0][0]):
             start, end = waiting.popleft()
-            most = max(1, min(chunk, SLAB_BYTES // latest, window - submitted))
-            part = _chunk(images[start : min(end, start + most)])
+            part = _chunk(images[start : min(end, start + max(1, min(most, window - submitted)))])
             if start + len(part) < end:
                 waiting.appendleft((start + len(part), end))
             insort(ahead, (start, part, _submit(decoders, part, find_done)))

@@ -27,6 +27,8 @@ MAX_BYTES = 512 << 20
 """Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
 MAX_GROUP = 16
 """Masks that a thread writes and syncs together, if as many wait; those of a batch are one group or several."""
+PATIENT_GROUPS = 4
+"""Groups of decoded images for which an image waits in shared memory for others of its size."""
 LAST_WORDS_S = 1.0
 """Seconds that the end of a run waits for the batch and the masks in progress."""
 
@@ -78,9 +80,13 @@ class Waiting:
     image: InputImage
     decoded: Decoded
 
-    def keep(self) -> None:
-        """Copy the pixels out of memory that a decoder needs for other images."""
-        if self.decoded.pixels.base is not None:
+    groups: int = 0
+    """Groups of images that have come since."""
+
+    def wait(self) -> None:
+        """Count a group; after `PATIENT_GROUPS` copy the pixels out of memory that the decoders need."""
+        self.groups += 1
+        if self.groups == PATIENT_GROUPS and self.decoded.pixels.base is not None:
             self.decoded = replace(self.decoded, pixels=self.decoded.pixels.copy())
 
 
@@ -204,9 +210,8 @@ class Pipeline:
                         Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
                     )
             self._outcomes.put(done)
-            # Images that wait for others of their size leave the memory that the decoders need
             for waiting in grouper.waiting():
-                waiting.keep()
+                waiting.wait()
             del group, image, result  # they hold memory too
         self._put(grouper.flush())
         self._batches.end()
