@@ -195,8 +195,10 @@ class Pipeline:
     def _feed(self, images: Sequence[InputImage]) -> None:
         """First stage: decode ahead, group decoded images into batches, in input order."""
         grouper = Grouper[Waiting](self._batch, max_waiting=3 * self._batch, kind=self._kind)
+        # A model that computes one image at a time is slow, others are fed in half as many handovers
+        chunk = 2 * self._batch if self._batch > 1 else 1
         for group in decode_ahead(
-            self._decoders, images, chunk=self._batch, max_bytes=MAX_BYTES, find_done=self._find_done
+            self._decoders, images, chunk=chunk, max_bytes=MAX_BYTES, find_done=self._find_done
         ):
             # Images that failed or were skipped are done, others join a batch
             done = []
