@@ -103,7 +103,13 @@ def read_image(path: Path, *, exif: bool = True, bits: int = 16, max_pixels: int
 
 
 def decode_image(
-    content: bytes, path: Path, *, exif: bool = True, bits: int = 16, max_pixels: int = MAX_PIXELS
+    content: bytes,
+    path: Path,
+    *,
+    exif: bool = True,
+    bits: int = 16,
+    max_pixels: int = MAX_PIXELS,
+    writable: bool = True,
 ) -> DecodedImage:
     """Decode the content of an image file.
 
@@ -115,12 +121,14 @@ def decode_image(
         exif: Apply the EXIF orientation; False: keep the stored orientation.
         bits: Used bits of 16-bit grey images, 8 to 16: 2 ** bits - 1 becomes 255.
         max_pixels: Larger images are refused before decoding.
+        writable: Return pixels that may be written to, which can cost a copy.
 
     Raises:
         ImageError: Not one of `FORMATS`, truncated, damaged, too large, of a mode without a defined mapping to 8
             bits (float, 32-bit integer), or 16-bit with values above 2 ** bits - 1.
     """
-    return _convert(_open(content, path, max_pixels), path, exif=exif, bits=bits, in_place=True)
+    image = _open(content, path, max_pixels)
+    return _convert(image, path, exif=exif, bits=bits, in_place=True, writable=writable)
 
 
 def convert_image(
@@ -139,7 +147,9 @@ def convert_image(
     return _convert(image, name, exif=exif, bits=bits, in_place=False)
 
 
-def _convert(image: Image.Image, path: Path, *, exif: bool, bits: int, in_place: bool) -> DecodedImage:
+def _convert(
+    image: Image.Image, path: Path, *, exif: bool, bits: int, in_place: bool, writable: bool = True
+) -> DecodedImage:
     several = image.format != "MPO" and bool(
         getattr(image, "is_animated", False)
     )  # MPO frames are previews of phones
@@ -153,7 +163,7 @@ def _convert(image: Image.Image, path: Path, *, exif: bool, bits: int, in_place:
         if image.mode.startswith("I;16"):
             pixels, largest = _scale_grey(np.asarray(image), bits, path)
         else:
-            pixels = _to_rgb(image, path)
+            pixels = _to_rgb(image, path, writable=writable)
             largest = 256 * int(pixels.max()) if is_deep_color else 0
         return DecodedImage(pixels, several, _why_dark(largest, bits, is_color=is_deep_color))
     except DataError:
@@ -306,7 +316,7 @@ def _why_dark(largest: int, bits: int, *, is_color: bool) -> str | None:
     )
 
 
-def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
+def _to_rgb(image: Image.Image, path: Path, *, writable: bool) -> UInt8Array:
     if image.mode in ("I", "F"):
         raise ImageError(
             "unsupported",
@@ -316,7 +326,7 @@ def _to_rgb(image: Image.Image, path: Path) -> UInt8Array:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     # Each conversion copies the whole image
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return (np.array if writable else np.asarray)(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _damaged(path: Path, error: Exception) -> ImageError:

@@ -59,8 +59,8 @@ class RayPipeline:
         self._arrived: SimpleQueue[Row | BaseException | None] = SimpleQueue()
         self._stopped = False
 
-    def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
-        """Yield the outcome of each image as soon as it is known.
+    def run(self, images: Sequence[InputImage]) -> Generator[Sequence[Outcome]]:
+        """Yield the outcomes of all images as soon as they are known.
 
         Raises:
             BackendError: The cluster is lost, or Ray failed.
@@ -83,13 +83,13 @@ class RayPipeline:
                 image = pending.pop(row.index, None)
                 if image is not None:  # else a repetition
                     self._count(row)
-                    yield row.outcome(image)
+                    yield [row.outcome(image)]
             # Images that never arrived were lost with their workers
             if not self._stopped:
                 thread.join()
                 for image in pending.values():
                     message = f"{image}: every worker that processed it died"
-                    yield Outcome(image, failure=Failure("worker_died", message))
+                    yield [Outcome(image, failure=Failure("worker_died", message))]
         finally:
             if thread.is_alive():
                 self._stopped = True

@@ -68,8 +68,8 @@ class StoredFolder(OutputFolder):
     def sweep(self, folders: Iterable[Path]) -> None:
         """Do nothing: an object store has no temporary files."""
 
-    def add(self, record: Record) -> None:
-        """Append a record to the manifest.
+    def add(self, *records: Record) -> None:
+        """Append records to the manifest.
 
         Raises:
             DataError: The lease has expired, since it could not be renewed: another run may hold the folder.
@@ -80,7 +80,7 @@ class StoredFolder(OutputFolder):
                 f"output folder {self._uri}: its lease could not be renewed for {LEASE_S / 60:.0f} minutes "
                 f"({self._failure}), so that another run may write into it: continue with --resume"
             )
-        super().add(record)
+        super().add(*records)
 
     def finish(self, summary: Mapping[str, Any], images: Sequence[InputImage] | None) -> None:
         """Close the manifest with a summary; see `Manifest.finish`."""

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from gmtool.errors import GmtoolError, ImageError
 from gmtool.files import sha256_of_file
@@ -23,6 +24,17 @@ class DecodeOptions:
     """Largest number of pixels; larger images fail before they are decoded."""
     bits: int = 16
     """Bits in use of 16-bit grey values, 8 to 16."""
+
+
+class EncodedImage(NamedTuple):
+    """Image file or video frame that is to be decoded."""
+
+    path: Path
+    """Image or video file; only its name in messages if there is `content`."""
+    frame: int | None = None
+    """Frame number in the video; None for an image."""
+    content: bytes | None = None
+    """Bytes of the image file; None to read `path`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Failure:
 
 
 def decode(
-    path: Path, frame: int | None, options: DecodeOptions, content: bytes | None = None
+    path: Path, frame: int | None, options: DecodeOptions, content: bytes | None = None, *, writable: bool = True
 ) -> Decoded | Failure:
     """Read, hash and decode an image file or a video frame; errors of the file are returned, not raised.
 
@@ -58,6 +70,7 @@ def decode(
         frame: Frame number in the video; None for an image.
         options: Decoding options.
         content: Bytes of the file, if already read.
+        writable: Return pixels that may be written to, which can cost a copy.
     """
     sha256 = None
     try:
@@ -66,7 +79,7 @@ def decode(
         if content is None:
             content = read_regular_file(path, max_bytes=max_file_bytes(options.max_pixels))
         sha256 = hashlib.sha256(content).hexdigest()
-        image = decode_image(content, path, exif=options.exif, bits=options.bits, max_pixels=options.max_pixels)
+        image = decode_image(content, path, **vars(options), writable=writable)
     except MemoryError:
         return Failure("out_of_memory", f"{named(path, frame)}: not enough memory to decode it", sha256)
     except GmtoolError as error:

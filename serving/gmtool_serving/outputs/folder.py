@@ -82,13 +82,13 @@ class OutputFolder:
             return None
         return record if {file.path for file in record.outputs} == _files_of(image, conditions.formats) else None
 
-    def add(self, record: Record) -> None:
-        """Append a record to the manifest.
+    def add(self, *records: Record) -> None:
+        """Append records to the manifest.
 
         Raises:
             OSError: The manifest cannot be written.
         """
-        self._manifest.add(record)
+        self._manifest.add(*records)
 
     def finish(self, summary: Mapping[str, Any], images: Sequence[InputImage] | None) -> None:
         """Close the manifest with a summary; see `Manifest.finish`."""

@@ -109,14 +109,21 @@ class Manifest:
         self._descriptor = open_unlinked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         size = os.fstat(self._descriptor).st_size
         self._lines = 2 if size else 0
+        self._places: dict[str, int] = {}
+        """Byte position of the last line of each output of this run."""
         if size and os.read(self._tail(size), 1) != b"\n":
             self._write(b"\n")
         self._synced = time.monotonic()
 
-    def add(self, record: Record) -> None:
-        """Append a record."""
-        self._write(record.to_line())
-        self._lines += 1
+    def add(self, *records: Record) -> None:
+        """Append records."""
+        lines = [record.to_line() for record in records]
+        place = os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._write(b"".join(lines))
+        for record, line in zip(records, lines, strict=True):
+            self._places[record.output] = place
+            place += len(line)
+        self._lines += len(lines)
         now = time.monotonic()
         if now - self._synced >= SYNC_EVERY_S:
             os.fsync(self._descriptor)
@@ -143,14 +150,12 @@ class Manifest:
             self._descriptor = -1
 
     def _compact(self, outputs: Iterable[str], summary: bytes) -> None:
-        with _open(self.path) as old:
-            places = {output: place for output, place, _ in _scan(old)}
-            with open_atomically(self.path) as file:
-                for output in outputs:
-                    if output in places:
-                        old.seek(places[output])
-                        file.write(old.readline())
-                file.write(summary)
+        with _open(self.path) as old, open_atomically(self.path) as file:
+            for output in outputs:
+                if output in self._places:
+                    old.seek(self._places[output])
+                    file.write(old.readline())
+            file.write(summary)
 
     def _write(self, content: bytes) -> None:
         while content:  # more than one call only on a full disk, which leaves an incomplete line

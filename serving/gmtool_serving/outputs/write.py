@@ -58,7 +58,8 @@ class MaskFolders:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._checked = {out}
+        self._prefix = os.path.join(out, "")  # noqa: PTH118
+        self._checked = {str(out)}
 
     def locate(self, path: str) -> str:
         """Return the file's path, for messages."""
@@ -67,10 +68,13 @@ class MaskFolders:
     def write(self, files: Sequence[tuple[str, bytes]]) -> list[OSError | None]:
         """Write files as `write_together` does, and make their folders; return the error of each, or None."""
         errors: list[OSError | None] = [None] * len(files)
-        targets = [(self.out / path, content) for path, content in files]
+        targets = [(self._prefix + path, content) for path, content in files]  # `Path` takes ten times as long
         for index, (target, _) in enumerate(targets):
+            folder = os.path.dirname(target)  # noqa: PTH120
+            if folder in self._checked:
+                continue
             try:
-                self.make(target.parent)
+                self.make(Path(folder))
             except OSError as error:
                 errors[index] = error
         placed = [index for index, found in enumerate(errors) if found is None]
@@ -85,15 +89,13 @@ class MaskFolders:
             OSError: It cannot be created, or a part of its path below the output folder is a link: a mask would be
                 written elsewhere.
         """
-        if folder in self._checked:
-            return
         for below in reversed([folder, *folder.parents]):
-            if below in self._checked or not below.is_relative_to(self.out):
+            if str(below) in self._checked or not below.is_relative_to(self.out):
                 continue
             below.mkdir(exist_ok=True)
             if below.is_symlink():
                 raise OSError(errno.ELOOP, f"{below} is a link: remove it")
-            self._checked.add(below)
+            self._checked.add(str(below))
 
 
 def write_outputs(

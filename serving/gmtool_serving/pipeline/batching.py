@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from itertools import chain
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -35,6 +36,10 @@ class Grouper(Generic[T]):
         if sum(map(len, self._waiting.values())) > self._max_waiting:
             return [self._waiting.pop(next(iter(self._waiting)))]
         return []
+
+    def waiting(self) -> Iterator[T]:
+        """Yield the items that wait for others of their kind."""
+        return chain.from_iterable(self._waiting.values())
 
     def flush(self) -> list[list[T]]:
         """Return the waiting items as incomplete batches."""

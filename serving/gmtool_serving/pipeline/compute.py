@@ -16,6 +16,7 @@ from gmtool_serving.backends.tiles import Tiling, predict_tiled
 from gmtool_serving.inputs.decode import Failure
 from gmtool_serving.outputs.confidence import ignore_unsure
 from gmtool_serving.pipeline.batching import padded_size
+from gmtool_serving.pipeline.shared_memory import side_by_side
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,12 @@ def _predict(backend: Backend, images: Sequence[UInt8Array], options: ComputeOpt
 
 
 def _stack(images: Sequence[UInt8Array], pad_px: int) -> UInt8Array:
-    if pad_px == 0:
-        return images[0][None] if len(images) == 1 else np.stack(images)
     height, width = padded_size(images[0].shape[0], images[0].shape[1], pad_px)
-    batch: UInt8Array = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    if (height, width) == images[0].shape[:2] and (batch := side_by_side(images)) is not None:
+        return batch
+    if pad_px == 0:
+        return np.stack(images)
+    batch = np.empty((len(images), height, width, 3), dtype=np.uint8)
     batch[:] = MEAN_COLOR  # the network itself pads with it, to the nearest level
     for index, image in enumerate(images):
         batch[index, : image.shape[0], : image.shape[1]] = image

@@ -4,29 +4,60 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from gmtool_serving.inputs.collect import InputImage
-from gmtool_serving.inputs.decode import Decoded, DecodeOptions, Failure, decode
+from gmtool_serving.inputs.decode import Decoded, DecodeOptions, EncodedImage, Failure, decode
 from gmtool_serving.pipeline.channel import Clock
 from gmtool_serving.pipeline.decoder_process import DecodingProcess
+from gmtool_serving.pipeline.shared_memory import SLAB_BYTES
 
 T = TypeVar("T")
-
-
-class Decode(Protocol):
-    """Decodes a file, a frame of a video, or the content of an image file: see `decode`."""
-
-    def __call__(self, path: Path, frame: int | None, content: bytes | None = None) -> Decoded | Failure: ...
-
 
 WATCH_S = 1.0
 CLOSE_S = 0.5
 """Seconds that `close` waits for decoders that are in the middle of an image, all together."""
+
+
+class Decode:
+    """Decoding function of one thread of the pool, in its process if it has one.
+
+    Args:
+        options: Decoding options.
+        process: Decoding process; None to decode in the thread.
+        clock: Counts the time of decoding, without the start of the process.
+    """
+
+    def __init__(self, options: DecodeOptions, process: DecodingProcess | None, clock: Clock) -> None:
+        self._process, self._clock = process, clock
+        self._decode_some = partial(_decode_here, options) if process is None else process.decode
+
+    def __call__(self, path: Path, frame: int | None, content: bytes | None = None) -> Decoded | Failure:
+        """Decode a file, a frame of a video, or the content of an image file; see `decode`."""
+        return self.some([EncodedImage(path, frame, content)])[0]
+
+    def some(self, images: Sequence[EncodedImage]) -> list[Decoded | Failure]:
+        """Decode the first of several images, and as many of the others as memory is meant for: `SLAB_BYTES`."""
+        if self._process is not None:
+            self._process.wait_until_ready()
+        with self._clock.running():
+            return self._decode_some(images)
+
+
+def _decode_here(options: DecodeOptions, images: Sequence[EncodedImage]) -> list[Decoded | Failure]:
+    results: list[Decoded | Failure] = []
+    used = 0
+    for image in images:
+        results.append(result := decode(image.path, image.frame, options, image.content))
+        used += 0 if isinstance(result, Failure) else result.pixels.nbytes
+        if used > SLAB_BYTES:
+            break
+    return results
 
 
 class Decoders:
@@ -43,13 +74,12 @@ class Decoders:
         self.clock = Clock(workers)
         """Busy time of the decoders, without the start of their processes."""
         self.processes = [DecodingProcess(options) for _ in range(workers)] if isolated else []
-        self._queues: list[SimpleQueue[tuple[Future[Any], Callable[[], None]] | None]] = [
-            SimpleQueue() for _ in range(workers)
-        ]
+        processes: list[DecodingProcess | None] = [*self.processes] if isolated else [None] * workers
+        self._decodes = [Decode(options, process, self.clock) for process in processes]
+        self._queues: list[SimpleQueue[Callable[[], None] | None]] = [SimpleQueue() for _ in range(workers)]
         self._waiting = [0] * workers
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._decodes: list[Decode] = list(self.processes) or [self._decode_here(options)] * workers
         self._threads = [
             threading.Thread(target=self._work, args=(index,), name=f"decode-{index}", daemon=True)
             for index in range(workers)
@@ -69,6 +99,10 @@ class Decoders:
 
         All frames of a video go to one thread, which keeps the video open. A future that is cancelled before its
         turn drops its task.
+
+        Args:
+            image: The first image that the task decodes.
+            task: Decodes one image or several.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -78,20 +112,19 @@ class Decoders:
                 index = min(range(self.workers), key=self._waiting.__getitem__)
             self._waiting[index] += 1
 
-        def decode_there(path: Path, frame: int | None, content: bytes | None = None) -> Decoded | Failure:
-            return self._decode(index, path, frame, content)
-
         def run() -> None:
             try:
+                if self._closed.is_set():
+                    future.cancel()
                 if future.set_running_or_notify_cancel():
-                    future.set_result(task(decode_there))
+                    future.set_result(task(self._decodes[index]))
             except BaseException as error:
                 future.set_exception(error)
             finally:
                 with self._lock:
                     self._waiting[index] -= 1
 
-        self._queues[index].put((future, run))
+        self._queues[index].put(run)
         return future
 
     def close(self) -> None:
@@ -107,26 +140,10 @@ class Decoders:
             if not thread.is_alive():
                 process.join()
 
-    @staticmethod
-    def _decode_here(options: DecodeOptions) -> Decode:
-        return lambda path, frame, content=None: decode(path, frame, options, content)
-
-    def _decode(self, index: int, path: Path, frame: int | None, content: bytes | None) -> Decoded | Failure:
-        if self.processes:
-            self.processes[index].wait_until_ready()
-        with self.clock.running():
-            return self._decodes[index](path, frame, content)
-
     def _work(self, index: int) -> None:
-        while True:
-            entry = self._queues[index].get()
-            if entry is None:
-                return
-            future, run = entry
-            if self._closed.is_set():
-                future.cancel()
-            else:
-                run()
+        while (run := self._queues[index].get()) is not None:
+            run()
+            del run  # it holds the images of its future
 
     def _watch(self) -> None:
         while not self._closed.wait(WATCH_S):

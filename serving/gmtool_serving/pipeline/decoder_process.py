@@ -3,104 +3,103 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gmtool.errors import GmtoolError
-from gmtool.images import UInt8Array
-from gmtool_serving.inputs.decode import Decoded, DecodeOptions, Failure, decode, named
+from gmtool_serving.inputs.decode import Decoded, DecodeOptions, EncodedImage, Failure, named
+from gmtool_serving.pipeline.messages import DiedError, enlarge, read_into, receive, send, write_all
+from gmtool_serving.pipeline.shared_memory import SharedMemory, Slab
 
-PIPE_BYTES = 1 << 20
-"""Pipe capacity. Linux's default is 64 KiB, and each refill costs two context switches."""
 ATTEMPTS = 2
 """Processes that an image may end before it counts as failed; the first may have died for another reason."""
 PATIENCE_S = 60.0
 """Timeout for one image, seconds, without the time in which the process is stopped."""
-
-_LENGTH = struct.Struct("<I")
+KEPT_BYTES = 32 << 20
+"""Freed memory that a child keeps: to get it anew for each image can take as long as decoding."""
 
 
 class DecodingProcess:
-    """Child process that decodes one image at a time and is restarted when it dies. Used by one thread.
+    """Child process that decodes a chunk of images at a time and is restarted when it dies. Used by one thread.
 
     Neither fork nor multiprocessing's spawn: the first copies locks of other threads, the second imports the
-    caller's main module. Pixels come as raw bytes and the rest as JSON: nothing that a broken decoder sends
-    is executed.
+    caller's main module. Pixels come through shared memory, or as raw bytes where they do not fit, and the rest as
+    JSON: nothing that a broken decoder sends is executed.
     """
 
     def __init__(self, options: DecodeOptions) -> None:
         self._options = options
+        self._memory = SharedMemory()
         self._process: subprocess.Popen[bytes] | None = None
         self._busy_s: float | None = None
-        """Seconds that the child has had for its image; None between images. Guarded by the lock."""
+        """Seconds that the child has had for its chunk; None between chunks. Guarded by the lock."""
         self._ready = self._timed_out = self._closed = False
+        self._ended = ""
+        """Signal or exit code of the last child that died."""
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Start the child if none runs; do not wait until it is ready."""
         with self._lock:
             if self._closed:
-                raise _Died
+                raise DiedError
             if self._process is not None:
                 return
+            shared = self._memory.descriptor
+            call = f"from gmtool_serving.pipeline.decoder_main import serve; serve({shared})"
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from gmtool_serving.pipeline.decoder_process import serve; serve()"],
+                [sys.executable, "-P", "-c", call],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 env=_child_environment(),
+                pass_fds=() if shared < 0 else (shared,),
                 process_group=0,  # Ctrl-C reaches the group of the terminal; this process ends its children itself
             )
-        _enlarge(self._process.stdout)
-        _enlarge(self._process.stdin)
+        enlarge(self._process.stdout)
+        enlarge(self._process.stdin)
 
     def wait_until_ready(self) -> None:
         """Start the child and wait until it is ready; errors are left to the next call."""
-        with contextlib.suppress(_Died, OSError):
+        with contextlib.suppress(DiedError, OSError):
             self.start()
             self._receive_ready()
 
-    def __call__(self, path: Path, frame: int | None, content: bytes | None = None) -> Decoded | Failure:
-        """Decode an image file or a video frame in the child. An image that ends the process twice is a failure.
+    def decode(self, images: Sequence[EncodedImage]) -> list[Decoded | Failure]:
+        """Decode images in the child; an image that ends the process twice is a failure.
 
-        Args:
-            path: Image or video file; only its name in messages if there is `content`.
-            frame: Frame number in the video; None for an image.
-            content: Bytes of the image file; None to read `path`.
+        Returns:
+            The results of the first images, in their order: of all, or up to the first one that does not fit into
+            shared memory.
 
         Raises:
             GmtoolError: The child does not start.
         """
-        ended = ""
-        for _ in range(ATTEMPTS):
-            try:
-                self.start()
-                return self._ask(path, frame, content)
-            except (_Died, OSError):
-                if self._closed:
-                    break
-                was_ready = self._ready
-                ended = self._bury()
-                if not was_ready and not ended.startswith("SIG"):
-                    raise GmtoolError(
-                        f"a decoding process did not start ({ended}): decode in threads with --workers 0"
-                    ) from None
-            if self._timed_out:
-                return Failure("timed_out", f"{named(path, frame)}: not decoded within {PATIENCE_S:.0f} s")
-        return Failure("worker_died", f"{named(path, frame)}: its decoding process crashed ({ended})")
+        slab = self._memory.take()
+        if len(images) > 1 and (together := self._attempt(images, slab)):
+            return together
+        # A single image; or one of several ended the process or its time: one by one, it is found
+        results: list[Decoded | Failure] = []
+        used = 0
+        for image in images:
+            result = self._decode_alone(image, slab, used)
+            results.append(result)
+            if isinstance(result, Failure):
+                continue
+            if slab is None or result.pixels.base is not slab.memory:
+                break
+            used += result.pixels.nbytes
+        return results
 
     def count_time(self, seconds: float) -> None:
-        """Add `seconds` to the time of the current image, and end the child above `PATIENCE_S`.
+        """Add `seconds` to the time of the current chunk, and end the child above `PATIENCE_S`.
 
         Another thread calls this every `seconds` seconds. No clock is read: time does not count while the whole
         program is stopped (Ctrl-Z, a frozen container), nor while the child is.
@@ -126,33 +125,75 @@ class DecodingProcess:
         """Wait until the child has ended, and close its pipes."""
         if self._process is not None:
             self._bury()
+        self._memory.close()
 
-    def _ask(self, path: Path, frame: int | None, content: bytes | None) -> Decoded | Failure:
+    def _decode_alone(self, image: EncodedImage, slab: Slab | None, used: int) -> Decoded | Failure:
+        name = named(image.path, image.frame)
+        for _ in range(ATTEMPTS):
+            if results := self._attempt([image], slab, used):
+                return results[0]
+            if self._timed_out:
+                return Failure("timed_out", f"{name}: not decoded within {PATIENCE_S:.0f} s")
+            if self._closed:
+                break
+        return Failure("worker_died", f"{name}: its decoding process crashed ({self._ended})")
+
+    def _attempt(
+        self, images: Sequence[EncodedImage], slab: Slab | None, used: int = 0
+    ) -> list[Decoded | Failure]:
+        """Return results as `decode`, with pixels behind `used` bytes of the slab; none if the child died."""
+        self._timed_out = False
+        try:
+            self.start()
+            return self._ask(images, slab, used)
+        except (DiedError, OSError):
+            if self._closed:
+                return []
+            was_ready = self._ready
+            self._ended = self._bury()
+            if not was_ready and not self._ended.startswith("SIG"):
+                raise GmtoolError(
+                    f"a decoding process did not start ({self._ended}): decode in threads with --workers 0"
+                ) from None
+            return []
+
+    def _ask(self, images: Sequence[EncodedImage], slab: Slab | None, used: int) -> list[Decoded | Failure]:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        self._timed_out = False
         self._receive_ready()
         with self._lock:
             self._busy_s = 0.0
         try:
-            length = None if content is None else len(content)
-            _send(process.stdin, {"path": str(path), "frame": frame, "bytes": length, **vars(self._options)})
-            if content is not None:
-                _write_all(process.stdin, memoryview(content))
-            answer = _receive(process.stdout)
-            if "code" in answer:
-                return Failure(answer["code"], answer["message"], answer["sha256"])
-            pixels: UInt8Array = np.empty(answer["shape"], dtype=np.uint8)
-            _read_into(process.stdout, pixels.data.cast("B"))
-            return Decoded(pixels, answer["sha256"], answer["warning"])
+            # Ask
+            wanted = [
+                (str(image.path), image.frame, None if image.content is None else len(image.content))
+                for image in images
+            ]
+            room = (0, 0) if slab is None else (slab.start + used, slab.start + len(slab.memory))
+            send(process.stdin, {"images": wanted, "room": room, **vars(self._options)})
+            for image in images:
+                if image.content is not None:
+                    write_all(process.stdin, memoryview(image.content))
+            # Take the answer, and the pixels that did not fit into shared memory
+            return [self._result(answer, slab, used, process.stdout) for answer in receive(process.stdout)]
         finally:
             with self._lock:
                 self._busy_s = None
 
+    def _result(self, answer: dict[str, Any], slab: Slab | None, used: int, pipe: Any) -> Decoded | Failure:
+        if "code" in answer:
+            return Failure(answer["code"], answer["message"], answer["sha256"])
+        if slab is not None and answer["place"] is not None:
+            pixels = slab.array(used + answer["place"], tuple(answer["shape"]))
+        else:
+            pixels = np.empty(answer["shape"], dtype=np.uint8)
+            read_into(pipe, pixels.data.cast("B"))
+        return Decoded(pixels, answer["sha256"], answer["warning"])
+
     def _receive_ready(self) -> None:
         if not self._ready:
             assert self._process is not None and self._process.stdout is not None
-            _receive(self._process.stdout)
+            receive(self._process.stdout)
             self._ready = True
 
     def _bury(self) -> str:
@@ -169,37 +210,6 @@ class DecodingProcess:
         return known.get(-code, f"exit code {code}")
 
 
-def serve() -> None:
-    """Decode the images requested on stdin until it is closed: main function of the child."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent handles it
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # output of a native decoder must not mix with the answers
-    requests = os.fdopen(os.dup(0), "rb", buffering=0)
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone: reading the first request ends the child
-        _send(answers, {"ready": True})
-    while True:
-        try:
-            request = _receive(requests)
-            content = None if request["bytes"] is None else _read(requests, request["bytes"])
-        except _Died:
-            return
-        options = DecodeOptions(request["exif"], request["max_pixels"], request["bits"])
-        result = decode(Path(request["path"]), request["frame"], options, content)
-        try:
-            if isinstance(result, Failure):
-                _send(answers, asdict(result))
-                continue
-            shape = result.pixels.shape
-            _send(answers, {"shape": shape, "sha256": result.sha256, "warning": result.warning})
-            _write_all(answers, np.ascontiguousarray(result.pixels).data.cast("B"))
-        except BrokenPipeError:  # the parent is gone
-            return
-
-
-class _Died(Exception):  # noqa: N818  internal signal
-    """The other end of the pipe is gone."""
-
-
 def _is_stopped(pid: int) -> bool:
     """Return whether a child is stopped by a signal."""
     if not hasattr(os, "waitid"):  # Windows has no such signals
@@ -213,41 +223,6 @@ def _child_environment() -> dict[str, str]:
     # The same module search path as this process
     paths = os.pathsep.join(path for path in sys.path if path)
     # The child computes nothing: threads of a linear algebra library would only take memory
-    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def _enlarge(pipe: Any) -> None:
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux only, and up to a limit
-        import fcntl
-
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-
-
-def _send(pipe: Any, message: dict[str, Any]) -> None:
-    content = json.dumps(message).encode("ascii")  # escapes carry bytes that are not UTF-8
-    _write_all(pipe, memoryview(_LENGTH.pack(len(content)) + content))
-
-
-def _receive(pipe: Any) -> dict[str, Any]:
-    (length,) = _LENGTH.unpack(_read(pipe, _LENGTH.size))
-    message: dict[str, Any] = json.loads(_read(pipe, length))
-    return message
-
-
-def _read(pipe: Any, length: int) -> bytes:
-    content = bytearray(length)
-    _read_into(pipe, memoryview(content))
-    return bytes(content)
-
-
-def _read_into(pipe: Any, view: memoryview) -> None:
-    while view:
-        count = pipe.readinto(view)
-        if not count:
-            raise _Died
-        view = view[count:]
-
-
-def _write_all(pipe: IO[bytes], view: memoryview) -> None:
-    while view:
-        view = view[pipe.write(view) :]
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    malloc = {"MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES), "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES)}  # glibc only
+    return os.environ | {"PYTHONPATH": paths} | threads | malloc

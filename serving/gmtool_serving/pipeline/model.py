@@ -216,15 +216,14 @@ def _require_labels(result: Labels | Failure) -> Labels:
 
 def _read(image: ImageLike, place: int, decode: DecodeOptions) -> _Read:
     """Decode an image as `gmtool predict` does."""
-    how = {"bits": decode.bits, "max_pixels": decode.max_pixels}
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         content = read_regular_file(path, max_bytes=max_file_bytes(decode.max_pixels))
-        read = decode_image(content, path, exif=decode.exif, **how)
+        read = decode_image(content, path, **vars(decode))
         return _Read(place, str(path), read.pixels, read.notes)
     if isinstance(image, Image.Image):
         name = str(getattr(image, "filename", "")) or f"image {place}"
-        read = convert_image(image, Path(name), exif=decode.exif, **how)
+        read = convert_image(image, Path(name), **vars(decode))
         return _Read(place, name, read.pixels, read.notes)
     name = f"image {place}"
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Hashable, Sequence
-from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
-from itertools import islice
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -18,17 +16,19 @@ from gmtool_serving.backends.base import Backend
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.inputs.decode import Decoded, Failure
 from gmtool_serving.outputs.formats import FormatName, MaskItem, needs_pixels
-from gmtool_serving.outputs.manifest import Record
 from gmtool_serving.outputs.write import MaskFolders, OutputFile, write_outputs
 from gmtool_serving.pipeline.batching import Grouper, padded_size
 from gmtool_serving.pipeline.channel import Channel, Clock, Closed
 from gmtool_serving.pipeline.compute import ComputeOptions, Labels, predict_batch
-from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
+from gmtool_serving.pipeline.decode_ahead import FindDone, decode_ahead
+from gmtool_serving.pipeline.decoder_pool import Decoders
 
 MAX_BYTES = 512 << 20
 """Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
-MAX_GROUP = 8
+MAX_GROUP = 16
 """Masks that a thread writes and syncs together, if as many wait; those of a batch are one group or several."""
+PATIENT_GROUPS = 4
+"""Groups of decoded images for which an image waits in shared memory for others of its size."""
 LAST_WORDS_S = 1.0
 """Seconds that the end of a run waits for the batch and the masks in progress."""
 
@@ -73,12 +73,21 @@ class Clocks:
         return [("decode", self.decode), ("compute", self.compute), ("encode", self.encode)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Waiting:
     """Decoded image that waits for inference."""
 
     image: InputImage
     decoded: Decoded
+
+    groups: int = 0
+    """Groups of images that have come since."""
+
+    def wait(self) -> None:
+        """Count a group; after `PATIENT_GROUPS` copy the pixels out of memory that the decoders need."""
+        self.groups += 1
+        if self.groups == PATIENT_GROUPS and self.decoded.pixels.base is not None:
+            self.decoded = replace(self.decoded, pixels=self.decoded.pixels.copy())
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class Pipeline:
         formats: Sequence[FormatName],
         outlines: OutlineOptions,
         writers: int,
-        find_done: Callable[[InputImage], Record | None],
+        find_done: FindDone,
     ) -> None:
         self.clocks = Clocks(decoders.clock, Clock(backend.lanes), Clock(writers))
         self._decoders, self._backend, self._batch, self._compute = decoders, backend, batch, compute
@@ -133,13 +142,13 @@ class Pipeline:
         self._keep_pixels = any(map(needs_pixels, formats))
         self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
         self._labeled: Channel[list[Labeled]] = Channel(2 * writers + 1, MAX_BYTES)
-        self._outcomes: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
+        self._outcomes: SimpleQueue[Sequence[Outcome] | BaseException | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._predicting = backend.lanes
         """Threads that have not ended yet; guarded by the lock."""
 
-    def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
-        """Yield the outcome of each image as soon as it is known."""
+    def run(self, images: Sequence[InputImage]) -> Generator[Sequence[Outcome]]:
+        """Yield the outcomes of all images, in groups as soon as they are known."""
         # Start the stages
         targets: list[tuple[Callable[..., None], str, tuple[object, ...]]] = [(self._feed, "feed", (images,))]
         targets += [(self._predict, f"compute-{index}", ()) for index in range(self._backend.lanes)]
@@ -154,13 +163,15 @@ class Pipeline:
             thread.start()
         # Pass outcomes on
         try:
-            for _ in range(len(images)):
-                outcome = self._outcomes.get()
-                if outcome is None:
+            remaining = len(images)
+            while remaining:
+                outcomes = self._outcomes.get()
+                if outcomes is None:
                     return
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                yield outcome
+                if isinstance(outcomes, BaseException):
+                    raise outcomes
+                remaining -= len(outcomes)
+                yield outcomes
         finally:
             # End the stages, with a moment for work in progress
             self._batches.close()
@@ -184,43 +195,28 @@ class Pipeline:
     def _feed(self, images: Sequence[InputImage]) -> None:
         """First stage: decode ahead, group decoded images into batches, in input order."""
         grouper = Grouper[Waiting](self._batch, max_waiting=3 * self._batch, kind=self._kind)
-        ahead: deque[tuple[InputImage, Future[Decoded | Failure | Record]]] = deque()
-        remaining = iter(images)
-        window, largest = self._decoders.workers + 1, 0
-        while True:
-            # Submit images to the decoders; a large image may shrink the window below what is submitted already
-            room = max(0, window - len(ahead))
-            ahead.extend((image, self._submit(image)) for image in islice(remaining, room))
-            if not ahead:
-                break
-            # Wait for the oldest image: skipped and failed ones are done, others join a batch
-            image, future = ahead.popleft()
-            result = future.result()
-            if isinstance(result, Record):
-                self._outcomes.put(
-                    Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
-                )
-            elif isinstance(result, Failure):
-                self._outcomes.put(Outcome(image, sha256=result.sha256, failure=result))
-            else:
-                largest = max(largest, result.pixels.nbytes)
-                window = self._window(largest)
-                self._put(grouper.add(Waiting(image, result)))
+        # A model that computes one image at a time is slow, others are fed in half as many handovers
+        chunk = 2 * self._batch if self._batch > 1 else 1
+        for group in decode_ahead(
+            self._decoders, images, chunk=chunk, max_bytes=MAX_BYTES, find_done=self._find_done
+        ):
+            # Images that failed or were skipped are done, others join a batch
+            done = []
+            for image, result in group:
+                if isinstance(result, Decoded):
+                    self._put(grouper.add(Waiting(image, result)))
+                elif isinstance(result, Failure):
+                    done.append(Outcome(image, sha256=result.sha256, failure=result))
+                else:
+                    done.append(
+                        Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
+                    )
+            self._outcomes.put(done)
+            for waiting in grouper.waiting():
+                waiting.wait()
+            del group, image, result  # they hold memory too
         self._put(grouper.flush())
         self._batches.end()
-
-    def _window(self, largest: int) -> int:
-        """Return the number of images to decode ahead; `largest` is the size of the largest so far, bytes."""
-        return max(1, min(2 * self._decoders.workers + self._batch, MAX_BYTES // max(1, largest)))
-
-    def _submit(self, image: InputImage) -> Future[Decoded | Failure | Record]:
-        def task(decode: Decode) -> Decoded | Failure | Record:
-            done = self._find_done(image)
-            if done is not None:
-                return done
-            return decode(image.path, image.frame)
-
-        return self._decoders.submit(image, task)
 
     def _kind(self, waiting: Waiting) -> Hashable | None:
         height, width = waiting.decoded.pixels.shape[:2]
@@ -259,14 +255,15 @@ class Pipeline:
 
     def _hand_over(self, batch: Sequence[Waiting], results: Sequence[Labels | Failure]) -> None:
         """Give the results of a batch to the writers, in groups: each handover costs a switch of threads."""
-        labeled = []
+        labeled, failed = [], []
         for waiting, result in zip(batch, results, strict=True):
             decoded = waiting.decoded
             if isinstance(result, Failure):
-                self._outcomes.put(Outcome(waiting.image, sha256=decoded.sha256, failure=result))
+                failed.append(Outcome(waiting.image, sha256=decoded.sha256, failure=result))
                 continue
             pixels = decoded.pixels if self._keep_pixels else None
             labeled.append(Labeled(waiting.image, decoded.sha256, decoded.warning, result, pixels))
+        self._outcomes.put(failed)
         for start in range(0, len(labeled), MAX_GROUP):
             group = labeled[start : start + MAX_GROUP]
             self._labeled.put(group, sum(each.size_bytes for each in group))
@@ -290,11 +287,13 @@ class Pipeline:
             ]
             with self.clocks.encode.running():
                 results = write_outputs(items, classes, self._formats, self._store)
-            for each, written in zip(group, results, strict=True):
-                if isinstance(written, Failure):
-                    outcome = Outcome(each.image, sha256=each.sha256, failure=written)
-                else:
-                    outcome = Outcome(each.image, sha256=each.sha256, warning=each.warning, outputs=written)
-                self._outcomes.put(outcome)
+            self._outcomes.put(
+                [
+                    Outcome(each.image, sha256=each.sha256, failure=written)
+                    if isinstance(written, Failure)
+                    else Outcome(each.image, sha256=each.sha256, warning=each.warning, outputs=written)
+                    for each, written in zip(group, results, strict=True)
+                ]
+            )
             with self._lock:
                 self.clocks.images += sum(not isinstance(written, Failure) for written in results)

@@ -106,8 +106,8 @@ class Stages(Protocol):
 
     clocks: Clocks
 
-    def run(self, images: Sequence[InputImage]) -> Generator[Outcome]:
-        """Yield the outcome of each image as soon as it is known."""
+    def run(self, images: Sequence[InputImage]) -> Generator[Sequence[Outcome]]:
+        """Yield the outcomes of all images, in groups as soon as they are known."""
         ...
 
     def stop(self) -> None:
@@ -180,19 +180,20 @@ class PredictionRun:
         if self.interrupted:
             self.pipeline.stop()
         self.tally.started = time.monotonic()
-        outcomes = self.pipeline.run(self.images)
+        groups = self.pipeline.run(self.images)
         # Record outcomes; stop on a full disk
         full_in_a_row = 0
         try:
-            for outcome in outcomes:
-                self._record(outcome, conditions)
-                yield outcome
-                is_full = outcome.failure is not None and outcome.failure.code == "disk_full"
-                full_in_a_row = full_in_a_row + 1 if is_full else 0
-                if full_in_a_row == FULL_DISK_PATIENCE:
-                    raise DataError(f"{outcome.error}: {self._what_to_do()}")
+            for outcomes in groups:
+                self._record(outcomes, conditions)
+                for outcome in outcomes:
+                    yield outcome
+                    is_full = outcome.failure is not None and outcome.failure.code == "disk_full"
+                    full_in_a_row = full_in_a_row + 1 if is_full else 0
+                    if full_in_a_row == FULL_DISK_PATIENCE:
+                        raise DataError(f"{outcome.error}: {self._what_to_do()}")
         finally:
-            outcomes.close()
+            groups.close()
             self.tally.ended = time.monotonic()
             self._finish(backend)
 
@@ -280,27 +281,15 @@ class PredictionRun:
             "gmtool_version": __version__,
         }
 
-    def _record(self, outcome: Outcome, conditions: Conditions) -> None:
-        image, failure = outcome.image, outcome.failure
-        record = Record(
-            path=image.location,
-            frame=image.frame,
-            output=str(image.output),
-            sha256=outcome.sha256,
-            status="failed" if failure is not None else "skipped" if outcome.skipped else "ok",
-            code=None if failure is None else failure.code,
-            error=outcome.error,
-            warning=outcome.warning,
-            outputs=outcome.outputs,
-            conditions=conditions,
-        )
+    def _record(self, outcomes: Sequence[Outcome], conditions: Conditions) -> None:
         try:
-            self.folder.add(record)
+            self.folder.add(*(_record_of(outcome, conditions) for outcome in outcomes))
         except OSError as error:
             raise DataError(
                 f"{self.folder.manifest_name}: cannot be written: {error.strerror}: {self._what_to_do()}"
             ) from error
-        self.tally.count(outcome)
+        for outcome in outcomes:
+            self.tally.count(outcome)
 
     def _finish(self, backend: Backend) -> None:
         try:
@@ -322,6 +311,22 @@ class PredictionRun:
             for image in self.images
             for path in paths(name, image.output)
         }
+
+
+def _record_of(outcome: Outcome, conditions: Conditions) -> Record:
+    image, failure = outcome.image, outcome.failure
+    return Record(
+        path=image.location,
+        frame=image.frame,
+        output=str(image.output),
+        sha256=outcome.sha256,
+        status="failed" if failure is not None else "skipped" if outcome.skipped else "ok",
+        code=None if failure is None else failure.code,
+        error=outcome.error,
+        warning=outcome.warning,
+        outputs=outcome.outputs,
+        conditions=conditions,
+    )
 
 
 def _default_workers(images: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SMALL, Cli
-from gmtool_serving.inputs.decode import Decoded, DecodeOptions, decode
+from gmtool_serving.inputs.decode import Decoded, DecodeOptions, EncodedImage, decode
 from gmtool_serving.pipeline.decoder_process import DecodingProcess
 from gmtool_serving.pipeline.run import PredictOptions
 from gmtool_training.data.cache import open_readers
@@ -118,7 +118,7 @@ def test_images_of_12_bits_reach_training_and_prediction_alike(
     for image in (read.labeled(0)[0], read.unlabeled(0), read.val(0)[0]):
         np.testing.assert_array_equal(image, expected)
     path = root / "images/val/v.png"
-    for decoded in (decode(path, None, DecodeOptions(bits=12)), child(path, None)):
+    for decoded in (decode(path, None, DecodeOptions(bits=12)), *child.decode([EncodedImage(path)])):
         assert isinstance(decoded, Decoded) and decoded.warning is None
         np.testing.assert_array_equal(decoded.pixels, expected)
     warned = decode(path, None, DecodeOptions())

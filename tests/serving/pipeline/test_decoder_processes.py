@@ -16,7 +16,7 @@ import pytest
 from fakes import FakeBackend
 from gmtool_serving.backends.onnx_runtime import OrtBackend
 from gmtool_serving.inputs.collect import collect_images
-from gmtool_serving.inputs.decode import Decoded, DecodeOptions, Failure, decode
+from gmtool_serving.inputs.decode import Decoded, DecodeOptions, EncodedImage, Failure, decode
 from gmtool_serving.pipeline import decoder_process as processes
 from gmtool_serving.pipeline.compute import ComputeOptions, predict_batch
 from gmtool_serving.pipeline.decoder_process import DecodingProcess
@@ -62,6 +62,12 @@ def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
 
 
+def decode_in(process: DecodingProcess, path: Path) -> Decoded | Failure:
+    """Decode an image file in a child."""
+    (result,) = process.decode([EncodedImage(path)])
+    return result
+
+
 def white(path: Path, size: tuple[int, int] = (12, 8)) -> Path:
     path.parent.mkdir(exist_ok=True)
     Image.new("RGB", size, "white").save(path, "PNG")
@@ -91,11 +97,11 @@ def test_a_process_decodes_what_the_function_decodes(process: DecodingProcess, t
     strange = tmp_path / os.fsdecode(b"new\nline \xff %d.jpg")
     Image.fromarray(np.arange(24 * 16 * 3, dtype=np.uint8).reshape(16, 24, 3)).save(strange, "JPEG")
     (tmp_path / "bad.jpg").write_text("text")
-    here, there = decode(strange, None, DecodeOptions()), process(strange, None)
+    here, there = decode(strange, None, DecodeOptions()), decode_in(process, strange)
     assert isinstance(here, Decoded) and isinstance(there, Decoded)
     np.testing.assert_array_equal(there.pixels, here.pixels)
     assert (there.sha256, there.warning) == (here.sha256, here.warning)
-    assert process(tmp_path / "bad.jpg", None) == decode(tmp_path / "bad.jpg", None, DecodeOptions())
+    assert decode_in(process, tmp_path / "bad.jpg") == decode(tmp_path / "bad.jpg", None, DecodeOptions())
 
 
 @pytest.mark.usefixtures("deadly")
@@ -112,15 +118,32 @@ def test_case_16_a_decoder_that_dies_takes_its_image_alone(tmp_path: Path) -> No
     assert len(list(out.glob("*.png"))) == 13
 
 
+@pytest.mark.usefixtures("deadly")
+def test_case_16_of_images_that_are_decoded_together_one_dies_alone(
+    process: DecodingProcess, tmp_path: Path
+) -> None:
+    names = ["a.png", "b.png", "crash.png", "bad.png", "c.png"]
+    paths = [tmp_path / "in" / name for name in names]
+    paths[0].parent.mkdir()
+    for grey, path in enumerate(paths):
+        Image.new("RGB", (12, 8), (grey, grey, grey)).save(path)
+    paths[3].write_text("text")
+    results = process.decode([EncodedImage(path) for path in paths])
+    found = [result.code if isinstance(result, Failure) else result.pixels.shape for result in results]
+    assert found == [(8, 12, 3), (8, 12, 3), "worker_died", "not_an_image", (8, 12, 3)]
+    greys = [int(result.pixels.max()) for result in results if isinstance(result, Decoded)]
+    assert greys == [0, 1, 4]  # each in memory of its own
+
+
 def test_case_16_a_process_that_is_killed_between_images_costs_none(
     process: DecodingProcess, tmp_path: Path
 ) -> None:
     path = white(tmp_path / "x.png")
-    assert isinstance(process(path, None), Decoded)
+    assert isinstance(decode_in(process, path), Decoded)
     assert process._process is not None
     process._process.send_signal(signal.SIGKILL)
     process._process.wait()
-    assert isinstance(process(path, None), Decoded)
+    assert isinstance(decode_in(process, path), Decoded)
 
 
 @pytest.mark.usefixtures("deadly")
@@ -128,7 +151,7 @@ def test_an_image_that_takes_too_long_is_given_up(
     process: DecodingProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "PATIENCE_S", 0.2)
-    assert isinstance(process(white(tmp_path / "in" / "x.png"), None), Decoded)
+    assert isinstance(decode_in(process, white(tmp_path / "in" / "x.png")), Decoded)
     done = threading.Event()
 
     def watch() -> None:
@@ -137,7 +160,7 @@ def test_an_image_that_takes_too_long_is_given_up(
 
     threading.Thread(target=watch, daemon=True).start()
     started = time.monotonic()
-    result = process(white(tmp_path / "in" / "stuck.png"), None)
+    result = decode_in(process, white(tmp_path / "in" / "stuck.png"))
     done.set()
     assert isinstance(result, Failure) and result.code == "timed_out"
     assert time.monotonic() - started < 5
@@ -153,7 +176,7 @@ def wait_until(done: Callable[[], bool]) -> None:
 @pytest.mark.usefixtures("deadly")
 def test_case_53_a_decoder_that_is_stopped_is_not_slow(process: DecodingProcess, tmp_path: Path) -> None:
     path, results = white(tmp_path / "in" / "waits.png"), []
-    decoding = threading.Thread(target=lambda: results.append(process(path, None)))
+    decoding = threading.Thread(target=lambda: results.append(decode_in(process, path)))
     decoding.start()
     wait_until(path.with_suffix(".begun").exists)
     assert process._process is not None
@@ -205,12 +228,12 @@ def test_case_53_stopped_for_longer_than_the_limit_and_continued(tmp_path: Path)
 
 
 def test_case_04_a_bomb_is_refused_before_it_takes_memory(process: DecodingProcess, tmp_path: Path) -> None:
-    process(white(tmp_path / "small.png"), None)
+    decode_in(process, white(tmp_path / "small.png"))
     before = peak_bytes(process)
     bomb = tmp_path / "bomb.png"
     one_bit_png(bomb, 20_000)
     assert bomb.stat().st_size < 400_000
-    result = process(bomb, None)
+    result = decode_in(process, bomb)
     assert isinstance(result, Failure) and result.code == "too_large"
     assert "20000x20000 pixels" in result.message
     assert peak_bytes(process) - before < 100e6
@@ -219,10 +242,10 @@ def test_case_04_a_bomb_is_refused_before_it_takes_memory(process: DecodingProce
 def test_case_14_a_hundred_megapixels_are_decoded_in_bounded_memory_and_refused_by_the_model(
     process: DecodingProcess, tmp_path: Path, toy_model: Path
 ) -> None:
-    process(white(tmp_path / "small.png"), None)
+    decode_in(process, white(tmp_path / "small.png"))
     before = peak_bytes(process)
     one_bit_png(tmp_path / "large.png", 10_000)
-    result = process(tmp_path / "large.png", None)
+    result = decode_in(process, tmp_path / "large.png")
     assert isinstance(result, Decoded)
     assert result.pixels.shape == (10_000, 10_000, 3)
     assert peak_bytes(process) - before < 4 * result.pixels.nbytes
