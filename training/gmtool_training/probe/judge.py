@@ -88,7 +88,7 @@ def judge(
         return Judged(kind, options, measured, alone, None)
     # A round of self-training
     trained = [
-        self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head)[-1]
+        self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
         for head, kept_out in zip(heads, folds, strict=True)
     ]
     after = _pooled_mean_iou(trained, labeled, folds, num_classes)

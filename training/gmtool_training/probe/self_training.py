@@ -19,6 +19,10 @@ FOLDS = 3
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_RIGHT = 0.9
 """Share of the pseudo labels above a threshold that must be right for it to be taken."""
+PARTS = 2
+"""Parts of the unlabeled images that label each other."""
+LEAST_KEPT = 0.5
+"""Share of the pixels of each predicted class that count, at least: the surest ones."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,44 @@ class PseudoOptions:
 
     num_classes: int
     threshold: float
-    """Pixels whose largest probability is below do not count."""
+    """Pixels whose largest probability is below do not count, but for the surest ones of each class."""
     balance: float
     """A pixel weighs (share of its class among those that count) ** -balance."""
     weight: float
     """Share of the unlabeled pixels in the whole, in (0, 1)."""
+
+
+@dataclass(frozen=True)
+class PseudoWeights:
+    """What the pixels of each predicted class count."""
+
+    thresholds: Tensor
+    """(K,): pixels of the class that are less confident do not count."""
+    weights: Tensor
+    """(K,): weight of one that does; 0 of a class that is never predicted."""
+
+    @classmethod
+    def of(cls, probabilities: Tensor, options: PseudoOptions) -> PseudoWeights:
+        """Return those of a teacher's (N, K) probabilities.
+
+        One threshold for all classes would keep the easy ones alone: the others would lose their pseudo labels,
+        and then their pixels, round by round. So each class keeps its surest pixels whatever their confidence
+        (class-balanced self-training, Zou et al., ECCV 2018).
+        """
+        confidence, classes = probabilities.max(dim=1)
+        thresholds = torch.full((probabilities.shape[1],), options.threshold)
+        for each in torch.unique(classes).tolist():
+            surest = float(np.quantile(confidence[classes == each].numpy(), 1 - LEAST_KEPT))
+            thresholds[each] = min(options.threshold, surest)
+        keep = (confidence >= thresholds[classes]).float()
+        counts = torch.zeros(len(thresholds)).index_add_(0, classes, keep)
+        share = counts / counts.sum().clamp(min=1)
+        weights = torch.where(share > 0, share.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
+        return cls(thresholds, weights)
+
+    def __call__(self, confidence: Tensor, classes: Tensor) -> Tensor:
+        """Return the weight of each pixel; 0 for one that does not count. All tensors are of one shape."""
+        return self.weights[classes] * (confidence >= self.thresholds[classes])
 
 
 def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions) -> Rows:
@@ -62,48 +99,70 @@ def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions) -> Ro
         options: What counts, and how much.
     """
     confidence, classes = probabilities.max(dim=1)
-    keep = (confidence >= options.threshold).float()
-    weights = pseudo_class_weights(probabilities, options)
-    targets = torch.zeros_like(probabilities)
-    targets[torch.arange(len(classes)), classes] = keep * weights[classes]
+    targets = torch.zeros(probabilities.shape)
+    weights = PseudoWeights.of(probabilities, options)(confidence, classes)
+    targets[torch.arange(len(classes)), classes] = weights
     return Rows(bank.features, targets)
 
 
-def pseudo_class_weights(probabilities: Tensor, options: PseudoOptions) -> Tensor:
-    """Return the weight of a pixel that counts, by its likeliest class: (K,); 0 of a class without such pixels."""
-    confidence, classes = probabilities.max(dim=1)
-    keep = (confidence >= options.threshold).float()
-    counts = torch.zeros(probabilities.shape[1]).index_add_(0, classes, keep)
-    share = counts / counts.sum().clamp(min=1)
-    return torch.where(share > 0, share.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
+@dataclass(frozen=True)
+class SelfTrained:
+    """Heads of a self-training, and its last pseudo labels."""
+
+    heads: list[Head]
+    """Of labels alone, then of each round; before the last one, those of the first part's teacher."""
+    teacher: Tensor | None
+    """(N, K): probabilities of the unlabeled pixels, from which the last head's pseudo labels are."""
 
 
 def self_train(
-    fit: Fit, labeled: Bank, unlabeled: Bank, options: PseudoOptions, *, rounds: int, start: Head | None = None
-) -> list[Head]:
-    """Return the head of labels alone, then that of each round.
+    fit: Fit,
+    labeled: Bank,
+    unlabeled: Bank,
+    options: PseudoOptions,
+    *,
+    rounds: int,
+    start: Head | None = None,
+) -> SelfTrained:
+    """Fit the head of labels alone, then those of each round, each from new weights.
 
-    The teacher of a round is the head before it, or another run, whose probabilities the unlabeled pixels have.
+    A head remembers the pseudo labels that it was fitted to, so it would repeat their mistakes as its own ones,
+    surer each time. From the second round on, each part of the unlabeled images gets its labels from a head that
+    was fitted to those of the other parts; only the last head is fitted to all.
 
     Args:
         fit: Fits a head.
         labeled: Labeled pixels.
-        unlabeled: Unlabeled ones.
+        unlabeled: Unlabeled ones, perhaps with a teacher of another run: then there is one round.
         options: How pseudo labels count.
         rounds: Rounds of self-training.
         start: The head of labels alone, if it was fitted before.
     """
     rows = labeled_rows(labeled, options.num_classes)
     heads = [start or fit([rows], None)]
-    for _ in range(rounds):
-        found = unlabeled.teacher if unlabeled.teacher is not None else heads[-1].probabilities(unlabeled.features)
+    parts = [unlabeled.images % PARTS == part for part in range(PARTS)]
+    found = heads[0].probabilities(unlabeled.features) if unlabeled.teacher is None else unlabeled.teacher
+    for left in reversed(range(rounds if unlabeled.teacher is None else min(rounds, 1))):
         pseudo = pseudo_rows(unlabeled, found, options)
-        total = float(pseudo.targets.sum()) * len(pseudo.features)
-        if total == 0:
+        if not left:
+            heads.append(_fitted_to_both(fit, rows, pseudo, options))
             break
-        factor = options.weight / (1 - options.weight) * float(rows.targets.sum()) * len(rows.features) / total
-        heads.append(fit([rows, Rows(pseudo.features, pseudo.targets * factor)], heads[-1]))
-    return heads
+        teachers, found = [], torch.empty(pseudo.targets.shape)
+        for part in parts:
+            targets = pseudo.targets * ~part[:, None]
+            teachers.append(_fitted_to_both(fit, rows, Rows(pseudo.features, targets), options))
+            found[part] = teachers[-1].probabilities(unlabeled.features, part.nonzero()[:, 0])
+        heads.append(teachers[0])
+    return SelfTrained(heads, found)
+
+
+def _fitted_to_both(fit: Fit, rows: Rows, pseudo: Rows, options: PseudoOptions) -> Head:
+    """Return a head of labels and pseudo labels, which have the share `options.weight` of the whole."""
+    total = float(pseudo.targets.sum()) * len(pseudo.features)
+    if total == 0:  # a single image has no other part
+        return fit([rows], None)
+    factor = options.weight / (1 - options.weight) * float(rows.targets.sum()) * len(rows.features) / total
+    return fit([rows, Rows(pseudo.features, pseudo.targets * factor)], None)
 
 
 def reliability(confidence: Tensor, right: Tensor) -> Reliability:
