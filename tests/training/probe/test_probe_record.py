@@ -22,7 +22,7 @@ from gmtool_training.probe.bank import View, features_at
 from gmtool_training.probe.head import Head, Scaling
 from gmtool_training.probe.pictures import Teaching, cropped, draw_unlabeled
 from gmtool_training.probe.run import decoder_of
-from gmtool_training.probe.self_training import PseudoOptions
+from gmtool_training.probe.self_training import PseudoWeights
 from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.stages import late_text
 from PIL import Image
@@ -46,7 +46,6 @@ PROBE: Settings = {
     "probe.scales": (1.0,),
     "probe.labeled_pixels": 50,
     "probe.unlabeled_pixels": 30,
-    "probe.threshold": 0.3,
     "probe.input_scales": (0.5, 1.0),
 }
 
@@ -67,7 +66,7 @@ def test_the_record_has_every_choice_with_its_figures(probe_run: Path) -> None:
         "input scale",
         "classifier",
         "unlabeled images",
-        "confidence from which pseudo labels count",
+        "pseudo labels that count",
     ]
     taken = {subject: [each for each in choice.candidates if each.taken] for subject, choice in choices.items()}
     scale = read_checkpoint(probe_run, "last").model.input_scale
@@ -77,8 +76,9 @@ def test_the_record_has_every_choice_with_its_figures(probe_run: Path) -> None:
     assert best.keys() == {"hidden layer", "linear"} and best[kind.name] == max(best.values())
     assert tuple(each.figures[0] for each in choices["unlabeled images"].candidates) == kind.figures
     assert len(taken["unlabeled images"]) == 1
-    assert len(choices["confidence from which pseudo labels count"].candidates) == 5
-    assert "probe.threshold=0.3" in choices["confidence from which pseudo labels count"].rule
+    counting = choices["pseudo labels that count"].candidates
+    assert [each.name for each in counting] == ["round 1: 33 % of each class", "round 2: 67 % of each class"]
+    assert all(each.figures[0] is not None and 0 <= each.figures[0] <= 100 for each in counting)
 
 
 def test_there_is_a_score_a_round_and_the_last_one_is_the_reports(probe_run: Path) -> None:
@@ -182,8 +182,8 @@ def test_what_counts_are_the_teachers_sure_pixels_by_the_weights_of_their_classe
     some = torch.arange(0, 48), torch.arange(0, 48)
     found = [head.probabilities([features_at(network, image, view, *some)]) for view in views]
     threshold = float(torch.stack(found).mean(dim=0).max(dim=1).values.median())
-    options = PseudoOptions(len(classes), threshold, balance=0.5, weight=0.5)
-    teaching = Teaching(head, None, options, weights, views, is_used=True)
+    thresholds = torch.full((len(classes),), threshold)
+    teaching = Teaching(head, None, PseudoWeights(thresholds, weights), views, is_used=True)
     drawn: list[Any] = []
 
     def keep(titles: Sequence[str], rows: Sequence[Any], **given: Any) -> Image.Image:

@@ -50,9 +50,10 @@ def measure_fits(rows: Rows, options: HiddenOptions) -> FitTimes:
 def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> FitPlan:
     """Return what fits into `seconds`.
 
-    Each kind is judged by `FOLDS` fits, twice as many with self-training. The one that is taken is fitted once more,
-    and in each round: in the last one to all unlabeled images, before it once for each part of them. Self-training
-    gains most with a hidden layer; labels alone are as well off with a linear classifier, which takes less.
+    Each kind is judged by `FOLDS` fits, twice as many with self-training. The one that is taken is fitted once
+    more, and in each round: in the last one to all unlabeled images, before it once for each part of them.
+    Self-training gains most with a hidden layer; labels alone are as well off with a linear classifier, which
+    takes less.
 
     Args:
         whole: Everything that the settings ask for.

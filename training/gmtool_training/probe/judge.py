@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,22 +15,18 @@ from gmtool.console import remark
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.head import Head
 from gmtool_training.probe.self_training import (
-    LEAST_RIGHT,
     Fit,
     PseudoOptions,
-    Reliability,
-    choose_threshold,
     labeled_rows,
     mean_iou,
     pixel_confusion,
-    reliability,
+    right_of_surest,
     self_train,
+    shares_of_rounds,
 )
 
 TOLERATED = 0.005
 """Mean IoU that self-training may lose on the images kept out: less is noise."""
-THRESHOLD_OF_OTHERS = 0.9
-"""Confidence from which the pseudo labels of another run count."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,8 @@ class Judged:
 
     kind: str
     options: PseudoOptions
-    measured: Reliability
-    """How often its pseudo labels are right."""
+    right: tuple[float, ...]
+    """How many of its pseudo labels are right, in [0, 1], of those that count in each round."""
     alone: float
     """Mean IoU of labels alone, in [0, 1]."""
     trained: float | None
@@ -71,43 +66,34 @@ def judge(
     heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
     alone = _pooled_mean_iou(heads, labeled, folds, num_classes)
     line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
-    # How sure is sure enough
-    confidence, right = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.bool)
-    for head, kept_out in zip(heads, folds, strict=True):
-        kept = labeled.rows(kept_out)
-        confidence[kept_out], found = head.probabilities(kept.features).max(dim=1)
-        right[kept_out] = found == kept.labels
-    measured = reliability(confidence, right)
-    threshold = probe.threshold
-    if threshold is None:  # a teacher from another run may have been trained on the images kept out
-        own = unlabeled is None or unlabeled.teacher is None
-        threshold = choose_threshold(measured) if own else THRESHOLD_OF_OTHERS
-    options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
+    options = PseudoOptions(num_classes, probe.balance, probe.weight)
     if unlabeled is None:
         remark(line)
-        return Judged(kind, options, measured, alone, None)
+        return Judged(kind, options, (), alone, None)
+    # How often pseudo labels are right
+    confidence, found = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.int64)
+    for head, kept_out in zip(heads, folds, strict=True):
+        confidence[kept_out], found[kept_out] = head.probabilities(labeled.rows(kept_out).features).max(dim=1)
+    right = tuple(
+        right_of_surest(confidence, found, labeled.labels, share, num_classes=num_classes)
+        for share in shares_of_rounds(probe.rounds)
+    )
     # A round of self-training
     trained = [
         self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
         for head, kept_out in zip(heads, folds, strict=True)
     ]
     after = _pooled_mean_iou(trained, labeled, folds, num_classes)
-    place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
-    remark(
-        f"{line}, {100 * after:.1f} % with pseudo labels above {threshold:g}: "
-        f"{100 * measured.kept[place]:.0f} % of the pixels, {100 * measured.right[place]:.0f} % of them right"
-    )
-    return Judged(kind, options, measured, alone, after)
+    remark(f"{line}, {100 * after:.1f} % with pseudo labels")
+    return Judged(kind, options, right, alone, after)
 
 
-def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, own: bool) -> tuple[Choice, ...]:
-    """Return what was measured: kinds of classifiers, unlabeled images, confidence of pseudo labels.
+def choices_of(judged: Sequence[Judged], best: Judged) -> tuple[Choice, ...]:
+    """Return what was measured: kinds of classifiers, unlabeled images, how often pseudo labels are right.
 
     Args:
         judged: All kinds that were judged.
         best: The one that was taken.
-        probe: Settings.
-        own: Whether the pseudo labels are the probe's own, not those of another run.
     """
     choices = [
         Choice(
@@ -134,20 +120,16 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
             ),
         )
     )
-    rule = f"the lowest above which {100 * LEAST_RIGHT:.0f} % are right, else the highest"
-    if probe.threshold is not None:
-        rule = f"probe.threshold={probe.threshold:g}"
-    elif not own:
-        rule = f"{THRESHOLD_OF_OTHERS:g} for pseudo labels of another run; figures of labels alone"
-    measured = best.measured
     choices.append(
         Choice(
-            "confidence from which pseudo labels count",
-            rule,
-            ("pixels %", "of them right %"),
+            "pseudo labels that count",
+            "the surest of each class, more of them in each round; as right as those of labels alone are",
+            ("right %",),
             tuple(
-                Candidate(f"{threshold:g}", (_percent(kept), _percent(right)), threshold == best.options.threshold)
-                for threshold, kept, right in zip(measured.thresholds, measured.kept, measured.right, strict=True)
+                Candidate(f"round {number}: {100 * share:.0f} % of each class", (_percent(right),), best.helps)
+                for number, (share, right) in enumerate(
+                    zip(shares_of_rounds(len(best.right)), best.right, strict=True), start=1
+                )
             ),
         )
     )

@@ -21,7 +21,7 @@ from gmtool_training.data.readers import ImageReader
 from gmtool_training.pictures.sheet import TILE_PX, MaskTile, Tile, draw_sheet
 from gmtool_training.probe.bank import Bank, View, features_at, probabilities_at
 from gmtool_training.probe.head import Head
-from gmtool_training.probe.self_training import PseudoOptions, PseudoWeights, SelfTrained
+from gmtool_training.probe.self_training import PseudoOptions, PseudoWeights, SelfTrained, shares_of_rounds
 
 MAX_ROWS = 4
 GRID_PX = TILE_PX // 2
@@ -51,6 +51,8 @@ class Teaching:
         unlabeled: Bank,
         options: PseudoOptions,
         views: tuple[View, ...],
+        *,
+        rounds: int,
     ) -> Teaching:
         """Return the teaching in a self-training, or, with the head of labels alone, what it would have been."""
         is_used = len(trained.heads) > 1
@@ -58,7 +60,8 @@ class Teaching:
         if found is None:
             found = head.probabilities(unlabeled.features) if unlabeled.teacher is None else unlabeled.teacher
         taken = views[: len(unlabeled.features)]
-        return cls(head, other, PseudoWeights.of(found, options), taken, is_used)
+        weights = PseudoWeights.of(found, options, share=shares_of_rounds(rounds)[-1])
+        return cls(head, other, weights, taken, is_used)
 
     def probabilities(
         self, network: GuidedMixNet, image: UInt8Array, rows: Tensor, columns: Tensor, *, bf16: bool

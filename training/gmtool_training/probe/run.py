@@ -136,14 +136,14 @@ def fit_probe(
             trained = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds, start=alone)
     teaching = None
     if unlabeled is not None:
-        teaching = Teaching.of(trained, teacher, unlabeled, best.options, views)
+        teaching = Teaching.of(trained, teacher, unlabeled, best.options, views, rounds=probe.rounds)
     decoders = [decoder_of(head, network) for head in trained.heads]
     network.decoder = decoders[-1]
     return ProbeResult(
         steps=plan.steps,
         channels=config.model.decoder_channels if best.kind == "hidden layer" else 0,
         decoders=tuple(decoders),
-        choices=choices_of(judged, best, probe, own=teacher is None),
+        choices=choices_of(judged, best),
         teaching=teaching,
     )
 

@@ -16,24 +16,8 @@ Fit = Callable[[Sequence[Rows], Head | None], Head]
 """From training rows, and a head to start from, to a fitted head."""
 FOLDS = 3
 """Parts of the labeled images, each kept out of a fit once; the last fit takes all."""
-THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
-LEAST_RIGHT = 0.9
-"""Share of the pseudo labels above a threshold that must be right for it to be taken."""
 PARTS = 2
 """Parts of the unlabeled images that label each other."""
-LEAST_KEPT = 0.5
-"""Share of the pixels of each predicted class that count, at least: the surest ones."""
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """How often a pseudo label is right, measured on labeled images that the fit has not seen."""
-
-    thresholds: tuple[float, ...]
-    kept: tuple[float, ...]
-    """Share of the pixels with at least this confidence."""
-    right: tuple[float, ...]
-    """Share of those whose pseudo label is the label; NaN where none is kept."""
 
 
 def labeled_rows(bank: Bank, num_classes: int) -> Rows:
@@ -49,12 +33,20 @@ class PseudoOptions:
     """How pseudo labels count."""
 
     num_classes: int
-    threshold: float
-    """Pixels whose largest probability is below do not count, but for the surest ones of each class."""
     balance: float
     """A pixel weighs (share of its class among those that count) ** -balance."""
     weight: float
     """Share of the unlabeled pixels in the whole, in (0, 1)."""
+
+
+def shares_of_rounds(rounds: int) -> tuple[float, ...]:
+    """Return which share of the pixels of each predicted class counts in each round: the surest ones.
+
+    The confidence that is enough differs from class to class. One threshold for all keeps the easy ones: the
+    others lose their pseudo labels, then their pixels, round by round. Within a class, the surest pixels are the
+    likeliest to be right (class-balanced self-training, Zou et al., ECCV 2018).
+    """
+    return tuple(number / (rounds + 1) for number in range(1, rounds + 1))
 
 
 @dataclass(frozen=True)
@@ -67,22 +59,14 @@ class PseudoWeights:
     """(K,): weight of one that does; 0 of a class that is never predicted."""
 
     @classmethod
-    def of(cls, probabilities: Tensor, options: PseudoOptions) -> PseudoWeights:
-        """Return those of a teacher's (N, K) probabilities.
-
-        One threshold for all classes would keep the easy ones alone: the others would lose their pseudo labels,
-        and then their pixels, round by round. So each class keeps its surest pixels whatever their confidence
-        (class-balanced self-training, Zou et al., ECCV 2018).
-        """
+    def of(cls, probabilities: Tensor, options: PseudoOptions, *, share: float) -> PseudoWeights:
+        """Return those of a teacher's (N, K) probabilities, where `share` of each predicted class counts."""
         confidence, classes = probabilities.max(dim=1)
-        thresholds = torch.full((probabilities.shape[1],), options.threshold)
-        for each in torch.unique(classes).tolist():
-            surest = float(np.quantile(confidence[classes == each].numpy(), 1 - LEAST_KEPT))
-            thresholds[each] = min(options.threshold, surest)
+        thresholds = class_thresholds(confidence, classes, share, num_classes=options.num_classes)
         keep = (confidence >= thresholds[classes]).float()
         counts = torch.zeros(len(thresholds)).index_add_(0, classes, keep)
-        share = counts / counts.sum().clamp(min=1)
-        weights = torch.where(share > 0, share.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
+        part = counts / counts.sum().clamp(min=1)
+        weights = torch.where(part > 0, part.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
         return cls(thresholds, weights)
 
     def __call__(self, confidence: Tensor, classes: Tensor) -> Tensor:
@@ -90,17 +74,33 @@ class PseudoWeights:
         return self.weights[classes] * (confidence >= self.thresholds[classes])
 
 
-def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions) -> Rows:
+def class_thresholds(confidence: Tensor, classes: Tensor, share: float, *, num_classes: int) -> Tensor:
+    """Return the confidence of each class, (K,), that `share` of the pixels predicted as it reach; else 0.
+
+    Args:
+        confidence: (N,) largest probabilities.
+        classes: (N,) their classes.
+        share: In (0, 1].
+        num_classes: K.
+    """
+    thresholds = torch.zeros(num_classes)
+    for each in torch.unique(classes).tolist():
+        thresholds[each] = float(np.quantile(confidence[classes == each].numpy(), 1 - share, method="higher"))
+    return thresholds
+
+
+def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions, *, share: float) -> Rows:
     """Return unlabeled pixels with their likeliest classes as targets, where a teacher is sure.
 
     Args:
         bank: Unlabeled pixels.
         probabilities: (N, K) of a teacher.
-        options: What counts, and how much.
+        options: How much a pixel counts.
+        share: Share of each predicted class that counts.
     """
     confidence, classes = probabilities.max(dim=1)
     targets = torch.zeros(probabilities.shape)
-    weights = PseudoWeights.of(probabilities, options)(confidence, classes)
+    weights = PseudoWeights.of(probabilities, options, share=share)(confidence, classes)
     targets[torch.arange(len(classes)), classes] = weights
     return Rows(bank.features, targets)
 
@@ -133,7 +133,7 @@ def self_train(
     Args:
         fit: Fits a head.
         labeled: Labeled pixels.
-        unlabeled: Unlabeled ones, perhaps with a teacher of another run: then there is one round.
+        unlabeled: Unlabeled ones, perhaps with a teacher of another run: there is the last round alone then.
         options: How pseudo labels count.
         rounds: Rounds of self-training.
         start: The head of labels alone, if it was fitted before.
@@ -141,18 +141,22 @@ def self_train(
     rows = labeled_rows(labeled, options.num_classes)
     heads = [start or fit([rows], None)]
     parts = [unlabeled.images % PARTS == part for part in range(PARTS)]
-    found = heads[0].probabilities(unlabeled.features) if unlabeled.teacher is None else unlabeled.teacher
-    for left in reversed(range(rounds if unlabeled.teacher is None else min(rounds, 1))):
-        pseudo = pseudo_rows(unlabeled, found, options)
-        if not left:
-            heads.append(_fitted_to_both(fit, rows, pseudo, options))
-            break
+    if unlabeled.teacher is not None:
+        found, shares = unlabeled.teacher, shares_of_rounds(rounds)[-1:]
+    else:
+        found, shares = heads[0].probabilities(unlabeled.features), shares_of_rounds(rounds)
+    # Rounds of teachers, each fitted to what the others label
+    for share in shares[:-1]:
+        pseudo = pseudo_rows(unlabeled, found, options, share=share)
         teachers, found = [], torch.empty(pseudo.targets.shape)
         for part in parts:
             targets = pseudo.targets * ~part[:, None]
             teachers.append(_fitted_to_both(fit, rows, Rows(pseudo.features, targets), options))
             found[part] = teachers[-1].probabilities(unlabeled.features, part.nonzero()[:, 0])
         heads.append(teachers[0])
+    # The last round
+    pseudo = pseudo_rows(unlabeled, found, options, share=shares[-1])
+    heads.append(_fitted_to_both(fit, rows, pseudo, options))
     return SelfTrained(heads, found)
 
 
@@ -165,30 +169,21 @@ def _fitted_to_both(fit: Fit, rows: Rows, pseudo: Rows, options: PseudoOptions) 
     return fit([rows, Rows(pseudo.features, pseudo.targets * factor)], None)
 
 
-def reliability(confidence: Tensor, right: Tensor) -> Reliability:
-    """Return how often pseudo labels are right.
+def right_of_surest(
+    confidence: Tensor, classes: Tensor, labels: Tensor, share: float, *, num_classes: int
+) -> float:
+    """Return how many of the surest pixels of each predicted class have the right one, in [0, 1].
 
     Args:
-        confidence: (N,) largest probabilities for pixels that the fit has not seen.
-        right: (N,) bool, whether the likeliest class is the label.
+        confidence: (N,) largest probabilities of pixels that the fit has not seen.
+        classes: (N,) their classes.
+        labels: (N,) what they should be.
+        share: Share of each predicted class that is looked at.
+        num_classes: K.
     """
-    kept = [confidence >= threshold for threshold in THRESHOLDS]
-    return Reliability(
-        THRESHOLDS,
-        tuple(float(each.float().mean()) for each in kept),
-        tuple(float(right[each].float().mean()) for each in kept),
-    )
-
-
-def choose_threshold(measured: Reliability, *, least: float = LEAST_RIGHT) -> float:
-    """Return the lowest threshold above which at least the share `least` is right; else the highest.
-
-    A strict filter where confident means right, else a floor that adapts (CW-BASS v2, arXiv 2608.12773).
-    """
-    for threshold, right in zip(measured.thresholds, measured.right, strict=True):
-        if right >= least:
-            return threshold
-    return measured.thresholds[-1]
+    thresholds = class_thresholds(confidence, classes, share, num_classes=num_classes)
+    surest = confidence >= thresholds[classes]
+    return float((classes == labels)[surest].float().mean())
 
 
 def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor]:
