@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ def labeled_bank(
     for index in track(indices, total=len(indices)):
         image, mask = read.labeled(index)
         builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
-    return builder.build()
+    return replace(builder.build(), drawn=weights)
 
 
 def unlabeled_bank(

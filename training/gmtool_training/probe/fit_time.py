@@ -50,10 +50,10 @@ def measure_fits(rows: Rows, options: HiddenOptions) -> FitTimes:
 def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> FitPlan:
     """Return what fits into `seconds`.
 
-    Each kind is judged by `FOLDS` fits, twice as many with self-training. The one that is taken is fitted once
-    more, and in each round: in the last one to all unlabeled images, before it once for each part of them.
-    Self-training gains most with a hidden layer; labels alone are as well off with a linear classifier, which
-    takes less.
+    Each kind is judged by `FOLDS` fits, and as many for each of two ways to choose pseudo labels. The one that
+    is taken is fitted once more, and in each round: in the last one to all unlabeled images, before it once for
+    each part of them. Self-training gains most with a hidden layer; labels alone are as well off with a linear
+    classifier, which takes less.
 
     Args:
         whole: Everything that the settings ask for.
@@ -63,7 +63,7 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     """
     if not whole.hidden:  # a linear fit has nothing to leave out
         return whole
-    judging = FOLDS * (2 if rounds else 1)
+    judging = FOLDS * (3 if rounds else 1)
     fits = judging + 1 + (PARTS * (rounds - 1) + 1 if rounds else 0)
     of_linear = judging * times.linear if whole.linear else 0.0
     if of_linear + fits * whole.steps * times.step <= seconds:

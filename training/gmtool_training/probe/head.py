@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,6 +70,26 @@ class Head:
         return torch.cat(means)
 
 
+def for_even_pixels(head: Head, drawn: Tensor | None) -> Head:
+    """Return a head whose probabilities are those of pixels that occur as they do in images.
+
+    A head that is fitted to pixels drawn by weight sees rare classes where there are none. Dividing its
+    probabilities by the weights (Saerens et al., Neural Computation 2002) is a shift of its last bias.
+
+    Args:
+        head: Fitted to pixels drawn by weight.
+        drawn: Weights of the labels, at least K; None: they were drawn evenly.
+    """
+    if drawn is None:
+        return head
+    layers = copy.deepcopy(head.layers)
+    bias = layers[-1].bias
+    assert isinstance(bias, Tensor)
+    weights = drawn[: len(bias)]
+    bias -= torch.where(weights > 0, weights.log(), torch.zeros(()))
+    return Head(head.scaling, layers)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Training rows: features of each view, and what they should be classified as."""
@@ -88,7 +109,7 @@ class HiddenOptions:
     lr: float = 2e-3
     weight_decay: float = 1e-2
     steps: int = 500
-    batch: int = 1024
+    batch: int = 512
     ema_decay: float = 0.99
     bf16: bool = False
     """Multiply in bfloat16."""

@@ -15,18 +15,22 @@ from gmtool.console import remark
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.head import Head
 from gmtool_training.probe.self_training import (
+    LEAST_RIGHT,
     Fit,
     PseudoOptions,
+    Reliability,
+    choose_threshold,
     labeled_rows,
     mean_iou,
     pixel_confusion,
-    right_of_surest,
+    reliability,
     self_train,
-    shares_of_rounds,
 )
 
 TOLERATED = 0.005
 """Mean IoU that self-training may lose on the images kept out: less is noise."""
+THRESHOLD_OF_OTHERS = 0.9
+"""Confidence from which the pseudo labels of another run count."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class Judged:
 
     kind: str
     options: PseudoOptions
-    right: tuple[float, ...]
-    """How many of its pseudo labels are right, in [0, 1], of those that count in each round."""
+    measured: Reliability
+    """How often its pseudo labels are right."""
     alone: float
     """Mean IoU of labels alone, in [0, 1]."""
     trained: float | None
     """The same after one round of self-training; None without unlabeled images."""
+    tried: tuple[tuple[str, float], ...] = ()
+    """Which pseudo labels counted, and the mean IoU then; `options` are those of the best."""
 
     @property
     def helps(self) -> bool:
@@ -66,34 +72,53 @@ def judge(
     heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
     alone = _pooled_mean_iou(heads, labeled, folds, num_classes)
     line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
-    options = PseudoOptions(num_classes, probe.balance, probe.weight)
+    # How sure is sure enough
+    confidence, right = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.bool)
+    for head, kept_out in zip(heads, folds, strict=True):
+        kept = labeled.rows(kept_out)
+        confidence[kept_out], found = head.probabilities(kept.features).max(dim=1)
+        right[kept_out] = found == kept.labels
+    measured = reliability(confidence, right)
     if unlabeled is None:
         remark(line)
-        return Judged(kind, options, (), alone, None)
-    # How often pseudo labels are right
-    confidence, found = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.int64)
-    for head, kept_out in zip(heads, folds, strict=True):
-        confidence[kept_out], found[kept_out] = head.probabilities(labeled.rows(kept_out).features).max(dim=1)
-    right = tuple(
-        right_of_surest(confidence, found, labeled.labels, share, num_classes=num_classes)
-        for share in shares_of_rounds(probe.rounds)
-    )
-    # A round of self-training
-    trained = [
-        self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
-        for head, kept_out in zip(heads, folds, strict=True)
-    ]
-    after = _pooled_mean_iou(trained, labeled, folds, num_classes)
-    remark(f"{line}, {100 * after:.1f} % with pseudo labels")
-    return Judged(kind, options, right, alone, after)
+        return Judged(kind, PseudoOptions(num_classes, None, probe.balance, probe.weight), measured, alone, None)
+    # A round of self-training, with each way to choose pseudo labels
+    scores: list[tuple[float, PseudoOptions]] = []
+    for threshold in _thresholds(measured, probe, own=unlabeled.teacher is None):
+        options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
+        trained = [
+            self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
+            for head, kept_out in zip(heads, folds, strict=True)
+        ]
+        scores.append((_pooled_mean_iou(trained, labeled, folds, num_classes), options))
+    after, best = max(scores, key=lambda each: each[0])
+    tried = tuple((_counting(options.threshold), score) for score, options in scores)
+    remark(f"{line}; " + ", ".join(f"{100 * score:.1f} % with {counting}" for counting, score in tried))
+    return Judged(kind, best, measured, alone, after, tried)
 
 
-def choices_of(judged: Sequence[Judged], best: Judged) -> tuple[Choice, ...]:
-    """Return what was measured: kinds of classifiers, unlabeled images, how often pseudo labels are right.
+def _thresholds(measured: Reliability, probe: ProbeConfig, *, own: bool) -> tuple[float | None, ...]:
+    """Return the thresholds to try; None stands for the surest of each class.
+
+    A teacher of another run may have been trained on the images kept out: nothing is measured on them then.
+    """
+    if probe.threshold is not None:
+        return (probe.threshold,)
+    return (None, choose_threshold(measured)) if own else (THRESHOLD_OF_OTHERS,)
+
+
+def _counting(threshold: float | None) -> str:
+    return "the surest pseudo labels of each class" if threshold is None else f"pseudo labels above {threshold:g}"
+
+
+def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, own: bool) -> tuple[Choice, ...]:
+    """Return what was measured: kinds of classifiers, unlabeled images, confidence of pseudo labels.
 
     Args:
         judged: All kinds that were judged.
         best: The one that was taken.
+        probe: Settings.
+        own: Whether the pseudo labels are the probe's own, not those of another run.
     """
     choices = [
         Choice(
@@ -108,7 +133,7 @@ def choices_of(judged: Sequence[Judged], best: Judged) -> tuple[Choice, ...]:
     ]
     if best.trained is None:
         return tuple(choices)
-    gain = 100 * (best.trained - best.alone)
+    gain, taken = 100 * (best.trained - best.alone), _counting(best.options.threshold)
     choices.append(
         Choice(
             "unlabeled images",
@@ -116,20 +141,27 @@ def choices_of(judged: Sequence[Judged], best: Judged) -> tuple[Choice, ...]:
             ("mIoU %",),
             (
                 Candidate("labels alone", (_percent(best.alone),), not best.helps),
-                Candidate("with pseudo labels", (_percent(best.trained),), best.helps),
+                *(
+                    Candidate(counting, (_percent(score),), best.helps and counting == taken)
+                    for counting, score in best.tried
+                ),
             ),
         )
     )
+    rule = f"the lowest above which {100 * LEAST_RIGHT:.0f} % are right, else the highest"
+    if probe.threshold is not None:
+        rule = f"probe.threshold={probe.threshold:g}"
+    elif not own:
+        rule = f"{THRESHOLD_OF_OTHERS:g} for pseudo labels of another run; figures of labels alone"
+    measured = best.measured
     choices.append(
         Choice(
-            "pseudo labels that count",
-            "the surest of each class, more of them in each round; as right as those of labels alone are",
-            ("right %",),
+            "confidence from which pseudo labels count",
+            rule,
+            ("pixels %", "of them right %"),
             tuple(
-                Candidate(f"round {number}: {100 * share:.0f} % of each class", (_percent(right),), best.helps)
-                for number, (share, right) in enumerate(
-                    zip(shares_of_rounds(len(best.right)), best.right, strict=True), start=1
-                )
+                Candidate(f"{threshold:g}", (_percent(kept), _percent(right)), threshold == best.options.threshold)
+                for threshold, kept, right in zip(measured.thresholds, measured.kept, measured.right, strict=True)
             ),
         )
     )

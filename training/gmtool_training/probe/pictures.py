@@ -55,13 +55,9 @@ class Teaching:
         rounds: int,
     ) -> Teaching:
         """Return the teaching in a self-training, or, with the head of labels alone, what it would have been."""
-        is_used = len(trained.heads) > 1
-        head, found = trained.heads[-2 if is_used else -1], trained.teacher
-        if found is None:
-            found = head.probabilities(unlabeled.features) if unlabeled.teacher is None else unlabeled.teacher
         taken = views[: len(unlabeled.features)]
-        weights = PseudoWeights.of(found, options, share=shares_of_rounds(rounds)[-1])
-        return cls(head, other, weights, taken, is_used)
+        weights = PseudoWeights.of(trained.found, options, share=shares_of_rounds(rounds)[-1])
+        return cls(trained.teacher, other, weights, taken, is_used=len(trained.heads) > 1)
 
     def probabilities(
         self, network: GuidedMixNet, image: UInt8Array, rows: Tensor, columns: Tensor, *, bf16: bool

@@ -27,7 +27,7 @@ from gmtool_training.probe.fit_time import FitPlan, measure_fits, plan_fits
 from gmtool_training.probe.head import Head, HiddenOptions, Rows, fit_hidden, fit_linear, head_of, install
 from gmtool_training.probe.judge import choices_of, judge
 from gmtool_training.probe.pictures import Teaching
-from gmtool_training.probe.self_training import FOLDS, Fit, SelfTrained, folds_of, labeled_rows, self_train
+from gmtool_training.probe.self_training import FOLDS, Fit, folds_of, labeled_rows, self_train
 from gmtool_training.watch.stages import Stages
 
 LABELED_SHARE = 0.2
@@ -131,19 +131,19 @@ def fit_probe(
     with stages("fit"):
         fit = fits[best.kind]
         alone = fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))
-        trained = SelfTrained([alone], None)
-        if best.helps and unlabeled is not None:
-            trained = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds, start=alone)
-    teaching = None
-    if unlabeled is not None:
-        teaching = Teaching.of(trained, teacher, unlabeled, best.options, views, rounds=probe.rounds)
-    decoders = [decoder_of(head, network) for head in trained.heads]
+        heads, teaching = [alone], None
+        if unlabeled is not None:
+            rounds = probe.rounds if best.helps else 0
+            trained = self_train(fit, labeled, unlabeled, best.options, rounds=rounds, start=alone)
+            heads = trained.heads
+            teaching = Teaching.of(trained, teacher, unlabeled, best.options, views, rounds=probe.rounds)
+    decoders = [decoder_of(head, network) for head in heads]
     network.decoder = decoders[-1]
     return ProbeResult(
         steps=plan.steps,
         channels=config.model.decoder_channels if best.kind == "hidden layer" else 0,
         decoders=tuple(decoders),
-        choices=choices_of(judged, best),
+        choices=choices_of(judged, best, probe, own=teacher is None),
         teaching=teaching,
     )
 

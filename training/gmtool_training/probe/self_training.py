@@ -10,14 +10,28 @@ import torch
 from torch import Tensor
 
 from gmtool_training.probe.bank import Bank
-from gmtool_training.probe.head import Head, Rows
+from gmtool_training.probe.head import Head, Rows, for_even_pixels
 
 Fit = Callable[[Sequence[Rows], Head | None], Head]
 """From training rows, and a head to start from, to a fitted head."""
 FOLDS = 3
 """Parts of the labeled images, each kept out of a fit once; the last fit takes all."""
+THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
+LEAST_RIGHT = 0.9
+"""Share of the pseudo labels above a threshold that must be right for it to be taken."""
 PARTS = 2
 """Parts of the unlabeled images that label each other."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often a pseudo label is right, measured on labeled images that the fit has not seen."""
+
+    thresholds: tuple[float, ...]
+    kept: tuple[float, ...]
+    """Share of the pixels with at least this confidence."""
+    right: tuple[float, ...]
+    """Share of those whose pseudo label is the label; NaN where none is kept."""
 
 
 def labeled_rows(bank: Bank, num_classes: int) -> Rows:
@@ -33,6 +47,8 @@ class PseudoOptions:
     """How pseudo labels count."""
 
     num_classes: int
+    threshold: float | None
+    """Pixels whose largest probability is below do not count; None: the surest of each class count."""
     balance: float
     """A pixel weighs (share of its class among those that count) ** -balance."""
     weight: float
@@ -60,9 +76,15 @@ class PseudoWeights:
 
     @classmethod
     def of(cls, probabilities: Tensor, options: PseudoOptions, *, share: float) -> PseudoWeights:
-        """Return those of a teacher's (N, K) probabilities, where `share` of each predicted class counts."""
+        """Return those of a teacher's (N, K) probabilities.
+
+        Without a threshold, `share` of each predicted class counts.
+        """
         confidence, classes = probabilities.max(dim=1)
-        thresholds = class_thresholds(confidence, classes, share, num_classes=options.num_classes)
+        if options.threshold is None:
+            thresholds = _thresholds_of_shares(confidence, classes, share, num_classes=options.num_classes)
+        else:
+            thresholds = torch.full((options.num_classes,), options.threshold)
         keep = (confidence >= thresholds[classes]).float()
         counts = torch.zeros(len(thresholds)).index_add_(0, classes, keep)
         part = counts / counts.sum().clamp(min=1)
@@ -74,7 +96,7 @@ class PseudoWeights:
         return self.weights[classes] * (confidence >= self.thresholds[classes])
 
 
-def class_thresholds(confidence: Tensor, classes: Tensor, share: float, *, num_classes: int) -> Tensor:
+def _thresholds_of_shares(confidence: Tensor, classes: Tensor, share: float, *, num_classes: int) -> Tensor:
     """Return the confidence of each class, (K,), that `share` of the pixels predicted as it reach; else 0.
 
     Args:
@@ -96,7 +118,7 @@ def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions, *, sh
         bank: Unlabeled pixels.
         probabilities: (N, K) of a teacher.
         options: How much a pixel counts.
-        share: Share of each predicted class that counts.
+        share: Share of each predicted class that counts, without a threshold.
     """
     confidence, classes = probabilities.max(dim=1)
     targets = torch.zeros(probabilities.shape)
@@ -111,7 +133,9 @@ class SelfTrained:
 
     heads: list[Head]
     """Of labels alone, then of each round; before the last one, those of the first part's teacher."""
-    teacher: Tensor | None
+    teacher: Head
+    """Of the last round."""
+    found: Tensor
     """(N, K): probabilities of the unlabeled pixels, from which the last head's pseudo labels are."""
 
 
@@ -141,23 +165,32 @@ def self_train(
     rows = labeled_rows(labeled, options.num_classes)
     heads = [start or fit([rows], None)]
     parts = [unlabeled.images % PARTS == part for part in range(PARTS)]
+    teacher = _teacher(heads[0], labeled, options)
     if unlabeled.teacher is not None:
         found, shares = unlabeled.teacher, shares_of_rounds(rounds)[-1:]
     else:
-        found, shares = heads[0].probabilities(unlabeled.features), shares_of_rounds(rounds)
+        found, shares = teacher.probabilities(unlabeled.features), shares_of_rounds(rounds)
     # Rounds of teachers, each fitted to what the others label
     for share in shares[:-1]:
         pseudo = pseudo_rows(unlabeled, found, options, share=share)
-        teachers, found = [], torch.empty(pseudo.targets.shape)
+        found = torch.empty(pseudo.targets.shape)
+        students = []
         for part in parts:
             targets = pseudo.targets * ~part[:, None]
-            teachers.append(_fitted_to_both(fit, rows, Rows(pseudo.features, targets), options))
-            found[part] = teachers[-1].probabilities(unlabeled.features, part.nonzero()[:, 0])
-        heads.append(teachers[0])
+            students.append(_fitted_to_both(fit, rows, Rows(pseudo.features, targets), options))
+            teacher = _teacher(students[-1], labeled, options)
+            found[part] = teacher.probabilities(unlabeled.features, part.nonzero()[:, 0])
+        heads.append(students[0])
     # The last round
-    pseudo = pseudo_rows(unlabeled, found, options, share=shares[-1])
-    heads.append(_fitted_to_both(fit, rows, pseudo, options))
-    return SelfTrained(heads, found)
+    for share in shares[-1:]:
+        pseudo = pseudo_rows(unlabeled, found, options, share=share)
+        heads.append(_fitted_to_both(fit, rows, pseudo, options))
+    return SelfTrained(heads, teacher, found)
+
+
+def _teacher(head: Head, labeled: Bank, options: PseudoOptions) -> Head:
+    """Return what gives pseudo labels: a threshold is of a head as it was fitted, shares are of even pixels."""
+    return for_even_pixels(head, labeled.drawn) if options.threshold is None else head
 
 
 def _fitted_to_both(fit: Fit, rows: Rows, pseudo: Rows, options: PseudoOptions) -> Head:
@@ -169,21 +202,30 @@ def _fitted_to_both(fit: Fit, rows: Rows, pseudo: Rows, options: PseudoOptions) 
     return fit([rows, Rows(pseudo.features, pseudo.targets * factor)], None)
 
 
-def right_of_surest(
-    confidence: Tensor, classes: Tensor, labels: Tensor, share: float, *, num_classes: int
-) -> float:
-    """Return how many of the surest pixels of each predicted class have the right one, in [0, 1].
+def reliability(confidence: Tensor, right: Tensor) -> Reliability:
+    """Return how often pseudo labels are right.
 
     Args:
-        confidence: (N,) largest probabilities of pixels that the fit has not seen.
-        classes: (N,) their classes.
-        labels: (N,) what they should be.
-        share: Share of each predicted class that is looked at.
-        num_classes: K.
+        confidence: (N,) largest probabilities for pixels that the fit has not seen.
+        right: (N,) bool, whether the likeliest class is the label.
     """
-    thresholds = class_thresholds(confidence, classes, share, num_classes=num_classes)
-    surest = confidence >= thresholds[classes]
-    return float((classes == labels)[surest].float().mean())
+    kept = [confidence >= threshold for threshold in THRESHOLDS]
+    return Reliability(
+        THRESHOLDS,
+        tuple(float(each.float().mean()) for each in kept),
+        tuple(float(right[each].float().mean()) for each in kept),
+    )
+
+
+def choose_threshold(measured: Reliability, *, least: float = LEAST_RIGHT) -> float:
+    """Return the lowest threshold above which at least the share `least` is right; else the highest.
+
+    A strict filter where confident means right, else a floor that adapts (CW-BASS v2, arXiv 2608.12773).
+    """
+    for threshold, right in zip(measured.thresholds, measured.right, strict=True):
+        if right >= least:
+            return threshold
+    return measured.thresholds[-1]
 
 
 def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor]:
@@ -193,11 +235,19 @@ def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor
 
 
 def pixel_confusion(head: Head, bank: Bank, num_classes: int) -> Tensor:
-    """Return the confusion matrix of the labeled pixels of a bank, in the first view: (K, K), rows are labels."""
+    """Return the confusion matrix of the labeled pixels of a bank, in the first view: (K, K), rows are labels.
+
+    Pixels that were drawn in proportion to a weight count by its inverse: else a head that sees rare classes
+    everywhere would look good.
+    """
     predicted = head.probabilities(bank.features[:1]).argmax(dim=1)
     known = (bank.labels >= 0) & (bank.labels < num_classes)
     pairs = bank.labels[known] * num_classes + predicted[known]
-    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    matrix = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    if bank.drawn is None:
+        return matrix
+    drawn = bank.drawn[:num_classes, None]
+    return torch.where(drawn > 0, matrix / drawn, torch.zeros(()))
 
 
 def mean_iou(confusion: Tensor) -> float:
