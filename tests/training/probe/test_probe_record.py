@@ -17,8 +17,8 @@ from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.run import train
 from gmtool_training.loop.validate import validate, validate_decoders
 from gmtool_training.pictures.sheet import MaskTile, draw_sheet
-from gmtool_training.probe import judge as judge_module
 from gmtool_training.probe.bank import View, features_at
+from gmtool_training.probe.gain import Gain
 from gmtool_training.probe.head import Head, Scaling
 from gmtool_training.probe.pictures import Teaching, cropped, draw_unlabeled
 from gmtool_training.probe.run import decoder_of
@@ -55,7 +55,7 @@ def probe_run(toy_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     """A probe whose rounds of self-training are kept, whatever they lose on so little data."""
     run_dir = tmp_path_factory.mktemp("probe") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge_module, "TOLERATED", 1.0)
+        patch.setattr(Gain, "is_clear", True)
         train(build_config(toy_settings, PROBE), run_dir, record=RunRecord(kind="voc", recipe="probe"))
     return run_dir
 

@@ -126,7 +126,8 @@ def fit_probe(
         fits = _fits(plan, options, random)
         judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
         best = max(judged, key=lambda one: one.score)
-    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}")
+    gain = "" if best.gain is None else f", {best.gain} points"
+    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}{gain}")
     # That classifier on all labels
     with stages("fit"):
         fit = fits[best.kind]
