@@ -67,7 +67,7 @@ def shares_of_rounds(rounds: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class PseudoWeights:
-    """What the pixels of each predicted class count."""
+    """Weights of pseudo labels by their class."""
 
     thresholds: Tensor
     """(K,): pixels of the class that are less confident do not count."""
