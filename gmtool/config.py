@@ -192,11 +192,12 @@ class ProbeConfig:
     """Multinomial regression, one hidden layer of `model.decoder_channels`, or what kept-out labels prefer."""
     steps: Annotated[int, Ge(1)] = 500
     """Optimiser steps of one fit of the hidden layer."""
-    rounds: Annotated[int, Ge(0)] = 2
+    rounds: Annotated[int, Ge(0)] = 4
     """Rounds of self-training on the unlabeled images; 0 for labels alone."""
     threshold: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Pseudo labels of less confident pixels do not count. By default the lowest of 0.6, 0.7, 0.8, 0.9 and 0.95
-    above which 9 in 10 pseudo labels are right, measured on labeled images kept out of the fit."""
+    """Pseudo labels of less confident pixels do not count. By default labeled images kept out of the fit decide
+    between the surest pixels of each class, r / (rounds + 1) of them in round r, and all above the lowest of 0.6,
+    0.7, 0.8, 0.9 and 0.95 above which 9 in 10 pseudo labels are right."""
     weight: Annotated[float, Gt(0), Lt(1)] = 0.5
     """Share of the unlabeled pixels in the loss of a round."""
     balance: Annotated[float, Ge(0), Le(1)] = 0.5

@@ -13,9 +13,9 @@ BOTH = FitPlan(hidden=True, linear=True, steps=500)
     ("seconds", "rounds", "expected"),
     [
         (float("inf"), 2, BOTH),
-        (6 * 8 + 9 * 500 * 0.02, 2, BOTH),  # 138 s: six fits of each kind, three more of the one that is taken
-        (137, 2, FitPlan(hidden=True, linear=False, steps=500)),
-        (45, 2, FitPlan(hidden=True, linear=False, steps=250)),
+        (9 * 8 + 13 * 500 * 0.02, 2, BOTH),  # 202 s: nine fits of each kind, four more of the one that is taken
+        (201, 2, FitPlan(hidden=True, linear=False, steps=500)),
+        (65, 2, FitPlan(hidden=True, linear=False, steps=250)),
         (1, 2, FitPlan(hidden=True, linear=False, steps=100)),
         (3 * 8 + 4 * 500 * 0.02, 0, BOTH),
         (63, 0, FitPlan(hidden=False, linear=True, steps=500)),

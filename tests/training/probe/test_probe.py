@@ -1,5 +1,7 @@
 """The probe: features of sampled pixels, its classifiers, self-training, and a run of it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,17 @@ from gmtool_export.run import ExportOptions, export_run
 from gmtool_training.loop.run import resume, train
 from gmtool_training.probe.bank import Bank, View, any_pixels, features_at, labeled_pixels, views_of
 from gmtool_training.probe.collect import _until, affordable_views, class_pixel_weights
-from gmtool_training.probe.head import Head, HiddenOptions, Rows, Scaling, fit_hidden, fit_linear, head_of, install
+from gmtool_training.probe.head import (
+    Head,
+    HiddenOptions,
+    Rows,
+    Scaling,
+    fit_hidden,
+    fit_linear,
+    for_even_pixels,
+    head_of,
+    install,
+)
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -23,6 +35,7 @@ from gmtool_training.probe.self_training import (
     pseudo_rows,
     reliability,
     self_train,
+    shares_of_rounds,
 )
 from torch import nn
 from torchmetrics import JaccardIndex
@@ -213,12 +226,75 @@ def test_rows_without_a_target_do_not_count() -> None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_pseudo_labels_are_those_of_sure_pixels_and_rare_classes_weigh_more() -> None:
-    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.95, 0.05], [0.2, 0.8], [0.45, 0.55]])
-    bank = Bank((torch.zeros(6, 4),), torch.full((6,), 255), torch.zeros(6))
-    rows = pseudo_rows(bank, probabilities, PseudoOptions(2, threshold=0.6, balance=0.5, weight=0.5))
-    assert rows.targets.gt(0).tolist() == [[True, False]] * 4 + [[False, True], [False, False]]
-    assert float(rows.targets[4, 1] / rows.targets[0, 0]) == pytest.approx((4 / 1) ** 0.5)
+def test_the_surest_of_each_class_count_however_unsure_they_are_and_rare_classes_weigh_more() -> None:
+    first = torch.tensor([0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.93, 0.92, 0.4, 0.42, 0.44, 0.46])
+    probabilities = torch.stack([first, 1 - first], dim=1)
+    bank = Bank((torch.zeros(12, 4),), torch.full((12,), 255), torch.zeros(12))
+    rows = pseudo_rows(bank, probabilities, PseudoOptions(2, None, balance=0.5, weight=0.5), share=0.5)
+    kept = [[True, False]] * 4 + [[False, False]] * 4 + [[False, True]] * 2 + [[False, False]] * 2
+    assert rows.targets.gt(0).tolist() == kept
+    assert float(rows.targets[8, 1] / rows.targets[0, 0]) == pytest.approx(2**0.5)
+    every = pseudo_rows(bank, probabilities, PseudoOptions(2, None, balance=0.5, weight=0.5), share=1.0)
+    assert every.targets.gt(0).sum(dim=1).tolist() == [1] * 12
+
+
+def test_with_a_threshold_pixels_below_it_do_not_count() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.45, 0.55]])
+    bank = Bank((torch.zeros(4, 4),), torch.full((4,), 255), torch.zeros(4))
+    rows = pseudo_rows(bank, probabilities, PseudoOptions(2, 0.6, balance=0.5, weight=0.5), share=0.1)
+    assert rows.targets.gt(0).tolist() == [[True, False]] * 2 + [[False, True], [False, False]]
+
+
+def test_a_teacher_gives_rare_classes_no_more_than_they_are() -> None:
+    """A head of pixels of which one class was drawn nine times as often gives the probabilities of even ones."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(2000) % 2
+    features = (labels + torch.randn(2000, generator=random))[:, None].half()
+    weighted = torch.eye(2)[labels] * torch.tensor([1.0, 9.0])
+    even = fit_linear([Rows((features,), torch.eye(2)[labels])], l2=0.0)
+    head = fit_linear([Rows((features,), weighted)], l2=0.0)
+    found = for_even_pixels(head, torch.tensor([1.0, 9.0])).probabilities([features])
+    torch.testing.assert_close(found, even.probabilities([features]), atol=0.02, rtol=0)
+    assert (head.probabilities([features]) - found).abs().max() > 0.3
+    assert for_even_pixels(head, None) is head
+
+
+def test_more_pixels_count_in_each_round() -> None:
+    assert shares_of_rounds(4) == (0.2, 0.4, 0.6, 0.8)
+    assert shares_of_rounds(1) == (0.5,)
+    assert shares_of_rounds(0) == ()
+
+
+def test_an_image_is_not_labeled_by_a_head_that_was_fitted_to_its_pseudo_labels() -> None:
+    """But for the first round, which labels alone teach, and the last head, which is fitted to all."""
+    bank = blobs(200, seed=0)
+    unlabeled = blobs(200, seed=1, known=False)
+    fitted: list[tuple[list[int], Head]] = []
+
+    def fit(rows: Sequence[Rows], start: Head | None) -> Head:
+        head = fit_linear(rows)
+        seen = unlabeled.images[rows[1].targets.sum(dim=1) > 0] if len(rows) > 1 else torch.tensor([])
+        fitted.append((seen.unique().tolist(), head))
+        return head
+
+    trained = self_train(fit, bank, unlabeled, PseudoOptions(NUM_CLASSES, None, 0.5, 0.5), rounds=3)
+    assert [len(seen) for seen, _ in fitted] == [0, 10, 10, 10, 10, 20]
+    for (seen, head), (others, _) in zip(fitted[3:5], reversed(fitted[3:5]), strict=True):
+        assert not set(seen) & set(others)
+        mine = torch.isin(unlabeled.images, torch.tensor(others))
+        expected = head.probabilities([view[mine] for view in unlabeled.features])
+        torch.testing.assert_close(trained.found[mine], expected)
+    assert trained.heads == [fitted[0][1], fitted[1][1], fitted[3][1], fitted[5][1]]
+
+
+def test_the_pseudo_labels_of_another_run_stay_so_they_are_learned_once() -> None:
+    bank, unlabeled = blobs(60, seed=0), blobs(60, seed=1, known=False)
+    teacher = torch.full((60, NUM_CLASSES), 0.01)
+    teacher[:, 2] = 0.98
+    taught = replace(unlabeled, teacher=teacher)
+    options = PseudoOptions(NUM_CLASSES, None, 0.5, 0.5)
+    trained = self_train(lambda rows, start: fit_linear(rows), bank, taught, options, rounds=3)
+    assert len(trained.heads) == 2 and trained.found is teacher
 
 
 def test_self_training_moves_the_border_into_the_gap_between_clusters() -> None:
@@ -235,9 +311,9 @@ def test_self_training_moves_the_border_into_the_gap_between_clusters() -> None:
         lambda rows, start: fit_linear(rows, start=start),
         labeled,
         unlabeled,
-        PseudoOptions(2, threshold=0.6, balance=0.0, weight=0.9),
+        PseudoOptions(2, None, balance=0.0, weight=0.9),
         rounds=3,
-    )
+    ).heads
     scores = [mean_iou(pixel_confusion(head, test, 2)) for head in heads]
     assert len(heads) == 4
     assert scores[-1] > scores[0]
@@ -265,6 +341,15 @@ def test_the_scores_are_those_of_torchmetrics() -> None:
     predicted = head.probabilities(bank.features[:1]).argmax(dim=1)
     reference = JaccardIndex(task="multiclass", num_classes=NUM_CLASSES)(predicted, bank.labels)
     assert mean_iou(pixel_confusion(head, bank, NUM_CLASSES)) == pytest.approx(float(reference))
+
+
+def test_pixels_that_were_drawn_by_weight_count_by_its_inverse() -> None:
+    bank = blobs(300, seed=3, spread=3.0)
+    head = fit_linear([labeled_rows(bank, NUM_CLASSES)])
+    often = torch.cat([torch.arange(300), *[(bank.labels == 1).nonzero()[:, 0]] * 3])
+    drawn = replace(bank.rows(often), drawn=torch.tensor([0.5, 2.0, 0.5]))
+    expected = 2.0 * pixel_confusion(head, bank, NUM_CLASSES)
+    torch.testing.assert_close(pixel_confusion(head, drawn, NUM_CLASSES), expected.to(torch.float32))
 
 
 def test_the_threshold_is_the_lowest_above_which_most_pseudo_labels_are_right() -> None:

@@ -17,12 +17,12 @@ from gmtool_training.engine.machine import Machine
 from gmtool_training.loop.run import train
 from gmtool_training.loop.validate import validate, validate_decoders
 from gmtool_training.pictures.sheet import MaskTile, draw_sheet
-from gmtool_training.probe import judge as judge_module
 from gmtool_training.probe.bank import View, features_at
+from gmtool_training.probe.gain import Gain
 from gmtool_training.probe.head import Head, Scaling
 from gmtool_training.probe.pictures import Teaching, cropped, draw_unlabeled
 from gmtool_training.probe.run import decoder_of
-from gmtool_training.probe.self_training import PseudoOptions
+from gmtool_training.probe.self_training import PseudoWeights
 from gmtool_training.watch.examples import ValidationImages
 from gmtool_training.watch.stages import late_text
 from PIL import Image
@@ -46,7 +46,6 @@ PROBE: Settings = {
     "probe.scales": (1.0,),
     "probe.labeled_pixels": 50,
     "probe.unlabeled_pixels": 30,
-    "probe.threshold": 0.3,
     "probe.input_scales": (0.5, 1.0),
 }
 
@@ -56,7 +55,7 @@ def probe_run(toy_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     """A probe whose rounds of self-training are kept, whatever they lose on so little data."""
     run_dir = tmp_path_factory.mktemp("probe") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge_module, "TOLERATED", 1.0)
+        patch.setattr(Gain, "is_clear", True)
         train(build_config(toy_settings, PROBE), run_dir, record=RunRecord(kind="voc", recipe="probe"))
     return run_dir
 
@@ -75,10 +74,11 @@ def test_the_record_has_every_choice_with_its_figures(probe_run: Path) -> None:
     (kind,) = taken["classifier"]
     best = {each.name: max(figure or 0 for figure in each.figures) for each in choices["classifier"].candidates}
     assert best.keys() == {"hidden layer", "linear"} and best[kind.name] == max(best.values())
-    assert tuple(each.figures[0] for each in choices["unlabeled images"].candidates) == kind.figures
+    alone, *trained = (each.figures[0] or 0 for each in choices["unlabeled images"].candidates)
+    assert (alone, max(trained)) == kind.figures
     assert len(taken["unlabeled images"]) == 1
     assert len(choices["confidence from which pseudo labels count"].candidates) == 5
-    assert "probe.threshold=0.3" in choices["confidence from which pseudo labels count"].rule
+    assert len(choices["unlabeled images"].candidates) == 3  # left out, the surest of each class, by a threshold
 
 
 def test_there_is_a_score_a_round_and_the_last_one_is_the_reports(probe_run: Path) -> None:
@@ -182,8 +182,8 @@ def test_what_counts_are_the_teachers_sure_pixels_by_the_weights_of_their_classe
     some = torch.arange(0, 48), torch.arange(0, 48)
     found = [head.probabilities([features_at(network, image, view, *some)]) for view in views]
     threshold = float(torch.stack(found).mean(dim=0).max(dim=1).values.median())
-    options = PseudoOptions(len(classes), threshold, balance=0.5, weight=0.5)
-    teaching = Teaching(head, None, options, weights, views, is_used=True)
+    thresholds = torch.full((len(classes),), threshold)
+    teaching = Teaching(head, None, PseudoWeights(thresholds, weights), views, is_used=True)
     drawn: list[Any] = []
 
     def keep(titles: Sequence[str], rows: Sequence[Any], **given: Any) -> Image.Image:

@@ -156,7 +156,7 @@ def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine,
     if device == "mps" and not torch.backends.mps.is_available():
         raise BackendError("--device mps: torch finds no Apple GPU: use --device cpu or auto")
     found = _found_device(device)
-    precision = _native_precision(found) if precision == "auto" else precision
+    precision = native_precision(found) if precision == "auto" else precision
     if precision == "16-mixed" and found == "mps":
         raise ConfigError(
             "run.precision=16-mixed needs a loss scaler, missing in torch on Apple GPUs: use 32-true"
@@ -254,7 +254,7 @@ def _found_device(device: DeviceName) -> DeviceName:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+def native_precision(device: DeviceName) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
     """Return the half precision that the device multiplies natively, bfloat16 before float16; else 32-true."""
     if device == "cuda":
         capability = torch.cuda.get_device_capability()

@@ -50,6 +50,8 @@ class Bank:
     """(N,) int64: index of the image that a pixel is of."""
     teacher: Tensor | None = None
     """(N, K) float32 class probabilities of a teacher from another run; None without one."""
+    drawn: Tensor | None = None
+    """(256,): the pixels of each label were drawn in proportion to it; None: all alike."""
 
     @property
     def bytes(self) -> int:
@@ -59,9 +61,8 @@ class Bank:
     def rows(self, wanted: Tensor) -> Bank:
         """Return the pixels at `wanted`: indices, or (N,) bool."""
         teacher = None if self.teacher is None else self.teacher[wanted]
-        return Bank(
-            tuple(each[wanted] for each in self.features), self.labels[wanted], self.images[wanted], teacher
-        )
+        features = tuple(each[wanted] for each in self.features)
+        return Bank(features, self.labels[wanted], self.images[wanted], teacher, self.drawn)
 
 
 def views_of(scales: Sequence[float]) -> tuple[View, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ def labeled_bank(
     for index in track(indices, total=len(indices)):
         image, mask = read.labeled(index)
         builder.add(image, labeled_pixels(mask, weights, pixels, mean_weight=mean, random=random))
-    return builder.build()
+    return replace(builder.build(), drawn=weights)
 
 
 def unlabeled_bank(
@@ -124,6 +125,8 @@ def unlabeled_bank(
     features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
     room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
     pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
+    size_mib = 2 * features * pixels * images * len(taken) / 2**20
+    remark(f"keeping features of {images} of {count} unlabeled images in memory: up to {size_mib:.0f} MiB")
     started = time.monotonic()
     chosen = random.permutation(count)[:images].tolist()
     builder = BankBuilder(network, taken, bf16=is_bf16(config), teacher=teacher)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gmtool_training.probe.head import LINEAR_ITERATIONS, HiddenOptions, Rows, fit_hidden, fit_linear
-from gmtool_training.probe.self_training import FOLDS
+from gmtool_training.probe.self_training import FOLDS, PARTS
 
 LEAST_STEPS = 100
 """Steps of a hidden layer's fit, at least."""
@@ -50,9 +50,10 @@ def measure_fits(rows: Rows, options: HiddenOptions) -> FitTimes:
 def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> FitPlan:
     """Return what fits into `seconds`.
 
-    Each kind is judged by `FOLDS` fits, twice as many with self-training; the one that is taken is fitted once
-    more, and in each round. Self-training gains most with a hidden layer; labels alone are as well off with a
-    linear classifier, which takes less.
+    Each kind is judged by `FOLDS` fits, and as many for each of two ways to choose pseudo labels. The one that
+    is taken is fitted once more, and in each round: in the last one to all unlabeled images, before it once for
+    each part of them. Self-training gains most with a hidden layer; labels alone are as well off with a linear
+    classifier, which takes less.
 
     Args:
         whole: Everything that the settings ask for.
@@ -62,8 +63,8 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     """
     if not whole.hidden:  # a linear fit has nothing to leave out
         return whole
-    judging = FOLDS * (2 if rounds else 1)
-    fits = judging + 1 + rounds
+    judging = FOLDS * (3 if rounds else 1)
+    fits = judging + 1 + (PARTS * (rounds - 1) + 1 if rounds else 0)
     of_linear = judging * times.linear if whole.linear else 0.0
     if of_linear + fits * whole.steps * times.step <= seconds:
         return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,14 +55,39 @@ class Head:
     """`Linear`, or `Linear, ReLU, Dropout, Linear`; in evaluation mode."""
 
     @torch.inference_mode()
-    def probabilities(self, features: Sequence[Tensor]) -> Tensor:
-        """Return the mean over views of the class probabilities of (N, D) features: (N, K)."""
-        total: Tensor | None = None
-        for view in features:
-            logits = torch.cat([self.layers(self.scaling(rows)) for rows in torch.split(view, 8192)])
-            total = logits.softmax(dim=1) if total is None else total + logits.softmax(dim=1)
-        assert total is not None
-        return total / len(features)
+    def probabilities(self, features: Sequence[Tensor], wanted: Tensor | None = None) -> Tensor:
+        """Return the mean over views of the class probabilities of (N, D) features: (N, K).
+
+        Args:
+            features: One (N, D) a view.
+            wanted: (n,) indices of rows, which alone are looked at: (n, K) then.
+        """
+        some = torch.arange(len(features[0])) if wanted is None else wanted
+        means = [
+            torch.stack([self.layers(self.scaling(view[rows])).softmax(dim=1) for view in features]).mean(dim=0)
+            for rows in torch.split(some, 8192)
+        ]
+        return torch.cat(means)
+
+
+def for_even_pixels(head: Head, drawn: Tensor | None) -> Head:
+    """Return a head whose probabilities are those of pixels that occur as they do in images.
+
+    A head that is fitted to pixels drawn by weight sees rare classes where there are none. Dividing its
+    probabilities by the weights (Saerens et al., Neural Computation 2002) is a shift of its last bias.
+
+    Args:
+        head: Fitted to pixels drawn by weight.
+        drawn: Weights of the labels, at least K; None: they were drawn evenly.
+    """
+    if drawn is None:
+        return head
+    layers = copy.deepcopy(head.layers)
+    bias = layers[-1].bias
+    assert isinstance(bias, Tensor)
+    weights = drawn[: len(bias)]
+    bias -= torch.where(weights > 0, weights.log(), torch.zeros(()))
+    return Head(head.scaling, layers)
 
 
 @dataclass(frozen=True)
@@ -83,8 +109,10 @@ class HiddenOptions:
     lr: float = 2e-3
     weight_decay: float = 1e-2
     steps: int = 500
-    batch: int = 1024
+    batch: int = 512
     ema_decay: float = 0.99
+    bf16: bool = False
+    """Multiply in bfloat16."""
 
 
 def fit_linear(
@@ -191,7 +219,9 @@ def _train(
         rate = 0.5 * (1 + math.cos(math.pi * step / options.steps)) * min(1.0, (step + 1) / 30)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * rate
-        loss = -(targets * layers(scaling(x)).log_softmax(dim=1)).sum(dim=1).mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            logits = layers(scaling(x))
+        loss = -(targets * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from gmtool.artifact.run_record import Candidate, Choice
 from gmtool.config import ProbeConfig
 from gmtool.console import remark
 from gmtool_training.probe.bank import Bank
-from gmtool_training.probe.head import Head
+from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.self_training import (
     LEAST_RIGHT,
     Fit,
@@ -23,13 +22,10 @@ from gmtool_training.probe.self_training import (
     choose_threshold,
     labeled_rows,
     mean_iou,
-    pixel_confusion,
     reliability,
     self_train,
 )
 
-TOLERATED = 0.005
-"""Mean IoU that self-training may lose on the images kept out: less is noise."""
 THRESHOLD_OF_OTHERS = 0.9
 """Confidence from which the pseudo labels of another run count."""
 
@@ -44,18 +40,29 @@ class Judged:
     """How often its pseudo labels are right."""
     alone: float
     """Mean IoU of labels alone, in [0, 1]."""
-    trained: float | None
-    """The same after one round of self-training; None without unlabeled images."""
+    gain: Gain | None = None
+    """What one round of self-training adds; None without unlabeled images."""
+    tried: tuple[tuple[str, Gain], ...] = ()
+    """Which pseudo labels counted, and what they added; `options` are those of the best."""
 
     @property
     def helps(self) -> bool:
-        """Return whether self-training does not lose."""
-        return self.trained is not None and self.trained >= self.alone - TOLERATED
+        """Return whether self-training adds more than chance would, whichever pseudo labels count.
+
+        Where the sure ones of all classes add nothing, more of the rare ones do harm that labeled images cannot
+        show: they may be frames of the videos that unlabeled ones are from.
+        """
+        return self.gain is not None and all(gain.is_clear for _, gain in self.tried)
+
+    @property
+    def trained(self) -> float | None:
+        """Mean IoU after a round of self-training; None without unlabeled images."""
+        return None if self.gain is None else self.alone + self.gain.points
 
     @property
     def score(self) -> float:
-        """Return the better of the two."""
-        return max(self.alone, self.trained or 0.0)
+        """Return the mean IoU of what is used."""
+        return self.alone + (self.gain.points if self.gain is not None and self.helps else 0.0)
 
 
 def judge(
@@ -69,7 +76,8 @@ def judge(
 ) -> Judged:
     """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does."""
     heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
-    alone = _pooled_mean_iou(heads, labeled, folds, num_classes)
+    before = confusions_kept_out(heads, labeled, folds, num_classes)
+    alone = mean_iou(before.sum(dim=0))
     line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
     # How sure is sure enough
     confidence, right = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.bool)
@@ -78,26 +86,36 @@ def judge(
         confidence[kept_out], found = head.probabilities(kept.features).max(dim=1)
         right[kept_out] = found == kept.labels
     measured = reliability(confidence, right)
-    threshold = probe.threshold
-    if threshold is None:  # a teacher from another run may have been trained on the images kept out
-        own = unlabeled is None or unlabeled.teacher is None
-        threshold = choose_threshold(measured) if own else THRESHOLD_OF_OTHERS
-    options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
     if unlabeled is None:
         remark(line)
-        return Judged(kind, options, measured, alone, None)
-    # A round of self-training
-    trained = [
-        self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head)[-1]
-        for head, kept_out in zip(heads, folds, strict=True)
-    ]
-    after = _pooled_mean_iou(trained, labeled, folds, num_classes)
-    place = int(np.argmin([abs(each - threshold) for each in measured.thresholds]))
-    remark(
-        f"{line}, {100 * after:.1f} % with pseudo labels above {threshold:g}: "
-        f"{100 * measured.kept[place]:.0f} % of the pixels, {100 * measured.right[place]:.0f} % of them right"
-    )
-    return Judged(kind, options, measured, alone, after)
+        return Judged(kind, PseudoOptions(num_classes, None, probe.balance, probe.weight), measured, alone)
+    # A round of self-training, with each way to choose pseudo labels
+    gains: list[tuple[Gain, PseudoOptions]] = []
+    for threshold in _thresholds(measured, probe, own=unlabeled.teacher is None):
+        options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
+        trained = [
+            self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
+            for head, kept_out in zip(heads, folds, strict=True)
+        ]
+        gains.append((gain_of(before, confusions_kept_out(trained, labeled, folds, num_classes)), options))
+    gain, best = max(gains, key=lambda each: each[0].points)
+    tried = tuple((_counting(options.threshold), each) for each, options in gains)
+    remark(f"{line}; " + ", ".join(f"{each} points with {counting}" for counting, each in tried))
+    return Judged(kind, best, measured, alone, gain, tried)
+
+
+def _thresholds(measured: Reliability, probe: ProbeConfig, *, own: bool) -> tuple[float | None, ...]:
+    """Return the thresholds to try; None stands for the surest of each class.
+
+    A teacher of another run may have been trained on the images kept out: nothing is measured on them then.
+    """
+    if probe.threshold is not None:
+        return (probe.threshold,)
+    return (None, choose_threshold(measured)) if own else (THRESHOLD_OF_OTHERS,)
+
+
+def _counting(threshold: float | None) -> str:
+    return "the surest pseudo labels of each class" if threshold is None else f"pseudo labels above {threshold:g}"
 
 
 def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, own: bool) -> tuple[Choice, ...]:
@@ -120,17 +138,21 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
             ),
         )
     ]
-    if best.trained is None:
+    if best.gain is None:
         return tuple(choices)
-    gain = 100 * (best.trained - best.alone)
+    taken = _counting(best.options.threshold)
     choices.append(
         Choice(
             "unlabeled images",
-            f"used if they lose no more than {100 * TOLERATED:g} points; they change the score by {gain:+.1f}",
+            "used if they add more than the standard error of that: "
+            + ", ".join(f"{gain} with {counting}" for counting, gain in best.tried),
             ("mIoU %",),
             (
                 Candidate("labels alone", (_percent(best.alone),), not best.helps),
-                Candidate("with pseudo labels", (_percent(best.trained),), best.helps),
+                *(
+                    Candidate(counting, (_percent(best.alone + gain.points),), best.helps and counting == taken)
+                    for counting, gain in best.tried
+                ),
             ),
         )
     )
@@ -157,12 +179,3 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
 def _percent(ratio: float | None) -> float | None:
     """Return a ratio in [0, 1] as per cent; None for None and NaN."""
     return None if ratio is None or math.isnan(ratio) else round(100 * ratio, 2)
-
-
-def _pooled_mean_iou(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> float:
-    """Return the mean IoU over all labeled images, each predicted by the head that has not seen it."""
-    confusions = [
-        pixel_confusion(head, labeled.rows(kept_out), num_classes)
-        for head, kept_out in zip(heads, folds, strict=True)
-    ]
-    return mean_iou(torch.stack(confusions).sum(dim=0))

@@ -21,7 +21,7 @@ from gmtool_training.data.readers import ImageReader
 from gmtool_training.pictures.sheet import TILE_PX, MaskTile, Tile, draw_sheet
 from gmtool_training.probe.bank import Bank, View, features_at, probabilities_at
 from gmtool_training.probe.head import Head
-from gmtool_training.probe.self_training import PseudoOptions, pseudo_class_weights
+from gmtool_training.probe.self_training import PseudoOptions, PseudoWeights, SelfTrained, shares_of_rounds
 
 MAX_ROWS = 4
 GRID_PX = TILE_PX // 2
@@ -36,9 +36,8 @@ class Teaching:
     """The teacher."""
     other: nn.Module | None
     """Network of another run that is the teacher instead; None without one."""
-    options: PseudoOptions
-    class_weights: Tensor
-    """(K,): weight of a pixel that counts, by its class."""
+    weights: PseudoWeights
+    """What counts, and how much."""
     views: tuple[View, ...]
     """Views of an image over which the teacher's probabilities are averaged."""
     is_used: bool
@@ -47,18 +46,18 @@ class Teaching:
     @classmethod
     def of(
         cls,
-        head: Head,
+        trained: SelfTrained,
         other: nn.Module | None,
         unlabeled: Bank,
         options: PseudoOptions,
         views: tuple[View, ...],
         *,
-        is_used: bool,
+        rounds: int,
     ) -> Teaching:
-        """Return the teaching of a head, or of another run, whose probabilities the bank has."""
-        found = unlabeled.teacher if unlabeled.teacher is not None else head.probabilities(unlabeled.features)
+        """Return the teaching in a self-training, or, with the head of labels alone, what it would have been."""
         taken = views[: len(unlabeled.features)]
-        return cls(head, other, options, pseudo_class_weights(found, options), taken, is_used)
+        weights = PseudoWeights.of(trained.found, options, share=shares_of_rounds(rounds)[-1])
+        return cls(trained.teacher, other, weights, taken, is_used=len(trained.heads) > 1)
 
     def probabilities(
         self, network: GuidedMixNet, image: UInt8Array, rows: Tensor, columns: Tensor, *, bf16: bool
@@ -99,12 +98,12 @@ def draw_unlabeled(
     """
     rows: list[tuple[Tile, ...]] = []
     shape: tuple[int, int] | None = None
-    heaviest = float(teaching.class_weights.max().clamp(min=1e-6))
+    heaviest = float(teaching.weights.weights.max().clamp(min=1e-6))
     for image in _some_images(split, read):
         shape = shape or (image.shape[0], image.shape[1])
         picture = cropped(image, shape)
         labels, confidence = _pseudo_mask(network, picture, teaching, bf16=bf16)
-        share = teaching.class_weights.numpy()[labels] / heaviest * (confidence >= teaching.options.threshold)
+        share = teaching.weights(torch.from_numpy(confidence), torch.from_numpy(labels).long()).numpy() / heaviest
         with autocast():
             prediction = _prediction(network, picture)
         counting = MaskTile(labels, share.astype(np.float32))
@@ -112,8 +111,7 @@ def draw_unlabeled(
     if not rows:
         return None
     counts = "what counts" if teaching.is_used else "what would count"
-    threshold = teaching.options.threshold
-    note = f"Paler: less certain, or counts less. Pixels below confidence {threshold:g} do not count."
+    note = "Paler: less certain, or counts less. The least certain pixels of each class do not count."
     if not teaching.is_used:
         note += " Labels alone did better."
     titles = ("unlabeled image", "pseudo mask", counts, "prediction")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool_training.data.cache import Readers
+from gmtool_training.engine.machine import native_precision
 from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
 from gmtool_training.probe.bank import Bank, View, views_of
 from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
@@ -117,21 +118,26 @@ def fit_probe(
     # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
     with stages("choice of the classifier"):
         folds = folds_of(labeled, FOLDS, random)
-        plan = _plan(config, labeled_rows(labeled, len(classes)), unlabeled, budget)
-        fits = _fits(plan, config.model.decoder_channels, random)
+        options = HiddenOptions(
+            channels=config.model.decoder_channels,
+            bf16=is_bf16(config) and native_precision("cpu") == "bf16-mixed",  # the card's may be another
+        )
+        plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget)
+        fits = _fits(plan, options, random)
         judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
         best = max(judged, key=lambda one: one.score)
-    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}")
+    gain = "" if best.gain is None else f", {best.gain} points"
+    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}{gain}")
     # That classifier on all labels
     with stages("fit"):
         fit = fits[best.kind]
-        heads = [fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))]
-        if best.helps and unlabeled is not None:
-            heads = self_train(fit, labeled, unlabeled, best.options, rounds=probe.rounds, start=heads[0])
-    teaching = None
-    if unlabeled is not None:
-        last = heads[-2] if len(heads) > 1 else heads[-1]
-        teaching = Teaching.of(last, teacher, unlabeled, best.options, views, is_used=len(heads) > 1)
+        alone = fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))
+        heads, teaching = [alone], None
+        if unlabeled is not None:
+            rounds = probe.rounds if best.helps else 0
+            trained = self_train(fit, labeled, unlabeled, best.options, rounds=rounds, start=alone)
+            heads = trained.heads
+            teaching = Teaching.of(trained, teacher, unlabeled, best.options, views, rounds=probe.rounds)
     decoders = [decoder_of(head, network) for head in heads]
     network.decoder = decoders[-1]
     return ProbeResult(
@@ -203,14 +209,16 @@ def _earlier_head(network: GuidedMixNet, config: TrainConfig, kind: str) -> Head
     return head_of(network.decoder)
 
 
-def _plan(config: TrainConfig, rows: Rows, unlabeled: Bank | None, budget: _Budget) -> FitPlan:
+def _plan(
+    config: TrainConfig, options: HiddenOptions, rows: Rows, unlabeled: Bank | None, budget: _Budget
+) -> FitPlan:
     """Return the kinds of classifiers that settings and time allow, and their steps; say what was left out."""
-    probe, channels = config.probe, config.model.decoder_channels
-    has_hidden = channels > 0 and probe.head != "linear"
+    probe = config.probe
+    has_hidden = options.channels > 0 and probe.head != "linear"
     whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps)
     if probe.minutes is None or not has_hidden:
         return whole
-    times = measure_fits(rows, HiddenOptions(channels=channels))
+    times = measure_fits(rows, options)
     rounds = 0 if unlabeled is None else probe.rounds
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
     if plan != whole:
@@ -219,9 +227,9 @@ def _plan(config: TrainConfig, rows: Rows, unlabeled: Bank | None, budget: _Budg
     return plan
 
 
-def _fits(plan: FitPlan, channels: int, random: np.random.Generator) -> dict[str, Fit]:
+def _fits(plan: FitPlan, options: HiddenOptions, random: np.random.Generator) -> dict[str, Fit]:
     """Return the kinds of classifiers of a plan, and what fits one."""
-    options = HiddenOptions(channels=channels, steps=plan.steps)
+    options = replace(options, steps=plan.steps)
     every: dict[str, Fit] = {}
     if plan.hidden:
         every["hidden layer"] = lambda rows, start: fit_hidden(rows, options=options, random=random, start=start)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmtool_training.probe.bank import Bank
-from gmtool_training.probe.head import Head, Rows
+from gmtool_training.probe.head import Head, Rows, for_even_pixels
 
 Fit = Callable[[Sequence[Rows], Head | None], Head]
 """From training rows, and a head to start from, to a fitted head."""
@@ -19,6 +19,8 @@ FOLDS = 3
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_RIGHT = 0.9
 """Share of the pseudo labels above a threshold that must be right for it to be taken."""
+PARTS = 2
+"""Parts of the unlabeled images that label each other."""
 
 
 @dataclass(frozen=True)
@@ -45,65 +47,159 @@ class PseudoOptions:
     """How pseudo labels count."""
 
     num_classes: int
-    threshold: float
-    """Pixels whose largest probability is below do not count."""
+    threshold: float | None
+    """Pixels whose largest probability is below do not count; None: the surest of each class count."""
     balance: float
     """A pixel weighs (share of its class among those that count) ** -balance."""
     weight: float
     """Share of the unlabeled pixels in the whole, in (0, 1)."""
 
 
-def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions) -> Rows:
+def shares_of_rounds(rounds: int) -> tuple[float, ...]:
+    """Return which share of the pixels of each predicted class counts in each round: the surest ones.
+
+    The confidence that is enough differs from class to class. One threshold for all keeps the easy ones: the
+    others lose their pseudo labels, then their pixels, round by round. Within a class, the surest pixels are the
+    likeliest to be right (class-balanced self-training, Zou et al., ECCV 2018).
+    """
+    return tuple(number / (rounds + 1) for number in range(1, rounds + 1))
+
+
+@dataclass(frozen=True)
+class PseudoWeights:
+    """Weights of pseudo labels by their class."""
+
+    thresholds: Tensor
+    """(K,): pixels of the class that are less confident do not count."""
+    weights: Tensor
+    """(K,): weight of one that does; 0 of a class that is never predicted."""
+
+    @classmethod
+    def of(cls, probabilities: Tensor, options: PseudoOptions, *, share: float) -> PseudoWeights:
+        """Return those of a teacher's (N, K) probabilities.
+
+        Without a threshold, `share` of each predicted class counts.
+        """
+        confidence, classes = probabilities.max(dim=1)
+        if options.threshold is None:
+            thresholds = _thresholds_of_shares(confidence, classes, share, num_classes=options.num_classes)
+        else:
+            thresholds = torch.full((options.num_classes,), options.threshold)
+        keep = (confidence >= thresholds[classes]).float()
+        counts = torch.zeros(len(thresholds)).index_add_(0, classes, keep)
+        part = counts / counts.sum().clamp(min=1)
+        weights = torch.where(part > 0, part.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
+        return cls(thresholds, weights)
+
+    def __call__(self, confidence: Tensor, classes: Tensor) -> Tensor:
+        """Return the weight of each pixel; 0 for one that does not count. All tensors are of one shape."""
+        return self.weights[classes] * (confidence >= self.thresholds[classes])
+
+
+def _thresholds_of_shares(confidence: Tensor, classes: Tensor, share: float, *, num_classes: int) -> Tensor:
+    """Return the confidence of each class, (K,), that `share` of the pixels predicted as it reach; else 0.
+
+    Args:
+        confidence: (N,) largest probabilities.
+        classes: (N,) their classes.
+        share: In (0, 1].
+        num_classes: K.
+    """
+    thresholds = torch.zeros(num_classes)
+    for each in torch.unique(classes).tolist():
+        thresholds[each] = float(np.quantile(confidence[classes == each].numpy(), 1 - share, method="higher"))
+    return thresholds
+
+
+def pseudo_rows(bank: Bank, probabilities: Tensor, options: PseudoOptions, *, share: float) -> Rows:
     """Return unlabeled pixels with their likeliest classes as targets, where a teacher is sure.
 
     Args:
         bank: Unlabeled pixels.
         probabilities: (N, K) of a teacher.
-        options: What counts, and how much.
+        options: How much a pixel counts.
+        share: Share of each predicted class that counts, without a threshold.
     """
     confidence, classes = probabilities.max(dim=1)
-    keep = (confidence >= options.threshold).float()
-    weights = pseudo_class_weights(probabilities, options)
-    targets = torch.zeros_like(probabilities)
-    targets[torch.arange(len(classes)), classes] = keep * weights[classes]
+    targets = torch.zeros(probabilities.shape)
+    weights = PseudoWeights.of(probabilities, options, share=share)(confidence, classes)
+    targets[torch.arange(len(classes)), classes] = weights
     return Rows(bank.features, targets)
 
 
-def pseudo_class_weights(probabilities: Tensor, options: PseudoOptions) -> Tensor:
-    """Return the weight of a pixel that counts, by its likeliest class: (K,); 0 of a class without such pixels."""
-    confidence, classes = probabilities.max(dim=1)
-    keep = (confidence >= options.threshold).float()
-    counts = torch.zeros(probabilities.shape[1]).index_add_(0, classes, keep)
-    share = counts / counts.sum().clamp(min=1)
-    return torch.where(share > 0, share.clamp(min=1e-5) ** -options.balance, torch.zeros(()))
+@dataclass(frozen=True)
+class SelfTrained:
+    """Heads of a self-training, and its last pseudo labels."""
+
+    heads: list[Head]
+    """Of labels alone, then of each round; before the last one, those of the first part's teacher."""
+    teacher: Head
+    """Of the last round."""
+    found: Tensor
+    """(N, K): probabilities of the unlabeled pixels, from which the last head's pseudo labels are."""
 
 
 def self_train(
-    fit: Fit, labeled: Bank, unlabeled: Bank, options: PseudoOptions, *, rounds: int, start: Head | None = None
-) -> list[Head]:
-    """Return the head of labels alone, then that of each round.
+    fit: Fit,
+    labeled: Bank,
+    unlabeled: Bank,
+    options: PseudoOptions,
+    *,
+    rounds: int,
+    start: Head | None = None,
+) -> SelfTrained:
+    """Fit the head of labels alone, then those of each round, each from new weights.
 
-    The teacher of a round is the head before it, or another run, whose probabilities the unlabeled pixels have.
+    A head remembers the pseudo labels that it was fitted to, so it would repeat their mistakes as its own ones,
+    surer each time. From the second round on, each part of the unlabeled images gets its labels from a head that
+    was fitted to those of the other parts; only the last head is fitted to all.
 
     Args:
         fit: Fits a head.
         labeled: Labeled pixels.
-        unlabeled: Unlabeled ones.
+        unlabeled: Unlabeled ones, perhaps with a teacher of another run: there is the last round alone then.
         options: How pseudo labels count.
         rounds: Rounds of self-training.
         start: The head of labels alone, if it was fitted before.
     """
     rows = labeled_rows(labeled, options.num_classes)
     heads = [start or fit([rows], None)]
-    for _ in range(rounds):
-        found = unlabeled.teacher if unlabeled.teacher is not None else heads[-1].probabilities(unlabeled.features)
-        pseudo = pseudo_rows(unlabeled, found, options)
-        total = float(pseudo.targets.sum()) * len(pseudo.features)
-        if total == 0:
-            break
-        factor = options.weight / (1 - options.weight) * float(rows.targets.sum()) * len(rows.features) / total
-        heads.append(fit([rows, Rows(pseudo.features, pseudo.targets * factor)], heads[-1]))
-    return heads
+    parts = [unlabeled.images % PARTS == part for part in range(PARTS)]
+    teacher = _teacher(heads[0], labeled, options)
+    if unlabeled.teacher is not None:
+        found, shares = unlabeled.teacher, shares_of_rounds(rounds)[-1:]
+    else:
+        found, shares = teacher.probabilities(unlabeled.features), shares_of_rounds(rounds)
+    # Rounds of teachers, each fitted to what the others label
+    for share in shares[:-1]:
+        pseudo = pseudo_rows(unlabeled, found, options, share=share)
+        found = torch.empty(pseudo.targets.shape)
+        students = []
+        for part in parts:
+            targets = pseudo.targets * ~part[:, None]
+            students.append(_fitted_to_both(fit, rows, Rows(pseudo.features, targets), options))
+            teacher = _teacher(students[-1], labeled, options)
+            found[part] = teacher.probabilities(unlabeled.features, part.nonzero()[:, 0])
+        heads.append(students[0])
+    # The last round
+    for share in shares[-1:]:
+        pseudo = pseudo_rows(unlabeled, found, options, share=share)
+        heads.append(_fitted_to_both(fit, rows, pseudo, options))
+    return SelfTrained(heads, teacher, found)
+
+
+def _teacher(head: Head, labeled: Bank, options: PseudoOptions) -> Head:
+    """Return what gives pseudo labels: a threshold is of a head as it was fitted, shares are of even pixels."""
+    return for_even_pixels(head, labeled.drawn) if options.threshold is None else head
+
+
+def _fitted_to_both(fit: Fit, rows: Rows, pseudo: Rows, options: PseudoOptions) -> Head:
+    """Return a head of labels and pseudo labels, which have the share `options.weight` of the whole."""
+    total = float(pseudo.targets.sum()) * len(pseudo.features)
+    if total == 0:  # a single image has no other part
+        return fit([rows], None)
+    factor = options.weight / (1 - options.weight) * float(rows.targets.sum()) * len(rows.features) / total
+    return fit([rows, Rows(pseudo.features, pseudo.targets * factor)], None)
 
 
 def reliability(confidence: Tensor, right: Tensor) -> Reliability:
@@ -139,11 +235,19 @@ def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor
 
 
 def pixel_confusion(head: Head, bank: Bank, num_classes: int) -> Tensor:
-    """Return the confusion matrix of the labeled pixels of a bank, in the first view: (K, K), rows are labels."""
+    """Return the confusion matrix of the labeled pixels of a bank, in the first view: (K, K), rows are labels.
+
+    Pixels that were drawn in proportion to a weight count by its inverse: else a head that sees rare classes
+    everywhere would look good.
+    """
     predicted = head.probabilities(bank.features[:1]).argmax(dim=1)
     known = (bank.labels >= 0) & (bank.labels < num_classes)
     pairs = bank.labels[known] * num_classes + predicted[known]
-    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    matrix = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    if bank.drawn is None:
+        return matrix
+    drawn = bank.drawn[:num_classes, None]
+    return torch.where(drawn > 0, matrix / drawn, torch.zeros(()))
 
 
 def mean_iou(confusion: Tensor) -> float:
