@@ -63,8 +63,8 @@ def choose_settings(config: TrainConfig, *, minutes: float | None) -> Chosen:
         f"input scale: {_listed(scales)} for images of about {width}x{height}"
         + ("; labeled images kept out of the fit decide" if len(scales) > 1 else ""),
         "class weights: (share of the labeled pixels) ** -0.5, so that rare classes count",
-        f"unlabeled images: {len(found.unlabeled.samples)} ({found.unlabeled.name}), used unless labeled images "
-        "kept out of the fit lose",
+        f"unlabeled images: {len(found.unlabeled.samples)} ({found.unlabeled.name}), used if labeled images "
+        "kept out of the fit gain by them",
         f"time: about {allowed:g} minutes on a machine that does nothing else"
         + ("" if minutes is not None else "; --minutes N changes that"),
     )
