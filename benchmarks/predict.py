@@ -325,9 +325,9 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=375)
     arguments = parser.parse_args()
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ and "host" in arguments.parts:
-        # Decoding alone can take twice as long while freed memory goes back to the system: decoders keep it too
-        kept = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(32 << 20))
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | kept)
+        from gmtool_serving.pipeline.decoder_process import KEEP_MEMORY  # else decoding alone would be slower
+
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)
     size = (arguments.width, arguments.height)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -93,8 +93,6 @@ def write_together(files: Sequence[tuple[Path | str, bytes]]) -> list[OSError | 
         content = memoryview(files[index][1])
         while content:
             content = content[os.write(descriptors[index], content) :]
-        if hasattr(os, "posix_fadvise"):  # begins to write, and gives all files their place in one transaction
-            os.posix_fadvise(descriptors[index], 0, 0, os.POSIX_FADV_DONTNEED)
 
     def begin_sync(index: int) -> None:
         # Linux begins to write a file that is said to be needed no longer, and the syncs behind it find their work

@@ -88,6 +88,15 @@ def container_memory() -> int | None:
     return min((limit for limit, _, _ in _memory_limits()), default=None)
 
 
+def child_environment() -> dict[str, str]:
+    """Return the environment of a child process that runs code of this program, without a pool of threads.
+
+    Its modules are those of this process. It computes no linear algebra: threads for that would only take memory.
+    """
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
 def processors() -> int:
     """Return the number of processors: the smaller of the allowed cores and the quota of the container."""
     quota = _container_cores()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from gmtool.labels.dataset.images import ImageWriter, Outcome, Placed
 from gmtool.labels.dataset.worker import THREADS, file_of, outcome_of, placed_of, settings_of
 from gmtool.labels.readers.labelme import LabelmeFile, read_files, shapes_of
 from gmtool.labels.shapes import Labels, ShapeList
-from gmtool.resources import processors
+from gmtool.resources import child_environment, processors
 
 FEW = 500
 """Files that one process reads and writes as fast: others take 0.3 s to start."""
@@ -127,14 +126,11 @@ class _Child:
     """
 
     def __init__(self) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)  # the modules of this process
-        # A child's threads are its own: those of a linear algebra library would only take memory
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", "from gmtool.labels.dataset.worker import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=child_environment(),
             process_group=0,  # Ctrl-C reaches the group of the terminal; this process ends its children itself
         )
         self._numbers = count()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gmtool.errors import GmtoolError
+from gmtool.resources import child_environment
 from gmtool_serving.inputs.decode import Decoded, DecodeOptions, EncodedImage, Failure, named
 from gmtool_serving.pipeline.messages import DiedError, enlarge, read_into, receive, send, write_all
 from gmtool_serving.pipeline.shared_memory import SharedMemory, Slab
@@ -22,8 +23,9 @@ ATTEMPTS = 2
 """Processes that an image may end before it counts as failed; the first may have died for another reason."""
 PATIENCE_S = 60.0
 """Timeout for one image, seconds, without the time in which the process is stopped."""
-KEPT_BYTES = 32 << 20
-"""Freed memory that a child keeps: to get it anew for each image can take as long as decoding."""
+KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(32 << 20))
+"""Environment in which glibc keeps up to 32 MiB of freed memory: to get it anew for each image can take as long as
+decoding."""
 
 
 class DecodingProcess:
@@ -59,7 +61,7 @@ class DecodingProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env=_child_environment(),
+                env=child_environment() | KEEP_MEMORY,
                 pass_fds=() if shared < 0 else (shared,),
                 process_group=0,  # Ctrl-C reaches the group of the terminal; this process ends its children itself
             )
@@ -217,12 +219,3 @@ def _is_stopped(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):  # it has ended and was reaped
         return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
     return False
-
-
-def _child_environment() -> dict[str, str]:
-    # The same module search path as this process
-    paths = os.pathsep.join(path for path in sys.path if path)
-    # The child computes nothing: threads of a linear algebra library would only take memory
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    malloc = {"MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES), "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES)}  # glibc only
-    return os.environ | {"PYTHONPATH": paths} | threads | malloc

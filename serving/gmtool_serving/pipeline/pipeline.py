@@ -211,7 +211,8 @@ class Pipeline:
                     done.append(
                         Outcome(image, result.sha256, skipped=True, warning=result.warning, outputs=result.outputs)
                     )
-            self._outcomes.put(done)
+            if done:
+                self._outcomes.put(done)
             for waiting in grouper.waiting():
                 waiting.wait()
             del group, image, result  # they hold memory too
@@ -263,7 +264,8 @@ class Pipeline:
                 continue
             pixels = decoded.pixels if self._keep_pixels else None
             labeled.append(Labeled(waiting.image, decoded.sha256, decoded.warning, result, pixels))
-        self._outcomes.put(failed)
+        if failed:
+            self._outcomes.put(failed)
         for start in range(0, len(labeled), MAX_GROUP):
             group = labeled[start : start + MAX_GROUP]
             self._labeled.put(group, sum(each.size_bytes for each in group))
