@@ -1,6 +1,7 @@
 """What a run does where an image, a decoding process or memory fails it."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from gmtool_training.data.cache import open_readers
 from gmtool_training.data.workers import explained_worker_failures
 from gmtool_training.engine import validation_memory
 from gmtool_training.engine.validation_memory import attention_bytes
+from gmtool_training.loop.fit import fit as real_fit
 from gmtool_training.loop.run import train
 from PIL import Image
 
@@ -105,7 +107,7 @@ def test_an_unreadable_labeled_image_still_ends_the_run(own_data: TrainConfig, t
 KILLING = """
 import os, signal, sys
 import torch
-from gmtool_training.loop import run as run_module
+from gmtool_training.loop.fit import fit as real_fit
 from gmtool.cli import app
 
 real = run_module.unlabeled_batches
@@ -219,3 +221,19 @@ def test_available_memory_heeds_the_limit_of_the_process() -> None:
         assert available_memory() <= 2**33
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_processes_that_decode_end_with_the_training(
+    toy_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where something holds its parts in a cycle: the collector would wait 5 s for each process."""
+    kept: list[object] = []
+    before = {*multiprocessing.active_children()}
+
+    def fit(*arguments: Any, **keywords: Any) -> Any:
+        kept.append(keywords)
+        return real_fit(*arguments, **keywords)
+
+    monkeypatch.setattr("gmtool_training.loop.run.fit", fit)
+    train(build_config(toy_settings, {"data.workers": 1, "optim.iterations": 2}), tmp_path / "run")
+    assert kept and {*multiprocessing.active_children()} <= before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -136,7 +136,7 @@ def labeled_batches(
     start: int = 0,
     share: tuple[int, int] = (0, 1),
     read: LabeledReader | None = None,
-) -> Iterator[LabeledBatch]:
+) -> Generator[LabeledBatch]:
     """Yield endless batches of labeled crops.
 
     Args:
@@ -172,7 +172,7 @@ def unlabeled_batches(
     share: tuple[int, int] = (0, 1),
     read: ImageReader | None = None,
     unreadable: UnreadableImages | None = None,
-) -> Iterator[UnlabeledBatch]:
+) -> Generator[UnlabeledBatch]:
     """Yield endless batches of unlabeled crops; other arguments as for `labeled_batches`.
 
     Args:
@@ -209,7 +209,7 @@ def whole_images(
     read: LabeledReader | None = None,
     indices: Sequence[int] | None = None,
     share: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor]]:
     """Yield each image at its own size, (3, H, W) uint8, with its mask, (H, W) uint8, in order.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -194,6 +194,9 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
         _advising_to_resume(run),
         explained_worker_failures(run.run_dir),
         explained_memory(config),
+        # Ends the processes that decode; of a loader that is left to the collector, each one is waited for 5 s
+        _labeled_batches(run, start) as labeled,
+        _unlabeled_batches(run, schedule, start, unreadable) as unlabeled,
     ):
         result = fit(
             machine,
@@ -206,8 +209,8 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             schedule=schedule,
             start=start,
             sums=state.sums,
-            labeled=_labeled_batches(run, start),
-            unlabeled=_unlabeled_batches(run, schedule, start, unreadable),
+            labeled=labeled,
+            unlabeled=unlabeled,
             hooks=build_hooks(run, state, schedule, stop, log, seen),
             stop=stop,
             log=log,
@@ -252,34 +255,38 @@ def _restored(run: RunContext, state: RunState, schedule: FitSchedule) -> Traini
     return start
 
 
-def _labeled_batches(run: RunContext, start: TrainingProgress) -> Iterator[LabeledBatch]:
-    return labeled_batches(
-        run.data.labeled.samples,
-        run.classes,
-        run.config.data,
-        seed=run.config.run.seed,
-        pin_memory=run.machine.device.type == "cuda",
-        start=start.iteration,
-        share=(run.machine.rank, run.machine.processes),
-        read=run.readers.labeled,
+def _labeled_batches(run: RunContext, start: TrainingProgress) -> AbstractContextManager[Iterator[LabeledBatch]]:
+    return closing(
+        labeled_batches(
+            run.data.labeled.samples,
+            run.classes,
+            run.config.data,
+            seed=run.config.run.seed,
+            pin_memory=run.machine.device.type == "cuda",
+            start=start.iteration,
+            share=(run.machine.rank, run.machine.processes),
+            read=run.readers.labeled,
+        )
     )
 
 
 def _unlabeled_batches(
     run: RunContext, schedule: FitSchedule, start: TrainingProgress, unreadable: UnreadableImages
-) -> Iterator[UnlabeledBatch] | None:
-    """Return batches from the first step with unlabeled images on; None for supervised training."""
+) -> AbstractContextManager[Iterator[UnlabeledBatch] | None]:
+    """Give batches from the first step with unlabeled images on; None for supervised training."""
     if run.config.method.name == "supervised":
-        return None
-    return unlabeled_batches(
-        run.data.unlabeled.samples,
-        run.config.data,
-        seed=run.config.run.seed,
-        pin_memory=run.machine.device.type == "cuda",
-        start=max(0, start.iteration - schedule.unlabeled_from),
-        share=(run.machine.rank, run.machine.processes),
-        read=run.readers.unlabeled,
-        unreadable=unreadable,
+        return nullcontext()
+    return closing(
+        unlabeled_batches(
+            run.data.unlabeled.samples,
+            run.config.data,
+            seed=run.config.run.seed,
+            pin_memory=run.machine.device.type == "cuda",
+            start=max(0, start.iteration - schedule.unlabeled_from),
+            share=(run.machine.rank, run.machine.processes),
+            read=run.readers.unlabeled,
+            unreadable=unreadable,
+        )
     )
 
 

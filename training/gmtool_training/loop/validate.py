@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -141,9 +142,8 @@ def _matrices(
     """Return one confusion matrix for each of the `count` scores, (1, C, H, W), that `logits` gives an image."""
     matrices = np.zeros((count, len(classes), len(classes)), dtype=np.int64)
     mine = indices[machine.rank :: machine.processes]
-    images = whole_images(split.samples, classes, config, read=read, indices=mine)
     last: _Scored | None = None
-    with any_size():
+    with any_size(), closing(whole_images(split.samples, classes, config, read=read, indices=mine)) as images:
         for index, (image, mask) in zip(mine, images, strict=True):
             before_image()
             try:
