@@ -107,7 +107,7 @@ def test_an_unreadable_labeled_image_still_ends_the_run(own_data: TrainConfig, t
 KILLING = """
 import os, signal, sys
 import torch
-from gmtool_training.loop.fit import fit as real_fit
+from gmtool_training.loop import run as run_module
 from gmtool.cli import app
 
 real = run_module.unlabeled_batches
