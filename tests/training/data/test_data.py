@@ -1,4 +1,5 @@
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,8 @@ def batches(config: TrainConfig, count: int, **changes: object) -> list[torch.Te
     data, classes = load_training_data(settings), load_classes(settings.classes)
     labeled = labeled_batches(data.labeled.samples, classes, settings, seed=5, pin_memory=False)
     unlabeled = unlabeled_batches(data.unlabeled.samples, settings, seed=5, pin_memory=False)
-    return [tensor for part in (labeled, unlabeled) for batch in islice(part, count) for tensor in batch]
+    with closing(labeled), closing(unlabeled):  # ends their processes
+        return [tensor for part in (labeled, unlabeled) for batch in islice(part, count) for tensor in batch]
 
 
 def test_batches_have_the_promised_shapes(toy_config: TrainConfig) -> None:
