@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
@@ -55,8 +56,9 @@ def tensors(config: TrainConfig, source: Readers, workers: int) -> Iterator[torc
     common: dict[str, Any] = {"seed": 5, "pin_memory": False}
     labeled = labeled_batches(data.labeled.samples, classes, settings, read=source.labeled, **common)
     unlabeled = unlabeled_batches(data.unlabeled.samples, settings, read=source.unlabeled, **common)
-    for batch in (*islice(labeled, 5), *islice(unlabeled, 5)):
-        yield from batch
+    with closing(labeled), closing(unlabeled):  # ends their processes
+        for batch in (*islice(labeled, 5), *islice(unlabeled, 5)):
+            yield from batch
     for pair in whole_images(data.val.samples, classes, settings, read=source.val):
         yield from pair
 
