@@ -233,7 +233,15 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let training functions take seconds, offline, and exporting accept what they trained."""
     train, resume, export = gmtool.train, gmtool.resume, gmtool.export
     batches = {"data.labeled_batch": 2, "data.unlabeled_batch": 2}
-    short = {**SMALL, **batches, "optim.iterations": 2, "model.decoder": "pyramid", "probe.steps": 10}
+    short = {
+        **SMALL,
+        **batches,
+        "optim.iterations": 2,
+        "model.decoder": "pyramid",
+        "probe.steps": 10,
+        "probe.rounds": 1,
+        "probe.head": "hidden",
+    }
 
     def short_train(*args: Any, settings: Any = (), **keywords: Any) -> Any:
         return train(*args, settings={**short, **dict(settings)}, **keywords)

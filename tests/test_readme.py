@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 NARROW = ["--set", "model.encoder=toy", "--set", "model.decoder_channels=32", "--encoder-weights", "none"]
 SHORT = {
     "toy": ["--iterations", "8", "--set", "model.decoder_channels=32"],
-    "my-data": ["--set", "probe.steps=10", *NARROW],
+    "my-data": ["--set", "probe.steps=10", "--set", "probe.head=hidden", *NARROW],
     "folder": ["--iterations", "2", "--set", "data.crop_px=48", "--set", "data.workers=0", *NARROW],
 }
 """Options by which a documented training takes seconds, offline."""

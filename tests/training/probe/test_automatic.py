@@ -10,7 +10,7 @@ from gmtool.errors import CheckpointError
 from gmtool.settings import load_config
 
 COMPARED = ["--set", "probe.steps=10", "--set", "probe.labeled_pixels=40", "--set", "probe.input_scales=[1.0]"]
-QUICK = ["--set", "model.encoder=toy", "--encoder-weights", "none", *COMPARED]
+QUICK = ["--set", "model.encoder=toy", "--set", "probe.head=hidden", "--encoder-weights", "none", *COMPARED]
 
 
 def labels_of(data: Path) -> list[str | Path]:
