@@ -82,6 +82,9 @@ class DataConfig:
     """Worker processes that decode and augment; 0: the training process; default: one a core, at most 8."""
     cache: Literal["none", "ram"] = "none"
     """`ram`: decode all images and masks before training into memory shared by all processes."""
+    kept_crops: Annotated[int, Ge(0)] = 0
+    """Crops of each labeled image that are drawn once and come again, with their features kept in memory; 0: a new
+    crop each time. For `optim.freeze_encoder` with `method.name=supervised`, since mixed images are always new."""
 
 
 @dataclass(frozen=True)
@@ -303,3 +306,14 @@ class TrainConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if not self.data.kept_crops:
+            return
+        needed = {
+            "optim.freeze_encoder=true": self.optim.freeze_encoder,
+            "method.name=supervised": self.method.name == "supervised",
+        }
+        for setting, is_set in needed.items():
+            if not is_set:
+                raise ConfigError(f"setting data.kept_crops: got {self.data.kept_crops}; needs --set {setting}")

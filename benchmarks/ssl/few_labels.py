@@ -9,10 +9,12 @@ Each run is one `gmtool train` in OUT/VARIANT/seed-N; started again, finished ru
     all-labels  the same with every training image labeled: what is there to gain
     alone@1.5   a variant in other minutes than --minutes
     fixmatch    FixMatch with the same encoder, decoder, input scale and about the same time, by gradient steps
+    supervised  gradient steps on labels alone, with the same encoder, decoder and input scale
+    kept        the same with features of 16 crops of each image kept
 
 Written: OUT/few_labels.md and .json: mIoU % of the last checkpoint on the validation images, processor and wall
-time, peak memory, the first digits of the config's hash; means with 95 % intervals (Student's t), what unlabeled
-images add, and the share of the gap to all labels that they close.
+time, peak memory, the first digits of the config's hash, gradient steps a second without validations; means with
+95 % intervals (Student's t), what unlabeled images add, and the share of the gap to all labels that they close.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import scipy.stats
 
 from gmtool.settings import load_config
 
-FIXMATCH = {
+GRADIENT_STEPS = {
     "model.encoder": "timm:tf_efficientnet_lite2",
     "model.output_stride": "16",
     "model.decoder": "pyramid",
@@ -48,7 +50,8 @@ FIXMATCH = {
     "data.workers": "0",
     "data.cache": "ram",
 }
-"""Settings of the gradient recipe; crop and iterations are options."""
+"""Settings of the gradient recipes; crop and iterations are options."""
+KEPT = {"data.kept_crops": "16"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Run:
     wall_s: float
     peak_gb: float
     config: str
+    steps_per_s: float | None = None
+    """Of gradient steps on labels alone; else None."""
 
 
 def arguments_of(variant: str, options: argparse.Namespace, seed: int, out: Path) -> list[str]:
@@ -72,17 +77,20 @@ def arguments_of(variant: str, options: argparse.Namespace, seed: int, out: Path
     shared = [str(options.data), "--labels", str(labels), "--seed", str(seed), "--out", str(out)]
     if options.classes is not None:
         shared += ["--classes", str(options.classes)]
-    if variant != "fixmatch":
+    if variant not in ("fixmatch", "supervised", "kept"):
         alone = [] if variant == "default" else ["--set", "probe.rounds=0"]
         return [*shared, "--minutes", minutes or f"{options.minutes:g}", *alone]
     chosen = load_config(options.out / "default" / f"seed-{seed}" / "config.toml").model
     settings = {
-        **FIXMATCH,
+        **GRADIENT_STEPS,
+        **(KEPT if variant == "kept" else {}),
         "model.input_scale": f"{chosen.input_scale:g}",
-        "data.crop_px": str(options.fixmatch_crop),
+        "data.crop_px": str(options.crop),
     }
     assigned = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    return [*shared, "--recipe", "fixmatch", "--iterations", str(options.fixmatch_iterations), *assigned]
+    recipe = "fixmatch" if variant == "fixmatch" else "supervised"
+    steps = options.fixmatch_iterations if variant == "fixmatch" else options.steps
+    return [*shared, "--recipe", recipe, "--iterations", str(steps), *assigned]
 
 
 def train(variant: str, options: argparse.Namespace, seed: int) -> Run:
@@ -108,9 +116,24 @@ def train(variant: str, options: argparse.Namespace, seed: int) -> Run:
             time.monotonic() - started,
             usage.ru_maxrss / 2**20,
             hashlib.sha256((folder / "config.toml").read_bytes()).hexdigest()[:12],
+            steps_per_s(folder),
         )
         figures.write_text(json.dumps(asdict(run)))
     return Run(**json.loads(figures.read_text()))
+
+
+def steps_per_s(folder: Path) -> float | None:
+    """Return the steps a second of a run on labels alone by gradient steps, without validations; else None."""
+    config = load_config(folder / "config.toml")
+    if config.method.name != "supervised":
+        return None
+    done, seconds = 0, 0.0
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["kind"] == "train":
+            seconds += (event["iteration"] - done) * config.data.labeled_batch / event["images_per_s"]
+            done = event["iteration"]
+    return done / seconds
 
 
 def interval(values: Sequence[float]) -> str:
@@ -133,18 +156,19 @@ def differences(runs: Sequence[Run], one: str, other: str) -> list[float]:
 def to_markdown(runs: Sequence[Run]) -> str:
     """Return the table of all runs, means and differences."""
     lines = [
-        "| variant | seed | mIoU % | processor s | wall s | peak GB | config |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| variant | seed | mIoU % | processor s | wall s | peak GB | steps/s | config |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for run in runs:
+        speed = "-" if run.steps_per_s is None else f"{run.steps_per_s:.2f}"
         lines.append(
             f"| {run.variant} | {run.seed} | {run.miou:.2f} | {run.processor_s:.0f} | {run.wall_s:.0f} | "
-            f"{run.peak_gb:.1f} | `{run.config}` |"
+            f"{run.peak_gb:.1f} | {speed} | `{run.config}` |"
         )
     lines.append("")
     for variant in dict.fromkeys(run.variant for run in runs):
         lines.append(f"- {variant}: {interval([run.miou for run in runs if run.variant == variant])}")
-    for one, other in (("default", "alone"), ("default", "fixmatch")):
+    for one, other in (("default", "alone"), ("default", "fixmatch"), ("kept", "supervised")):
         if gained := differences(runs, one, other):
             lines.append(f"- {one} over {other}: {interval(gained)}")
     gaps, gained = differences(runs, "all-labels", "alone"), differences(runs, "default", "alone")
@@ -166,7 +190,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=["default", "alone", "fixmatch", "all-labels"])
     parser.add_argument("--fixmatch-iterations", type=int, default=400)
-    parser.add_argument("--fixmatch-crop", type=int, default=208)
+    parser.add_argument("--steps", type=int, default=600, help="Of supervised and kept.")
+    parser.add_argument("--crop", type=int, default=208, help="Of gradient steps, px.")
     options = parser.parse_args()
     runs: list[Run] = []
     for variant in options.variants:

@@ -107,6 +107,24 @@ def test_case_30_stopped_in_warm_up_in_a_step_or_in_validation(
     assert fingerprint(tmp_path / "run") == uninterrupted
 
 
+def test_features_that_were_kept_are_computed_again_with_the_same_values(
+    short_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(
+        short_config,
+        data=replace(short_config.data, kept_crops=2),
+        method=replace(short_config.method, name="supervised"),
+        optim=replace(short_config.optim, freeze_encoder=True),
+    )
+    train(config, tmp_path / "whole")
+    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(8))
+    with pytest.raises(TerminatedError):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
+
+
 def test_stopped_again_and_again(
     short_config: TrainConfig,
     uninterrupted: dict[str, object],

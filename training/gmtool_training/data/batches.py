@@ -58,7 +58,9 @@ class LabeledCrops(Dataset[tuple[Tensor, Tensor] | DataError]):
             image, mask = self.read(key[1])
         except DataError as error:
             return error  # raised in the training process, see _stack
-        window = _window(image, self.config, [self.seed, STREAMS["labeled"], *key])
+        epoch, index = key
+        number = epoch % self.config.kept_crops if self.config.kept_crops else epoch
+        window = _window(image, self.config, [self.seed, STREAMS["labeled"], number, index])
         cropped_mask = crop_mask(mask, window, ignore_index=self.ignore_index)
         return _to_chw(crop_image(image, window)), torch.from_numpy(cropped_mask)
 

@@ -13,11 +13,11 @@ from gmtool.config import TrainConfig
 from gmtool.console import announcing, remark
 from gmtool.data.check import check_masks
 from gmtool.data.datasets import TrainingData
-from gmtool.nn.encoder import Attention
 from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import processors
 from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
+from gmtool_training.engine.kept_features import require_room
 from gmtool_training.engine.machine import Machine, open_machine, share_batch_statistics, share_weights
 from gmtool_training.engine.optim import build_optimizer
 from gmtool_training.engine.validation_memory import refuse_too_large_images
@@ -83,16 +83,17 @@ def build_context(
     machine: Machine,
     data: TrainingData,
     classes: ClassSet,
-    *,
-    attention: Attention | None,
+    network: GuidedMixNet,
 ) -> RunContext:
     """Check the memory for validation, compute the class weights, and fill the cache if the settings ask for one.
 
     Raises:
         DataError: A validation image or the cache does not fit into memory, or a mask cannot be used.
+        ConfigError: Features that are to be kept do not fit into memory.
     """
     half = config.run.precision != "32-true"
-    refuse_too_large_images(data.val.samples, attention, machine.device, half=half)
+    refuse_too_large_images(data.val.samples, network.attention, machine.device, half=half)
+    require_room(network, config, len(data.labeled.samples), machine.device)
     weights = labeled_class_weights(data.labeled.samples, classes, config)
     return RunContext(
         config=config,

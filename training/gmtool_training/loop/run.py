@@ -34,6 +34,7 @@ from gmtool_training.data.batches import (
 )
 from gmtool_training.data.workers import explained_worker_failures
 from gmtool_training.engine.build_step import build_step
+from gmtool_training.engine.kept_features import keep_features
 from gmtool_training.engine.machine import Machine, in_precision, of_first_process
 from gmtool_training.engine.memory import explained_memory
 from gmtool_training.engine.optim import set_learning_rates
@@ -100,7 +101,7 @@ def train(
         network = build_network(config.model, classes)
         if not config.probe.encoders:  # the probe loads those that it compares
             remark(_starting_weights(network, config, classes))
-    run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
+    run = build_context(config, run_dir, machine, data, classes, network)
     # Everything is checked: write from here on
     with open_tracker(config, run_dir, is_first=machine.is_first) as tracker, _new_folder(run_dir, machine):
         if machine.is_first:
@@ -155,7 +156,7 @@ def resume(run_dir: Path, changes: Settings | None = None) -> RunResult:
         if config.method.name == "probe":  # nothing of it was saved: it starts anew, with the same draws
             remark(f"{run_dir}: a probe saves nothing until it is fitted: it starts over")
             remark(_starting_weights(network, config, classes))
-        run = build_context(config, run_dir, machine, data, classes, attention=network.attention)
+        run = build_context(config, run_dir, machine, data, classes, network)
         with open_tracker(config, run_dir, is_first=machine.is_first) as tracker:
             if machine.is_first:
                 save_tracker_id(run_dir, config, tracker)
@@ -181,6 +182,8 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
     state = build_state(config, machine, network)
     start = _restored(run, state, schedule) if resumed else TrainingProgress()
     # Wrap the network for memory, speed and several processes
+    if config.data.kept_crops:
+        keep_features(network, config)
     if config.run.activation_checkpointing:
         recompute_activations(network)
     compiled = torch.compile(network) if config.run.compile else network

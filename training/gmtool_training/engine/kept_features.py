@@ -1,0 +1,96 @@
+"""Features of a frozen encoder that are kept: for a crop that comes again, a step costs the decoder alone."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+import torch
+from torch import Tensor
+
+from gmtool.config import TrainConfig
+from gmtool.console import remark
+from gmtool.errors import ConfigError
+from gmtool.nn.encoder import Features
+from gmtool.nn.model import GuidedMixNet
+from gmtool.resources import available_memory
+
+MAX_SHARE = 0.5
+"""Share of the memory that is free which features may take."""
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What features are kept in, by `run.precision`; else in float32."""
+
+
+def require_room(network: GuidedMixNet, config: TrainConfig, labeled: int, device: torch.device) -> None:
+    """Say how much memory the features of `data.kept_crops` crops of each labeled image will take.
+
+    Args:
+        network: The network.
+        config: Settings of the run.
+        labeled: Number of labeled images.
+        device: Where the network will be.
+
+    Raises:
+        ConfigError: That is more than half of what is free.
+    """
+    crops = config.data.kept_crops
+    if not crops:
+        return
+    of_one = crops_bytes(network, config) * labeled
+    room = int(MAX_SHARE * _free_bytes(device))
+    if crops * of_one > room:
+        remedy = f"--set data.kept_crops={room // of_one}" if of_one <= room else "leave data.kept_crops out"
+        raise ConfigError(
+            f"data.kept_crops={crops}: features of {crops} crops of each of {labeled} labeled images need "
+            f"{crops * of_one / 2**20:.0f} MiB, of which {room / 2**20:.0f} MiB are there: {remedy}, or take a "
+            "smaller data.crop_px"
+        )
+    remark(
+        f"keeping features of {crops} crops of each of {labeled} labeled images in memory: up to "
+        f"{crops * of_one / 2**20:.0f} MiB"
+    )
+
+
+def crops_bytes(network: GuidedMixNet, config: TrainConfig) -> int:
+    """Return the memory of the features of one crop."""
+    padded = -(-config.data.crop_px // network.multiple) * network.multiple
+    levels = zip(network.encoder.channels, network.encoder.strides, strict=True)
+    values: int = sum(channels * round(padded * network.input_scale / stride) ** 2 for channels, stride in levels)
+    return values * HALF.get(config.run.precision, torch.float32).itemsize
+
+
+def keep_features(network: GuidedMixNet, config: TrainConfig) -> None:
+    """Let a network whose encoder is frozen compute the features of each training crop once, in place."""
+    network.features = _KeptFeatures(network, HALF.get(config.run.precision, torch.float32))  # type: ignore[method-assign]
+
+
+class _KeptFeatures:
+    """Features by the content of a crop.
+
+    A crop's features are computed from it alone, not from the batch in which it first came, so that they are the
+    same ones in a resumed run. On a card each step waits for its crops, to recognise them.
+    """
+
+    def __init__(self, network: GuidedMixNet, dtype: torch.dtype) -> None:
+        self._network, self._compute, self._dtype = network, network.features, dtype
+        self._kept: dict[bytes, Features] = {}
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, padded: Tensor) -> Features:
+        if not self._network.training:  # whole images are validated
+            return self._compute(padded)
+        found = [self._of(crop) for crop in torch.split(padded, 1)]
+        return [torch.cat(level) for level in zip(*found, strict=True)]
+
+    def _of(self, crop: Tensor) -> Features:
+        key = hashlib.blake2b(crop.contiguous().cpu().numpy().data, digest_size=16).digest()
+        if key not in self._kept:
+            with torch.no_grad():
+                self._kept[key] = [level.to(self._dtype) for level in self._compute(crop)]
+        return self._kept[key]
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(available_memory(), sys.maxsize)
