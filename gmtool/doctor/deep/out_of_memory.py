@@ -46,6 +46,7 @@ def check(setting: Setting) -> Checked:
     for image in images:
         picture.save(image.path, compress_level=1)
     backend = TightBackend(model_path(setting, "fp32"), device=setting.place, threads=1)
+    backend.lanes = 1  # two would take each other's room, and try the same sizes
     OrtBackend.predict(backend, np.asarray(picture)[None])
     # Every image gets its mask, and what did not fit once is not tried again
     options = PredictOptions(batch=BATCH, workers=0)

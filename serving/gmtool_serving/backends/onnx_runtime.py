@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +65,6 @@ class OrtBackend:
         BackendError: CUDA was asked for and is unavailable.
     """
 
-    lanes = 1  # onnxruntime copies within a run; two at once would take the memory of two
-
     def __init__(
         self, path: Path, *, device: InferenceDevice = "auto", threads: int = 0, trust: bool = False
     ) -> None:
@@ -89,6 +88,8 @@ class OrtBackend:
         self._held_bytes = 0
         """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
         self.device: Literal["cpu", "cuda"] = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
+        self.lanes = 1 if self.device == "cpu" else 2
+        self._computing = threading.Lock()
         sides = self._session.get_inputs()[0].shape[:3]
         self._fixed = tuple(side if isinstance(side, int) else None for side in sides)
         """Batch, height and width, where the graph takes no other."""
@@ -120,12 +121,16 @@ class OrtBackend:
         return values
 
     def _run_bound(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
-        """Run with inputs and outputs bound to the device: one copy each way."""
+        """Run with inputs and outputs bound to the device: one copy each way, while another batch is computed.
+
+        Only one is computed at a time: the runtime would take the memory of two.
+        """
         binding = self._session.io_binding()
-        binding.bind_cpu_input(self.spec.input.name, images)
+        binding.bind_cpu_input(self.spec.input.name, images)  # copies it now, in a stream of its own
         for name in self.spec.outputs:
             binding.bind_output(name, self.device)
-        self._session.run_with_iobinding(binding)
+        with self._computing:
+            self._session.run_with_iobinding(binding)  # waits until the outputs are there
         values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
 

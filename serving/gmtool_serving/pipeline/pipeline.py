@@ -144,6 +144,8 @@ class Pipeline:
         self._labeled: Channel[list[Labeled]] = Channel(2 * writers + 1, MAX_BYTES)
         self._outcomes: SimpleQueue[Sequence[Outcome] | BaseException | None] = SimpleQueue()
         self._lock = threading.Lock()
+        self._limit = batch
+        """Images that fit into memory at once, as far as is known; lowered by any lane."""
         self._predicting = backend.lanes
         """Threads that have not ended yet; guarded by the lock."""
 
@@ -230,7 +232,6 @@ class Pipeline:
             self._batches.put(batch, sum(waiting.decoded.pixels.nbytes for waiting in batch))
 
     def _predict(self) -> None:
-        limit = self._batch
         while True:
             try:
                 batch = self._batches.get()
@@ -242,6 +243,7 @@ class Pipeline:
                     self._labeled.end()
                 raise
             while batch:
+                limit = self._limit
                 some, batch = batch[:limit], batch[limit:]
                 with self.clocks.compute.running():
                     computed = predict_batch(
@@ -251,7 +253,7 @@ class Pipeline:
                         names=[str(waiting.image) for waiting in some],
                     )
                 if computed.fitted < len(some):
-                    limit = computed.fitted
+                    self._limit = min(self._limit, computed.fitted)
                 self._hand_over(some, computed.results)
 
     def _hand_over(self, batch: Sequence[Waiting], results: Sequence[Labels | Failure]) -> None:
