@@ -24,6 +24,10 @@ MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "mem
 """Names of the files with limit and use, in cgroup 2 and 1."""
 UNLIMITED_BYTES = 2**60
 """Limit from which cgroup 1 means no limit."""
+MAX_DECODERS = 8
+"""Largest default number of processes that decode images: more are seldom faster."""
+DECODER_BYTES = 256 << 20
+"""Memory of a process that decodes a photo of 12 megapixels, several copies of its pixels included."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ def available_memory() -> int:
     return max(0, min(available, _address_space()))
 
 
+def memory_for_pixels(most: int) -> int:
+    """Return `most` bytes, or an eighth of the available memory if that is less: what may be decoded ahead."""
+    return min(most, available_memory() // 8)
+
+
 def container_memory() -> int | None:
     """Return the memory limit of the container in bytes; None: no limit."""
     return min((limit for limit, _, _ in _memory_limits()), default=None)
@@ -101,6 +110,11 @@ def processors() -> int:
     """Return the number of processors: the smaller of the allowed cores and the quota of the container."""
     quota = _container_cores()
     return _allowed_cores() if quota is None else max(1, min(_allowed_cores(), int(quota)))
+
+
+def decoding_processes() -> int:
+    """Return the default number of processes that decode images: one a processor, as far as their memory goes."""
+    return max(1, min(MAX_DECODERS, processors(), available_memory() // DECODER_BYTES))
 
 
 def runtime_threads(asked: int) -> int:

@@ -34,6 +34,21 @@ def test_a_containers_limit_counts(container: Path) -> None:
     assert (found.container_bytes, found.container_cores) == (None, None)
 
 
+@pytest.mark.parametrize(("mib", "decoders", "pixels_mib"), [(100, 1, 12.5), (1024, 4, 128), (8192, 8, 512)])
+def test_case_52_a_small_container_decodes_less_at_once(
+    container: Path, monkeypatch: pytest.MonkeyPatch, mib: int, decoders: int, pixels_mib: float
+) -> None:
+    monkeypatch.setattr(resources, "processors", lambda: 64)
+    monkeypatch.setattr(resources, "physical_memory", lambda: 64 << 30)
+    monkeypatch.setattr(resources, "MEMINFO", container / "none")
+    monkeypatch.setattr(resources, "_address_space", lambda: 64 << 30)
+    (container / "memory.max").write_text(f"{mib << 20}\n")
+    (container / "memory.current").write_text("0\n")
+    (container / "memory.stat").write_text("inactive_file 0\n")
+    assert resources.decoding_processes() == predict._default_workers(100) == decoders
+    assert resources.memory_for_pixels(512 << 20) == pixels_mib * 2**20
+
+
 def test_a_limit_beyond_any_machine_is_none(container: Path) -> None:
     (container / "memory.max").write_text("9223372036854771712\n")
     assert resources.container_memory() is None

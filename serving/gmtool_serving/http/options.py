@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmtool.errors import UsageError
-from gmtool.resources import processors
+from gmtool.resources import decoding_processes
 from gmtool_serving.inputs.decode import DecodeOptions
 
 TOKEN_VARIABLE = "GMTOOL_TOKEN"
@@ -39,7 +39,7 @@ class ServeOptions:
     pad_px: int = 0
     """Pad images to a multiple of so many pixels, so that more have one size."""
     decode: DecodeOptions = field(default_factory=DecodeOptions)
-    workers: int = field(default_factory=lambda: min(8, processors()))
+    workers: int = field(default_factory=decoding_processes)
     """Decoding processes; 0 decodes in threads, which a crashing decoder would end with the service."""
     access_log: bool = False
     """Print a line of JSON on stdout for each request."""

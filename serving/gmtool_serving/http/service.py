@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from gmtool.errors import GmtoolError
+from gmtool.resources import memory_for_pixels
 from gmtool_serving.backends.tiles import Tiling, window_starts
 from gmtool_serving.http.admission import Room, Slots
 from gmtool_serving.http.answers import Answer, LabeledImage, encode_answer
@@ -27,7 +28,7 @@ from gmtool_serving.pipeline.decoder_pool import Decode, Decoders
 ENCODERS = 2
 """Encoding threads."""
 MAX_DECODED_BYTES = 512 << 20
-"""Bytes of decoded images in memory beyond which no other is decoded."""
+"""Bytes of decoded images in memory beyond which no other is decoded; less in a small container."""
 MAX_TILES = 1024
 """Most tiles of an image: a client must not occupy the device for hours with tiny ones."""
 
@@ -71,7 +72,9 @@ class Service:
         self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         largest = max(map(self.scheduler.batch_of, models.values()))
         self._room = Room(
-            decoders.workers + 2 * largest + ENCODERS, undecoded=decoders.workers, max_bytes=MAX_DECODED_BYTES
+            decoders.workers + 2 * largest + ENCODERS,
+            undecoded=decoders.workers,
+            max_bytes=memory_for_pixels(MAX_DECODED_BYTES),
         )
         self.is_warm = False
         self.metrics.watch("gmtool_queue_images", "Accepted images without an answer.", lambda: self.slots.taken)

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 
 from gmtool.images import UInt8Array
 from gmtool.labels.outlines import OutlineOptions
+from gmtool.resources import memory_for_pixels
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.inputs.decode import Decoded, Failure
@@ -24,7 +25,8 @@ from gmtool_serving.pipeline.decode_ahead import FindDone, decode_ahead
 from gmtool_serving.pipeline.decoder_pool import Decoders
 
 MAX_BYTES = 512 << 20
-"""Limit of decoded images that wait for inference, and of masks that wait to be written; one always fits."""
+"""Limit of decoded images that wait for inference, and of masks that wait to be written; less in a small
+container. One always fits."""
 MAX_GROUP = 16
 """Masks that a thread writes and syncs together, if as many wait; those of a batch are one group or several."""
 PATIENT_GROUPS = 4
@@ -140,8 +142,9 @@ class Pipeline:
         self._formats, self._outlines, self._store = formats, outlines, MaskFolders(out)
         self._writers, self._find_done = writers, find_done
         self._keep_pixels = any(map(needs_pixels, formats))
-        self._batches: Channel[list[Waiting]] = Channel(2, MAX_BYTES)
-        self._labeled: Channel[list[Labeled]] = Channel(2 * writers + 1, MAX_BYTES)
+        self._max_bytes = memory_for_pixels(MAX_BYTES)
+        self._batches: Channel[list[Waiting]] = Channel(2, self._max_bytes)
+        self._labeled: Channel[list[Labeled]] = Channel(2 * writers + 1, self._max_bytes)
         self._outcomes: SimpleQueue[Sequence[Outcome] | BaseException | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._limit = batch
@@ -200,7 +203,7 @@ class Pipeline:
         # A model that computes one image at a time is slow, others are fed in half as many handovers
         chunk = 2 * self._batch if self._batch > 1 else 1
         for group in decode_ahead(
-            self._decoders, images, chunk=chunk, max_bytes=MAX_BYTES, find_done=self._find_done
+            self._decoders, images, chunk=chunk, max_bytes=self._max_bytes, find_done=self._find_done
         ):
             # Images that failed or were skipped are done, others join a batch
             done = []

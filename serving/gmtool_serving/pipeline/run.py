@@ -12,7 +12,7 @@ from gmtool import __version__
 from gmtool.classes import ClassSet
 from gmtool.errors import DataError
 from gmtool.labels.outlines import OutlineOptions
-from gmtool.resources import processors
+from gmtool.resources import decoding_processes
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.backends.tiles import require_logits
 from gmtool_serving.inputs.collect import InputImage
@@ -31,8 +31,6 @@ WRITERS = 4
 """Threads that encode and write. Syncing a file takes milliseconds of waiting, not of computing."""
 DECODING_THREADS = 2
 """Decoding threads where no decoding processes are used."""
-MAX_WORKERS = 8
-"""Largest default number of decoding processes: more are seldom faster, and each takes 60 MB."""
 FEW = 4
 """Up to this many images no decoding processes are started: they would be ready too late."""
 FULL_DISK_PATIENCE = 5
@@ -330,7 +328,7 @@ def _record_of(outcome: Outcome, conditions: Conditions) -> Record:
 
 
 def _default_workers(images: int) -> int:
-    return 0 if images <= FEW else min(MAX_WORKERS, processors())
+    return 0 if images <= FEW else decoding_processes()
 
 
 def predict_images(

@@ -16,7 +16,7 @@ from gmtool.errors import DataError
 from gmtool.files import write_atomically
 from gmtool.labels.outlines import OutlineOptions
 from gmtool.report.contact_sheet import SheetEntry, contact_sheet_html, make_entry
-from gmtool.resources import processors
+from gmtool.resources import decoding_processes
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.inputs.decode import DecodeOptions, Failure, decode
@@ -24,7 +24,7 @@ from gmtool_serving.outputs.formats import FormatName, check_formats, check_name
 from gmtool_serving.pipeline.compute import ComputeOptions, predict_batch
 from gmtool_serving.pipeline.decoder_pool import Decoders
 from gmtool_serving.pipeline.job import Observer, PredictionSummary, predict_job
-from gmtool_serving.pipeline.run import DECODING_THREADS, FEW, MAX_WORKERS, PredictOptions
+from gmtool_serving.pipeline.run import DECODING_THREADS, FEW, PredictOptions
 from gmtool_serving.select.certainty import CertaintyBackend, Strategy, certainty_kind, default_strategy
 from gmtool_serving.select.choose import Choice, choose
 from gmtool_serving.select.labeled import places_of_labeled
@@ -176,7 +176,7 @@ def _measured(
         order = np.random.default_rng(options.seed).permutation(free).tolist()
         batch, wanted = 1, options.count  # larger batches would prefer images of the most frequent size
     few = len(order) <= FEW or (wanted or FEW + 1) <= FEW
-    workers = options.workers if options.workers is not None else 0 if few else min(MAX_WORKERS, processors())
+    workers = options.workers if options.workers is not None else 0 if few else decoding_processes()
     decoders = Decoders(workers or DECODING_THREADS, options.decode, isolated=workers > 0)
     try:
         with _counting(progress, min(wanted or len(order), len(order))) as note:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmtool.images import UInt8Array
+from gmtool.resources import memory_for_pixels
 from gmtool_serving.backends.base import Backend
 from gmtool_serving.inputs.collect import InputImage
 from gmtool_serving.inputs.decode import Decoded, Failure
@@ -93,7 +94,7 @@ def measure(
     grouper = Grouper[tuple[int, UInt8Array]](batch, max_waiting=3 * batch, kind=_size_of)
     ahead: deque[tuple[int, Future[Decoded | Failure]]] = deque()
     upcoming = iter(waiting)
-    window = decoders.workers + 1
+    window, max_bytes = decoders.workers + 1, memory_for_pixels(MAX_BYTES)
     try:
         while wanted is None or np.count_nonzero(measures.is_measured) < wanted:
             # Decode ahead
@@ -108,7 +109,7 @@ def measure(
                 measures.failures[place] = decoded.message
                 note()
                 continue
-            window = max(1, min(2 * decoders.workers + batch, MAX_BYTES // max(1, decoded.pixels.nbytes)))
+            window = max(1, min(2 * decoders.workers + batch, max_bytes // max(1, decoded.pixels.nbytes)))
             for group in grouper.add((place, decoded.pixels)):
                 _predict(measures, backend, group, note)
                 save(measures)

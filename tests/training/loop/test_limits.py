@@ -138,10 +138,8 @@ def test_a_killed_decoding_process_is_one_line(own_data: TrainConfig, tmp_path: 
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
         "error: a process that decodes images was killed or crashed, most often for lack of memory: take fewer "
-        "(--set data.workers=2), or decode in the training process (--set data.workers=0); "
-        f"gmtool train --resume {tmp_path / 'run'} goes on from the last checkpoint, also with another "
-        "--set data.workers=N"
-    )
+        "(--set data.workers=2), or decode in the training process (--set data.workers=0)"
+    ), "it is killed at its first batch: nothing was saved that could be resumed"
 
 
 @pytest.mark.parametrize(
@@ -153,10 +151,13 @@ def test_a_killed_decoding_process_is_one_line(own_data: TrainConfig, tmp_path: 
     ],
 )
 def test_full_shared_memory_is_one_line_with_its_remedy(message: str, tmp_path: Path) -> None:
-    with (
-        pytest.raises(GmtoolError, match=r"^[^\n]*shared memory [^\n]*--shm-size[^\n]*workers=0[^\n]*$"),
-        explained_worker_failures(tmp_path),
-    ):
+    line = r"^[^\n]*shared memory [^\n]*--shm-size[^\n]*workers=0\)"
+    with pytest.raises(GmtoolError, match=f"{line}$"), explained_worker_failures(tmp_path):
+        raise RuntimeError(message)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.json").touch()
+    resume = f"; gmtool train --resume {tmp_path} goes on from the last checkpoint"
+    with pytest.raises(GmtoolError, match=f"{line}{resume}"), explained_worker_failures(tmp_path):
         raise RuntimeError(message)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gmtool.artifact.runs import CHECKPOINT_DIR
 from gmtool.errors import GmtoolError
 from gmtool.resources import SHARED_DIR
 
@@ -36,10 +37,12 @@ def explained_worker_failures(run_dir: Path) -> Iterator[None]:
         remedy = _remedy("DataLoader worker" if cut_off else str(error))
         if remedy is None:
             raise
-        raise GmtoolError(
-            f"{remedy}; gmtool train --resume {run_dir} goes on from the last checkpoint, also with another "
-            "--set data.workers=N"
-        ) from error
+        if any((run_dir / CHECKPOINT_DIR).glob("*.json")):
+            remedy += (
+                f"; gmtool train --resume {run_dir} goes on from the last checkpoint, also with another "
+                "--set data.workers=N"
+            )
+        raise GmtoolError(remedy) from error
 
 
 def _remedy(message: str) -> str | None:
