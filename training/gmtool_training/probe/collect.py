@@ -31,7 +31,7 @@ from gmtool_training.probe.bank import (
 )
 
 MAX_SHARE = 0.25
-"""Share of the memory that is free which the features of unlabeled images may take."""
+"""Share of the free memory that features may take: those of labeled images, then those of unlabeled ones."""
 
 
 def is_bf16(config: TrainConfig) -> bool:
@@ -73,6 +73,17 @@ def class_pixel_weights(counts: Tensor, *, balance: float) -> Tensor:
     return weights.float()
 
 
+def bytes_of_pixel(network: GuidedMixNet) -> int:
+    """Return the memory of the features of a pixel in one view: float16, with two means of the last level."""
+    return 2 * (sum(network.encoder.channels) + 2 * network.encoder.channels[-1])
+
+
+def affordable_pixels(network: GuidedMixNet, images: int, views: int, wanted: int) -> int:
+    """Return the pixels of each image, up to `wanted`, whose features fit into `MAX_SHARE` of the free memory."""
+    room = int(MAX_SHARE * available_memory() / (bytes_of_pixel(network) * views))
+    return max(1, min(wanted, room // images))
+
+
 def labeled_bank(
     network: GuidedMixNet,
     data: TrainingData,
@@ -83,9 +94,16 @@ def labeled_bank(
     pixels: int,
     config: TrainConfig,
     random: np.random.Generator,
+    indices: Sequence[int] | None = None,
 ) -> Bank:
-    """Return features of pixels of all labeled images, drawn by the weights of their classes."""
-    indices = range(len(data.labeled.samples))
+    """Return features of pixels of labeled images, drawn by the weights of their classes.
+
+    Fewer pixels than `pixels` an image are taken if their features do not fit into memory; this is said.
+    """
+    indices = range(len(data.labeled.samples)) if indices is None else indices
+    wanted, pixels = pixels, affordable_pixels(network, len(indices), len(views), pixels)
+    if pixels < wanted:
+        remark(f"{pixels} pixels of a labeled image instead of {wanted}: features of more do not fit into memory")
     masks = [read.labeled(index)[1] for index in indices]
     counts = sum(torch.bincount(torch.from_numpy(mask).flatten().long(), minlength=256) for mask in masks)
     assert isinstance(counts, Tensor)
@@ -122,10 +140,8 @@ def unlabeled_bank(
     taken = views[: max(2, int(passes))]
     seconds_an_image = len(taken) * seconds_a_view + seconds_of_teacher
     images = max(1, min(count, int(min(float(count), seconds / seconds_an_image))))
-    features = sum(network.encoder.channels) + 2 * network.encoder.channels[-1]
-    room = int(MAX_SHARE * available_memory() / (2 * features * len(taken)))
-    pixels = max(1, min(config.probe.unlabeled_pixels, room // images))
-    size_mib = 2 * features * pixels * images * len(taken) / 2**20
+    pixels = affordable_pixels(network, images, len(taken), config.probe.unlabeled_pixels)
+    size_mib = pixels * images * len(taken) * bytes_of_pixel(network) / 2**20
     remark(f"keeping features of {images} of {count} unlabeled images in memory: up to {size_mib:.0f} MiB")
     started = time.monotonic()
     chosen = random.permutation(count)[:images].tolist()

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from gmtool.nn.pyramid_decoder import PyramidDecoder
+from gmtool.resources import available_memory
 
 STATISTICS_ROWS = 50_000
 """Rows from which mean and deviation of the features are computed, at most."""
 
 LINEAR_ROWS = 100_000
 """Rows that a multinomial regression takes all at once; of more, every n-th one. 0.5 GB in EfficientNet-Lite2."""
+LINEAR_SHARE = 0.25
+"""Share of the memory that is free which they may take."""
 LINEAR_ITERATIONS = 40
 """Iterations of L-BFGS in a multinomial regression, at most."""
 BATCH_NORM_EPS = 1e-5
@@ -152,9 +155,14 @@ def fit_linear(
 
 
 def _evenly(rows: Sequence[Rows], scaling: Scaling) -> tuple[Tensor, Tensor]:
-    """Return scaled features and targets of all rows, or of every n-th one: `LINEAR_ROWS` or somewhat more."""
+    """Return scaled features and targets of all rows, or of every n-th one: `LINEAR_ROWS` or somewhat more.
+
+    Fewer, if they do not fit into memory.
+    """
     views = [(view, each.targets) for each in rows for view in each.features]
-    step = max(1, sum(len(view) for view, _ in views) // LINEAR_ROWS)
+    count = sum(len(view) for view, _ in views)
+    room = max(1, int(LINEAR_SHARE * available_memory() / (4 * views[0][0].shape[1])))
+    step = max(1, count // LINEAR_ROWS, math.ceil(count / room))
     targets = torch.cat([wanted[::step] for _, wanted in views])
     z = torch.empty(len(targets), views[0][0].shape[1])
     start = 0

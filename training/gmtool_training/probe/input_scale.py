@@ -23,6 +23,8 @@ from gmtool_training.probe.self_training import FOLDS, folds_of, labeled_rows, m
 
 SCALE_PIXELS = 200
 """Pixels of a labeled image from which the input scale is chosen."""
+SCALE_IMAGES = 60
+"""Labeled images from which it is chosen, at most: with hundreds it would take longer than everything else."""
 
 
 def choose_input_scale(
@@ -75,6 +77,7 @@ def score_at_scale(
 ) -> ScaleScore:
     """Score the features of an encoder at an input scale; all see the same pixels and parts of the images."""
     random, before = np.random.default_rng(config.run.seed), network.input_scale
+    indices = _some(len(data.labeled.samples), config.run.seed)
     network.input_scale = scale
     started = time.monotonic()
     bank = labeled_bank(
@@ -86,10 +89,18 @@ def score_at_scale(
         pixels=SCALE_PIXELS,
         config=config,
         random=random,
+        indices=indices,
     )
     seconds = time.monotonic() - started
     network.input_scale = before
-    return ScaleScore(_cross_validated(bank, len(classes), random), seconds / len(data.labeled.samples))
+    return ScaleScore(_cross_validated(bank, len(classes), random), seconds / len(indices))
+
+
+def _some(count: int, seed: int) -> list[int]:
+    """Return all indices below `count`, or `SCALE_IMAGES` of them."""
+    if count <= SCALE_IMAGES:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).permutation(count)[:SCALE_IMAGES].tolist())
 
 
 def best_scale(scores: Mapping[float, npt.NDArray[np.float64]]) -> float:

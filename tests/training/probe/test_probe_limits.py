@@ -1,0 +1,100 @@
+"""What the probe leaves out where memory is small or labels are many."""
+
+import numpy as np
+import pytest
+import torch
+from gmtool_training.data.cache import Readers, open_readers
+from gmtool_training.probe import collect, input_scale
+from gmtool_training.probe.bank import views_of
+from gmtool_training.probe.collect import affordable_pixels, bytes_of_pixel, labeled_bank
+from gmtool_training.probe.input_scale import score_at_scale
+
+from gmtool.classes import ClassSet, load_classes
+from gmtool.config import TrainConfig
+from gmtool.data.datasets import TrainingData, load_training_data
+from gmtool.images import UInt8Array
+from gmtool.nn.checkpoint import build_network
+from gmtool.nn.model import GuidedMixNet
+from gmtool.settings import Settings, build_config
+
+
+@pytest.fixture(scope="module")
+def config(toy_settings: Settings) -> TrainConfig:
+    changes = {"method.name": "probe", "model.decoder": "pyramid", "model.output_stride": 16}
+    return build_config(toy_settings, changes)
+
+
+@pytest.fixture(scope="module")
+def classes(config: TrainConfig) -> ClassSet:
+    return load_classes(config.data.classes)
+
+
+@pytest.fixture(scope="module")
+def data(config: TrainConfig) -> TrainingData:
+    return load_training_data(config.data)
+
+
+@pytest.fixture(scope="module")
+def read(config: TrainConfig, classes: ClassSet, data: TrainingData) -> Readers:
+    return open_readers(data, classes, config.data)
+
+
+@pytest.fixture(scope="module")
+def network(config: TrainConfig, classes: ClassSet) -> GuidedMixNet:
+    torch.manual_seed(0)
+    return build_network(config.model, classes).eval()
+
+
+def test_fewer_pixels_are_taken_where_their_features_do_not_fit(
+    config: TrainConfig,
+    classes: ClassSet,
+    data: TrainingData,
+    read: Readers,
+    network: GuidedMixNet,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    views, count = views_of((1.0,)), len(data.labeled.samples)
+
+    def bank(pixels: int) -> int:
+        random = np.random.default_rng(0)
+        found = labeled_bank(network, data, classes, read, views, pixels=pixels, config=config, random=random)
+        assert found.bytes == len(found.labels) * len(views) * bytes_of_pixel(network)
+        return found.bytes
+
+    whole = bank(100)
+    assert "do not fit" not in capsys.readouterr().err
+    # Memory of which a quarter is what 20 pixels of each image take
+    room = 20 * count * len(views) * bytes_of_pixel(network)
+    monkeypatch.setattr(collect, "available_memory", lambda: 4 * room)
+    assert affordable_pixels(network, count, len(views), 100) == 20
+    assert bank(100) == pytest.approx(whole / 5, rel=0.05)
+    said = "20 pixels of a labeled image instead of 100: features of more do not fit into memory"
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(collect, "available_memory", lambda: 0)
+    assert affordable_pixels(network, count, len(views), 100) == 1
+
+
+@pytest.mark.parametrize(("most", "expected"), [(60, None), (4, 4)])
+def test_of_many_labeled_images_some_choose_the_input_scale(
+    config: TrainConfig,
+    classes: ClassSet,
+    data: TrainingData,
+    read: Readers,
+    network: GuidedMixNet,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    expected: int | None,
+) -> None:
+    monkeypatch.setattr(input_scale, "SCALE_IMAGES", most)
+    seen: list[set[int]] = []
+
+    def labeled(index: int) -> tuple[UInt8Array, UInt8Array]:
+        seen[-1].add(index)
+        return read.labeled(index)
+
+    for scale in (0.5, 1.0):
+        seen.append(set())
+        score_at_scale(network, scale, config, data, classes, Readers(labeled, read.unlabeled, read.val))
+    assert seen[0] == seen[1], "the same images at each scale"
+    assert len(seen[0]) == (expected or len(data.labeled.samples))
