@@ -6,7 +6,7 @@ import torch
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.head import fit_linear
-from gmtool_training.probe.judge import Judged
+from gmtool_training.probe.judge import Judged, Tried
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -22,6 +22,7 @@ def test_a_gain_is_used_if_it_is_above_its_standard_error() -> None:
     assert not Gain(0.01, 0.02).is_clear
     assert not Gain(-0.02, 0.01).is_clear
     assert not Gain(0.0, 0.0).is_clear
+    assert Gain(0.03, 0.01).is_certain and not Gain(0.015, 0.01).is_certain
 
 
 def test_the_standard_error_is_that_of_leaving_each_group_out() -> None:
@@ -59,15 +60,20 @@ def test_each_image_is_scored_by_the_head_that_has_not_seen_it() -> None:
     assert torch.equal(found.sum(dim=0), torch.as_tensor(expected).double())
 
 
-def test_unlabeled_images_are_used_if_they_help_whichever_pseudo_labels_count() -> None:
-    measured, options = Reliability((0.9,), (0.5,), (0.95,)), PseudoOptions(3, None, 0.5, 0.5)
-    clear, unclear = Gain(0.03, 0.01), Gain(0.004, 0.006)
+def test_unlabeled_images_are_used_if_each_way_helps_or_the_surest_pseudo_labels_help_much() -> None:
+    clear, more, certain, unclear = Gain(0.03, 0.02), Gain(0.05, 0.04), Gain(0.02, 0.009), Gain(0.04, 0.06)
 
     def judged(*gains: Gain) -> Judged:
-        tried = tuple((str(place), gain) for place, gain in enumerate(gains))
-        return Judged("linear", options, measured, 0.5, gains[0], tried)
+        """The surest pseudo labels are tried last."""
+        tried = tuple(Tried(PseudoOptions(3, None, 0.5, 0.5), gain) for gain in gains)
+        return Judged("linear", Reliability((0.9,), (0.5,), (0.95,)), 0.5, tried)
 
-    assert judged(clear, clear).helps and judged(clear).helps
-    assert judged(clear, clear).score == pytest.approx(0.53)
-    assert not judged(clear, unclear).helps and not judged(unclear, clear).helps
-    assert judged(clear, unclear).score == 0.5  # labels alone are what is used
+    assert judged(more, clear).helps and judged(more, clear).score == pytest.approx(0.55)
+    assert judged(clear, more).score == pytest.approx(0.55)
+    assert judged(clear).helps and judged(clear).score == pytest.approx(0.53)
+    # The surest alone are enough if that is certain, and are what is taken
+    assert judged(unclear, certain).helps and judged(unclear, certain).score == pytest.approx(0.52)
+    assert not judged(unclear, clear).helps and judged(unclear, clear).score == 0.5
+    assert not judged(certain, unclear).helps and judged(certain, unclear).score == 0.5
+    assert not judged(unclear, unclear).helps and judged(unclear, unclear).trained == pytest.approx(0.54)
+    assert not judged().helps and judged().trained is None and judged().score == 0.5

@@ -34,6 +34,11 @@ class Gain:
         """Return whether it is above zero by more than its standard error."""
         return self.points > self.error
 
+    @property
+    def is_certain(self) -> bool:
+        """Return whether it is above zero by more than twice its standard error."""
+        return self.points > 2 * self.error
+
 
 def confusions_kept_out(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> Tensor:
     """Return a confusion matrix of each group of images, (groups, K, K), rows are labels.

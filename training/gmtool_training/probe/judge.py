@@ -31,38 +31,62 @@ THRESHOLD_OF_OTHERS = 0.9
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A way to choose pseudo labels, on labeled images that were kept out of the fit."""
+
+    options: PseudoOptions
+    gain: Gain
+    """What one round of self-training adds."""
+
+    @property
+    def counting(self) -> str:
+        """Return which pseudo labels count."""
+        threshold = self.options.threshold
+        known = "the surest pseudo labels of each class"
+        return known if threshold is None else f"pseudo labels above {threshold:g}"
+
+
+@dataclass(frozen=True)
 class Judged:
     """A kind of classifier on the labeled images that were kept out of its fit."""
 
     kind: str
-    options: PseudoOptions
     measured: Reliability
     """How often its pseudo labels are right."""
     alone: float
     """Mean IoU of labels alone, in [0, 1]."""
-    gain: Gain | None = None
-    """What one round of self-training adds; None without unlabeled images."""
-    tried: tuple[tuple[str, Gain], ...] = ()
-    """Which pseudo labels counted, and what they added; `options` are those of the best."""
+    tried: tuple[Tried, ...] = ()
+    """Ways to choose pseudo labels, that with the surest ones last; empty without unlabeled images."""
 
     @property
     def helps(self) -> bool:
-        """Return whether self-training adds more than chance would, whichever pseudo labels count.
+        """Return whether self-training adds more than chance would: in each way, or much with the surest ones.
 
-        Where the sure ones of all classes add nothing, more of the rare ones do harm that labeled images cannot
+        Where the surest pseudo labels add nothing, more of the rare classes do harm that labeled images cannot
         show: they may be frames of the videos that unlabeled ones are from.
         """
-        return self.gain is not None and all(gain.is_clear for _, gain in self.tried)
+        return bool(self.tried) and (self._is_agreed or self.tried[-1].gain.is_certain)
+
+    @property
+    def taken(self) -> Tried | None:
+        """Return the way that is taken if self-training helps; None without unlabeled images."""
+        if self.helps and not self._is_agreed:
+            return self.tried[-1]
+        return max(self.tried, key=lambda each: each.gain.points, default=None)
+
+    @property
+    def _is_agreed(self) -> bool:
+        return all(each.gain.is_clear for each in self.tried)
 
     @property
     def trained(self) -> float | None:
         """Mean IoU after a round of self-training; None without unlabeled images."""
-        return None if self.gain is None else self.alone + self.gain.points
+        return None if self.taken is None else self.alone + self.taken.gain.points
 
     @property
     def score(self) -> float:
         """Return the mean IoU of what is used."""
-        return self.alone + (self.gain.points if self.gain is not None and self.helps else 0.0)
+        return self.alone if self.taken is None or not self.helps else self.alone + self.taken.gain.points
 
 
 def judge(
@@ -88,20 +112,19 @@ def judge(
     measured = reliability(confidence, right)
     if unlabeled is None:
         remark(line)
-        return Judged(kind, PseudoOptions(num_classes, None, probe.balance, probe.weight), measured, alone)
+        return Judged(kind, measured, alone)
     # A round of self-training, with each way to choose pseudo labels
-    gains: list[tuple[Gain, PseudoOptions]] = []
+    tried = []
     for threshold in _thresholds(measured, probe, own=unlabeled.teacher is None):
         options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
         trained = [
             self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
             for head, kept_out in zip(heads, folds, strict=True)
         ]
-        gains.append((gain_of(before, confusions_kept_out(trained, labeled, folds, num_classes)), options))
-    gain, best = max(gains, key=lambda each: each[0].points)
-    tried = tuple((_counting(options.threshold), each) for each, options in gains)
-    remark(f"{line}; " + ", ".join(f"{each} points with {counting}" for counting, each in tried))
-    return Judged(kind, best, measured, alone, gain, tried)
+        after = confusions_kept_out(trained, labeled, folds, num_classes)
+        tried.append(Tried(options, gain_of(before, after)))
+    remark(f"{line}; " + ", ".join(f"{each.gain} points with {each.counting}" for each in tried))
+    return Judged(kind, measured, alone, tuple(tried))
 
 
 def _thresholds(measured: Reliability, probe: ProbeConfig, *, own: bool) -> tuple[float | None, ...]:
@@ -112,10 +135,6 @@ def _thresholds(measured: Reliability, probe: ProbeConfig, *, own: bool) -> tupl
     if probe.threshold is not None:
         return (probe.threshold,)
     return (None, choose_threshold(measured)) if own else (THRESHOLD_OF_OTHERS,)
-
-
-def _counting(threshold: float | None) -> str:
-    return "the surest pseudo labels of each class" if threshold is None else f"pseudo labels above {threshold:g}"
 
 
 def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, own: bool) -> tuple[Choice, ...]:
@@ -138,20 +157,24 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
             ),
         )
     ]
-    if best.gain is None:
+    taken = best.taken
+    if taken is None:
         return tuple(choices)
-    taken = _counting(best.options.threshold)
+    gains = ", ".join(f"{each.gain} with {each.counting}" for each in best.tried)
     choices.append(
         Choice(
             "unlabeled images",
-            "used if they add more than the standard error of that: "
-            + ", ".join(f"{gain} with {counting}" for counting, gain in best.tried),
+            f"used if each way adds more than its standard error, or the last one twice as much: {gains}",
             ("mIoU %",),
             (
                 Candidate("labels alone", (_percent(best.alone),), not best.helps),
                 *(
-                    Candidate(counting, (_percent(best.alone + gain.points),), best.helps and counting == taken)
-                    for counting, gain in best.tried
+                    Candidate(
+                        each.counting,
+                        (_percent(best.alone + each.gain.points),),
+                        best.helps and each is taken,
+                    )
+                    for each in best.tried
                 ),
             ),
         )
@@ -168,7 +191,9 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
             rule,
             ("pixels %", "of them right %"),
             tuple(
-                Candidate(f"{threshold:g}", (_percent(kept), _percent(right)), threshold == best.options.threshold)
+                Candidate(
+                    f"{threshold:g}", (_percent(kept), _percent(right)), threshold == taken.options.threshold
+                )
                 for threshold, kept, right in zip(measured.thresholds, measured.kept, measured.right, strict=True)
             ),
         )

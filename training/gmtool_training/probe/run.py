@@ -126,18 +126,18 @@ def fit_probe(
         fits = _fits(plan, options, random)
         judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
         best = max(judged, key=lambda one: one.score)
-    gain = "" if best.gain is None else f", {best.gain} points"
+    gain = "" if best.taken is None else f", {best.taken.gain} points"
     remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}{gain}")
     # That classifier on all labels
     with stages("fit"):
         fit = fits[best.kind]
         alone = fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))
         heads, teaching = [alone], None
-        if unlabeled is not None:
-            rounds = probe.rounds if best.helps else 0
-            trained = self_train(fit, labeled, unlabeled, best.options, rounds=rounds, start=alone)
+        if unlabeled is not None and best.taken is not None:
+            rounds, pseudo = probe.rounds if best.helps else 0, best.taken.options
+            trained = self_train(fit, labeled, unlabeled, pseudo, rounds=rounds, start=alone)
             heads = trained.heads
-            teaching = Teaching.of(trained, teacher, unlabeled, best.options, views, rounds=probe.rounds)
+            teaching = Teaching.of(trained, teacher, unlabeled, pseudo, views, rounds=probe.rounds)
     decoders = [decoder_of(head, network) for head in heads]
     network.decoder = decoders[-1]
     return ProbeResult(
