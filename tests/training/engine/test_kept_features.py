@@ -4,7 +4,7 @@ import pytest
 import torch
 from gmtool_training.data.batches import labeled_batches
 from gmtool_training.engine import kept_features
-from gmtool_training.engine.kept_features import crops_bytes, keep_features, require_room
+from gmtool_training.engine.kept_features import crop_bytes, keep_features, require_room
 from gmtool_training.method.batchnorm import freeze
 from torch import Tensor
 
@@ -64,9 +64,9 @@ def test_the_memory_is_said_and_is_what_features_take(
         keep_features(network, config)
         features = network.features(network.pad(torch.zeros(1, 3, size, size)))
         assert {level.element_size() for level in features} == {width}
-        assert crops_bytes(network, config) == sum(level.numel() for level in features) * width
+        assert crop_bytes(network, config) == sum(level.numel() for level in features) * width
         require_room(network, config, 1000, torch.device("cpu"))
-        mib = 5 * 1000 * crops_bytes(network, config) / 2**20
+        mib = 5 * 1000 * crop_bytes(network, config) / 2**20
         said = f"features of 5 crops of each of 1000 labeled images in memory: up to {mib:.0f} MiB"
         assert said in capsys.readouterr().err
 
@@ -76,7 +76,7 @@ def test_too_many_crops_are_refused_with_a_number_that_fits(
 ) -> None:
     config = build_config(toy_settings, FROZEN, {"data.kept_crops": 9})
     network = frozen(config)
-    free = 2 * 7 * 10 * crops_bytes(network, config)
+    free = 2 * 7 * 10 * crop_bytes(network, config)
     monkeypatch.setattr(kept_features, "available_memory", lambda: free)
     with pytest.raises(ConfigError, match=r"^data.kept_crops=9: .*: --set data.kept_crops=7, or take"):
         require_room(network, config, 10, torch.device("cpu"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ def require_room(network: GuidedMixNet, config: TrainConfig, labeled: int, devic
     crops = config.data.kept_crops
     if not crops:
         return
-    of_one = crops_bytes(network, config) * labeled
+    of_one = crop_bytes(network, config) * labeled
     room = int(MAX_SHARE * _free_bytes(device))
     if crops * of_one > room:
         remedy = f"--set data.kept_crops={room // of_one}" if of_one <= room else "leave data.kept_crops out"
@@ -51,7 +50,7 @@ def require_room(network: GuidedMixNet, config: TrainConfig, labeled: int, devic
     )
 
 
-def crops_bytes(network: GuidedMixNet, config: TrainConfig) -> int:
+def crop_bytes(network: GuidedMixNet, config: TrainConfig) -> int:
     """Return the memory of the features of one crop."""
     padded = -(-config.data.crop_px // network.multiple) * network.multiple
     levels = zip(network.encoder.channels, network.encoder.strides, strict=True)
@@ -91,6 +90,4 @@ class _KeptFeatures:
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return min(available_memory(), sys.maxsize)
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
