@@ -104,7 +104,8 @@ def predict(
         stride: Take every n-th frame of a video.
         tolerance: Largest distance of an outline from its pixels, for labeling tools. [1]
         min_area: Smallest part in pixels, for labeling tools. [16]
-        workers: Decoding processes; 0 decodes in threads. [one a core, at most 8; 0 for up to 4 images]
+        workers: Decoding processes; 0 decodes in threads. [one a core, at most 8, fewer in
+            little memory; 0 for up to 4 images]
         device: See `load`.
         threads: See `load`.
         trust: See `load`.

@@ -56,7 +56,7 @@ def serve(
         device: See `gmtool.load`.
         batch: Images of one size computed at once. [1; on a GPU 8, of a plan its best]
         threads: See `gmtool.load`.
-        workers: Decoding processes; 0 decodes in threads. [one a core, at most 8]
+        workers: Decoding processes; 0 decodes in threads. [one a core, at most 8, fewer in little memory]
         trust: See `gmtool.load`.
         access_log: Print a line of JSON for each request on stdout.
         tell: Takes lines about the service.

@@ -31,7 +31,10 @@ Batch = Annotated[
     typer.Option(min=1, help="Images of one size computed at once. [1; on a GPU 8, of a plan its best]"),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8]")
+    int | None,
+    typer.Option(
+        min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8, fewer in little memory]"
+    ),
 ]
 Model = Annotated[
     str | None,

@@ -106,7 +106,9 @@ def predict(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Decoding processes; 0 decodes in threads. [one a core, at most 8; 0 for up to 4 images]"
+            min=0,
+            help="Decoding processes; 0 decodes in threads. [one a core, at most 8, fewer in little memory; "
+            "0 for up to 4 images]",
         ),
     ] = None,
     trust: Trust = False,

@@ -16,7 +16,9 @@ from gmtool_serving.backends.tiles import Tiling, predict_tiled, require_logits
 from gmtool_serving.inputs.collect import collect_images
 from gmtool_serving.inputs.decode import Failure
 from gmtool_serving.pipeline.batching import Grouper
+from gmtool_serving.pipeline.channel import Clock
 from gmtool_serving.pipeline.compute import ComputeOptions, Labels, predict_batch
+from gmtool_serving.pipeline.pipeline import Clocks
 from gmtool_serving.pipeline.run import PredictOptions, predict_images
 from PIL import Image
 
@@ -227,6 +229,12 @@ def test_a_backend_with_two_lanes_gets_two_batches_at_once(tmp_path: Path) -> No
         assert [outcome.error for outcome in outcomes] == [None] * 12
         written.append({path.name: path.read_bytes() for path in out.glob("*.png")})
     assert written[0] == written[1] and len(written[0]) == 12
+
+
+def test_the_time_of_lanes_that_wait_for_each_other_counts_once() -> None:
+    clocks = Clocks(Clock(), Clock(2), Clock(4))
+    clocks.images, clocks.compute.busy_s, clocks.encode.busy_s = 10, 4.0, 4.0
+    assert clocks.ms_per_image() == {"decode": 0.0, "compute": 200.0, "encode": 400.0}
 
 
 def test_batches_follow_from_the_order_of_the_images_alone() -> None:

@@ -5,6 +5,7 @@ import torch
 from gmtool_training.data.batches import labeled_batches
 from gmtool_training.engine import kept_features
 from gmtool_training.engine.kept_features import crop_bytes, keep_features, require_room
+from gmtool_training.engine.machine import Machine
 from gmtool_training.method.batchnorm import freeze
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def test_the_memory_is_said_and_is_what_features_take(
         features = network.features(network.pad(torch.zeros(1, 3, size, size)))
         assert {level.element_size() for level in features} == {width}
         assert crop_bytes(network, config) == sum(level.numel() for level in features) * width
-        require_room(network, config, 1000, torch.device("cpu"))
+        require_room(network, config, 1000, Machine(torch.device("cpu")))
         mib = 5 * 1000 * crop_bytes(network, config) / 2**20
         said = f"features of 5 crops of each of 1000 labeled images in memory: up to {mib:.0f} MiB"
         assert said in capsys.readouterr().err
@@ -78,11 +79,13 @@ def test_too_many_crops_are_refused_with_a_number_that_fits(
     network = frozen(config)
     free = 2 * 7 * 10 * crop_bytes(network, config)
     monkeypatch.setattr(kept_features, "available_memory", lambda: free)
-    with pytest.raises(ConfigError, match=r"^data.kept_crops=9: .*: --set data.kept_crops=7, or take"):
-        require_room(network, config, 10, torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"^data.kept_crops=9: .*: --set data.kept_crops=7, take a smaller"):
+        require_room(network, config, 10, Machine(torch.device("cpu")))
+    with pytest.raises(ConfigError, match="--set data.kept_crops=3, take"):
+        require_room(network, config, 10, Machine(torch.device("cpu"), processes=2))
     monkeypatch.setattr(kept_features, "available_memory", lambda: free // 8)
     with pytest.raises(ConfigError, match="leave data.kept_crops out"):
-        require_room(network, config, 10, torch.device("cpu"))
+        require_room(network, config, 10, Machine(torch.device("cpu")))
 
 
 def test_crops_come_again_after_so_many_epochs(toy_settings: Settings) -> None:

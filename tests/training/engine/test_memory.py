@@ -34,6 +34,13 @@ def test_what_cannot_be_made_smaller_is_not_suggested(toy_settings: Settings) ->
     assert "activation_checkpointing" not in str(caught.value)
 
 
+def test_fewer_kept_crops_are_suggested(toy_settings: Settings) -> None:
+    changes = {"data.kept_crops": 8, "method.name": "supervised", "optim.freeze_encoder": True}
+    config = build_config(toy_settings, changes)
+    with pytest.raises(BackendMemoryError, match="--set data.kept_crops=4 "), explained_memory(config):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_other_errors_stay(toy_settings: Settings) -> None:
     with pytest.raises(RuntimeError, match="^shapes$"), explained_memory(build_config(toy_settings)):
         raise RuntimeError("shapes")

@@ -60,18 +60,20 @@ def test_each_image_is_scored_by_the_head_that_has_not_seen_it() -> None:
     assert torch.equal(found.sum(dim=0), torch.as_tensor(expected).double())
 
 
-def test_unlabeled_images_are_used_if_each_way_helps_or_the_surest_pseudo_labels_help_much() -> None:
+def test_unlabeled_images_are_used_if_each_way_helps_or_one_threshold_helps_much() -> None:
     clear, more, certain, unclear = Gain(0.03, 0.02), Gain(0.05, 0.04), Gain(0.02, 0.009), Gain(0.04, 0.06)
 
     def judged(*gains: Gain) -> Judged:
-        """The surest pseudo labels are tried last."""
-        tried = tuple(Tried(PseudoOptions(3, None, 0.5, 0.5), gain) for gain in gains)
+        """Shares of each class, if there are two gains, then one threshold."""
+        thresholds = (None, 0.9)[-len(gains) :] if gains else ()
+        options = [PseudoOptions(3, threshold, 0.5, 0.5) for threshold in thresholds]
+        tried = tuple(Tried(*each) for each in zip(options, gains, strict=True))
         return Judged("linear", Reliability((0.9,), (0.5,), (0.95,)), 0.5, tried)
 
     assert judged(more, clear).helps and judged(more, clear).score == pytest.approx(0.55)
     assert judged(clear, more).score == pytest.approx(0.55)
     assert judged(clear).helps and judged(clear).score == pytest.approx(0.53)
-    # The surest alone are enough if that is certain, and are what is taken
+    # The threshold alone is enough if that is certain, and is what is taken
     assert judged(unclear, certain).helps and judged(unclear, certain).score == pytest.approx(0.52)
     assert not judged(unclear, clear).helps and judged(unclear, clear).score == 0.5
     assert not judged(certain, unclear).helps and judged(certain, unclear).score == 0.5

@@ -200,16 +200,11 @@ def test_the_linear_head_is_the_minimum_that_scipy_finds() -> None:
     np.testing.assert_allclose(ours[:15], found[:15], atol=5e-3)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("LINEAR_ROWS", 60), ("available_memory", 4 * 60 * 4 * 5)])
-def test_a_linear_head_of_too_many_rows_is_fitted_to_every_nth(
-    monkeypatch: pytest.MonkeyPatch, name: str, limit: int
-) -> None:
+def test_a_linear_head_of_too_many_rows_is_fitted_to_every_nth() -> None:
     bank = blobs(90, seed=0, spread=2.0)
     every_third = Bank(tuple(view[::3] for view in bank.features), bank.labels[::3], bank.images[::3])
-    # Of 180 rows; or a quarter of the memory has room for 60, of five features in four bytes
-    monkeypatch.setattr(f"gmtool_training.probe.head.{name}", limit if name.isupper() else lambda: limit)
     start = fit_linear([labeled_rows(bank, NUM_CLASSES)])  # its scaling is of all rows
-    thinned = fit_linear([labeled_rows(bank, NUM_CLASSES)], start=start)
+    thinned = fit_linear([labeled_rows(bank, NUM_CLASSES)], start=start, most=60)  # of 180
     alone = fit_linear([labeled_rows(every_third, NUM_CLASSES)], start=start)
     for one, other in zip(thinned.layers.parameters(), alone.layers.parameters(), strict=True):
         torch.testing.assert_close(one, other)

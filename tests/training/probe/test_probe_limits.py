@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gmtool_training.data.cache import Readers, open_readers
-from gmtool_training.probe import collect, input_scale
+from gmtool_training.probe import collect, head, input_scale
 from gmtool_training.probe.bank import views_of
 from gmtool_training.probe.collect import affordable_pixels, bytes_of_pixel, labeled_bank
 from gmtool_training.probe.input_scale import score_at_scale
@@ -98,3 +98,10 @@ def test_of_many_labeled_images_some_choose_the_input_scale(
         score_at_scale(network, scale, config, data, classes, Readers(labeled, read.unlabeled, read.val))
     assert seen[0] == seen[1], "the same images at each scale"
     assert len(seen[0]) == (expected or len(data.labeled.samples))
+
+
+@pytest.mark.parametrize(("mib", "rows"), [(1, 5_000), (1024, 26_843), (100_000, 100_000)])
+def test_a_linear_fit_takes_what_memory_there_is(mib: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of it, for twice the rows of 1250 features in four bytes."""
+    monkeypatch.setattr(head, "available_memory", lambda: mib << 20)
+    assert head.affordable_rows(1250) == rows

@@ -13,21 +13,25 @@ from gmtool.errors import ConfigError
 from gmtool.nn.encoder import Features
 from gmtool.nn.model import GuidedMixNet
 from gmtool.resources import available_memory
+from gmtool_training.engine.machine import Machine
 
 MAX_SHARE = 0.5
 """Share of the memory that is free which features may take."""
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""What features are kept in, by `run.precision`; else in float32."""
+"""What features are kept in, by `run.precision`; else in float32. Encoders that end in a layer normalisation give
+float32 in all of them: their features are rounded."""
 
 
-def require_room(network: GuidedMixNet, config: TrainConfig, labeled: int, device: torch.device) -> None:
+def require_room(network: GuidedMixNet, config: TrainConfig, labeled: int, machine: Machine) -> None:
     """Say how much memory the features of `data.kept_crops` crops of each labeled image will take.
+
+    Each process meets all images: on processors, all processes count.
 
     Args:
         network: The network.
         config: Settings of the run.
         labeled: Number of labeled images.
-        device: Where the network will be.
+        machine: Device and processes.
 
     Raises:
         ConfigError: That is more than half of what is free.
@@ -35,14 +39,15 @@ def require_room(network: GuidedMixNet, config: TrainConfig, labeled: int, devic
     crops = config.data.kept_crops
     if not crops:
         return
-    of_one = crop_bytes(network, config) * labeled
-    room = int(MAX_SHARE * _free_bytes(device))
+    on_card = machine.device.type == "cuda"
+    of_one = crop_bytes(network, config) * labeled * (1 if on_card else machine.processes)
+    room = int(MAX_SHARE * (torch.cuda.mem_get_info(machine.device)[0] if on_card else available_memory()))
     if crops * of_one > room:
         remedy = f"--set data.kept_crops={room // of_one}" if of_one <= room else "leave data.kept_crops out"
         raise ConfigError(
             f"data.kept_crops={crops}: features of {crops} crops of each of {labeled} labeled images need "
-            f"{crops * of_one / 2**20:.0f} MiB, of which {room / 2**20:.0f} MiB are there: {remedy}, or take a "
-            "smaller data.crop_px"
+            f"{crops * of_one / 2**20:.0f} MiB; {room / 2**20:.0f} MiB may be used, half of what is free: "
+            f"{remedy}, take a smaller data.crop_px, or free memory"
         )
     remark(
         f"keeping features of {crops} crops of each of {labeled} labeled images in memory: up to "
@@ -87,7 +92,3 @@ class _KeptFeatures:
             with torch.no_grad():
                 self._kept[key] = [level.to(self._dtype) for level in self._compute(crop)]
         return self._kept[key]
-
-
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()

@@ -41,6 +41,8 @@ def _line(place: str, config: TrainConfig) -> str:
         )
     if not config.run.activation_checkpointing:
         remedies.append("--set run.activation_checkpointing=true (most activations are computed twice, not kept)")
+    if data.kept_crops > 1:
+        remedies.append(f"--set data.kept_crops={data.kept_crops // 2} (features of half as many crops are kept)")
     smaller = max(8, data.crop_px * 3 // 4)
     remedies.append(
         f"--set data.crop_px={smaller} (activations of {(smaller / data.crop_px) ** 2:.0%} of the pixels)"

@@ -93,15 +93,16 @@ def build_context(
     """
     half = config.run.precision != "32-true"
     refuse_too_large_images(data.val.samples, network.attention, machine.device, half=half)
-    require_room(network, config, len(data.labeled.samples), machine.device)
     weights = labeled_class_weights(data.labeled.samples, classes, config)
+    readers = open_readers(data, classes, config.data)
+    require_room(network, config, len(data.labeled.samples), machine)  # of what the cache has left
     return RunContext(
         config=config,
         run_dir=run_dir,
         machine=machine,
         data=data,
         classes=classes,
-        readers=open_readers(data, classes, config.data),
+        readers=readers,
         class_weights=None if weights is None else machine.to_device(weights),
     )
 

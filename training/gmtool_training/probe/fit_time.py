@@ -36,14 +36,14 @@ class FitPlan:
     """Of a hidden layer."""
 
 
-def measure_fits(rows: Rows, options: HiddenOptions) -> FitTimes:
-    """Time a step of each kind of fit on these rows."""
+def measure_fits(rows: Rows, options: HiddenOptions, *, most: int) -> FitTimes:
+    """Time a step of each kind of fit on these rows, of which a linear one takes `most`."""
     random = np.random.default_rng(0)
     started = time.monotonic()
     fit_hidden([rows], options=replace(options, steps=TRIAL_STEPS), random=random)
     step = (time.monotonic() - started) / TRIAL_STEPS
     started = time.monotonic()
-    fit_linear([rows], iterations=TRIAL_ITERATIONS)
+    fit_linear([rows], iterations=TRIAL_ITERATIONS, most=most)
     return FitTimes(step, (time.monotonic() - started) / TRIAL_ITERATIONS * LINEAR_ITERATIONS)
 
 

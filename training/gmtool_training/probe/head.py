@@ -21,6 +21,8 @@ LINEAR_ROWS = 100_000
 """Rows that a multinomial regression takes all at once; of more, every n-th one. 0.5 GB in EfficientNet-Lite2."""
 LINEAR_SHARE = 0.25
 """Share of the memory that is free which they may take."""
+LEAST_LINEAR_ROWS = 5_000
+"""Rows that are always taken."""
 LINEAR_ITERATIONS = 40
 """Iterations of L-BFGS in a multinomial regression, at most."""
 BATCH_NORM_EPS = 1e-5
@@ -119,7 +121,12 @@ class HiddenOptions:
 
 
 def fit_linear(
-    rows: Sequence[Rows], *, l2: float = 1e-3, iterations: int = LINEAR_ITERATIONS, start: Head | None = None
+    rows: Sequence[Rows],
+    *,
+    l2: float = 1e-3,
+    iterations: int = LINEAR_ITERATIONS,
+    start: Head | None = None,
+    most: int = LINEAR_ROWS,
 ) -> Head:
     """Fit a multinomial regression: weighted cross-entropy plus l2 / 2 times the squared weights, by L-BFGS.
 
@@ -128,9 +135,10 @@ def fit_linear(
         l2: Strength of the penalty, beside a mean cross-entropy.
         iterations: Of L-BFGS, at most.
         start: A linear head to start from; its scaling is kept.
+        most: Rows that are taken at once, or somewhat more; see `affordable_rows`.
     """
     scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0])
-    z, targets = _evenly(rows, scaling)
+    z, targets = _evenly(rows, scaling, most)
     targets = targets / targets.sum()
     mass = targets.sum(dim=1, keepdim=True)
     layer = nn.Linear(z.shape[1], targets.shape[1])
@@ -154,15 +162,16 @@ def fit_linear(
     return Head(scaling, nn.Sequential(layer).eval().requires_grad_(False))
 
 
-def _evenly(rows: Sequence[Rows], scaling: Scaling) -> tuple[Tensor, Tensor]:
-    """Return scaled features and targets of all rows, or of every n-th one: `LINEAR_ROWS` or somewhat more.
+def affordable_rows(num_features: int) -> int:
+    """Return the rows of so many features that a multinomial regression may take: up to twice as many fit."""
+    room = int(LINEAR_SHARE * available_memory() / (4 * num_features))
+    return min(LINEAR_ROWS, max(LEAST_LINEAR_ROWS, room // 2))
 
-    Fewer, if they do not fit into memory.
-    """
+
+def _evenly(rows: Sequence[Rows], scaling: Scaling, most: int) -> tuple[Tensor, Tensor]:
+    """Return scaled features and targets of all rows, or of every n-th one: `most` or up to twice as many."""
     views = [(view, each.targets) for each in rows for view in each.features]
-    count = sum(len(view) for view, _ in views)
-    room = max(1, int(LINEAR_SHARE * available_memory() / (4 * views[0][0].shape[1])))
-    step = max(1, count // LINEAR_ROWS, math.ceil(count / room))
+    step = max(1, sum(len(view) for view, _ in views) // most)
     targets = torch.cat([wanted[::step] for _, wanted in views])
     z = torch.empty(len(targets), views[0][0].shape[1])
     start = 0

@@ -56,27 +56,34 @@ class Judged:
     alone: float
     """Mean IoU of labels alone, in [0, 1]."""
     tried: tuple[Tried, ...] = ()
-    """Ways to choose pseudo labels, that with the surest ones last; empty without unlabeled images."""
+    """Ways to choose pseudo labels; empty without unlabeled images."""
 
     @property
     def helps(self) -> bool:
-        """Return whether self-training adds more than chance would: in each way, or much with the surest ones.
+        """Return whether self-training adds more than chance would: in each way, or much with one threshold.
 
-        Where the surest pseudo labels add nothing, more of the rare classes do harm that labeled images cannot
-        show: they may be frames of the videos that unlabeled ones are from.
+        Where pseudo labels above one threshold add nothing, more of the rare classes do harm that labeled images
+        cannot show: they may be frames of the videos that unlabeled ones are from.
         """
-        return bool(self.tried) and (self._is_agreed or self.tried[-1].gain.is_certain)
+        return bool(self.tried) and (self._is_agreed or self._is_certain)
 
     @property
     def taken(self) -> Tried | None:
         """Return the way that is taken if self-training helps; None without unlabeled images."""
-        if self.helps and not self._is_agreed:
-            return self.tried[-1]
-        return max(self.tried, key=lambda each: each.gain.points, default=None)
+        ways = self.tried if self._is_agreed or not self._is_certain else self._of_threshold
+        return max(ways, key=lambda each: each.gain.points, default=None)
 
     @property
     def _is_agreed(self) -> bool:
         return all(each.gain.is_clear for each in self.tried)
+
+    @property
+    def _is_certain(self) -> bool:
+        return any(each.gain.is_certain for each in self._of_threshold)
+
+    @property
+    def _of_threshold(self) -> list[Tried]:
+        return [each for each in self.tried if each.options.threshold is not None]
 
     @property
     def trained(self) -> float | None:
@@ -161,10 +168,13 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
     if taken is None:
         return tuple(choices)
     gains = ", ".join(f"{each.gain} with {each.counting}" for each in best.tried)
+    needed = "it adds more than its standard error"
+    if len(best.tried) > 1:
+        needed = "both ways add more than their standard error, or the threshold alone more than twice that"
     choices.append(
         Choice(
             "unlabeled images",
-            f"used if each way adds more than its standard error, or the last one twice as much: {gains}",
+            f"used if {needed}: {gains}",
             ("mIoU %",),
             (
                 Candidate("labels alone", (_percent(best.alone),), not best.helps),

@@ -24,7 +24,17 @@ from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
 from gmtool_training.probe.bank import Bank, View, views_of
 from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
 from gmtool_training.probe.fit_time import FitPlan, measure_fits, plan_fits
-from gmtool_training.probe.head import Head, HiddenOptions, Rows, fit_hidden, fit_linear, head_of, install
+from gmtool_training.probe.head import (
+    LINEAR_ROWS,
+    Head,
+    HiddenOptions,
+    Rows,
+    affordable_rows,
+    fit_hidden,
+    fit_linear,
+    head_of,
+    install,
+)
 from gmtool_training.probe.judge import choices_of, judge
 from gmtool_training.probe.pictures import Teaching
 from gmtool_training.probe.self_training import FOLDS, Fit, folds_of, labeled_rows, self_train
@@ -122,12 +132,16 @@ def fit_probe(
             channels=config.model.decoder_channels,
             bf16=is_bf16(config) and native_precision("cpu") == "bf16-mixed",  # the card's may be another
         )
-        plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget)
-        fits = _fits(plan, options, random)
+        most = affordable_rows(labeled.features[0].shape[1])
+        plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, most=most)
+        fits = _fits(plan, options, random, most=most)
         judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
         best = max(judged, key=lambda one: one.score)
-    gain = "" if best.taken is None else f", {best.taken.gain} points"
-    remark(f"classifier: {best.kind}; unlabeled images {'used' if best.helps else 'left out: labels alone'}{gain}")
+    used = "used" if best.helps else "left out: labels alone"
+    remark(
+        f"classifier: {best.kind}"
+        + ("" if best.taken is None else f"; unlabeled images {used}, {best.taken.gain} points")
+    )
     # That classifier on all labels
     with stages("fit"):
         fit = fits[best.kind]
@@ -210,7 +224,13 @@ def _earlier_head(network: GuidedMixNet, config: TrainConfig, kind: str) -> Head
 
 
 def _plan(
-    config: TrainConfig, options: HiddenOptions, rows: Rows, unlabeled: Bank | None, budget: _Budget
+    config: TrainConfig,
+    options: HiddenOptions,
+    rows: Rows,
+    unlabeled: Bank | None,
+    budget: _Budget,
+    *,
+    most: int,
 ) -> FitPlan:
     """Return the kinds of classifiers that settings and time allow, and their steps; say what was left out."""
     probe = config.probe
@@ -218,23 +238,25 @@ def _plan(
     whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps)
     if probe.minutes is None or not has_hidden:
         return whole
-    times = measure_fits(rows, options)
+    times = measure_fits(rows, options, most=most)
     rounds = 0 if unlabeled is None else probe.rounds
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
+    if plan.linear and most < LINEAR_ROWS:
+        remark(f"linear classifier: fitted to about {most} pixels at most: more do not fit into memory")
     if plan != whole:
         kind = f"hidden layer, {plan.steps} steps a fit" if plan.hidden else "linear"
         remark(f"classifier: {kind}: more does not fit into {budget.left_s:.0f} s")
     return plan
 
 
-def _fits(plan: FitPlan, options: HiddenOptions, random: np.random.Generator) -> dict[str, Fit]:
-    """Return the kinds of classifiers of a plan, and what fits one."""
+def _fits(plan: FitPlan, options: HiddenOptions, random: np.random.Generator, *, most: int) -> dict[str, Fit]:
+    """Return the kinds of classifiers of a plan, and what fits one; `most` rows are taken by a linear fit."""
     options = replace(options, steps=plan.steps)
     every: dict[str, Fit] = {}
     if plan.hidden:
         every["hidden layer"] = lambda rows, start: fit_hidden(rows, options=options, random=random, start=start)
     if plan.linear:
-        every["linear"] = lambda rows, start: fit_linear(rows, start=start)
+        every["linear"] = lambda rows, start: fit_linear(rows, start=start, most=most)
     return every
 
 
