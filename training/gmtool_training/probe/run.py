@@ -241,8 +241,6 @@ def _plan(
     times = measure_fits(rows, options, most=most)
     rounds = 0 if unlabeled is None else probe.rounds
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
-    if plan.linear and most < LINEAR_ROWS:
-        remark(f"linear classifier: fitted to about {most} pixels at most: more do not fit into memory")
     if plan != whole:
         kind = f"hidden layer, {plan.steps} steps a fit" if plan.hidden else "linear"
         remark(f"classifier: {kind}: more does not fit into {budget.left_s:.0f} s")
@@ -256,6 +254,8 @@ def _fits(plan: FitPlan, options: HiddenOptions, random: np.random.Generator, *,
     if plan.hidden:
         every["hidden layer"] = lambda rows, start: fit_hidden(rows, options=options, random=random, start=start)
     if plan.linear:
+        if most < LINEAR_ROWS:
+            remark(f"linear classifier: fitted to {2 * most} pixels at most: more do not fit into memory")
         every["linear"] = lambda rows, start: fit_linear(rows, start=start, most=most)
     return every
 
