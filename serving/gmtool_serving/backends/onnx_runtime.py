@@ -126,7 +126,7 @@ class OrtBackend:
         Only one is computed at a time: the runtime would take the memory of two.
         """
         binding = self._session.io_binding()
-        binding.bind_cpu_input(self.spec.input.name, images)  # copies it now, in a stream of its own
+        binding.bind_cpu_input(self.spec.input.name, images)  # copies it to the device now
         for name in self.spec.outputs:
             binding.bind_output(name, self.device)
         with self._computing:

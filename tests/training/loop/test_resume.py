@@ -90,6 +90,14 @@ def stops_at(call: int) -> Callable[[Machine], object]:
     return stop_on_signals
 
 
+def stop_and_resume(config: TrainConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch, *, call: int) -> None:
+    """Train a run that is stopped at the n-th moment, and let it go on to its end."""
+    with monkeypatch.context() as patch, pytest.raises(TerminatedError):
+        patch.setattr(run_module, "stop_on_signals", stops_at(call))
+        train(config, run_dir)
+    resume(run_dir)
+
+
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5, 6, 8, 10, 13, 15, 17])
 def test_case_30_stopped_in_warm_up_in_a_step_or_in_validation(
     short_config: TrainConfig,
@@ -99,11 +107,7 @@ def test_case_30_stopped_in_warm_up_in_a_step_or_in_validation(
     call: int,
 ) -> None:
     """Nine steps and two validations of four images are seventeen moments."""
-    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(call))
-    with pytest.raises(TerminatedError):
-        train(short_config, tmp_path / "run")
-    monkeypatch.undo()
-    resume(tmp_path / "run")
+    stop_and_resume(short_config, tmp_path / "run", monkeypatch, call=call)
     assert fingerprint(tmp_path / "run") == uninterrupted
 
 
@@ -117,11 +121,7 @@ def test_features_that_were_kept_are_computed_again_with_the_same_values(
         optim=replace(short_config.optim, freeze_encoder=True),
     )
     train(config, tmp_path / "whole")
-    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(8))
-    with pytest.raises(TerminatedError):
-        train(config, tmp_path / "run")
-    monkeypatch.undo()
-    resume(tmp_path / "run")
+    stop_and_resume(config, tmp_path / "run", monkeypatch, call=8)
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
 
@@ -147,11 +147,7 @@ def test_stopped_between_two_logs_the_next_figures_count_the_steps_before_the_st
 ) -> None:
     config = build_config(toy_settings, SHORT, {"optim.iterations": 6, "run.validations": 1, "run.log_every": 5})
     train(config, tmp_path / "whole")
-    monkeypatch.setattr(run_module, "stop_on_signals", stops_at(4))
-    with pytest.raises(TerminatedError):
-        train(config, tmp_path / "run")
-    monkeypatch.undo()
-    resume(tmp_path / "run")
+    stop_and_resume(config, tmp_path / "run", monkeypatch, call=4)
     assert json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[1])["iteration"] == 5
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 

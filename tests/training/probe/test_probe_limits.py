@@ -1,5 +1,7 @@
 """What the probe leaves out where memory is small or labels are many."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -18,42 +20,30 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool.settings import Settings, build_config
 
 
+class Parts(NamedTuple):
+    """What features of labeled images are computed from."""
+
+    network: GuidedMixNet
+    config: TrainConfig
+    data: TrainingData
+    classes: ClassSet
+    read: Readers
+
+
 @pytest.fixture(scope="module")
-def config(toy_settings: Settings) -> TrainConfig:
+def parts(toy_settings: Settings) -> Parts:
     changes = {"method.name": "probe", "model.decoder": "pyramid", "model.output_stride": 16}
-    return build_config(toy_settings, changes)
-
-
-@pytest.fixture(scope="module")
-def classes(config: TrainConfig) -> ClassSet:
-    return load_classes(config.data.classes)
-
-
-@pytest.fixture(scope="module")
-def data(config: TrainConfig) -> TrainingData:
-    return load_training_data(config.data)
-
-
-@pytest.fixture(scope="module")
-def read(config: TrainConfig, classes: ClassSet, data: TrainingData) -> Readers:
-    return open_readers(data, classes, config.data)
-
-
-@pytest.fixture(scope="module")
-def network(config: TrainConfig, classes: ClassSet) -> GuidedMixNet:
+    config = build_config(toy_settings, changes)
+    data, classes = load_training_data(config.data), load_classes(config.data.classes)
     torch.manual_seed(0)
-    return build_network(config.model, classes).eval()
+    network = build_network(config.model, classes).eval()
+    return Parts(network, config, data, classes, open_readers(data, classes, config.data))
 
 
 def test_fewer_pixels_are_taken_where_their_features_do_not_fit(
-    config: TrainConfig,
-    classes: ClassSet,
-    data: TrainingData,
-    read: Readers,
-    network: GuidedMixNet,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    network, config, data, classes, read = parts
     views, count = views_of((1.0,)), len(data.labeled.samples)
 
     def bank(pixels: int) -> int:
@@ -77,15 +67,9 @@ def test_fewer_pixels_are_taken_where_their_features_do_not_fit(
 
 @pytest.mark.parametrize(("most", "expected"), [(60, None), (4, 4)])
 def test_of_many_labeled_images_some_choose_the_input_scale(
-    config: TrainConfig,
-    classes: ClassSet,
-    data: TrainingData,
-    read: Readers,
-    network: GuidedMixNet,
-    monkeypatch: pytest.MonkeyPatch,
-    most: int,
-    expected: int | None,
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, most: int, expected: int | None
 ) -> None:
+    network, config, data, classes, read = parts
     monkeypatch.setattr(input_scale, "SCALE_IMAGES", most)
     seen: list[set[int]] = []
 
