@@ -18,6 +18,7 @@ from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
 from gmtool_serving.backends.base import InferenceDevice, Prediction, fit_shape, to_prediction
 from gmtool_serving.backends.model_file import read_model_file
+from gmtool_serving.backends.session_shapes import SessionShapes
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_BATCH = 8
@@ -77,24 +78,31 @@ class OrtBackend:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         provider = CUDA if _wants_cuda(device) else CPU
         try:
-            self._session = make_session(file.content, file.spec.precision, options, provider)
+            session = make_session(file.content, file.spec.precision, options, provider)
         except Exception as error:  # onnxruntime raises classes of its native part
             if provider == CPU or device == "cuda":
                 raise ArtifactError(f"{path}: onnxruntime refuses it: {_first_line(error)}") from error
             remark(f"CUDA unavailable ({_first_line(error)}): predicting with {CPU}")
             provider = CPU
-            self._session = make_session(file.content, file.spec.precision, options, provider)
-        self._check_provider(provider, device)
+            session = make_session(file.content, file.spec.precision, options, provider)
+        actual = session.get_providers()[0]
+        _check_provider(actual, provider, device)
         self._held_bytes = 0
         """Bytes of the largest non-local block so far: the runtime keeps that memory for the next image."""
-        self.device: Literal["cpu", "cuda"] = "cuda" if self._session.get_providers()[0] == CUDA else "cpu"
+        self.device: Literal["cpu", "cuda"] = "cuda" if actual == CUDA else "cpu"
         self.lanes = 1 if self.device == "cpu" else 2
         self._computing = threading.Lock()
-        sides = self._session.get_inputs()[0].shape[:3]
+        content, precision = file.content if self.device == "cuda" else b"", file.spec.precision
+        self._sessions = SessionShapes(
+            session,
+            None if self.device == "cpu" else lambda: make_session(content, precision, options, CUDA),
+        )
+        """One on a processor; one for each shape on a card, guarded by the lock."""
+        sides = session.get_inputs()[0].shape[:3]
         self._fixed = tuple(side if isinstance(side, int) else None for side in sides)
         """Batch, height and width, where the graph takes no other."""
         self.preferred_batch = self._fixed[0] or (1 if self.device == "cpu" else GPU_BATCH)
-        self.description = f"onnxruntime {ort.__version__} {self._session.get_providers()[0]}"
+        self.description = f"onnxruntime {ort.__version__} {actual}"
 
     def predict(self, images: UInt8Array) -> Prediction:
         """Return the model's outputs for RGB images, (N, H, W, 3) uint8.
@@ -108,42 +116,48 @@ class OrtBackend:
         images = fit_shape(images, self._fixed)
         self._refuse_too_large(images)
         try:
-            values = self._run(images) if self.device == "cpu" else self._run_bound(images)
+            values = self._run(images) if self.device == "cpu" else self._run_on_card(images)
         except Exception as error:  # onnxruntime raises classes of its native part
-            ran_out = any(words in str(error).lower() for words in MEMORY_WORDS)
-            kind = BackendMemoryError if ran_out else BackendError
+            kind = BackendMemoryError if _is_memory(error) else BackendError
             raise kind(f"onnxruntime failed: {_first_line(error)}") from error
         outputs = zip(self.spec.outputs, values, strict=True)
         return to_prediction({name: value[:count] for name, value in outputs})
 
     def _run(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
-        values: list[npt.NDArray[Any]] = self._session.run(list(self.spec.outputs), {self.spec.input.name: images})
+        session = self._sessions.of(images)
+        values: list[npt.NDArray[Any]] = session.run(list(self.spec.outputs), {self.spec.input.name: images})
         return values
+
+    def _run_on_card(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
+        """Run with the session of the images' shape; again if sessions of other shapes had taken the memory."""
+        with self._computing:
+            images = self._sessions.filled(images)
+        while True:
+            try:
+                return self._run_bound(images)
+            except Exception as error:  # onnxruntime raises classes of its native part
+                if not _is_memory(error):
+                    raise
+                with self._computing:
+                    has_room_now = self._sessions.ran_out(images)
+                if not has_room_now:
+                    raise
 
     def _run_bound(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
         """Run with inputs and outputs bound to the device: one copy each way, while another batch is computed.
 
         Only one is computed at a time: the runtime would take the memory of two.
         """
-        binding = self._session.io_binding()
+        with self._computing:
+            session = self._sessions.of(images)
+        binding = session.io_binding()
         binding.bind_cpu_input(self.spec.input.name, images)  # copies it to the device now
         for name in self.spec.outputs:
             binding.bind_output(name, self.device)
         with self._computing:
-            self._session.run_with_iobinding(binding)  # waits until the outputs are there
+            session.run_with_iobinding(binding)  # waits until the outputs are there
         values: list[npt.NDArray[Any]] = binding.copy_outputs_to_cpu()
         return values
-
-    def _check_provider(self, provider: str, device: InferenceDevice) -> None:
-        actual = self._session.get_providers()[0]
-        if actual == provider:
-            return
-        if device == "cuda":
-            raise BackendError(
-                f"--device cuda: onnxruntime fell back to {actual}; its CUDA provider needs CUDA and cuDNN "
-                "libraries of its version: install them, or use --device cpu"
-            )
-        remark(f"CUDA unavailable: predicting with {actual}")
 
     def _refuse_too_large(self, images: UInt8Array) -> None:
         stride = self.spec.attention_stride
@@ -185,12 +199,15 @@ def make_session(
 def cuda_options(precision: Precision) -> dict[str, str]:
     """Return the options of ONNX Runtime's CUDA provider for a model.
 
-    Convolutions are chosen by cuDNN's heuristic: the default tries all algorithms for every new image size, which
-    took 634 ms instead of 2 (PaddleX#5057). A float32 model computes in float32, not TF32, as a plan does.
+    Nothing is tried, whatever the first name says: EXHAUSTIVE takes cuDNN's second heuristic since ONNX Runtime
+    1.20, HEURISTIC its first (onnxruntime#22705). On an H200 the second took 6.5 ms instead of 24 for 8 images in
+    half precision, and 3.2 s instead of 2.2 for a new shape (benchmarks/cuda_shapes.py). A float32 model computes
+    in float32, not TF32, as a plan does.
     """
+    is_float32 = precision == "fp32"
     return {
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "0" if precision == "fp32" else "1",
+        "cudnn_conv_algo_search": "HEURISTIC" if is_float32 else "EXHAUSTIVE",
+        "use_tf32": "0" if is_float32 else "1",
     }
 
 
@@ -216,6 +233,21 @@ def _wants_cuda(device: InferenceDevice) -> bool:
 def _has_cuda_driver() -> bool:
     driver = load_driver()
     return driver is not None and int(driver.cuInit(0)) == 0
+
+
+def _check_provider(actual: str, provider: str, device: InferenceDevice) -> None:
+    if actual == provider:
+        return
+    if device == "cuda":
+        raise BackendError(
+            f"--device cuda: onnxruntime fell back to {actual}; its CUDA provider needs CUDA and cuDNN "
+            "libraries of its version: install them, or use --device cpu"
+        )
+    remark(f"CUDA unavailable: predicting with {actual}")
+
+
+def _is_memory(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in MEMORY_WORDS)
 
 
 def _first_line(error: Exception) -> str:

@@ -69,4 +69,4 @@ def test_a_driver_beside_a_runtime_without_cuda_is_said(
 
 
 def test_float16_may_use_tf32_where_it_computes_in_float32() -> None:
-    assert cuda_options("fp16")["use_tf32"] == "1"
+    assert cuda_options("fp16") == {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "1"}
