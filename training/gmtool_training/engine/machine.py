@@ -177,24 +177,13 @@ def open_machine(device: DeviceName, precision: PrecisionName) -> tuple[Machine,
 def choose_kernels() -> None:
     """Set what torch may choose on a card, for the whole process.
 
-    Float32 is float32, not TF32 with its mantissa of 10 bits, torch's default for convolutions. cuDNN tries its
-    algorithms once for the one shape of the crops; `any_size` switches that off for validation images, each of
-    which may have another size.
+    Float32 is float32, not TF32 with its mantissa of 10 bits, torch's default for convolutions. cuDNN takes
+    algorithms by its heuristic: to try them for each new shape took seconds for every size of an image that the
+    probe looks at, and made no step of ResNet-50 faster (docs/gpu.md).
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
-
-
-@contextmanager
-def any_size() -> Iterator[None]:
-    """Let cuDNN choose algorithms by its heuristic within the block, without trying them for every new size."""
-    before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def share_weights(machine: Machine, network: nn.Module) -> None:

@@ -18,7 +18,7 @@ from gmtool.report.metrics import Int64Array, count_pairs, matrix_of_pairs
 from gmtool_training.data.batches import whole_images
 from gmtool_training.data.copying import copied
 from gmtool_training.data.readers import LabeledReader
-from gmtool_training.engine.machine import Machine, any_size
+from gmtool_training.engine.machine import Machine
 from gmtool_training.engine.validation_memory import REMEDY, is_out_of_memory
 from gmtool_training.watch.examples import ValidationImages
 
@@ -143,7 +143,7 @@ def _matrices(
     matrices = np.zeros((count, len(classes), len(classes)), dtype=np.int64)
     mine = indices[machine.rank :: machine.processes]
     last: _Scored | None = None
-    with any_size(), closing(whole_images(split.samples, classes, config, read=read, indices=mine)) as images:
+    with closing(whole_images(split.samples, classes, config, read=read, indices=mine)) as images:
         for index, (image, mask) in zip(mine, images, strict=True):
             before_image()
             try:
