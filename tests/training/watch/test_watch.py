@@ -27,6 +27,17 @@ def test_steps_with_unlabeled_images_cost_more_before_one_is_measured_and_what_t
     assert left.seconds(21) == pytest.approx(79 * 5.0)
 
 
+def test_a_step_for_which_the_network_is_compiled_again_does_not_count_for_all() -> None:
+    """One that took 52 s instead of 0.4 announced six days."""
+    left = estimate()
+    for done in range(1, 21):
+        left.add_step(done, 0.2)
+    left.add_step(21, 52.0)
+    assert left.seconds(21) == pytest.approx(79 * 3 * 0.6)
+    left.add_step(22, 0.5)
+    assert left.seconds(22) == pytest.approx(78 * 0.5)
+
+
 def test_validations_are_in_the_estimate_and_the_last_one_takes_all_images() -> None:
     left = estimate(validation_cost=4.0, whole_cost=10.0)
     for done in range(1, 11):

@@ -6,6 +6,8 @@ from collections import deque
 
 REMEMBERED = 100
 """Steps and validations whose mean time counts."""
+LONGEST_FIRST = 3.0
+"""Time of the first step with unlabeled images at most, as a multiple of what was expected."""
 
 
 class TimeLeft:
@@ -34,19 +36,20 @@ class TimeLeft:
         self._unlabeled_from = min(unlabeled_from, iterations)
         self._unlabeled_cost, self._validation_cost, self._whole_cost = unlabeled_cost, validation_cost, whole_cost
         self._steps: dict[bool, deque[float]] = {kind: deque(maxlen=REMEMBERED) for kind in (False, True)}
-        self._is_first = True
+        self._first: dict[bool, float] = {}
         self._validation_times: deque[float] = deque(maxlen=REMEMBERED)
 
     def add_step(self, done: int, seconds: float) -> None:
-        """Note the time of the step after which `done` are done. The first one, which starts everything, counts
-        only until there is another.
+        """Note the time of the step after which `done` are done.
+
+        The first one, which starts everything, counts only until there is another. So does the first one with
+        unlabeled images, for which torch.compile translates the network once more, and only up to `LONGEST_FIRST`.
         """
-        times = self._steps[done > self._unlabeled_from]
-        if self._is_first and any(self._steps.values()):
-            self._is_first = False
-            for each in self._steps.values():
-                each.clear()
-        times.append(seconds)
+        kind = done > self._unlabeled_from
+        if kind in self._first:
+            self._steps[kind].append(seconds)
+        else:
+            self._first[kind] = seconds
 
     def add_validation(self, seconds: float) -> None:
         """Note the time of a validation, with saving and drawing."""
@@ -55,10 +58,14 @@ class TimeLeft:
     def seconds(self, done: int) -> float | None:
         """Return the seconds left after `done` steps; None before the first step."""
         labeled, unlabeled = (_mean(self._steps[kind]) for kind in (False, True))
-        if labeled is None and unlabeled is None:
-            return None
+        labeled = self._first.get(False) if labeled is None and unlabeled is None else labeled
         if unlabeled is None:
-            unlabeled = (labeled or 0.0) * self._unlabeled_cost
+            unlabeled = self._first.get(True)
+            if labeled is not None:
+                expected = labeled * self._unlabeled_cost
+                unlabeled = expected if unlabeled is None else min(unlabeled, LONGEST_FIRST * expected)
+        if unlabeled is None:
+            return None
         if labeled is None:
             labeled = unlabeled / self._unlabeled_cost
         first = self._unlabeled_from
