@@ -6,7 +6,7 @@ import torch
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.head import fit_linear
-from gmtool_training.probe.judge import Judged, Tried
+from gmtool_training.probe.judge import LEAST_RATIO, Judged, Tried
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -17,12 +17,9 @@ from gmtool_training.probe.self_training import (
 )
 
 
-def test_a_gain_is_used_if_it_is_above_its_standard_error() -> None:
-    assert Gain(0.02, 0.01).is_clear
-    assert not Gain(0.01, 0.02).is_clear
-    assert not Gain(-0.02, 0.01).is_clear
-    assert not Gain(0.0, 0.0).is_clear
-    assert Gain(0.03, 0.01).is_certain and not Gain(0.015, 0.01).is_certain
+def test_the_ratio_of_a_gain_is_that_to_its_standard_error() -> None:
+    assert Gain(0.03, 0.02).ratio == pytest.approx(1.5) and Gain(-0.02, 0.01).ratio == pytest.approx(-2)
+    assert Gain(0.01, 0.0).ratio == np.inf and Gain(0.0, 0.0).ratio == Gain(-0.01, 0.0).ratio == -np.inf
 
 
 def test_the_standard_error_is_that_of_leaving_each_group_out() -> None:
@@ -44,7 +41,7 @@ def test_the_same_gain_in_each_image_is_certain_and_one_of_a_single_image_is_not
     assert gain_of(before, right.expand(10, 2, 2)).error == pytest.approx(0, abs=1e-9)
     single = before.clone()
     single[0] = right
-    assert gain_of(before, single).points > 0 and not gain_of(before, single).is_clear
+    assert gain_of(before, single).points > 0 and gain_of(before, single).ratio < LEAST_RATIO
 
 
 def test_each_image_is_scored_by_the_head_that_has_not_seen_it() -> None:
@@ -60,22 +57,34 @@ def test_each_image_is_scored_by_the_head_that_has_not_seen_it() -> None:
     assert torch.equal(found.sum(dim=0), torch.as_tensor(expected).double())
 
 
-def test_unlabeled_images_are_used_if_each_way_helps_or_one_threshold_helps_much() -> None:
-    clear, more, certain, unclear = Gain(0.03, 0.02), Gain(0.05, 0.04), Gain(0.02, 0.009), Gain(0.04, 0.06)
+@pytest.mark.parametrize(
+    ("shares", "threshold", "helps", "score"),
+    [
+        # Points and standard errors of real runs, and what the validation images said of them
+        (Gain(0.043, 0.025), Gain(0.017, 0.018), True, 0.543),  # MSRC-v2: 77 % alone, 84 to 87 % with them
+        (Gain(0.024, 0.008), Gain(0.014, 0.009), True, 0.524),  # MSRC-v2: 77 and 84 %
+        (Gain(0.015, 0.016), Gain(0.028, 0.013), True, 0.528),  # generated images: 87 and 89.5 %, by the threshold
+        (Gain(0.034, 0.024), Gain(0.037, 0.021), True, 0.537),  # MSRC-v2, ResNet-50: 52 and 61 %
+        (Gain(0.004, 0.009), Gain(0.008, 0.005), False, 0.5),  # CamVid: 64.2 and 63.0 %
+        (Gain(-0.004, 0.006), Gain(0.002, 0.004), False, 0.5),  # CamVid
+    ],
+)
+def test_unlabeled_images_are_used_if_both_ways_together_say_so(
+    shares: Gain, threshold: Gain, helps: bool, score: float
+) -> None:
+    judged = judged_by(shares, threshold)
+    assert judged.helps is helps and judged.score == pytest.approx(score)
+    assert judged.trained is not None and judged.trained > 0.5
 
-    def judged(*gains: Gain) -> Judged:
-        """Shares of each class, if there are two gains, then one threshold."""
-        thresholds = (None, 0.9)[-len(gains) :] if gains else ()
-        options = [PseudoOptions(3, threshold, 0.5, 0.5) for threshold in thresholds]
-        tried = tuple(Tried(*each) for each in zip(options, gains, strict=True))
-        return Judged("linear", Reliability((0.9,), (0.5,), (0.95,)), 0.5, tried)
 
-    assert judged(more, clear).helps and judged(more, clear).score == pytest.approx(0.55)
-    assert judged(clear, more).score == pytest.approx(0.55)
-    assert judged(clear).helps and judged(clear).score == pytest.approx(0.53)
-    # The threshold alone is enough if that is certain, and is what is taken
-    assert judged(unclear, certain).helps and judged(unclear, certain).score == pytest.approx(0.52)
-    assert not judged(unclear, clear).helps and judged(unclear, clear).score == 0.5
-    assert not judged(certain, unclear).helps and judged(certain, unclear).score == 0.5
-    assert not judged(unclear, unclear).helps and judged(unclear, unclear).trained == pytest.approx(0.54)
-    assert not judged().helps and judged().trained is None and judged().score == 0.5
+def test_a_single_way_is_judged_alike_and_without_unlabeled_images_there_is_none() -> None:
+    assert judged_by(Gain(0.03, 0.02)).helps and not judged_by(Gain(0.02, 0.02)).helps
+    assert not judged_by().helps and judged_by().trained is None and judged_by().score == 0.5
+
+
+def judged_by(*gains: Gain) -> Judged:
+    """Shares of each class, if there are two gains, then one threshold; labels alone have 50 %."""
+    thresholds = (None, 0.9)[-len(gains) :] if gains else ()
+    options = [PseudoOptions(3, threshold, 0.5, 0.5) for threshold in thresholds]
+    tried = tuple(Tried(*each) for each in zip(options, gains, strict=True))
+    return Judged("linear", Reliability((0.9,), (0.5,), (0.95,)), 0.5, tried)

@@ -55,7 +55,7 @@ def probe_run(toy_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     """A probe whose rounds of self-training are kept, whatever they lose on so little data."""
     run_dir = tmp_path_factory.mktemp("probe") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Gain, "is_clear", True)
+        patch.setattr(Gain, "ratio", 2.0)
         train(build_config(toy_settings, PROBE), run_dir, record=RunRecord(kind="voc", recipe="probe"))
     return run_dir
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,14 +31,9 @@ class Gain:
         return f"{100 * self.points:+.1f} ± {100 * self.error:.1f}"
 
     @property
-    def is_clear(self) -> bool:
-        """Return whether it is above zero by more than its standard error."""
-        return self.points > self.error
-
-    @property
-    def is_certain(self) -> bool:
-        """Return whether it is above zero by more than twice its standard error."""
-        return self.points > 2 * self.error
+    def ratio(self) -> float:
+        """Return how many standard errors it is above zero; infinite for a gain without any error."""
+        return self.points / self.error if self.error else math.copysign(math.inf, self.points or -1.0)
 
 
 def confusions_kept_out(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> Tensor:

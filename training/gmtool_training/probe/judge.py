@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from gmtool_training.probe.self_training import (
     self_train,
 )
 
+LEAST_RATIO = 1.2
+"""Gain over its standard error, mean over the ways to choose pseudo labels, from which they are used."""
 THRESHOLD_OF_OTHERS = 0.9
 """Confidence from which the pseudo labels of another run count."""
 
@@ -60,30 +63,17 @@ class Judged:
 
     @property
     def helps(self) -> bool:
-        """Return whether self-training adds more than chance would: in each way, or much with one threshold.
+        """Return whether self-training adds more than chance would, by the mean over the ways.
 
         Where pseudo labels above one threshold add nothing, more of the rare classes do harm that labeled images
-        cannot show: they may be frames of the videos that unlabeled ones are from.
+        cannot show: they may be frames of the videos that unlabeled ones are from. So one way alone is no proof.
         """
-        return bool(self.tried) and (self._is_agreed or self._is_certain)
+        return bool(self.tried) and fmean(each.gain.ratio for each in self.tried) > LEAST_RATIO
 
     @property
     def taken(self) -> Tried | None:
-        """Return the way that is taken if self-training helps; None without unlabeled images."""
-        ways = self.tried if self._is_agreed or not self._is_certain else self._of_threshold
-        return max(ways, key=lambda each: each.gain.points, default=None)
-
-    @property
-    def _is_agreed(self) -> bool:
-        return all(each.gain.is_clear for each in self.tried)
-
-    @property
-    def _is_certain(self) -> bool:
-        return any(each.gain.is_certain for each in self._of_threshold)
-
-    @property
-    def _of_threshold(self) -> list[Tried]:
-        return [each for each in self.tried if each.options.threshold is not None]
+        """Return the way that is taken if self-training helps, the surest gain; None without unlabeled images."""
+        return max(self.tried, key=lambda each: each.gain.ratio, default=None)
 
     @property
     def trained(self) -> float | None:
@@ -168,9 +158,9 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
     if taken is None:
         return tuple(choices)
     gains = ", ".join(f"{each.gain} with {each.counting}" for each in best.tried)
-    needed = "it adds more than its standard error"
+    needed = f"it adds more than {LEAST_RATIO:g} times its standard error"
     if len(best.tried) > 1:
-        needed = "both ways add more than their standard error, or the threshold alone more than twice that"
+        needed = f"gain over standard error is more than {LEAST_RATIO:g} on average"
     choices.append(
         Choice(
             "unlabeled images",
