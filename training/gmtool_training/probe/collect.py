@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -51,8 +52,10 @@ def affordable_views(
     """Return the views that all labeled images take within `seconds`: the image as it is, then the cheapest."""
     image = read.labeled(0)[0]
     somewhere = torch.zeros(1, dtype=torch.int64)
+    whole_image = partial(features_at, network, image, View(1.0, False), somewhere, somewhere, bf16=bf16)
+    whole_image()  # the first call loads the kernels of a card, which takes seconds
     started = time.monotonic()
-    features_at(network, image, View(1.0, False), somewhere, somewhere, bf16=bf16)
+    whole_image()
     # The time grows with the pixels
     whole = (time.monotonic() - started) * len(data.labeled.samples)
     ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))

@@ -6,8 +6,16 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from gmtool_training.probe.head import LINEAR_ITERATIONS, HiddenOptions, Rows, fit_hidden, fit_linear
+from gmtool_training.probe.head import (
+    CPU,
+    LINEAR_ITERATIONS,
+    HiddenOptions,
+    Rows,
+    fit_hidden,
+    fit_linear,
+)
 from gmtool_training.probe.self_training import FOLDS, PARTS
 
 LEAST_STEPS = 100
@@ -36,14 +44,17 @@ class FitPlan:
     """Of a hidden layer."""
 
 
-def measure_fits(rows: Rows, options: HiddenOptions, *, most: int) -> FitTimes:
+def measure_fits(rows: Rows, options: HiddenOptions, *, most: int, device: torch.device = CPU) -> FitTimes:
     """Time a step of each kind of fit on these rows, of which a linear one takes `most`."""
     random = np.random.default_rng(0)
+    if device.type == "cuda":  # the first steps load kernels
+        fit_hidden([rows], options=replace(options, steps=TRIAL_STEPS), random=random, device=device)
+        fit_linear([rows], iterations=TRIAL_ITERATIONS, most=most, device=device)
     started = time.monotonic()
-    fit_hidden([rows], options=replace(options, steps=TRIAL_STEPS), random=random)
+    fit_hidden([rows], options=replace(options, steps=TRIAL_STEPS), random=random, device=device)
     step = (time.monotonic() - started) / TRIAL_STEPS
     started = time.monotonic()
-    fit_linear([rows], iterations=TRIAL_ITERATIONS, most=most)
+    fit_linear([rows], iterations=TRIAL_ITERATIONS, most=most, device=device)
     return FitTimes(step, (time.monotonic() - started) / TRIAL_ITERATIONS * LINEAR_ITERATIONS)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool.resources import available_memory
 
+CPU = torch.device("cpu")
+
 STATISTICS_ROWS = 50_000
 """Rows from which mean and deviation of the features are computed, at most."""
 
@@ -36,24 +38,24 @@ class Scaling:
     """Mean and standard deviation of each feature."""
 
     mean: Tensor
-    """(D,)."""
+    """(D,), on the device of the classifier."""
     std: Tensor
     """(D,), above zero."""
 
     @classmethod
-    def of(cls, features: Tensor) -> Scaling:
-        """Return those of (N, D) features."""
-        some = features[:STATISTICS_ROWS].float()
+    def of(cls, features: Tensor, device: torch.device = CPU) -> Scaling:
+        """Return those of (N, D) features, for a classifier on a device."""
+        some = features[:STATISTICS_ROWS].to(device).float()
         return cls(some.mean(dim=0), some.std(dim=0).clamp(min=MIN_STD))
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Return (N, D) features with mean 0 and deviation 1, float32."""
-        return (features.float() - self.mean) / self.std
+        """Return (N, D) features with mean 0 and deviation 1, float32, on the device."""
+        return (features.to(self.mean.device).float() - self.mean) / self.std
 
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted classifier."""
+    """A fitted classifier, on the device where it was fitted; features and probabilities are in host memory."""
 
     scaling: Scaling
     layers: nn.Sequential
@@ -72,7 +74,7 @@ class Head:
             torch.stack([self.layers(self.scaling(view[rows])).softmax(dim=1) for view in features]).mean(dim=0)
             for rows in torch.split(some, 8192)
         ]
-        return torch.cat(means)
+        return torch.cat(means).cpu()
 
 
 def for_even_pixels(head: Head, drawn: Tensor | None) -> Head:
@@ -91,7 +93,7 @@ def for_even_pixels(head: Head, drawn: Tensor | None) -> Head:
     bias = layers[-1].bias
     assert isinstance(bias, Tensor)
     weights = drawn[: len(bias)]
-    bias -= torch.where(weights > 0, weights.log(), torch.zeros(()))
+    bias -= torch.where(weights > 0, weights.log(), torch.zeros(())).to(bias.device)
     return Head(head.scaling, layers)
 
 
@@ -127,6 +129,7 @@ def fit_linear(
     iterations: int = LINEAR_ITERATIONS,
     start: Head | None = None,
     most: int = LINEAR_ROWS,
+    device: torch.device = CPU,
 ) -> Head:
     """Fit a multinomial regression: weighted cross-entropy plus l2 / 2 times the squared weights, by L-BFGS.
 
@@ -136,12 +139,13 @@ def fit_linear(
         iterations: Of L-BFGS, at most.
         start: A linear head to start from; its scaling is kept.
         most: Rows that are taken at once, or somewhat more; see `affordable_rows`.
+        device: Where it is fitted.
     """
-    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0])
+    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0], device)
     z, targets = _evenly(rows, scaling, most)
     targets = targets / targets.sum()
     mass = targets.sum(dim=1, keepdim=True)
-    layer = nn.Linear(z.shape[1], targets.shape[1])
+    layer = nn.Linear(z.shape[1], targets.shape[1], device=device)
     with torch.no_grad():
         for name, value in layer.named_parameters():
             value.copy_(getattr(start.layers[0], name)) if start is not None else value.zero_()
@@ -162,9 +166,10 @@ def fit_linear(
     return Head(scaling, nn.Sequential(layer).eval().requires_grad_(False))
 
 
-def affordable_rows(num_features: int) -> int:
+def affordable_rows(num_features: int, device: torch.device = CPU) -> int:
     """Return the rows of so many features that a multinomial regression may take: up to twice as many fit."""
-    room = int(LINEAR_SHARE * available_memory() / (4 * num_features))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    room = int(LINEAR_SHARE * free / (4 * num_features))
     return min(LINEAR_ROWS, max(LEAST_LINEAR_ROWS, room // 2))
 
 
@@ -172,8 +177,9 @@ def _evenly(rows: Sequence[Rows], scaling: Scaling, most: int) -> tuple[Tensor, 
     """Return scaled features and targets of all rows, or of every n-th one: `most` or up to twice as many."""
     views = [(view, each.targets) for each in rows for view in each.features]
     step = max(1, sum(len(view) for view, _ in views) // most)
-    targets = torch.cat([wanted[::step] for _, wanted in views])
-    z = torch.empty(len(targets), views[0][0].shape[1])
+    device = scaling.mean.device
+    targets = torch.cat([wanted[::step] for _, wanted in views]).to(device)
+    z = torch.empty(len(targets), views[0][0].shape[1], device=device)
     start = 0
     for view, wanted in views:
         stop = start + len(wanted[::step])
@@ -183,7 +189,12 @@ def _evenly(rows: Sequence[Rows], scaling: Scaling, most: int) -> tuple[Tensor, 
 
 
 def fit_hidden(
-    rows: Sequence[Rows], *, options: HiddenOptions, random: np.random.Generator, start: Head | None = None
+    rows: Sequence[Rows],
+    *,
+    options: HiddenOptions,
+    random: np.random.Generator,
+    start: Head | None = None,
+    device: torch.device = CPU,
 ) -> Head:
     """Fit one hidden layer: AdamW with a cosine schedule, dropout, and a running mean of the weights.
 
@@ -194,15 +205,17 @@ def fit_hidden(
         options: Width, steps and rates.
         random: Source of the draws and of the initial weights.
         start: A head with a hidden layer to start from; its scaling is kept.
+        device: Where it is fitted.
     """
-    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0])
+    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0], device)
     views = [(view, each.targets) for each in rows for view in each.features]
     num_features, num_classes = views[0][0].shape[1], views[0][1].shape[1]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(random.integers(2**31)))
         layers = _layers(num_features, num_classes, options)
         if start is not None:
             layers.load_state_dict(start.layers.state_dict())
+        layers.to(device)
         _train(layers, views, scaling, options, random)
     return Head(scaling, layers.eval().requires_grad_(False))
 
@@ -236,9 +249,9 @@ def _train(
         rate = 0.5 * (1 + math.cos(math.pi * step / options.steps)) * min(1.0, (step + 1) / 30)
         for group in optimizer.param_groups:
             group["lr"] = options.lr * rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+        with torch.autocast(scaling.mean.device.type, torch.bfloat16, enabled=options.bf16):
             logits = layers(scaling(x))
-        loss = -(targets * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
+        loss = -(targets.to(logits.device) * logits.float().log_softmax(dim=1)).sum(dim=1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from gmtool.artifact.run_record import Candidate, Choice
 from gmtool.classes import ClassSet
@@ -93,7 +94,8 @@ def score_at_scale(
     )
     seconds = time.monotonic() - started
     network.input_scale = before
-    return ScaleScore(_cross_validated(bank, len(classes), random), seconds / len(indices))
+    device = next(network.parameters()).device
+    return ScaleScore(_cross_validated(bank, len(classes), random, device), seconds / len(indices))
 
 
 def _some(count: int, seed: int) -> list[int]:
@@ -117,10 +119,12 @@ def best_scale(scores: Mapping[float, npt.NDArray[np.float64]]) -> float:
     return best
 
 
-def _cross_validated(bank: Bank, num_classes: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
+def _cross_validated(
+    bank: Bank, num_classes: int, random: np.random.Generator, device: torch.device
+) -> npt.NDArray[np.float64]:
     """Return the mean IoU of each part of the images, with a linear classifier fitted to the others: (FOLDS,)."""
     scores = []
     for kept_out in folds_of(bank, FOLDS, random):
-        head = fit_linear([labeled_rows(bank.rows(~kept_out), num_classes)])
+        head = fit_linear([labeled_rows(bank.rows(~kept_out), num_classes)], device=device)
         scores.append(mean_iou(pixel_confusion(head, bank.rows(kept_out), num_classes)))
     return np.array(scores)

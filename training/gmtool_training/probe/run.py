@@ -19,7 +19,6 @@ from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool_training.data.cache import Readers
-from gmtool_training.engine.machine import native_precision
 from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
 from gmtool_training.probe.bank import Bank, View, views_of
 from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
@@ -60,6 +59,15 @@ class ProbeResult:
     """What was chosen by measurements."""
     teaching: Teaching | None
     """How unlabeled images were, or would have been, labeled; None without any."""
+
+
+@dataclass(frozen=True)
+class FitLimits:
+    """Where classifiers are fitted, and to how much."""
+
+    device: torch.device
+    most: int
+    """Rows of a linear fit, see `affordable_rows`."""
 
 
 class _Budget:
@@ -128,13 +136,11 @@ def fit_probe(
     # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
     with stages("choice of the classifier"):
         folds = folds_of(labeled, FOLDS, random)
-        options = HiddenOptions(
-            channels=config.model.decoder_channels,
-            bf16=is_bf16(config) and native_precision("cpu") == "bf16-mixed",  # the card's may be another
-        )
-        most = affordable_rows(labeled.features[0].shape[1])
-        plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, most=most)
-        fits = _fits(plan, options, random, most=most)
+        options = HiddenOptions(channels=config.model.decoder_channels, bf16=is_bf16(config))
+        device = next(network.parameters()).device
+        limits = FitLimits(device, affordable_rows(labeled.features[0].shape[1], device))
+        plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, limits)
+        fits = _fits(plan, options, random, limits)
         judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
         best = max(judged, key=lambda one: one.score)
     used = "used" if best.helps else "left out: labels alone"
@@ -229,8 +235,7 @@ def _plan(
     rows: Rows,
     unlabeled: Bank | None,
     budget: _Budget,
-    *,
-    most: int,
+    limits: FitLimits,
 ) -> FitPlan:
     """Return the kinds of classifiers that settings and time allow, and their steps; say what was left out."""
     probe = config.probe
@@ -238,7 +243,7 @@ def _plan(
     whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps)
     if probe.minutes is None or not has_hidden:
         return whole
-    times = measure_fits(rows, options, most=most)
+    times = measure_fits(rows, options, most=limits.most, device=limits.device)
     rounds = 0 if unlabeled is None else probe.rounds
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
     if plan != whole:
@@ -247,16 +252,18 @@ def _plan(
     return plan
 
 
-def _fits(plan: FitPlan, options: HiddenOptions, random: np.random.Generator, *, most: int) -> dict[str, Fit]:
-    """Return the kinds of classifiers of a plan, and what fits one; `most` rows are taken by a linear fit."""
-    options = replace(options, steps=plan.steps)
+def _fits(plan: FitPlan, options: HiddenOptions, random: np.random.Generator, limits: FitLimits) -> dict[str, Fit]:
+    """Return the kinds of classifiers of a plan, and what fits one."""
+    options, device, most = replace(options, steps=plan.steps), limits.device, limits.most
     every: dict[str, Fit] = {}
     if plan.hidden:
-        every["hidden layer"] = lambda rows, start: fit_hidden(rows, options=options, random=random, start=start)
+        every["hidden layer"] = lambda rows, start: fit_hidden(
+            rows, options=options, random=random, start=start, device=device
+        )
     if plan.linear:
         if most < LINEAR_ROWS:
             remark(f"linear classifier: fitted to {2 * most} pixels at most: more do not fit into memory")
-        every["linear"] = lambda rows, start: fit_linear(rows, start=start, most=most)
+        every["linear"] = lambda rows, start: fit_linear(rows, start=start, most=most, device=device)
     return every
 
 
