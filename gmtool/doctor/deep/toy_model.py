@@ -16,9 +16,11 @@ STEPS = 60
 
 def check(setting: Setting) -> Checked:
     """Generate data, train, and export in all precisions."""
+    import torch
     from gmtool_export.run import ExportOptions, export_run
     from gmtool_training.loop.run import train
 
+    torch.set_num_threads(1)  # for so small a network more are no faster, and many are slower
     config = toy_config(setting, {"optim.iterations": STEPS, "method.balance": 0.5})
     report = train(config, setting.run).report
     for precision in PRECISIONS:
