@@ -43,6 +43,17 @@ def test_what_agrees_passes() -> None:
     pass_gate((replace(ROW, agreement=0.97), replace(SCORE, miou=0.741)), "int8")
 
 
+def test_half_precision_is_judged_on_whole_images() -> None:
+    """A model whose masks agree on 99.86 % of 24 images was refused for 72 pixels of one crop of 64x96."""
+    crop = replace(ROW, agreement=0.9883, max_difference=0.2)
+    pass_gate((crop, replace(SCORE, agreement=0.9986)), "fp16")
+    pass_gate((replace(crop, shape="own size", agreement=0.996), None), "fp16")
+    with pytest.raises(ParityError, match=r"99.40% of the pixels of whole images; expected 99.50% \(--min-agree"):
+        pass_gate((ROW, replace(SCORE, agreement=0.994)), "fp16")
+    with pytest.raises(ParityError, match=r"90.0000% of the pixels at 1x97x133 \(odd\); expected 95.00%: nothing"):
+        pass_gate((replace(ROW, agreement=0.9), SCORE), "fp16")
+
+
 @pytest.mark.parametrize(
     ("figures", "precision", "expected"),
     [

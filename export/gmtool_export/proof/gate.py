@@ -16,9 +16,10 @@ MAX_RELATIVE_DIFFERENCE = 1e-3
 """Largest difference of two logits in float32 as a share of the largest logit: ten times what rounding does,
 a hundredth of what a wrong pooling does."""
 
-MIN_INT8_AGREEMENT = 0.5
-"""Smallest share of equal pixels of an int8 model at any shape: less is a broken graph. Its bound is judged on
-whole images, since of a small one a few pixels are some per cent."""
+MIN_AT_SHAPE: dict[Precision, float] = {"fp16": 0.95, "int8": 0.5}
+"""Smallest share of equal pixels at any shape: less is a broken graph. The bound of these precisions is judged on
+whole images, since of a small crop a few pixels beside a class boundary are some per cent; without any, at every
+shape."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Tolerance:
     """Largest accepted difference between an exported model and its network."""
 
     min_agreement: float
-    """Smallest share of pixels with the same label, in [0, 1]: at every shape; in int8 on whole images."""
+    """Smallest share of pixels with the same label, in [0, 1]: in fp32 at every shape, else on whole images."""
     max_miou_drop: float
     """Largest loss of mIoU on the validation images, points."""
 
@@ -76,13 +77,15 @@ def judge(
         ParityError: The first bound that the model misses.
     """
     # Masks and logits at every shape
-    least = MIN_INT8_AGREEMENT if precision == "int8" else tolerance.min_agreement
+    whole = _agreement_on_whole_images(rows, score)
+    is_floor = whole is not None and MIN_AT_SHAPE.get(precision, 1.0) < tolerance.min_agreement
+    least = MIN_AT_SHAPE[precision] if is_floor else tolerance.min_agreement
     for row in rows:
         where = f"at {row.batch}x{row.height}x{row.width} ({row.shape})"
         if row.agreement < least:
             raise ParityError(
                 f"{what} agrees with PyTorch on {row.agreement:.4%} of the pixels {where}; "
-                f"expected {least:.2%}{_option(precision)}: {end}"
+                f"expected {least:.2%}{'' if is_floor else ' (--min-agreement)'}: {end}"
             )
         if row.unexplained:
             raise ParityError(
@@ -95,8 +98,7 @@ def judge(
                 f"most {MAX_RELATIVE_DIFFERENCE:.1%} of the largest, {row.max_logit:.3g}: {end}"
             )
     # Whole images
-    whole = _agreement_on_whole_images(rows, score)
-    if precision == "int8" and whole is not None and whole < tolerance.min_agreement:
+    if precision in MIN_AT_SHAPE and whole is not None and whole < tolerance.min_agreement:
         raise ParityError(
             f"{what} agrees with PyTorch on {whole:.2%} of the pixels of whole images; expected "
             f"{tolerance.min_agreement:.2%} (--min-agreement): {end}"
@@ -108,10 +110,6 @@ def judge(
             f"{score.drop:.2f} points below PyTorch; expected at most {tolerance.max_miou_drop} "
             f"(--max-miou-drop), worst image {score.worst.id} ({score.worst.agreement:.2%} agree): {end}"
         )
-
-
-def _option(precision: Precision) -> str:
-    return "" if precision == "int8" else " (--min-agreement)"
 
 
 def _agreement_on_whole_images(rows: Sequence[ParityRow], score: ScoreProof | None) -> float | None:
