@@ -109,6 +109,17 @@ def _refuse_not_finite(finite: npt.NDArray[np.bool_]) -> None:
         raise NonFiniteError(f"the model's scores are not finite (NaN or infinity){where}: no mask")
 
 
+def checked_labels(prediction: Prediction, num_classes: int) -> tuple[UInt8Array, UInt8Array | None]:
+    """Return mask and confidence of a prediction, (N, H, W) uint8 each, after a check of the labels.
+
+    Raises:
+        UnknownLabelError: A label is not below `num_classes`.
+    """
+    mask = prediction.mask
+    refuse_unknown_labels(mask, num_classes)
+    return mask, prediction.confidence
+
+
 def refuse_unknown_labels(mask: UInt8Array, num_classes: int) -> None:
     """Check that all labels of a mask are below `num_classes`.
 

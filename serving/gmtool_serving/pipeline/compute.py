@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gmtool.artifact.spec import ArtifactSpec
 from gmtool.errors import BackendError, BackendMemoryError, ConfigError, UsageError
 from gmtool.images import MEAN_COLOR, UInt8Array
-from gmtool_serving.backends.base import Backend, refuse_unknown_labels
+from gmtool_serving.backends.base import Backend, checked_labels
 from gmtool_serving.backends.tiles import Tiling, predict_tiled
 from gmtool_serving.inputs.decode import Failure
 from gmtool_serving.outputs.confidence import ignore_unsure
@@ -78,7 +78,7 @@ def require_confidence(spec: ArtifactSpec, options: ComputeOptions) -> None:
 
 
 def predict_batch(
-    backend: Backend, images: Sequence[UInt8Array], options: ComputeOptions, *, names: Sequence[str]
+    backend: Backend, images: Sequence[UInt8Array], options: ComputeOptions, *, names: Sequence[object]
 ) -> Computed:
     """Predict images of one size (after padding), RGB, (H, W, 3) uint8 each.
 
@@ -88,7 +88,7 @@ def predict_batch(
         backend: A loaded model.
         images: At least one; exactly one if it is tiled.
         options: Padding and tiles.
-        names: Names of the images in messages.
+        names: What names the images in messages, as text only if there is one.
     """
     try:
         return Computed(list(_predict(backend, images, options)), len(images))
@@ -114,8 +114,7 @@ def _predict(backend: Backend, images: Sequence[UInt8Array], options: ComputeOpt
         prediction = predict_tiled(backend, image, options.tiling)
     else:
         prediction = backend.predict(_stack(images, options.pad_px))
-    refuse_unknown_labels(prediction.mask, len(backend.spec.classes))
-    mask, confidence = prediction.mask, prediction.confidence
+    mask, confidence = checked_labels(prediction, len(backend.spec.classes))
     if options.min_confidence is not None:
         assert confidence is not None  # see require_confidence
         ignored = backend.spec.classes.ignore_index

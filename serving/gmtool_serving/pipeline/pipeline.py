@@ -257,7 +257,7 @@ class Pipeline:
                         self._backend,
                         [waiting.decoded.pixels for waiting in some],
                         self._compute,
-                        names=[str(waiting.image) for waiting in some],
+                        names=[waiting.image for waiting in some],
                     )
                 if computed.fitted < len(some):
                     with self._lock:
