@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.probe import collect, head, input_scale
-from gmtool_training.probe.bank import views_of
+from gmtool_training.probe.bank import Bank, views_of
 from gmtool_training.probe.collect import affordable_pixels, bytes_of_pixel, labeled_bank
-from gmtool_training.probe.input_scale import score_at_scale
+from gmtool_training.probe.input_scale import scores_at_scales
 
 from gmtool.classes import ClassSet, load_classes
 from gmtool.config import TrainConfig
@@ -71,17 +72,35 @@ def test_of_many_labeled_images_some_choose_the_input_scale(
 ) -> None:
     network, config, data, classes, read = parts
     monkeypatch.setattr(input_scale, "SCALE_IMAGES", most)
-    seen: list[set[int]] = []
+    seen: dict[float, set[int]] = {0.5: set(), 1.0: set()}
 
     def labeled(index: int) -> tuple[UInt8Array, UInt8Array]:
-        seen[-1].add(index)
+        seen[network.input_scale].add(index)
         return read.labeled(index)
 
-    for scale in (0.5, 1.0):
-        seen.append(set())
-        score_at_scale(network, scale, config, data, classes, Readers(labeled, read.unlabeled, read.val))
-    assert seen[0] == seen[1], "the same images at each scale"
-    assert len(seen[0]) == (expected or len(data.labeled.samples))
+    scores_at_scales(network, tuple(seen), config, data, classes, Readers(labeled, read.unlabeled, read.val))
+    assert seen[0.5] == seen[1.0], "the same images at each scale"
+    assert len(seen[0.5]) == (expected or len(data.labeled.samples))
+
+
+def test_input_scales_are_compared_on_the_same_pixels_while_memory_shrinks(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, config, data, classes, read = parts
+    room = 4 * 40 * len(data.labeled.samples) * bytes_of_pixel(network)  # of which a quarter takes 40 pixels
+    free = iter([room, room, room - room // 4])
+    monkeypatch.setattr(collect, "available_memory", lambda: next(free))
+    judged: list[Bank] = []
+
+    def keep(bank: Bank, *_: object) -> npt.NDArray[np.float64]:
+        judged.append(bank)
+        return np.zeros(3)
+
+    monkeypatch.setattr(input_scale, "_cross_validated", keep)
+    scores_at_scales(network, (0.5, 1.0), config, data, classes, read)
+    first, second = judged
+    assert first.labels.equal(second.labels) and first.images.equal(second.images)
+    assert 0 < len(first.labels) <= 21 * len(data.labeled.samples)
 
 
 @pytest.mark.parametrize(("mib", "rows"), [(1, 5_000), (1024, 26_843), (100_000, 100_000)])

@@ -14,7 +14,7 @@ from gmtool.console import announcing, remark
 from gmtool.data.check import check_masks
 from gmtool.data.datasets import TrainingData
 from gmtool.nn.model import GuidedMixNet
-from gmtool.resources import processors
+from gmtool.resources import decoding_processes, processors
 from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.engine.kept_features import require_room
@@ -50,7 +50,7 @@ def on_this_machine(config: TrainConfig) -> tuple[Machine, TrainConfig]:
     """Return the machine, and the configuration with `auto` and None replaced by values for this machine."""
     machine, device, precision = open_machine(config.run.device, config.run.precision)
     refuse_undividable_batches(config, processes=machine.processes)
-    workers = min(8, processors()) if config.data.workers is None else config.data.workers
+    workers = decoding_processes() if config.data.workers is None else config.data.workers
     torch.set_num_threads(
         min(torch.get_num_threads(), processors())
     )  # torch does not know the quota of a container

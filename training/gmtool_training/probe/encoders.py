@@ -16,7 +16,7 @@ from gmtool.nn.checkpoint import build_network
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.weights import load_encoder_weights
 from gmtool_training.data.cache import Readers
-from gmtool_training.probe.input_scale import best_scale, score_at_scale
+from gmtool_training.probe.input_scale import best_scale, scores_at_scales
 
 COLUMNS = ("mIoU %", "input scale", "ms an image", "million parameters")
 """Figures of an encoder in the record of the run."""
@@ -96,9 +96,7 @@ def _score(
     network, model = _network(model, classes)
     load_encoder_weights(network.encoder, model.encoder, model.encoder_weights)
     network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = {
-        scale: score_at_scale(network, scale, config, data, classes, read) for scale in config.probe.input_scales
-    }
+    found = scores_at_scales(network, config.probe.input_scales, config, data, classes, read)
     scale = best_scale({scale: score.by_part for scale, score in found.items()})
     model = replace(model, input_scale=scale)
     chosen = with_encoder_of(network, model, classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from gmtool.data.datasets import TrainingData
 from gmtool.nn.model import GuidedMixNet
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import Bank, View
-from gmtool_training.probe.collect import labeled_bank
+from gmtool_training.probe.collect import affordable_pixels, labeled_bank
 from gmtool_training.probe.head import fit_linear
 from gmtool_training.probe.self_training import FOLDS, folds_of, labeled_rows, mean_iou, pixel_confusion
 
@@ -38,7 +38,7 @@ def choose_input_scale(
     candidates = sorted(config.probe.input_scales)
     if len(candidates) == 1:
         return candidates[0], None
-    scores = {scale: score_at_scale(network, scale, config, data, classes, read) for scale in candidates}
+    scores = scores_at_scales(network, candidates, config, data, classes, read)
     best = best_scale({scale: score.by_part for scale, score in scores.items()})
     shown = ", ".join(f"{scale:g}: {100 * score.by_part.mean():.1f} %" for scale, score in scores.items())
     remark(f"input scale {best:g}; on labeled images kept out, {shown}")
@@ -68,17 +68,37 @@ class ScaleScore:
     """Time of one view of an image."""
 
 
-def score_at_scale(
+def scores_at_scales(
+    network: GuidedMixNet,
+    scales: Sequence[float],
+    config: TrainConfig,
+    data: TrainingData,
+    classes: ClassSet,
+    read: Readers,
+) -> dict[float, ScaleScore]:
+    """Score the features of an encoder at input scales; all see the same pixels and parts of the images."""
+    indices = _some(len(data.labeled.samples), config.run.seed)
+    # Half of the pixels that fit, so that they still fit for the last scale: fewer would be other ones
+    pixels = max(1, affordable_pixels(network, len(indices), 1, 2 * SCALE_PIXELS) // 2)
+    return {
+        scale: _score_at_scale(network, scale, config, data, classes, read, indices=indices, pixels=pixels)
+        for scale in scales
+    }
+
+
+def _score_at_scale(
     network: GuidedMixNet,
     scale: float,
     config: TrainConfig,
     data: TrainingData,
     classes: ClassSet,
     read: Readers,
+    *,
+    indices: Sequence[int],
+    pixels: int,
 ) -> ScaleScore:
-    """Score the features of an encoder at an input scale; all see the same pixels and parts of the images."""
+    """Score the features at one scale, of so many pixels of some labeled images."""
     random, before = np.random.default_rng(config.run.seed), network.input_scale
-    indices = _some(len(data.labeled.samples), config.run.seed)
     network.input_scale = scale
     started = time.monotonic()
     bank = labeled_bank(
@@ -87,7 +107,7 @@ def score_at_scale(
         classes,
         read,
         [View(1.0, False)],
-        pixels=SCALE_PIXELS,
+        pixels=pixels,
         config=config,
         random=random,
         indices=indices,
