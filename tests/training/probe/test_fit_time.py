@@ -1,9 +1,12 @@
 """Fits that the time of a probe allows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from gmtool_training.probe import fit_time
 from gmtool_training.probe.fit_time import FitPlan, FitTimes, measure_fits, plan_fits
-from gmtool_training.probe.head import HiddenOptions, Rows
+from gmtool_training.probe.head import LINEAR_ITERATIONS, HiddenOptions, Rows
 
 TIMES = FitTimes(step=0.02, linear=8.0)
 BOTH = FitPlan(hidden=True, linear=True, steps=500)
@@ -33,9 +36,37 @@ def test_what_the_settings_leave_no_choice_about_stays() -> None:
     assert plan_fits(few, TIMES, rounds=2, seconds=1).steps == 10
 
 
+def test_the_start_of_a_fit_counts_once() -> None:
+    """With 150 000 pixels it takes as long as 60 steps: counted in each, the hidden layer was left out."""
+    slow = replace(TIMES, start=2.0)
+    assert slow.hidden(500) == 12
+    assert plan_fits(BOTH, slow, rounds=2, seconds=9 * 8 + 13 * 12) == BOTH
+    assert plan_fits(BOTH, slow, rounds=2, seconds=9 * 8 + 13 * 12 - 1).linear is False
+    assert plan_fits(BOTH, slow, rounds=2, seconds=13 * 7).steps == 250
+    assert plan_fits(BOTH, slow, rounds=2, seconds=1).steps == 100
+
+
 def test_times_are_of_one_step_and_of_a_whole_linear_fit() -> None:
     features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)).half()
-    times = measure_fits(
-        Rows((features,), torch.eye(3)[torch.arange(200) % 3]), HiddenOptions(channels=4, batch=16), most=100
-    )
-    assert 0 < times.step < 1 and 0 < times.linear < 60
+    rows = Rows((features,), torch.eye(3)[torch.arange(200) % 3])
+    times = measure_fits([rows, rows], HiddenOptions(channels=4, batch=16), most=100)
+    assert 0 < times.step < 1 and 0 < times.linear < 60 and 0 <= times.start < 60
+
+
+def test_a_step_is_told_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that takes 3 s for the start of a fit, 0.1 s for a step, 0.5 s for an iteration."""
+    now = 0.0
+
+    def hidden(rows: object, *, options: HiddenOptions, **_: object) -> None:
+        nonlocal now
+        now += 3 + 0.1 * options.steps
+
+    def linear(rows: object, *, iterations: int, **_: object) -> None:
+        nonlocal now
+        now += 3 + 0.5 * iterations
+
+    monkeypatch.setattr(fit_time, "fit_hidden", hidden)
+    monkeypatch.setattr(fit_time, "fit_linear", linear)
+    monkeypatch.setattr(fit_time.time, "monotonic", lambda: now)
+    times = measure_fits([], HiddenOptions(), most=1)
+    assert (times.start, times.step, times.linear) == pytest.approx((3, 0.1, 3 + 0.5 * LINEAR_ITERATIONS))

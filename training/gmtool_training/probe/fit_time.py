@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +21,10 @@ from gmtool_training.probe.self_training import FOLDS, PARTS
 
 LEAST_STEPS = 100
 """Steps of a hidden layer's fit, at least."""
-TRIAL_STEPS = 20
-TRIAL_ITERATIONS = 3
+TRIAL_STEPS = 5, 25
+TRIAL_ITERATIONS = 2, 6
+"""Lengths of two trials. Their difference tells the time of a step: with many pixels the start of a fit takes as
+long as dozens of steps."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,15 @@ class FitTimes:
     """Measured seconds."""
 
     step: float
-    """Of a hidden layer's fit."""
+    """Of a step of a hidden layer's fit."""
     linear: float
     """Of a whole linear fit."""
+    start: float = 0.0
+    """Of a hidden layer's fit before its first step."""
+
+    def hidden(self, steps: int) -> float:
+        """Return the time of a hidden layer's fit."""
+        return self.start + steps * self.step
 
 
 @dataclass(frozen=True)
@@ -44,18 +53,38 @@ class FitPlan:
     """Of a hidden layer."""
 
 
-def measure_fits(rows: Rows, options: HiddenOptions, *, most: int, device: torch.device = CPU) -> FitTimes:
-    """Time a step of each kind of fit on these rows, of which a linear one takes `most`."""
-    random = np.random.default_rng(0)
-    if device.type == "cuda":  # the first steps load kernels
-        fit_hidden([rows], options=replace(options, steps=TRIAL_STEPS), random=random, device=device)
-        fit_linear([rows], iterations=TRIAL_ITERATIONS, most=most, device=device)
+def measure_fits(
+    rows: Sequence[Rows], options: HiddenOptions, *, most: int, device: torch.device = CPU
+) -> FitTimes:
+    """Time each kind of fit on such rows, of which a linear one takes `most`."""
+
+    def hidden(steps: int) -> None:
+        random = np.random.default_rng(0)
+        fit_hidden(rows, options=replace(options, steps=steps), random=random, device=device)
+
+    def linear(iterations: int) -> None:
+        fit_linear(rows, iterations=iterations, most=most, device=device)
+
+    start, step = _start_and_step(hidden, TRIAL_STEPS, on_card=device.type == "cuda")
+    linear_start, iteration = _start_and_step(linear, TRIAL_ITERATIONS, on_card=device.type == "cuda")
+    return FitTimes(step, linear_start + iteration * LINEAR_ITERATIONS, start)
+
+
+def _start_and_step(fit: Callable[[int], None], lengths: tuple[int, int], *, on_card: bool) -> tuple[float, float]:
+    """Return the seconds of a fit before its first step, and of a step."""
+    few, many = lengths
+    if on_card:  # the first steps load kernels
+        fit(few)
+    short, long = _seconds(fit, few), _seconds(fit, many)
+    # A machine that is busy during the first trial alone must not make steps free
+    step = max(long - short, 0.1 * long) / (many - few)
+    return max(0.0, long - many * step), step
+
+
+def _seconds(fit: Callable[[int], None], length: int) -> float:
     started = time.monotonic()
-    fit_hidden([rows], options=replace(options, steps=TRIAL_STEPS), random=random, device=device)
-    step = (time.monotonic() - started) / TRIAL_STEPS
-    started = time.monotonic()
-    fit_linear([rows], iterations=TRIAL_ITERATIONS, most=most, device=device)
-    return FitTimes(step, (time.monotonic() - started) / TRIAL_ITERATIONS * LINEAR_ITERATIONS)
+    fit(length)
+    return time.monotonic() - started
 
 
 def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> FitPlan:
@@ -77,9 +106,9 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     judging = FOLDS * (3 if rounds else 1)
     fits = judging + 1 + (PARTS * (rounds - 1) + 1 if rounds else 0)
     of_linear = judging * times.linear if whole.linear else 0.0
-    if of_linear + fits * whole.steps * times.step <= seconds:
+    if of_linear + fits * times.hidden(whole.steps) <= seconds:
         return whole
     if not rounds and whole.linear:
         return replace(whole, hidden=False)
-    steps = min(whole.steps, int(seconds / (fits * times.step)))
+    steps = min(whole.steps, int((seconds / fits - times.start) / times.step))
     return replace(whole, linear=False, steps=max(min(LEAST_STEPS, whole.steps), steps))

@@ -243,13 +243,19 @@ def _plan(
     whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps)
     if probe.minutes is None or not has_hidden:
         return whole
-    times = measure_fits(rows, options, most=limits.most, device=limits.device)
+    given = [rows] if unlabeled is None else [rows, _any_targets(unlabeled, rows.targets.shape[1])]
+    times = measure_fits(given, options, most=limits.most, device=limits.device)
     rounds = 0 if unlabeled is None else probe.rounds
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
     if plan != whole:
         kind = f"hidden layer, {plan.steps} steps a fit" if plan.hidden else "linear"
         remark(f"classifier: {kind}: more does not fit into {budget.left_s:.0f} s")
     return plan
+
+
+def _any_targets(bank: Bank, num_classes: int) -> Rows:
+    """Return unlabeled pixels as rows that take as long to fit as those with pseudo labels."""
+    return Rows(bank.features, torch.full((len(bank.labels), num_classes), 1 / num_classes))
 
 
 def _fits(plan: FitPlan, options: HiddenOptions, random: np.random.Generator, limits: FitLimits) -> dict[str, Fit]:
