@@ -67,6 +67,6 @@ def test_a_step_is_told_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fit_time, "fit_hidden", hidden)
     monkeypatch.setattr(fit_time, "fit_linear", linear)
-    monkeypatch.setattr(fit_time.time, "monotonic", lambda: now)
+    monkeypatch.setattr("gmtool_training.probe.fit_time.time.monotonic", lambda: now)
     times = measure_fits([], HiddenOptions(), most=1)
     assert (times.start, times.step, times.linear) == pytest.approx((3, 0.1, 3 + 0.5 * LINEAR_ITERATIONS))
