@@ -79,7 +79,8 @@ class DataConfig:
     unlabeled_batch: Annotated[int, Ge(2)] = 6
     """Unlabeled images a step."""
     workers: Annotated[int, Ge(0)] | None = None
-    """Worker processes that decode and augment; 0: the training process; default: one a core, at most 8."""
+    """Worker processes that decode and augment; 0: the training process; default: one a core, at most 8 and as
+    many as there is memory for."""
     cache: Literal["none", "ram"] = "none"
     """`ram`: decode all images and masks before training into memory shared by all processes."""
     kept_crops: Annotated[int, Ge(0)] = 0

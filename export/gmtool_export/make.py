@@ -253,14 +253,14 @@ def _prove(
 ) -> Proof:
     remark(f"comparing: {runtime}")
     rows = compare(with_logits, compared)
-    if spec.precision != "int8":  # int8 is judged with its score, and what it lost is kept
-        judge(what, spec.precision, rows, None, proving.tolerance)  # before the slow scoring
     evidence = proving.evidence
+    if spec.precision == "fp32" or (spec.precision == "fp16" and evidence.scored is None):
+        judge(what, spec.precision, rows, None, proving.tolerance)  # before the slow scoring
     scored = None
     if evidence.scored is not None:
         remark(f"scoring: {len(evidence.scored.samples)} of {evidence.scored.num_listed} validation images")
         scored = score(proving.masks, runner, evidence.scored, spec.classes)
-        if spec.precision != "int8":
+        if spec.precision != "int8":  # what int8 lost is kept
             judge(what, spec.precision, rows, scored, proving.tolerance)
     return Proof(runtime, proving.tolerance, rows, scored, evidence.not_scored, evidence.classes_predicted)
 

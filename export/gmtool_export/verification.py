@@ -18,7 +18,7 @@ KEPT_SHAPES = ("smaller", "odd", "traced")
 MAX_PIXELS = 150_000
 """Largest batch kept of a model of other shapes, pixels, so that the file stays below a megabyte."""
 SLACK = 0.02
-"""Share of the pixels that may differ beyond those at the export, where int8 misses its bound on small images."""
+"""Share of the pixels that may differ beyond those at the export, where a small image misses the bound."""
 
 
 def verification_set(

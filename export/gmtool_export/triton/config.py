@@ -65,7 +65,7 @@ def new_config(
 
 
 def _set_cuda(config: ModelConfig, precision: Precision) -> None:
-    """Set what gmtool's own CUDA sessions have: algorithms without a search a shape, fp32 that is fp32.
+    """Set what gmtool's own CUDA sessions for single images have: cuDNN's first heuristic, fp32 that is fp32.
 
     onnxruntime_backend takes the algorithm from `parameters` alone, by number (1: HEURISTIC), and other options
     from the accelerator, since Triton 24.07.

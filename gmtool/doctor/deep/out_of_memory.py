@@ -16,8 +16,9 @@ from gmtool.images import UInt8Array
 
 BATCH, SIDE = 16, 512
 BATCHES = 3
-ROOM_BYTES = 192 * 2**20
-"""Memory left to the model beside what one image takes."""
+ROOM_BYTES = {"cpu": 192 * 2**20, "cuda": 320 * 2**20}
+"""Memory left to the model: on a processor beside what one image takes, on a card for a session of another shape,
+with its weights and handles."""
 
 
 def check(setting: Setting) -> Checked:
@@ -66,7 +67,7 @@ def _little_memory(setting: Setting) -> Iterator[None]:
         import torch
 
         free, _ = torch.cuda.mem_get_info()
-        hog = torch.empty(max(0, free - ROOM_BYTES), dtype=torch.uint8, device="cuda")
+        hog = torch.empty(max(0, free - ROOM_BYTES[setting.place]), dtype=torch.uint8, device="cuda")
         try:
             yield
         finally:
@@ -79,7 +80,7 @@ def _little_memory(setting: Setting) -> Iterator[None]:
 
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM_BYTES, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM_BYTES[setting.place], before[1]))
     try:
         yield
     finally:

@@ -26,8 +26,8 @@ VARIANTS: dict[str, Settings] = {
     "compiled": {"run.precision": "auto", "run.compile": True},
 }
 ON_CARD = 0.02
-"""Largest distance of the resumed weights, over that of the whole run from its start: sums on a card have no fixed
-order. Without its momentum the run ended 0.7 away."""
+"""Largest distance of the resumed weights, over that of the whole run from its start: not all kernels of a card
+have sums in a fixed order. Without its momentum the run ended 0.7 away."""
 
 
 def check(setting: Setting, variant: str) -> Checked:

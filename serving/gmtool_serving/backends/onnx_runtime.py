@@ -18,7 +18,7 @@ from gmtool.images import UInt8Array
 from gmtool.resources import available_memory, physical_memory, runtime_threads
 from gmtool_serving.backends.base import InferenceDevice, Prediction, fit_shape, to_prediction
 from gmtool_serving.backends.model_file import read_model_file
-from gmtool_serving.backends.session_shapes import SessionShapes
+from gmtool_serving.backends.session_shapes import SessionShapes, SharedLock
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_BATCH = 8
@@ -95,9 +95,12 @@ class OrtBackend:
         content, precision = file.content if self.device == "cuda" else b"", file.spec.precision
         self._sessions = SessionShapes(
             session,
-            None if self.device == "cpu" else lambda: make_session(content, precision, options, CUDA),
+            None
+            if self.device == "cpu"
+            else lambda count: make_session(content, precision, options, CUDA, batch=count),
         )
-        """One on a processor; one for each shape on a card, guarded by the lock."""
+        """One on a processor; one for each shape on a card, guarded by `_computing`."""
+        self._lanes_inside = SharedLock()
         sides = session.get_inputs()[0].shape[:3]
         self._fixed = tuple(side if isinstance(side, int) else None for side in sides)
         """Batch, height and width, where the graph takes no other."""
@@ -124,24 +127,29 @@ class OrtBackend:
         return to_prediction({name: value[:count] for name, value in outputs})
 
     def _run(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
-        session = self._sessions.of(images)
+        session = self._sessions.session_for(images)
         values: list[npt.NDArray[Any]] = session.run(list(self.spec.outputs), {self.spec.input.name: images})
         return values
 
     def _run_on_card(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
-        """Run with the session of the images' shape; again if sessions of other shapes had taken the memory."""
+        """Run with the session of the images' shape; if memory runs out, once more without any other session."""
         with self._computing:
             images = self._sessions.filled(images)
-        while True:
+        try:
+            with self._lanes_inside.together():
+                return self._run_bound(images)
+        except Exception as error:  # onnxruntime raises classes of its native part
+            if not _is_memory(error):
+                raise
+        # Out of the handler, so that the failed run holds no session any more
+        with self._lanes_inside.alone():
+            self._sessions.clear()
             try:
                 return self._run_bound(images)
-            except Exception as error:  # onnxruntime raises classes of its native part
-                if not _is_memory(error):
-                    raise
-                with self._computing:
-                    has_room_now = self._sessions.ran_out(images)
-                if not has_room_now:
-                    raise
+            except Exception as error:
+                if _is_memory(error):
+                    self._sessions.note_too_many(images)
+                raise
 
     def _run_bound(self, images: UInt8Array) -> list[npt.NDArray[Any]]:
         """Run with inputs and outputs bound to the device: one copy each way, while another batch is computed.
@@ -149,7 +157,7 @@ class OrtBackend:
         Only one is computed at a time: the runtime would take the memory of two.
         """
         with self._computing:
-            session = self._sessions.of(images)
+            session = self._sessions.session_for(images)
         binding = session.io_binding()
         binding.bind_cpu_input(self.spec.input.name, images)  # copies it to the device now
         for name in self.spec.outputs:
@@ -182,32 +190,35 @@ class OrtBackend:
 
 
 def make_session(
-    content: bytes, precision: Precision, options: ort.SessionOptions, provider: str
+    content: bytes, precision: Precision, options: ort.SessionOptions, provider: str, *, batch: int = 1
 ) -> ort.InferenceSession:
-    """Return a session of an ONNX model on a provider; onnxruntime does not replace it by another one."""
+    """Return a session of an ONNX model on a provider, for so many images at once on a card.
+
+    onnxruntime does not replace the provider by another one.
+    """
     on_cuda = provider == CUDA
     # From bytes: a model cannot then refer to other files
     return ort.InferenceSession(
         content,
         options,
-        providers=[(provider, cuda_options(precision) if on_cuda else {})],
+        providers=[(provider, cuda_options(precision, batch=batch) if on_cuda else {})],
         enable_fallback=0,
         disabled_optimizers=[BIAS_QUANTIZATION] if on_cuda else None,
     )
 
 
-def cuda_options(precision: Precision) -> dict[str, str]:
-    """Return the options of ONNX Runtime's CUDA provider for a model.
+def cuda_options(precision: Precision, *, batch: int = 1) -> dict[str, str]:
+    """Return the options of ONNX Runtime's CUDA provider for a model, and for so many images at once.
 
-    Nothing is tried, whatever the first name says: EXHAUSTIVE takes cuDNN's second heuristic since ONNX Runtime
-    1.20, HEURISTIC its first (onnxruntime#22705). On an H200 the second took 6.5 ms instead of 24 for 8 images in
-    half precision, and 3.2 s instead of 2.2 for a new shape (benchmarks/cuda_shapes.py). A float32 model computes
-    in float32, not TF32, as a plan does.
+    Nothing is tried, whatever the names say: EXHAUSTIVE takes cuDNN's second heuristic since ONNX Runtime 1.20,
+    HEURISTIC its first (onnxruntime#22705). On an H200 the second took 3.2 s instead of 2.2 to prepare 8 images in
+    half precision, and 6.5 ms instead of 24 to compute them; for single images it gained nothing. A float32 model
+    computes in float32, not TF32, as a plan does.
     """
-    is_float32 = precision == "fp32"
+    takes_second = precision == "fp16" and batch >= GPU_BATCH
     return {
-        "cudnn_conv_algo_search": "HEURISTIC" if is_float32 else "EXHAUSTIVE",
-        "use_tf32": "0" if is_float32 else "1",
+        "cudnn_conv_algo_search": "EXHAUSTIVE" if takes_second else "HEURISTIC",
+        "use_tf32": "0" if precision == "fp32" else "1",
     }
 
 
@@ -247,7 +258,7 @@ def _check_provider(actual: str, provider: str, device: InferenceDevice) -> None
 
 
 def _is_memory(error: Exception) -> bool:
-    return any(words in str(error).lower() for words in MEMORY_WORDS)
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in MEMORY_WORDS)
 
 
 def _first_line(error: Exception) -> str:

@@ -88,7 +88,7 @@ def predict_batch(
         backend: A loaded model.
         images: At least one; exactly one if it is tiled.
         options: Padding and tiles.
-        names: What names the images in messages, as text only if there is one.
+        names: Names of the images; `str()` is called only for a message.
     """
     try:
         return Computed(list(_predict(backend, images, options)), len(images))

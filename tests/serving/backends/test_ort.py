@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,7 @@ from gmtool_serving.backends import onnx_runtime
 from gmtool_serving.backends.onnx_runtime import OrtBackend, cuda_options
 from onnxruntime.capi import onnxruntime_inference_collection as sessions
 
+from gmtool.artifact.spec import Precision
 from gmtool.errors import ArtifactError
 from gmtool.images import UInt8Array
 
@@ -69,4 +71,13 @@ def test_a_driver_beside_a_runtime_without_cuda_is_said(
 
 
 def test_float16_may_use_tf32_where_it_computes_in_float32() -> None:
-    assert cuda_options("fp16") == {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "1"}
+    assert cuda_options("fp16") == cuda_options("int8") == {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1"}
+
+
+def test_full_batches_in_half_precision_take_the_other_heuristic() -> None:
+    taken = {
+        (precision, batch): cuda_options(precision, batch=batch)["cudnn_conv_algo_search"]
+        for precision in get_args(Precision)
+        for batch in (1, 8)
+    }
+    assert {key for key, name in taken.items() if name == "EXHAUSTIVE"} == {("fp16", 8)}

@@ -319,7 +319,7 @@ def test_on_a_card_one_batch_is_computed_while_another_is_bound(toy_model: Path)
     backend = OrtBackend(toy_model, device="cpu", threads=1)
     batches = [np.stack(pictures(2, 30, 40)), np.stack(pictures(1, 17, 20))]
     expected = [backend._run(batch)[0] for batch in batches]
-    session, computing = backend._sessions.of(batches[0]), threading.Lock()
+    session, computing = backend._sessions.session_for(batches[0]), threading.Lock()
     bound = threading.Barrier(2, timeout=20)
 
     class Session:
@@ -336,7 +336,7 @@ def test_on_a_card_one_batch_is_computed_while_another_is_bound(toy_model: Path)
             session.run_with_iobinding(binding)
             computing.release()
 
-    backend._sessions = SessionShapes(cast(Any, Session()), lambda: cast(Any, Session()))
+    backend._sessions = SessionShapes(cast(Any, Session()), lambda count: cast(Any, Session()))
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda batch: backend._run_bound(batch)[0], batches))
     for value, wanted in zip(found, expected, strict=True):

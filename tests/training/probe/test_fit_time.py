@@ -46,11 +46,23 @@ def test_the_start_of_a_fit_counts_once() -> None:
     assert plan_fits(BOTH, slow, rounds=2, seconds=1).steps == 100
 
 
+def test_probabilities_of_the_unlabeled_pixels_take_time_too() -> None:
+    """Six times to judge each kind, and in each of the two rounds."""
+    slow = replace(TIMES, predict=5.0)
+    needed = 9 * 8 + 13 * 500 * 0.02 + (2 * 6 + 2) * 5
+    assert plan_fits(BOTH, slow, rounds=2, seconds=needed) == BOTH
+    assert plan_fits(BOTH, slow, rounds=2, seconds=needed - 1).linear is False
+    assert plan_fits(BOTH, slow, rounds=0, seconds=3 * 8 + 4 * 500 * 0.02) == BOTH
+
+
 def test_times_are_of_one_step_and_of_a_whole_linear_fit() -> None:
     features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)).half()
     rows = Rows((features,), torch.eye(3)[torch.arange(200) % 3])
     times = measure_fits([rows, rows], HiddenOptions(channels=4, batch=16), most=100)
     assert 0 < times.step < 1 and 0 < times.linear < 60 and 0 <= times.start < 60
+    assert (
+        0 < times.predict < 60 and measure_fits([rows], HiddenOptions(channels=4, batch=16), most=100).predict == 0
+    )
 
 
 def test_a_step_is_told_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,5 +80,5 @@ def test_a_step_is_told_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_time, "fit_hidden", hidden)
     monkeypatch.setattr(fit_time, "fit_linear", linear)
     monkeypatch.setattr("gmtool_training.probe.fit_time.time.monotonic", lambda: now)
-    times = measure_fits([], HiddenOptions(), most=1)
+    times = measure_fits([Rows((), torch.empty(0))], HiddenOptions(), most=1)
     assert (times.start, times.step, times.linear) == pytest.approx((3, 0.1, 3 + 0.5 * LINEAR_ITERATIONS))

@@ -6,7 +6,7 @@ import torch
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.head import fit_linear
-from gmtool_training.probe.judge import LEAST_RATIO, Judged, Tried
+from gmtool_training.probe.judge import MIN_MEAN_RATIO, Judged, Tried
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -19,7 +19,8 @@ from gmtool_training.probe.self_training import (
 
 def test_the_ratio_of_a_gain_is_that_to_its_standard_error() -> None:
     assert Gain(0.03, 0.02).ratio == pytest.approx(1.5) and Gain(-0.02, 0.01).ratio == pytest.approx(-2)
-    assert Gain(0.01, 0.0).ratio == np.inf and Gain(0.0, 0.0).ratio == Gain(-0.01, 0.0).ratio == -np.inf
+    assert Gain(0.01, 0.0).ratio == np.inf and Gain(-0.01, 0.0).ratio == -np.inf
+    assert Gain(0.0, 0.0).ratio == Gain(0.0, 0.01).ratio == 0, "the same classifier again says nothing"
 
 
 def test_the_standard_error_is_that_of_leaving_each_group_out() -> None:
@@ -41,7 +42,7 @@ def test_the_same_gain_in_each_image_is_certain_and_one_of_a_single_image_is_not
     assert gain_of(before, right.expand(10, 2, 2)).error == pytest.approx(0, abs=1e-9)
     single = before.clone()
     single[0] = right
-    assert gain_of(before, single).points > 0 and gain_of(before, single).ratio < LEAST_RATIO
+    assert gain_of(before, single).points > 0 and gain_of(before, single).ratio < MIN_MEAN_RATIO
 
 
 def test_each_image_is_scored_by_the_head_that_has_not_seen_it() -> None:
@@ -61,15 +62,16 @@ def test_each_image_is_scored_by_the_head_that_has_not_seen_it() -> None:
     ("shares", "threshold", "helps", "score"),
     [
         # Points and standard errors of real runs, and what the validation images said of them
-        (Gain(0.043, 0.025), Gain(0.017, 0.018), True, 0.543),  # MSRC-v2: 77 % alone, 84 to 87 % with them
+        (Gain(0.043, 0.025), Gain(0.017, 0.018), True, 0.543),  # MSRC-v2: 84 to 87 % with them in other runs
         (Gain(0.024, 0.008), Gain(0.014, 0.009), True, 0.524),  # MSRC-v2: 77 and 84 %
         (Gain(0.015, 0.016), Gain(0.028, 0.013), True, 0.528),  # generated images: 87 and 89.5 %, by the threshold
         (Gain(0.034, 0.024), Gain(0.037, 0.021), True, 0.537),  # MSRC-v2, ResNet-50: 52 and 61 %
         (Gain(0.004, 0.009), Gain(0.008, 0.005), False, 0.5),  # CamVid: 64.2 and 63.0 %
+        (Gain(0.015, 0.006), Gain(0.004, 0.006), False, 0.5),  # CamVid, an earlier program: 64.8 and 62.0 %
         (Gain(-0.004, 0.006), Gain(0.002, 0.004), False, 0.5),  # CamVid
     ],
 )
-def test_unlabeled_images_are_used_if_both_ways_together_say_so(
+def test_unlabeled_images_are_used_if_both_ways_say_so(
     shares: Gain, threshold: Gain, helps: bool, score: float
 ) -> None:
     judged = judged_by(shares, threshold)

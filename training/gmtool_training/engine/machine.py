@@ -179,7 +179,7 @@ def choose_kernels() -> None:
 
     Float32 is float32, not TF32 with its mantissa of 10 bits, torch's default for convolutions. cuDNN takes
     algorithms by its heuristic: to try them for each new shape took seconds for every size of an image that the
-    probe looks at, and made no step of ResNet-50 faster (docs/gpu.md).
+    probe looks at, and steps of ResNet-50 were as often slower as faster (docs/gpu.md).
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

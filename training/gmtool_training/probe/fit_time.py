@@ -12,6 +12,7 @@ import torch
 from gmtool_training.probe.head import (
     CPU,
     LINEAR_ITERATIONS,
+    Head,
     HiddenOptions,
     Rows,
     fit_hidden,
@@ -25,6 +26,8 @@ TRIAL_STEPS = 5, 25
 TRIAL_ITERATIONS = 2, 6
 """Lengths of two trials. Their difference tells the time of a step: with many pixels the start of a fit takes as
 long as dozens of steps."""
+TRIAL_ROWS = 8192
+"""Rows whose probabilities are timed."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class FitTimes:
     """Of a whole linear fit."""
     start: float = 0.0
     """Of a hidden layer's fit before its first step."""
+    predict: float = 0.0
+    """Of a classifier's probabilities for all unlabeled pixels."""
 
     def hidden(self, steps: int) -> float:
         """Return the time of a hidden layer's fit."""
@@ -56,21 +61,31 @@ class FitPlan:
 def measure_fits(
     rows: Sequence[Rows], options: HiddenOptions, *, most: int, device: torch.device = CPU
 ) -> FitTimes:
-    """Time each kind of fit on such rows, of which a linear one takes `most`."""
+    """Time each kind of fit on labeled and, if there are any, unlabeled rows; a linear one takes `most`."""
 
-    def hidden(steps: int) -> None:
+    def hidden(steps: int) -> Head:
         random = np.random.default_rng(0)
-        fit_hidden(rows, options=replace(options, steps=steps), random=random, device=device)
+        return fit_hidden(rows, options=replace(options, steps=steps), random=random, device=device)
 
     def linear(iterations: int) -> None:
         fit_linear(rows, iterations=iterations, most=most, device=device)
 
     start, step = _start_and_step(hidden, TRIAL_STEPS, on_card=device.type == "cuda")
     linear_start, iteration = _start_and_step(linear, TRIAL_ITERATIONS, on_card=device.type == "cuda")
-    return FitTimes(step, linear_start + iteration * LINEAR_ITERATIONS, start)
+    predict = 0.0 if len(rows) == 1 else _seconds_to_predict(hidden(1), rows[-1])
+    return FitTimes(step, linear_start + iteration * LINEAR_ITERATIONS, start, predict)
 
 
-def _start_and_step(fit: Callable[[int], None], lengths: tuple[int, int], *, on_card: bool) -> tuple[float, float]:
+def _seconds_to_predict(head: Head, rows: Rows) -> float:
+    """Return the time of all probabilities, from those of some rows."""
+    count = len(rows.targets)
+    some = torch.arange(min(count, TRIAL_ROWS))
+    return _seconds(lambda _: head.probabilities(rows.features, some), 0) * count / len(some)
+
+
+def _start_and_step(
+    fit: Callable[[int], object], lengths: tuple[int, int], *, on_card: bool
+) -> tuple[float, float]:
     """Return the seconds of a fit before its first step, and of a step."""
     few, many = lengths
     if on_card:  # the first steps load kernels
@@ -81,7 +96,7 @@ def _start_and_step(fit: Callable[[int], None], lengths: tuple[int, int], *, on_
     return max(0.0, long - many * step), step
 
 
-def _seconds(fit: Callable[[int], None], length: int) -> float:
+def _seconds(fit: Callable[[int], object], length: int) -> float:
     started = time.monotonic()
     fit(length)
     return time.monotonic() - started
@@ -105,10 +120,13 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
         return whole
     judging = FOLDS * (3 if rounds else 1)
     fits = judging + 1 + (PARTS * (rounds - 1) + 1 if rounds else 0)
-    of_linear = judging * times.linear if whole.linear else 0.0
-    if of_linear + fits * times.hidden(whole.steps) <= seconds:
+    # Probabilities of the unlabeled pixels, for each way and part of the labels, and each round
+    of_judging = 2 * FOLDS * times.predict if rounds else 0.0
+    of_linear = judging * times.linear + of_judging if whole.linear else 0.0
+    left = seconds - of_judging - rounds * times.predict
+    if of_linear + fits * times.hidden(whole.steps) <= left:
         return whole
     if not rounds and whole.linear:
         return replace(whole, hidden=False)
-    steps = min(whole.steps, int((seconds / fits - times.start) / times.step))
+    steps = min(whole.steps, int((left / fits - times.start) / times.step))
     return replace(whole, linear=False, steps=max(min(LEAST_STEPS, whole.steps), steps))

@@ -32,8 +32,10 @@ class Gain:
 
     @property
     def ratio(self) -> float:
-        """Return how many standard errors it is above zero; infinite for a gain without any error."""
-        return self.points / self.error if self.error else math.copysign(math.inf, self.points or -1.0)
+        """Return how many standard errors it is above zero; 0 for no difference at all."""
+        if self.points == 0:
+            return 0.0
+        return self.points / self.error if self.error else math.copysign(math.inf, self.points)
 
 
 def confusions_kept_out(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> Tensor:

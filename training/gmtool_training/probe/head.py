@@ -168,9 +168,15 @@ def fit_linear(
 
 def affordable_rows(num_features: int, device: torch.device = CPU) -> int:
     """Return the rows of so many features that a multinomial regression may take: up to twice as many fit."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-    room = int(LINEAR_SHARE * free / (4 * num_features))
+    room = int(LINEAR_SHARE * _free_bytes(device) / (4 * num_features))
     return min(LINEAR_ROWS, max(LEAST_LINEAR_ROWS, room // 2))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return available_memory()
+    kept_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept_by_torch
 
 
 def _evenly(rows: Sequence[Rows], scaling: Scaling, most: int) -> tuple[Tensor, Tensor]:

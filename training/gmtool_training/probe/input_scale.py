@@ -80,6 +80,8 @@ def scores_at_scales(
     indices = _some(len(data.labeled.samples), config.run.seed)
     # Half of the pixels that fit, so that they still fit for the last scale: fewer would be other ones
     pixels = max(1, affordable_pixels(network, len(indices), 1, 2 * SCALE_PIXELS) // 2)
+    if pixels < SCALE_PIXELS:
+        remark(f"input scale: {pixels} pixels of a labeled image instead of {SCALE_PIXELS}, for lack of memory")
     return {
         scale: _score_at_scale(network, scale, config, data, classes, read, indices=indices, pixels=pixels)
         for scale in scales

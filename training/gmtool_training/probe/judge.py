@@ -27,8 +27,9 @@ from gmtool_training.probe.self_training import (
     self_train,
 )
 
-LEAST_RATIO = 1.2
-"""Gain over its standard error, mean over the ways to choose pseudo labels, from which they are used."""
+MIN_GAIN_RATIO, MIN_MEAN_RATIO = 0.8, 1.2
+"""Gains over their standard errors from which pseudo labels are used: of each way to choose them, and in the mean.
+A gain that rests on a single image has 1."""
 THRESHOLD_OF_OTHERS = 0.9
 """Confidence from which the pseudo labels of another run count."""
 
@@ -63,12 +64,13 @@ class Judged:
 
     @property
     def helps(self) -> bool:
-        """Return whether self-training adds more than chance would, by the mean over the ways.
+        """Return whether self-training adds more than chance would, in each way and by more in the mean.
 
         Where pseudo labels above one threshold add nothing, more of the rare classes do harm that labeled images
         cannot show: they may be frames of the videos that unlabeled ones are from. So one way alone is no proof.
         """
-        return bool(self.tried) and fmean(each.gain.ratio for each in self.tried) > LEAST_RATIO
+        ratios = [each.gain.ratio for each in self.tried]
+        return bool(ratios) and min(ratios) > MIN_GAIN_RATIO and fmean(ratios) > MIN_MEAN_RATIO
 
     @property
     def taken(self) -> Tried | None:
@@ -158,9 +160,11 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
     if taken is None:
         return tuple(choices)
     gains = ", ".join(f"{each.gain} with {each.counting}" for each in best.tried)
-    needed = f"it adds more than {LEAST_RATIO:g} times its standard error"
+    needed = f"it adds more than {MIN_MEAN_RATIO:g} times its standard error"
     if len(best.tried) > 1:
-        needed = f"gain over standard error is more than {LEAST_RATIO:g} on average"
+        needed = (
+            f"gain over standard error is more than {MIN_MEAN_RATIO:g} on average and {MIN_GAIN_RATIO:g} each way"
+        )
     choices.append(
         Choice(
             "unlabeled images",

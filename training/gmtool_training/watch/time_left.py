@@ -6,7 +6,7 @@ from collections import deque
 
 REMEMBERED = 100
 """Steps and validations whose mean time counts."""
-LONGEST_FIRST = 3.0
+MAX_FIRST_RATIO = 3.0
 """Time of the first step with unlabeled images at most, as a multiple of what was expected."""
 
 
@@ -43,7 +43,7 @@ class TimeLeft:
         """Note the time of the step after which `done` are done.
 
         The first one, which starts everything, counts only until there is another. So does the first one with
-        unlabeled images, for which torch.compile translates the network once more, and only up to `LONGEST_FIRST`.
+        unlabeled images, for which torch.compile translates the network anew, and only up to `MAX_FIRST_RATIO`.
         """
         kind = done > self._unlabeled_from
         if kind in self._first:
@@ -63,7 +63,7 @@ class TimeLeft:
             unlabeled = self._first.get(True)
             if labeled is not None:
                 expected = labeled * self._unlabeled_cost
-                unlabeled = expected if unlabeled is None else min(unlabeled, LONGEST_FIRST * expected)
+                unlabeled = expected if unlabeled is None else min(unlabeled, MAX_FIRST_RATIO * expected)
         if unlabeled is None:
             return None
         if labeled is None:
