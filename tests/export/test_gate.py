@@ -4,11 +4,14 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gmtool_export import make
 from gmtool_export.proof.gate import TOLERANCES, judge, refuse_weak_evidence
 from gmtool_export.proof.half import LARGEST_HALF, MagnitudeWatch, half_headroom
 from gmtool_export.proof.miou_drop import ImageScore, ScoreProof, classes_predicted
@@ -52,6 +55,23 @@ def test_half_precision_is_judged_on_whole_images() -> None:
         pass_gate((ROW, replace(SCORE, agreement=0.994)), "fp16")
     with pytest.raises(ParityError, match=r"90.0000% of the pixels at 1x97x133 \(odd\); expected 95.00%: nothing"):
         pass_gate((replace(ROW, agreement=0.9), SCORE), "fp16")
+
+
+def test_half_precision_is_not_refused_for_a_crop_before_its_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    crop = replace(ROW, agreement=0.9883, max_difference=0.2)
+    monkeypatch.setattr(make, "compare", lambda runner, given: (ROW, crop))
+    monkeypatch.setattr(make, "score", lambda *given: replace(SCORE, agreement=0.9986))
+    spec = cast(Any, SimpleNamespace(precision="fp16", classes=None))
+    runner = cast(Any, None)
+
+    def prove(scored: object) -> make.Proof:
+        evidence = SimpleNamespace(scored=scored, not_scored=None, classes_predicted=5)
+        proving = SimpleNamespace(evidence=evidence, tolerance=TOLERANCES["fp16"], masks=None)
+        return make._prove("it", "runtime", spec, cast(Any, proving), runner, runner, {})
+
+    assert prove(SimpleNamespace(samples=(), num_listed=10)).score is not None
+    with pytest.raises(ParityError, match=r"98.8300% of the pixels at 1x97x133 \(odd\); expected 99.50%"):
+        prove(None)  # nothing whole was compared
 
 
 @pytest.mark.parametrize(
