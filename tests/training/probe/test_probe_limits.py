@@ -108,3 +108,11 @@ def test_a_linear_fit_takes_what_memory_there_is(mib: int, rows: int, monkeypatc
     """A quarter of it, for twice the rows of 1250 features in four bytes."""
     monkeypatch.setattr(head, "available_memory", lambda: mib << 20)
     assert head.affordable_rows(1250) == rows
+
+
+def test_a_linear_head_holds_no_rows() -> None:
+    """The graph of its last gradient held them: nine heads took 5 GB."""
+    features = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)).half()
+    fitted = head.fit_linear([head.Rows((features,), torch.eye(3)[torch.arange(300) % 3])])
+    held = [value for value in fitted.layers.parameters() if value.grad is not None or value.grad_fn is not None]
+    assert not held

@@ -153,6 +153,7 @@ def fit_linear(
         layer.parameters(), max_iter=iterations, history_size=10, line_search_fn="strong_wolfe"
     )
 
+    @torch.no_grad()  # the optimiser turns gradients on: a graph would hold all rows as long as the head lives
     def closure() -> Tensor:
         """Return the loss; its gradient is written by hand, which halves the time."""
         log_probabilities = torch.addmm(layer.bias, z, layer.weight.T).log_softmax(dim=1)
@@ -163,6 +164,7 @@ def fit_linear(
 
     with torch.no_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
+    layer.weight.grad = layer.bias.grad = None
     return Head(scaling, nn.Sequential(layer).eval().requires_grad_(False))
 
 
