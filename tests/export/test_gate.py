@@ -16,7 +16,7 @@ from gmtool_export.proof.gate import TOLERANCES, judge, refuse_weak_evidence
 from gmtool_export.proof.half import LARGEST_HALF, MagnitudeWatch, half_headroom
 from gmtool_export.proof.miou_drop import ImageScore, ScoreProof, classes_predicted
 from gmtool_export.proof.parity import ParityRow, ReferenceBatch, compare, reference_batches, reference_logits
-from gmtool_export.record import onnx_name
+from gmtool_export.record import Proof, onnx_name
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -64,7 +64,7 @@ def test_half_precision_is_not_refused_for_a_crop_before_its_score(monkeypatch: 
     spec = cast(Any, SimpleNamespace(precision="fp16", classes=None))
     runner = cast(Any, None)
 
-    def prove(scored: object) -> make.Proof:
+    def prove(scored: object) -> Proof:
         evidence = SimpleNamespace(scored=scored, not_scored=None, classes_predicted=5)
         proving = SimpleNamespace(evidence=evidence, tolerance=TOLERANCES["fp16"], masks=None)
         return make._prove("it", "runtime", spec, cast(Any, proving), runner, runner, {})
