@@ -63,7 +63,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class FitLimits:
-    """Where classifiers are fitted, and to how much."""
+    """Device of the classifiers, and limits of their fits."""
 
     device: torch.device
     most: int
