@@ -24,7 +24,7 @@ def doctor(
     deep: Annotated[
         bool,
         typer.Option(
-            "--deep", help="Also train, export and predict on toy data with every device: three to five minutes."
+            "--deep", help="Also train, export and predict on toy data with every device: two to five minutes."
         ),
     ] = False,
     as_json: AsJson = False,
@@ -85,7 +85,7 @@ def _check_deeply(*, shown: bool) -> list[DeepFinding]:
     from gmtool.doctor.deep.run import CHECKS, run_checks
     from gmtool.resources import temporary_dir
 
-    remark(f"{len(CHECKS)} checks with toy data, each in a process of its own: three to five minutes")
+    remark(f"{len(CHECKS)} checks with toy data, each in a process of its own: two to five minutes")
     found = []
     with temporary_dir() as folder:
         for check in run_checks(folder):
