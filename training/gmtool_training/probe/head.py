@@ -48,6 +48,10 @@ class Scaling:
         some = features[:STATISTICS_ROWS].to(device).float()
         return cls(some.mean(dim=0), some.std(dim=0).clamp(min=MIN_STD))
 
+    def to(self, device: torch.device) -> Scaling:
+        """Return the same for a classifier on another device."""
+        return Scaling(self.mean.to(device), self.std.to(device))
+
     def __call__(self, features: Tensor) -> Tensor:
         """Return (N, D) features with mean 0 and deviation 1, float32, on the device."""
         return (features.to(self.mean.device).float() - self.mean) / self.std
@@ -141,7 +145,7 @@ def fit_linear(
         most: Rows that are taken at once, or somewhat more; see `affordable_rows`.
         device: Where it is fitted.
     """
-    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0], device)
+    scaling = start.scaling.to(device) if start is not None else Scaling.of(rows[0].features[0], device)
     z, targets = _evenly(rows, scaling, most)
     targets = targets / targets.sum()
     mass = targets.sum(dim=1, keepdim=True)
@@ -166,6 +170,12 @@ def fit_linear(
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     layer.weight.grad = layer.bias.grad = None
     return Head(scaling, nn.Sequential(layer).eval().requires_grad_(False))
+
+
+def device_of_fits(network: nn.Module) -> torch.device:
+    """Return where classifiers of a network's features are fitted: on its card, else on the processor."""
+    device = next(network.parameters()).device
+    return device if device.type == "cuda" else CPU
 
 
 def affordable_rows(num_features: int, device: torch.device = CPU) -> int:
@@ -215,7 +225,7 @@ def fit_hidden(
         start: A head with a hidden layer to start from; its scaling is kept.
         device: Where it is fitted.
     """
-    scaling = start.scaling if start is not None else Scaling.of(rows[0].features[0], device)
+    scaling = start.scaling.to(device) if start is not None else Scaling.of(rows[0].features[0], device)
     views = [(view, each.targets) for each in rows for view in each.features]
     num_features, num_classes = views[0][0].shape[1], views[0][1].shape[1]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

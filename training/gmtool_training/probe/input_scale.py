@@ -19,7 +19,7 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import Bank, View
 from gmtool_training.probe.collect import affordable_pixels, labeled_bank
-from gmtool_training.probe.head import fit_linear
+from gmtool_training.probe.head import device_of_fits, fit_linear
 from gmtool_training.probe.self_training import FOLDS, folds_of, labeled_rows, mean_iou, pixel_confusion
 
 SCALE_PIXELS = 200
@@ -116,8 +116,8 @@ def _score_at_scale(
     )
     seconds = time.monotonic() - started
     network.input_scale = before
-    device = next(network.parameters()).device
-    return ScaleScore(_cross_validated(bank, len(classes), random, device), seconds / len(indices))
+    scores = _cross_validated(bank, len(classes), random, device_of_fits(network))
+    return ScaleScore(scores, seconds / len(indices))
 
 
 def _some(count: int, seed: int) -> list[int]:

@@ -19,6 +19,7 @@ from gmtool.errors import ConfigError
 from gmtool.nn.model import GuidedMixNet
 from gmtool.nn.pyramid_decoder import PyramidDecoder
 from gmtool_training.data.cache import Readers
+from gmtool_training.engine.machine import native_precision
 from gmtool_training.method.other_run import TeacherOfOtherRun, load_teacher
 from gmtool_training.probe.bank import Bank, View, views_of
 from gmtool_training.probe.collect import affordable_views, is_bf16, labeled_bank, unlabeled_bank
@@ -29,6 +30,7 @@ from gmtool_training.probe.head import (
     HiddenOptions,
     Rows,
     affordable_rows,
+    device_of_fits,
     fit_hidden,
     fit_linear,
     head_of,
@@ -136,8 +138,9 @@ def fit_probe(
     # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
     with stages("choice of the classifier"):
         folds = folds_of(labeled, FOLDS, random)
-        options = HiddenOptions(channels=config.model.decoder_channels, bf16=is_bf16(config))
-        device = next(network.parameters()).device
+        device = device_of_fits(network)
+        is_native = device.type == "cuda" or native_precision("cpu") == "bf16-mixed"
+        options = HiddenOptions(channels=config.model.decoder_channels, bf16=is_bf16(config) and is_native)
         limits = FitLimits(device, affordable_rows(labeled.features[0].shape[1], device))
         plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, limits)
         fits = _fits(plan, options, random, limits)
