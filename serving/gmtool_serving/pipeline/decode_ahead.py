@@ -38,12 +38,19 @@ def decode_ahead(
     """Submitted chunks by their first image."""
     submitted, largest, latest = 0, 1, 1
     while True:
-        # Submit chunks, and always the one that is yielded next
-        most = max(1, min(chunk, SLAB_BYTES // latest))
-        window = max(1, min(2 * decoders.workers * most + chunk, max_bytes // largest))
-        while waiting and (submitted < window or not ahead or waiting[0][0] < ahead[0][0]):
-            start, end = waiting.popleft()
-            part = _chunk(images[start : min(end, start + max(1, min(most, window - submitted)))])
+        # Submit chunks, and always the one that is yielded next. They are whole ones, since each takes a slab and a
+        # request, and parts of a batch, which need not be copied if it lies in one slab
+        room, most = max(1, max_bytes // largest), chunk
+        while most > 1 and (most > SLAB_BYTES // latest or 2 * decoders.workers * most > room):
+            most //= 2
+        window = min(2 * decoders.workers * most + chunk, room)
+        while waiting:
+            start, end = waiting[0]
+            size = min(most, window, end - start)
+            if submitted + size > window and ahead and ahead[0][0] < start:
+                break
+            waiting.popleft()
+            part = _chunk(images[start : start + size])
             if start + len(part) < end:
                 waiting.appendleft((start + len(part), end))
             insort(ahead, (start, part, _submit(decoders, part, find_done)))

@@ -1,7 +1,8 @@
 """Decoding in chunks, and the memory that it shares with the model."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,31 @@ def test_images_that_are_done_are_not_decoded(images: list[InputImage], decoders
     )
     results = [result for group in groups for _, result in group]
     assert [result is done for result in results] == [index % 2 == 1 for index in range(len(images))]
+
+
+def test_chunks_are_whole_however_many_fit_into_memory(
+    tmp_path: Path, decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the rest of a chunk that did not fit would set the size of a chunk after it, and that of the next one
+    folder = tmp_path / "alike"
+    folder.mkdir()
+    for number in range(64):
+        Image.new("RGB", (5, 4)).save(folder / f"{number:02d}.png")
+    images = collect_images([str(folder)], tmp_path / "out")
+    parts, submit = [], ahead._submit
+
+    def note(
+        decoders: Decoders, part: Sequence[InputImage], find_done: ahead.FindDone
+    ) -> Future[list[ahead.Result]]:
+        parts.append((images.index(part[0]), len(part)))
+        return submit(decoders, part, find_done)
+
+    monkeypatch.setattr(ahead, "_submit", note)
+    groups = ahead.decode_ahead(decoders, images, chunk=8, max_bytes=10_000, find_done=lambda image: None)
+    assert sum(map(len, groups)) == len(images)  # not kept: memory would be full
+    # Three fit: parts of two, once the size is known
+    assert {size for start, size in parts if start >= 40} == {2}
+    assert {start % 2 for start, _ in parts if start >= 40} == {0}
 
 
 def test_nothing_to_decode_yields_nothing(decoders: Decoders) -> None:
