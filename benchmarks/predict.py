@@ -8,8 +8,8 @@ throughput: images/s from files to masks, against the bare ONNX Runtime session 
 overlap: the same with a stand-in model that only waits 10 ms a batch, as an accelerator would, against the
     slowest stage alone and against the plain loop.
 host: images/s behind a stand-in model that answers at once, in batches as of a GPU, against what the processors
-    could decode and encode if they did nothing else (cores / seconds of both for an image on one core); and
-    against the same without fsync. Also the share of decoding and encoding alone in the processor time of all
+    could decode and encode if they did nothing else (cores / seconds of both for an image on one core), with the
+    program's decoder and encoder and with Pillow's; and against the same without fsync. Also the share of decoding and encoding alone in the processor time of all
     processes: other load on the machine disturbs it less.
 first: seconds until `gmtool predict` has ended with one mask, against a script that imports onnxruntime and
     Pillow, loads the model and runs it.
@@ -19,6 +19,7 @@ memory: peak resident memory of a run over 10 000 small images against that of o
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from gmtool_serving.backends.base import Backend
     from gmtool_serving.pipeline.pipeline import Outcome
     from gmtool_serving.pipeline.run import PredictOptions
+
+    from gmtool.images import UInt8Array
 
 BOUNDS = {
     "throughput resnet18": 0.90,
@@ -238,13 +241,14 @@ def host(root: Path, *, count: int, size: tuple[int, int], rounds: int) -> None:
     backend, cores = Instant(), os.cpu_count() or 1
     paths = pictures(root / "images-host", count, *size)
     item, classes = MaskItem(PurePosixPath("x"), mask), backend.spec.classes
-    fsync, of_cores, durable, shares = os.fsync, [], [], []
+    fsync, of_cores, of_pillow, durable, shares = os.fsync, [], [], [], []
     for number in range(rounds):
         started = time.process_time()
         # Nothing is kept: memory for all images would take as long to get as an image to decode
         decode_s = 1 / rate(count, lambda: deque(map(read_image, paths), maxlen=0))
         encode_s = 1 / rate(count, lambda: deque((encode("voc", item, classes) for _ in paths), maxlen=0))
         alone_ms = 1000 * (time.process_time() - started) / count
+        pillow_s = 1 / rate(count, lambda: deque((_with_pillow(path, mask) for path in paths), maxlen=0))
         rates, own_ms, decoders_ms = {}, 0.0, 0.0
         for synced in (True, False) if number % 2 else (False, True):
             os.fsync = fsync if synced else lambda _: None  # type: ignore[assignment]
@@ -252,6 +256,7 @@ def host(root: Path, *, count: int, size: tuple[int, int], rounds: int) -> None:
             own_ms, decoders_ms = times_ms if synced else (own_ms, decoders_ms)
         os.fsync = fsync
         of_cores.append(rates[True] * (decode_s + encode_s) / cores)
+        of_pillow.append(rates[True] * pillow_s / cores)
         durable.append(rates[True] / rates[False])
         shares.append(alone_ms / (own_ms + decoders_ms))
         print(
@@ -261,8 +266,17 @@ def host(root: Path, *, count: int, size: tuple[int, int], rounds: int) -> None:
             f"process that predicts, {decoders_ms:.2f} in the decoders"
         )
     compare(f"processors' time, {size[0]}x{size[1]}", of_cores, BOUNDS["host"])
+    compare("the same, if Pillow decoded and encoded", of_pillow, BOUNDS["host"])
     compare("decode and encode of all processor time", shares, BOUNDS["host"])
     compare("with fsync against without", durable, BOUNDS["host durable"])
+
+
+def _with_pillow(path: Path, mask: UInt8Array) -> None:
+    """Decode an image and encode a palette PNG as Pillow does it by default."""
+    np.asarray(Image.open(path).convert("RGB"))
+    paletted = Image.fromarray(mask)
+    paletted.putpalette(bytes(range(256)) * 3)
+    paletted.save(io.BytesIO(), "PNG")
 
 
 def first(root: Path, encoder: str, *, rounds: int) -> None:

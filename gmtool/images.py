@@ -24,6 +24,7 @@ from PIL import (
 
 from gmtool.errors import DataError, ImageError
 from gmtool.file_kinds import name_kind
+from gmtool.jpeg import decode_plain_jpeg
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -110,6 +111,7 @@ def decode_image(
     bits: int = 16,
     max_pixels: int = MAX_PIXELS,
     writable: bool = True,
+    room: UInt8Array | None = None,
 ) -> DecodedImage:
     """Decode the content of an image file.
 
@@ -122,12 +124,16 @@ def decode_image(
         bits: Used bits of 16-bit grey images, 8 to 16: 2 ** bits - 1 becomes 255.
         max_pixels: Larger images are refused before decoding.
         writable: Return pixels that may be written to, which can cost a copy.
+        room: (N,) memory where the pixels of an ordinary JPEG are put, if they fit.
 
     Raises:
         ImageError: Not one of `FORMATS`, truncated, damaged, too large, of a mode without a defined mapping to 8
             bits (float, 32-bit integer), or 16-bit with values above 2 ** bits - 1.
     """
     image = _open(content, path, max_pixels)
+    plain = decode_plain_jpeg(content, image, exif=exif, room=room)
+    if plain is not None:
+        return DecodedImage(plain)
     return _convert(image, path, exif=exif, bits=bits, in_place=True, writable=writable)
 
 

@@ -61,7 +61,13 @@ class Failure:
 
 
 def decode(
-    path: Path, frame: int | None, options: DecodeOptions, content: bytes | None = None, *, writable: bool = True
+    path: Path,
+    frame: int | None,
+    options: DecodeOptions,
+    content: bytes | None = None,
+    *,
+    writable: bool = True,
+    room: UInt8Array | None = None,
 ) -> Decoded | Failure:
     """Read, hash and decode an image file or a video frame; errors of the file are returned, not raised.
 
@@ -71,6 +77,7 @@ def decode(
         options: Decoding options.
         content: Bytes of the file, if already read.
         writable: Return pixels that may be written to, which can cost a copy.
+        room: (N,) memory where the pixels of an ordinary JPEG are put, if they fit.
     """
     sha256 = None
     try:
@@ -79,7 +86,7 @@ def decode(
         if content is None:
             content = read_regular_file(path, max_bytes=max_file_bytes(options.max_pixels))
         sha256 = hashlib.sha256(content).hexdigest()
-        image = decode_image(content, path, **vars(options), writable=writable)
+        image = decode_image(content, path, **vars(options), writable=writable, room=room)
     except MemoryError:
         return Failure("out_of_memory", f"{named(path, frame)}: not enough memory to decode it", sha256)
     except GmtoolError as error:

@@ -38,8 +38,8 @@ def decode_ahead(
     """Submitted chunks by their first image."""
     submitted, largest, latest = 0, 1, 1
     while True:
-        # Submit chunks, and always the one that is yielded next. They are whole ones, since each takes a slab and a
-        # request, and parts of a batch, which need not be copied if it lies in one slab
+        # Submit chunks, and always the one that is yielded next: whole ones, since each takes a slab and a
+        # request, and halves of a batch, which is not copied if it lies in one slab
         room, most = max(1, max_bytes // largest), chunk
         while most > 1 and (most > SLAB_BYTES // latest or 2 * decoders.workers * most > room):
             most //= 2

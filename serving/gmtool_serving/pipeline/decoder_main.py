@@ -61,7 +61,7 @@ def _decode(
     found: list[dict[str, Any]] = []
     used = 0
     for image in images:
-        result = decode(image.path, image.frame, options, image.content, writable=False)
+        result = decode(image.path, image.frame, options, image.content, writable=False, room=memory[used:])
         if isinstance(result, Failure):
             found.append(asdict(result))
             continue
@@ -73,6 +73,7 @@ def _decode(
         )
         if not fits:
             return found, result.pixels
-        memory[used : used + size].reshape(result.pixels.shape)[:] = result.pixels
+        if not np.may_share_memory(result.pixels, memory):
+            memory[used : used + size].reshape(result.pixels.shape)[:] = result.pixels
         used += size
     return found, None

@@ -15,8 +15,8 @@ import numpy as np
 from gmtool.images import UInt8Array
 
 SLAB_BYTES = 24 << 20
-"""Pixels of a slab, bytes: two batches of VOC for a GPU, or three images of Cityscapes. Memory is taken only where it is
-written."""
+"""Pixels of a slab, bytes: two batches of VOC for a GPU, or three images of Cityscapes. Memory is taken only where
+it is written."""
 SLABS = 8
 """Slabs of a process: more than there are chunks from decoding to the end of computing, if images are small."""
 
