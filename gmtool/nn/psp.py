@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -23,19 +26,9 @@ def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
     """
     if bins == 1:  # TensorRT-RTX cannot compile the matrix form of a plain mean
         return x.float().mean(dim=(-2, -1), keepdim=True).to(x.dtype)  # half precision would overflow in the sum
-    rows = _averaging_matrix(x.shape[-2], bins, x)
-    columns = _averaging_matrix(x.shape[-1], bins, x)
+    rows = _matrix(_averaging_matrix, x.shape[-2], bins, x)
+    columns = _matrix(_averaging_matrix, x.shape[-1], bins, x)
     return torch.matmul(rows, torch.matmul(x, columns.transpose(0, 1)))
-
-
-def _averaging_matrix(length: int, bins: int, like: Tensor) -> Tensor:
-    """Return (bins, length): row i averages positions floor(i n / bins) to ceil((i + 1) n / bins)."""
-    position = torch.arange(length, device=like.device)[None, :]
-    index = torch.arange(bins, device=like.device)[:, None]
-    start = index * length // bins
-    end = ((index + 1) * length + bins - 1) // bins
-    inside = ((position >= start) & (position < end)).float()
-    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
 def bilinear_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -45,16 +38,48 @@ def bilinear_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if x.shape[-2] == x.shape[-1] == 1:
         return x.expand(-1, -1, *size)
-    rows = _interpolation_matrix(x.shape[-2], size[0], x)
-    columns = _interpolation_matrix(x.shape[-1], size[1], x)
+    rows = _matrix(_interpolation_matrix, x.shape[-2], size[0], x)
+    columns = _matrix(_interpolation_matrix, x.shape[-1], size[1], x)
     return torch.matmul(rows, torch.matmul(x, columns.transpose(0, 1)))
 
 
-def _interpolation_matrix(length: int, target: int, like: Tensor) -> Tensor:
+Make = Callable[[int, int, torch.device], Tensor]
+"""From two lengths to a matrix of float32 on a device."""
+
+
+def _matrix(make: Make, length: int, target: int, like: Tensor) -> Tensor:
+    """Return a matrix in the dtype and on the device of `like`.
+
+    It is kept for the next call with the same sizes: to make it takes 20 kernels, a sixth of those that a training
+    step starts. A graph that is traced computes it from its input's size, and a tensor that only describes one
+    (FakeTensor) has no values to keep.
+    """
+    if torch.compiler.is_compiling() or type(like) is not Tensor or not isinstance(length, int):
+        return make(length, target, like.device).to(like.dtype)
+    return _kept(make, length, target, like.device, like.dtype)
+
+
+@lru_cache(maxsize=256)
+def _kept(make: Make, length: int, target: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(mode=False):  # else the next training step could not use it
+        return make(length, target, device).to(dtype)
+
+
+def _averaging_matrix(length: int, bins: int, device: torch.device) -> Tensor:
+    """Return (bins, length): row i averages positions floor(i n / bins) to ceil((i + 1) n / bins)."""
+    position = torch.arange(length, device=device)[None, :]
+    index = torch.arange(bins, device=device)[:, None]
+    start = index * length // bins
+    end = ((index + 1) * length + bins - 1) // bins
+    inside = ((position >= start) & (position < end)).float()
+    return inside / inside.sum(dim=1, keepdim=True)
+
+
+def _interpolation_matrix(length: int, target: int, device: torch.device) -> Tensor:
     """Return (target, length): row i holds the weights of the two positions around (i + 0.5) n / m - 0.5."""
-    position = (torch.arange(target, device=like.device) + 0.5) * length / target - 0.5
-    distance = position.clamp(0, length - 1)[:, None] - torch.arange(length, device=like.device)[None, :]
-    return (1 - distance.abs()).clamp(min=0).to(like.dtype)
+    position = (torch.arange(target, device=device) + 0.5) * length / target - 0.5
+    distance = position.clamp(0, length - 1)[:, None] - torch.arange(length, device=device)[None, :]
+    return (1 - distance.abs()).clamp(min=0)
 
 
 class PyramidPooling(nn.Module):

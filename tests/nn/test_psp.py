@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gmtool.nn import psp
 from gmtool.nn.psp import BINS, PyramidPooling, adaptive_average_pool, bilinear_resize
 
 
@@ -31,3 +32,35 @@ def test_pooling_sees_the_whole_image() -> None:
     changed[..., -1, -1] += 100
     with torch.no_grad():
         assert not torch.equal(pooling(x)[..., 0, 0], pooling(changed)[..., 0, 0])
+
+
+def test_matrices_are_made_once_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A third of the kernels of a forward pass were those of matrices that the pass before had made
+    psp._kept.cache_clear()
+    made: list[int] = []
+    arange = torch.arange
+
+    def note(end: int, *, device: torch.device) -> torch.Tensor:
+        made.append(end)
+        return arange(end, device=device)
+
+    monkeypatch.setattr(torch, "arange", note)
+    pooling = PyramidPooling(8, 16)
+    x = torch.randn(2, 8, 20, 21)
+    counts = []
+    for image in (x, x, x[..., :-2]):
+        made.clear()
+        pooling(image)
+        counts.append(len(made))
+    assert counts[0] > 0 == counts[1] and counts[2] > 0
+    assert adaptive_average_pool(x.double(), 3).dtype == torch.float64
+
+
+def test_matrices_of_a_validation_serve_the_next_training_step() -> None:
+    psp._kept.cache_clear()
+    pooling = PyramidPooling(8, 16)
+    x = torch.randn(2, 8, 20, 21)
+    with torch.inference_mode():
+        pooling(x)
+    pooling(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in pooling.parameters())
