@@ -11,8 +11,6 @@ from PIL import Image
 
 MODES = ("RGB", "L")
 """Modes of Pillow whose RGB values simplejpeg gives bit for bit; CMYK has several meanings."""
-
-
 ORIENTATION = 0x0112
 """EXIF tag: how an image is to be turned."""
 
