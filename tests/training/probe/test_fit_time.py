@@ -28,6 +28,21 @@ def test_what_does_not_fit_into_the_time_is_left_out(seconds: float, rounds: int
     assert plan_fits(BOTH, TIMES, rounds=rounds, seconds=seconds) == expected
 
 
+def test_the_linear_classifier_is_left_out_first_then_partitions_then_steps() -> None:
+    # 27 fits of each kind to judge it three times, four more of the hidden layer that is taken
+    whole = FitPlan(hidden=True, linear=True, steps=500, partitions=3)
+    needed = 27 * 8 + 31 * 10
+    assert plan_fits(whole, TIMES, rounds=2, seconds=needed) == whole
+    hidden = replace(whole, linear=False)
+    for seconds, expected in [
+        (needed - 1, hidden),
+        (309, replace(hidden, partitions=2)),  # 22 fits
+        (219, replace(hidden, partitions=1)),  # 13 fits
+        (129, replace(hidden, partitions=1, steps=496)),
+    ]:
+        assert plan_fits(whole, TIMES, rounds=2, seconds=seconds) == expected
+
+
 def test_what_the_settings_leave_no_choice_about_stays() -> None:
     linear, hidden = FitPlan(hidden=False, linear=True, steps=500), FitPlan(hidden=True, linear=False, steps=500)
     assert plan_fits(linear, TIMES, rounds=2, seconds=1) == linear

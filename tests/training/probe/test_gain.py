@@ -6,15 +6,18 @@ import torch
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.head import fit_linear
-from gmtool_training.probe.judge import MIN_MEAN_RATIO, Judged, Tried
+from gmtool_training.probe.judge import MIN_MEAN_RATIO, Judged, Tried, judge
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
     folds_of,
     labeled_rows,
     mean_iou,
+    partitions_of,
     pixel_confusion,
 )
+
+from gmtool.config import ProbeConfig
 
 
 def test_the_ratio_of_a_gain_is_that_to_its_standard_error() -> None:
@@ -56,6 +59,24 @@ def test_each_image_is_scored_by_the_head_that_has_not_seen_it() -> None:
     expected = sum(pixel_confusion(head, bank.rows(kept), 3) for head, kept in zip(heads, folds, strict=True))
     assert found.shape == (12, 3, 3) and found.sum(dim=(1, 2)).tolist() == [10.0] * 12
     assert torch.equal(found.sum(dim=0), torch.as_tensor(expected).double())
+
+
+def test_several_partitions_count_together() -> None:
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 3
+    features = (torch.eye(3)[labels] * 2 + torch.randn(120, 3, generator=random)).half()
+    bank = Bank((features,), labels, torch.arange(120) // 10)
+    partitions = partitions_of(bank, 2, np.random.default_rng(0))
+    assert [len(folds) for folds in partitions] == [3, 3]
+    assert not torch.equal(torch.stack(partitions[0]), torch.stack(partitions[1]))
+    folds = [kept_out for partition in partitions for kept_out in partition]
+    heads = [fit_linear([labeled_rows(bank.rows(~kept_out), 3)]) for kept_out in folds]
+    each = [confusions_kept_out(heads[part], bank, folds[part], 3) for part in (slice(3), slice(3, 6))]
+    together = judge("linear", lambda rows, start: fit_linear(rows), bank, partitions, None, 3, ProbeConfig())
+    assert together.alone == pytest.approx(mean_iou((each[0] + each[1]).sum(dim=0)))
+    # Twice the same tells no more than once
+    after = each[1]
+    assert gain_of(2 * each[0], 2 * after).ratio == pytest.approx(gain_of(each[0], after).ratio)
 
 
 @pytest.mark.parametrize(

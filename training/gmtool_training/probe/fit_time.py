@@ -56,6 +56,8 @@ class FitPlan:
     linear: bool
     steps: int
     """Of a hidden layer."""
+    partitions: int = 1
+    """Ways to part the labeled images that classifiers are judged by."""
 
 
 def measure_fits(
@@ -105,10 +107,10 @@ def _seconds(fit: Callable[[int], object], length: int) -> float:
 def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> FitPlan:
     """Return what fits into `seconds`.
 
-    Each kind is judged by `FOLDS` fits, and as many for each of two ways to choose pseudo labels. The one that
-    is taken is fitted once more, and in each round: in the last one to all unlabeled images, before it once for
-    each part of them. Self-training gains most with a hidden layer; labels alone are as well off with a linear
-    classifier, which takes less.
+    Each kind is judged by `FOLDS` fits for each partition, and as many for each of two ways to choose pseudo
+    labels. The one that is taken is fitted once more, and in each round: in the last one to all unlabeled images,
+    before it once for each part of them. Self-training gains most with a hidden layer; labels alone are as well
+    off with a linear classifier, which takes less. So that one is left out first, then partitions, then steps.
 
     Args:
         whole: Everything that the settings ask for.
@@ -118,15 +120,32 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     """
     if not whole.hidden:  # a linear fit has nothing to leave out
         return whole
-    judging = FOLDS * (3 if rounds else 1)
-    fits = judging + 1 + (PARTS * (rounds - 1) + 1 if rounds else 0)
-    # Probabilities of the unlabeled pixels, for each way and part of the labels, and each round
-    of_judging = 2 * FOLDS * times.predict if rounds else 0.0
-    of_linear = judging * times.linear + of_judging if whole.linear else 0.0
-    left = seconds - of_judging - rounds * times.predict
-    if of_linear + fits * times.hidden(whole.steps) <= left:
-        return whole
+    without_linear = replace(whole, linear=False)
+    smaller = [replace(without_linear, partitions=count) for count in range(whole.partitions, 0, -1)]
+    for plan in [whole, *smaller] if rounds else [whole]:
+        if _seconds_of(plan, times, rounds=rounds) <= seconds:
+            return plan
     if not rounds and whole.linear:
         return replace(whole, hidden=False)
-    steps = min(whole.steps, int((left / fits - times.start) / times.step))
-    return replace(whole, linear=False, steps=max(min(LEAST_STEPS, whole.steps), steps))
+    least = replace(without_linear, partitions=1)
+    free = _seconds_of(replace(least, steps=0), times, rounds=rounds)
+    steps = min(whole.steps, int((seconds - free) / (times.step * _fits_of(least, rounds=rounds))))
+    return replace(least, steps=max(min(LEAST_STEPS, whole.steps), steps))
+
+
+def _fits_of(plan: FitPlan, *, rounds: int) -> int:
+    """Return the fits of a hidden layer: to judge it, and as the kind that is taken."""
+    return _judging(plan, rounds=rounds) + 1 + (PARTS * (rounds - 1) + 1 if rounds else 0)
+
+
+def _judging(plan: FitPlan, *, rounds: int) -> int:
+    return plan.partitions * FOLDS * (3 if rounds else 1)
+
+
+def _seconds_of(plan: FitPlan, times: FitTimes, *, rounds: int) -> float:
+    """Return the time of a plan's fits, and of the unlabeled pixels' probabilities."""
+    # For each way and part of the labels, of each kind, and in each round
+    of_judging = 2 * FOLDS * plan.partitions * times.predict if rounds else 0.0
+    linear = _judging(plan, rounds=rounds) * times.linear + of_judging if plan.linear else 0.0
+    hidden = _fits_of(plan, rounds=rounds) * times.hidden(plan.steps) + of_judging
+    return linear + hidden + rounds * times.predict

@@ -44,7 +44,7 @@ def confusions_kept_out(heads: Sequence[Head], labeled: Bank, folds: Sequence[Te
     Args:
         heads: One a fold, which has not seen the images of that fold.
         labeled: Labeled pixels.
-        folds: (N,) bool each: the pixels of a fold; each image is in one of them.
+        folds: (N,) bool each: the pixels of a fold; each image is in as many of them as any other.
         num_classes: K.
     """
     first = replace(labeled, features=labeled.features[:1])

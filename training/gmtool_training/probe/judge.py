@@ -15,6 +15,7 @@ from gmtool.config import ProbeConfig
 from gmtool.console import remark
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
+from gmtool_training.probe.head import Head
 from gmtool_training.probe.self_training import (
     LEAST_RIGHT,
     Fit,
@@ -92,23 +93,28 @@ def judge(
     kind: str,
     fit: Fit,
     labeled: Bank,
-    folds: Sequence[Tensor],
+    partitions: Sequence[Sequence[Tensor]],
     unlabeled: Bank | None,
     num_classes: int,
     probe: ProbeConfig,
 ) -> Judged:
-    """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does."""
+    """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does.
+
+    Args:
+        kind: Name of the kind, for the user.
+        fit: Fits it.
+        labeled: Labeled pixels.
+        partitions: The folds of each way to part the labeled images; all of them count together.
+        unlabeled: Unlabeled pixels, if there are any.
+        num_classes: K.
+        probe: Settings.
+    """
+    folds = [kept_out for partition in partitions for kept_out in partition]
     heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
     before = confusions_kept_out(heads, labeled, folds, num_classes)
     alone = mean_iou(before.sum(dim=0))
     line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
-    # How sure is sure enough
-    confidence, right = torch.zeros(len(labeled.labels)), torch.zeros(len(labeled.labels), dtype=torch.bool)
-    for head, kept_out in zip(heads, folds, strict=True):
-        kept = labeled.rows(kept_out)
-        confidence[kept_out], found = head.probabilities(kept.features).max(dim=1)
-        right[kept_out] = found == kept.labels
-    measured = reliability(confidence, right)
+    measured = _measured(heads, labeled, folds)
     if unlabeled is None:
         remark(line)
         return Judged(kind, measured, alone)
@@ -124,6 +130,17 @@ def judge(
         tried.append(Tried(options, gain_of(before, after)))
     remark(f"{line}; " + ", ".join(f"{each.gain} points with {each.counting}" for each in tried))
     return Judged(kind, measured, alone, tuple(tried))
+
+
+def _measured(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor]) -> Reliability:
+    """Return how often heads are right on the labeled pixels that were kept out of their fits."""
+    confidence, right = [], []
+    for head, kept_out in zip(heads, folds, strict=True):
+        kept = labeled.rows(kept_out)
+        sure, found = head.probabilities(kept.features).max(dim=1)
+        confidence.append(sure)
+        right.append(found == kept.labels)
+    return reliability(torch.cat(confidence), torch.cat(right))
 
 
 def _thresholds(measured: Reliability, probe: ProbeConfig, *, own: bool) -> tuple[float | None, ...]:

@@ -38,7 +38,7 @@ from gmtool_training.probe.head import (
 )
 from gmtool_training.probe.judge import choices_of, judge
 from gmtool_training.probe.pictures import Teaching
-from gmtool_training.probe.self_training import FOLDS, Fit, folds_of, labeled_rows, self_train
+from gmtool_training.probe.self_training import FOLDS, PARTITIONS, Fit, labeled_rows, partitions_of, self_train
 from gmtool_training.watch.stages import Stages
 
 LABELED_SHARE = 0.2
@@ -137,14 +137,16 @@ def fit_probe(
     )
     # The kind of classifier, and whether unlabeled images help it: judged by labeled images kept out of the fit
     with stages("choice of the classifier"):
-        folds = folds_of(labeled, FOLDS, random)
         device = device_of_fits(network)
         is_native = device.type == "cuda" or native_precision("cpu") == "bf16-mixed"
         options = HiddenOptions(channels=config.model.decoder_channels, bf16=is_bf16(config) and is_native)
         limits = FitLimits(device, affordable_rows(labeled.features[0].shape[1], device))
         plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, limits)
         fits = _fits(plan, options, random, limits)
-        judged = [judge(kind, fit, labeled, folds, unlabeled, len(classes), probe) for kind, fit in fits.items()]
+        partitions = partitions_of(labeled, plan.partitions, random)
+        judged = [
+            judge(kind, fit, labeled, partitions, unlabeled, len(classes), probe) for kind, fit in fits.items()
+        ]
         best = max(judged, key=lambda one: one.score)
     used = "used" if best.helps else "left out: labels alone"
     remark(
@@ -243,16 +245,18 @@ def _plan(
     """Return the kinds of classifiers that settings and time allow, and their steps; say what was left out."""
     probe = config.probe
     has_hidden = options.channels > 0 and probe.head != "linear"
-    whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps)
+    rounds = 0 if unlabeled is None else probe.rounds
+    most = PARTITIONS if rounds else 1
+    whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps, most)
     if probe.minutes is None or not has_hidden:
         return whole
     given = [rows] if unlabeled is None else [rows, _any_targets(unlabeled, rows.targets.shape[1])]
     times = measure_fits(given, options, most=limits.most, device=limits.device)
-    rounds = 0 if unlabeled is None else probe.rounds
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
     if plan != whole:
         kind = f"hidden layer, {plan.steps} steps a fit" if plan.hidden else "linear"
-        remark(f"classifier: {kind}: more does not fit into {budget.left_s:.0f} s")
+        judging = f", judged by {plan.partitions} of {most} partitions" if plan.partitions < most else ""
+        remark(f"classifier: {kind}{judging}: more does not fit into {budget.left_s:.0f} s")
     return plan
 
 

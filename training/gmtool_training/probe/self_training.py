@@ -16,6 +16,9 @@ Fit = Callable[[Sequence[Rows], Head | None], Head]
 """From training rows, and a head to start from, to a fitted head."""
 FOLDS = 3
 """Parts of the labeled images, each kept out of a fit once; the last fit takes all."""
+PARTITIONS = 3
+"""Ways to part them that self-training is judged by, if the time allows: with one way, as much depends on which
+images are kept out together as on the images."""
 THRESHOLDS = (0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_RIGHT = 0.9
 """Share of the pseudo labels above a threshold that must be right for it to be taken."""
@@ -226,6 +229,11 @@ def choose_threshold(measured: Reliability, *, least: float = LEAST_RIGHT) -> fl
         if right >= least:
             return threshold
     return measured.thresholds[-1]
+
+
+def partitions_of(bank: Bank, count: int, random: np.random.Generator) -> list[list[Tensor]]:
+    """Return the folds of `count` ways to part the labeled images."""
+    return [folds_of(bank, FOLDS, random) for _ in range(count)]
 
 
 def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor]:
