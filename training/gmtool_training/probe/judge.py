@@ -75,8 +75,11 @@ class Judged:
 
     @property
     def taken(self) -> Tried | None:
-        """Return the way that is taken if self-training helps, the surest gain; None without unlabeled images."""
-        return max(self.tried, key=lambda each: each.gain.ratio, default=None)
+        """Return the way that is taken if self-training helps; None without unlabeled images.
+
+        The largest gain less its standard error: the surest gain can be a small one, the largest one chance.
+        """
+        return max(self.tried, key=lambda each: each.gain.points - each.gain.error, default=None)
 
     @property
     def trained(self) -> float | None:
