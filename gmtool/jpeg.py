@@ -6,8 +6,12 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image
+
+try:
+    import simplejpeg
+except ImportError:  # no wheel for the machine: Pillow decodes everything
+    simplejpeg = None
 
 MODES = ("RGB", "L")
 """Modes of Pillow whose RGB values simplejpeg gives bit for bit; CMYK has several meanings."""
@@ -30,9 +34,9 @@ def decode_plain_jpeg(
 
     Returns:
         RGB, (H, W, 3) uint8; None if it is another kind of file, or if anything is wrong with it, which Pillow may
-        read all the same or explain.
+        read all the same or explain; None where simplejpeg is not installed.
     """
-    if opened.format not in ("JPEG", "MPO") or opened.mode not in MODES:
+    if simplejpeg is None or opened.format not in ("JPEG", "MPO") or opened.mode not in MODES:
         return None
     shape = (opened.height, opened.width, 3)
     size = math.prod(shape)

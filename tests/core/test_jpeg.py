@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gmtool import jpeg
 from gmtool.images import decode_image
 from gmtool.jpeg import decode_plain_jpeg
 
@@ -85,3 +86,11 @@ def test_pixels_go_into_memory_that_is_given_if_they_fit() -> None:
     other = decode_image(content, Path("a.jpg"), room=small).pixels
     assert not np.shares_memory(other, small) and not small.any()
     np.testing.assert_array_equal(other, pixels)
+
+
+def test_without_simplejpeg_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved(picture((30, 20)))
+    expected = decode_image(content, Path("a.jpg")).pixels
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    assert decode_plain_jpeg(content, opened(content), exif=True) is None
+    np.testing.assert_array_equal(decode_image(content, Path("a.jpg")).pixels, expected)
