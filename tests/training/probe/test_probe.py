@@ -400,7 +400,7 @@ def test_the_same_seed_gives_the_same_probe(toy_settings: Settings, tmp_path: Pa
 def test_an_interrupted_probe_starts_anew(
     toy_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = build_config(toy_settings, CHANGES)
+    config = build_config(toy_settings, CHANGES, {"probe.head": "hidden"})
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(
