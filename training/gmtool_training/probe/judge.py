@@ -28,9 +28,11 @@ from gmtool_training.probe.self_training import (
     self_train,
 )
 
-MIN_GAIN_RATIO, MIN_MEAN_RATIO = 0.8, 1.2
-"""Gains over their standard errors from which pseudo labels are used: of each way to choose them, and in the mean.
-A gain that rests on a single image has 1."""
+MIN_MEAN_RATIO = 1.2
+"""Gain over its standard error from which pseudo labels are used, in the mean of the ways to choose them. A gain
+that rests on a single image has 1."""
+MIN_RATIO, MIN_RATIO_OF_ONE_PARTITION = 0.0, 0.8
+"""The same for each way; with one partition of the labeled images chance moves it by more than one."""
 THRESHOLD_OF_OTHERS = 0.9
 """Confidence from which the pseudo labels of another run count."""
 
@@ -62,6 +64,13 @@ class Judged:
     """Mean IoU of labels alone, in [0, 1]."""
     tried: tuple[Tried, ...] = ()
     """Ways to choose pseudo labels; empty without unlabeled images."""
+    partitions: int = 1
+    """Ways in which the labeled images were parted."""
+
+    @property
+    def least_ratio(self) -> float:
+        """Return the gain over its standard error that each way must be above."""
+        return MIN_RATIO_OF_ONE_PARTITION if self.partitions == 1 else MIN_RATIO
 
     @property
     def helps(self) -> bool:
@@ -71,7 +80,7 @@ class Judged:
         cannot show: they may be frames of the videos that unlabeled ones are from. So one way alone is no proof.
         """
         ratios = [each.gain.ratio for each in self.tried]
-        return bool(ratios) and min(ratios) > MIN_GAIN_RATIO and fmean(ratios) > MIN_MEAN_RATIO
+        return bool(ratios) and min(ratios) > self.least_ratio and fmean(ratios) > MIN_MEAN_RATIO
 
     @property
     def taken(self) -> Tried | None:
@@ -132,7 +141,7 @@ def judge(
         after = confusions_kept_out(trained, labeled, folds, num_classes)
         tried.append(Tried(options, gain_of(before, after)))
     remark(f"{line}; " + ", ".join(f"{each.gain} points with {each.counting}" for each in tried))
-    return Judged(kind, measured, alone, tuple(tried))
+    return Judged(kind, measured, alone, tuple(tried), len(partitions))
 
 
 def _measured(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor]) -> Reliability:
@@ -182,9 +191,8 @@ def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, ow
     gains = ", ".join(f"{each.gain} with {each.counting}" for each in best.tried)
     needed = f"it adds more than {MIN_MEAN_RATIO:g} times its standard error"
     if len(best.tried) > 1:
-        needed = (
-            f"gain over standard error is more than {MIN_MEAN_RATIO:g} on average and {MIN_GAIN_RATIO:g} each way"
-        )
+        least = f"{MIN_MEAN_RATIO:g} on average and {best.least_ratio:g} each way"
+        needed = f"gain over standard error is more than {least}"
     choices.append(
         Choice(
             "unlabeled images",
