@@ -24,7 +24,7 @@ from PIL import (
 
 from gmtool.errors import DataError, ImageError
 from gmtool.file_kinds import name_kind
-from gmtool.jpeg import decode_plain_jpeg
+from gmtool.image_formats.jpeg import decode_plain_jpeg
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

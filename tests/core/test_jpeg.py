@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmtool import jpeg
+from gmtool.image_formats import jpeg
+from gmtool.image_formats.jpeg import decode_plain_jpeg
 from gmtool.images import decode_image
-from gmtool.jpeg import decode_plain_jpeg
 
 SMOOTH = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
 

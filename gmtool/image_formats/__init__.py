@@ -1,0 +1,1 @@
+"""Image formats with a decoder of their own, beside Pillow."""
