@@ -1,12 +1,17 @@
 """Fits that the time of a probe allows."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from gmtool_training.probe import fit_time
+from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.fit_time import FitPlan, FitTimes, measure_fits, plan_fits
-from gmtool_training.probe.head import LINEAR_ITERATIONS, HiddenOptions, Rows
+from gmtool_training.probe.head import CPU, LINEAR_ITERATIONS, HiddenOptions, Rows
+from gmtool_training.probe.run import FitLimits, _Budget, _plan
+
+from gmtool.config import DataConfig, ProbeConfig, TrainConfig
 
 TIMES = FitTimes(step=0.02, linear=8.0)
 BOTH = FitPlan(hidden=True, linear=True, steps=500)
@@ -41,6 +46,24 @@ def test_the_linear_classifier_is_left_out_first_then_partitions_then_steps() ->
         (129, replace(hidden, partitions=1, steps=496)),
     ]:
         assert plan_fits(whole, TIMES, rounds=2, seconds=seconds) == expected
+
+
+@pytest.mark.parametrize(("minutes", "partitions"), [(1.0, 1), (None, 3)])
+def test_a_linear_classifier_alone_is_judged_once_if_the_time_is_limited(
+    minutes: float | None, partitions: int
+) -> None:
+    """Its fits have nothing to leave out: three partitions would take three times the minutes."""
+    bank = Bank((torch.zeros(4, 2),), torch.zeros(4, dtype=torch.long), torch.arange(4))
+    config = TrainConfig(DataConfig(root=Path()), probe=ProbeConfig(head="linear", minutes=minutes))
+    plan = _plan(
+        config,
+        HiddenOptions(),
+        Rows(bank.features, torch.zeros(4, 3)),
+        bank,
+        _Budget(minutes, started=0.0),
+        FitLimits(CPU, most=100),
+    )
+    assert plan == FitPlan(hidden=False, linear=True, steps=500, partitions=partitions)
 
 
 def test_what_the_settings_leave_no_choice_about_stays() -> None:

@@ -246,7 +246,8 @@ def _plan(
     probe = config.probe
     has_hidden = options.channels > 0 and probe.head != "linear"
     rounds = 0 if unlabeled is None else probe.rounds
-    most = PARTITIONS if rounds else 1
+    # A linear fit has no steps to leave out, so that with a time limit it is judged once
+    most = PARTITIONS if rounds and (has_hidden or probe.minutes is None) else 1
     whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps, most)
     if probe.minutes is None or not has_hidden:
         return whole
