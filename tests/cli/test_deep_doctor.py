@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,17 +85,59 @@ def test_how_a_check_ends(
 def test_the_first_check_tells_the_device_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = []
 
-    def take(check: Check, setting: Setting) -> DeepFinding:
+    def take(check: Check, setting: Setting, stopped: Event) -> DeepFinding:
         places.append((check.name, setting.place, setting.cards))
         state = "failed" if check is MODEL else "ok"
         return DeepFinding(check.name, state, "", 0.0, figures={"cards": 2} if check is CARD else {})  # type: ignore[arg-type]
 
     monkeypatch.setattr(running, "run_check", take)
-    found = {each.check: each for each in run_checks(tmp_path)}
+    found = {each.check: each for each in run_checks(tmp_path, lanes=1)}
     assert places[:2] == [("driver and card", "cpu", 0), ("toy model", "cuda", 2)]
     assert len(found) == len(CHECKS)
     assert found["speed"].state == "left out", "without the toy model"
     assert "needs the toy model" in found["speed"].text
+
+
+def test_checks_run_beside_each_other_but_not_beside_those_that_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running_now: set[Check] = set()
+    beside: dict[str, set[str]] = {}
+    two = Barrier(2)
+
+    def take(check: Check, setting: Setting, stopped: Event) -> DeepFinding:
+        running_now.add(check)
+        if check is MODEL or check.module == "attention":
+            two.wait(timeout=20)  # neither ends before the other has begun
+        if check.needs_model:
+            assert MODEL not in running_now, "the model is made before"
+        beside[check.name] = {other.name for other in list(running_now) if other is not check}
+        running_now.remove(check)
+        return DeepFinding(check.name, "ok", "", 0.0)
+
+    monkeypatch.setattr(running, "run_check", take)
+    assert len(list(run_checks(tmp_path, lanes=4))) == len(CHECKS)
+    assert all(not beside[check.name] for check in CHECKS if check.alone)
+    assert [check.name for check in CHECKS if check.alone] == ["out of memory", "speed"]
+
+
+def test_a_run_that_is_stopped_ends_its_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C closes the iterator while others still run; their processes end, and those that wait never start."""
+    started: list[Any] = []
+
+    def sleep(command: list[str], **how: object) -> object:
+        seconds = 0 if command[3] == "efficient attention" else 60
+        started.append(popen([command[0], "-c", f"import time; time.sleep({seconds})"], **how))
+        return started[-1]
+
+    popen: Any = subprocess.Popen
+    monkeypatch.setattr(running, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": sleep}))
+    checks = [check for check in CHECKS if check.module in ("attention", "numbers", "ranks", "toy_model")]
+    found = run_checks(tmp_path, checks, lanes=3)
+    assert next(found).check == "efficient attention"
+    found.close()
+    assert 3 <= len(started) <= len(checks)
+    assert all(process.poll() is not None for process in started)
 
 
 @pytest.mark.parametrize(("last", "code"), [(OK, 0), (FAILED, 1)])
@@ -114,7 +157,7 @@ def test_a_failed_check_ends_with_1_and_shows_its_log(
     assert found == code
     assert "left out: copy: no card" in out
     counts = f"{2 - code} ok, {2 - code} of them in part, {code} failed, 0 left out"
-    assert out.rstrip().endswith(f"{counts}; {OK.seconds + last.seconds:.0f} s")
+    assert out.rstrip().endswith(f"{counts}; 0 s"), "seconds of the whole: checks run at the same time"
     assert ("rank 1" in err) == bool(code)
 
 

@@ -1,6 +1,6 @@
 """One deep check in this process: `python -m gmtool.doctor.deep.child CHECK FOLDER PLACE CARDS`.
 
-What libraries print goes to stdout and stderr; the result is written to `check.json` in the folder.
+What libraries print goes to stdout and stderr; the result is written to a JSON file in the folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(name: str, folder: Path, place: Place, cards: int) -> None:
     """Make the check of a name and write its result."""
     (check,) = (check for check in CHECKS if check.name == name)
     answer = make_check(check, Setting(folder, place, cards))
-    write_atomically(folder / "check.json", json.dumps(answer))
+    write_atomically(folder / f"{check.file_stem}.json", json.dumps(answer))
 
 
 if __name__ == "__main__":
