@@ -285,6 +285,9 @@ class RunConfig:
     """Use the channels-last memory format, which tensor cores read faster."""
     compile: bool = False
     """Use torch.compile; the first steps then take minutes."""
+    cuda_graph: bool = True
+    """On a card, start a step by one call, as a CUDA graph, instead of kernel by kernel. Not with several
+    processes, accumulation, compile, activation checkpointing or kept crops, nor where memory does not suffice."""
     tracker: Literal["none", "wandb", "mlflow"] = "none"
     """Experiment tracker that receives settings, curves and final figures: Weights & Biases, or MLflow."""
     activation_checkpointing: bool = False

@@ -85,7 +85,7 @@ def test_how_a_check_ends(
 def test_the_first_check_tells_the_device_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = []
 
-    def take(check: Check, setting: Setting, stopped: Event) -> DeepFinding:
+    def take(check: Check, setting: Setting, stopped: Event, threads: int | None) -> DeepFinding:
         places.append((check.name, setting.place, setting.cards))
         state = "failed" if check is MODEL else "ok"
         return DeepFinding(check.name, state, "", 0.0, figures={"cards": 2} if check is CARD else {})  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_checks_run_beside_each_other_but_not_beside_those_that_measure(
     beside: dict[str, set[str]] = {}
     two = Barrier(2)
 
-    def take(check: Check, setting: Setting, stopped: Event) -> DeepFinding:
+    def take(check: Check, setting: Setting, stopped: Event, threads: int | None) -> DeepFinding:
         running_now.add(check)
         if check is MODEL or check.module == "attention":
             two.wait(timeout=20)  # neither ends before the other has begun

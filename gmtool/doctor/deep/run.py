@@ -88,6 +88,7 @@ def run_checks(folder: Path, checks: Sequence[Check] = CHECKS, lanes: int | None
         DataError: The toy data cannot be written.
     """
     setting, has_model = Setting(folder, "cpu"), True
+    most = lanes or max(1, processors() // CORES_A_CHECK)
     generate_toy(setting.data, TOY)  # here, since several checks would do it at the same time
     stages = [
         [check for check in checks if check is CARD],
@@ -104,7 +105,7 @@ def run_checks(folder: Path, checks: Sequence[Check] = CHECKS, lanes: int | None
                 yield DeepFinding(check.name, "left out", check.without_card, 0.0)
             else:
                 to_run.append(check)
-        for check, found in _run_together(to_run, setting, lanes or max(1, processors() // CORES_A_CHECK)):
+        for check, found in _run_together(to_run, setting, min(most, len(to_run))):
             if check is CARD and found.figures.get("cards"):
                 setting = replace(setting, place="cuda", cards=int(found.figures["cards"]))
             if check is MODEL:
@@ -114,9 +115,11 @@ def run_checks(folder: Path, checks: Sequence[Check] = CHECKS, lanes: int | None
 
 def _run_together(checks: Sequence[Check], setting: Setting, lanes: int) -> Iterator[tuple[Check, DeepFinding]]:
     """Run checks, some at a time; yield them as they end."""
-    stopped = Event()
+    if not checks:
+        return
+    stopped, threads = Event(), max(1, processors() // lanes) if lanes > 1 else None
     with ThreadPoolExecutor(lanes) as pool:
-        running = {pool.submit(run_check, check, setting, stopped): check for check in checks}
+        running = {pool.submit(run_check, check, setting, stopped, threads): check for check in checks}
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
@@ -125,22 +128,31 @@ def _run_together(checks: Sequence[Check], setting: Setting, lanes: int) -> Iter
             pool.shutdown(cancel_futures=True)
 
 
-def run_check(check: Check, setting: Setting, stopped: Event | None = None) -> DeepFinding:
+def run_check(
+    check: Check, setting: Setting, stopped: Event | None = None, threads: int | None = None
+) -> DeepFinding:
     """Run one check in a process of its own, and end that process and its children at the time limit.
 
     Args:
         check: Check to run.
         setting: Device and folder.
         stopped: Ends the check at once when it is set.
+        threads: Threads of the process, unless the environment says how many; None: its libraries' default.
     """
     log, answer = (setting.folder / f"{check.file_stem}.{suffix}" for suffix in ("log", "json"))
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-m", "gmtool.doctor.deep.child", check.name]
     command += [os.fspath(setting.folder), setting.place, str(setting.cards)]
+    limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env=limits | os.environ,
         )
         try:
             code = process.poll()

@@ -13,6 +13,7 @@ import torch
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.engine.average import update_average
 from gmtool_training.engine.build_step import build_step
+from gmtool_training.engine.graphed_step import GraphedStep
 from gmtool_training.engine.machine import Machine, in_precision
 from gmtool_training.engine.optim import set_learning_rates
 from gmtool_training.loop.fit import Hooks, fit
@@ -59,15 +60,20 @@ def step_config(recipe: str, changes: Settings) -> TrainConfig:
 
 
 def take_steps(
-    config: TrainConfig, machine: Machine, *, within: Callable[[int], AbstractContextManager[object]]
-) -> None:
-    """Take the steps of a configuration.
+    config: TrainConfig,
+    machine: Machine,
+    *,
+    within: Callable[[int], AbstractContextManager[object]],
+    graphed: bool = False,
+) -> bool:
+    """Take the steps of a configuration; return whether the last one was replayed as a CUDA graph.
 
     Args:
         config: From `step_config`.
         machine: Device and precision.
         within: Returns the context of a step by its index from 0: from copying its batch to the device to the
             update of the weights and of their average.
+        graphed: Capture steps as `gmtool train` does on a card, else each kernel is started by the host.
     """
     # Network and state as of a run
     torch.manual_seed(0)
@@ -76,6 +82,7 @@ def take_steps(
     schedule = build_schedule(config, CLASSES)
     weights = machine.to_device(torch.linspace(0.5, 1.5, NUM_CLASSES)) if config.method.balance else None
     step = build_step(config.method, CLASSES, machine, average=state.average, class_weights=weights)
+    replayed = GraphedStep(step, config.method)
     stack = ExitStack()
 
     def labeled() -> Iterator[LabeledBatch]:
@@ -106,7 +113,7 @@ def take_steps(
             in_precision(network, machine),
             state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
-            step,
+            replayed if graphed else step,
             schedule=schedule,
             start=TrainingProgress(),
             sums=state.sums,
@@ -116,6 +123,7 @@ def take_steps(
             stop=StopRequest(machine),
             log=SilentLog(),
         )
+    return replayed.is_captured
 
 
 def random_batches(config: TrainConfig, *, pin: bool = False) -> tuple[LabeledBatch, UnlabeledBatch]:

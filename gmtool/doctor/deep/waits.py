@@ -1,4 +1,4 @@
-"""Deep check: a training step never waits for the card, in any recipe."""
+"""Deep check: a training step never waits for the card, in any recipe, and is replayed as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from gmtool_training.engine.machine import open_machine
 
-from gmtool.doctor.deep.result import Checked, CheckFailedError, Setting
+from gmtool.doctor.deep.result import Checked, CheckFailedError, Setting, require
 from gmtool.doctor.deep.steps import LOOKED_AT, RECIPE_NAMES, step_config, take_steps
 
 
 def check(setting: Setting) -> Checked:
-    """Take steps of every recipe in which torch raises where it would wait for the card."""
+    """Take steps of every recipe in which torch raises where it would wait for the card, then captured ones."""
     del setting
 
     def within(step: int) -> AbstractContextManager[object]:
@@ -25,7 +25,15 @@ def check(setting: Setting) -> Checked:
             take_steps(step_config(recipe, {"run.precision": precision}), machine, within=within)
         except RuntimeError as error:
             raise CheckFailedError(f"{recipe}: {str(error).splitlines()[0]}") from error
-    return Checked(f"none in a step of {', '.join(RECIPE_NAMES)} in {precision}")
+        graphed = take_steps(
+            step_config(recipe, {"run.precision": precision}),
+            machine,
+            within=lambda _: nullcontext(),
+            graphed=True,
+        )
+        require(graphed, f"{recipe}: its steps cannot be captured as a CUDA graph")
+    recipes = ", ".join(RECIPE_NAMES)
+    return Checked(f"none in a step of {recipes} in {precision}; each is replayed as a CUDA graph")
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def fit(
         figures.after_step(
             done,
             images=images * machine.processes,
-            rates={"omega": losses.omega, "lr": optimizer.param_groups[0]["lr"]},
+            rates={"omega": schedule.omega_at(done - 1), "lr": optimizer.param_groups[0]["lr"]},
         )
         # Validate and save
         if not (schedule.is_validated(done) or schedule.is_saved(done)):

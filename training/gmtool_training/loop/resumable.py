@@ -29,7 +29,10 @@ FREE_SETTINGS = frozenset(
         *(f"data.{name}" for name in ("root", "labeled", "unlabeled", "val", "classes")),
         *(f"data.{name}" for name in ("workers", "cache")),
         "optim.iterations",
-        *(f"run.{name}" for name in ("device", "compile", "channels_last", "activation_checkpointing")),
+        *(
+            f"run.{name}"
+            for name in ("device", "compile", "channels_last", "activation_checkpointing", "cuda_graph")
+        ),
         *(f"run.{name}" for name in ("log_every", "validations", "save_every", "save_state", "keep_last")),
         *(f"run.{name}" for name in ("patience", "max_skipped", "val_limit", "tracker")),
     )

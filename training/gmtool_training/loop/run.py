@@ -34,6 +34,7 @@ from gmtool_training.data.batches import (
 )
 from gmtool_training.data.workers import explained_worker_failures
 from gmtool_training.engine.build_step import build_step
+from gmtool_training.engine.graphed_step import GraphedStep, can_graph
 from gmtool_training.engine.kept_features import keep_features
 from gmtool_training.engine.machine import Machine, in_precision, of_first_process
 from gmtool_training.engine.memory import explained_memory
@@ -188,6 +189,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
         recompute_activations(network)
     compiled = torch.compile(network) if config.run.compile else network
     mixed = in_precision(cast(nn.Module, compiled), machine)
+    step = build_step(config.method, run.classes, machine, average=state.average, class_weights=run.class_weights)
     # Train
     unreadable, seen = UnreadableImages(data.unlabeled), ValidationImages(data.val)
     started = time.monotonic()
@@ -206,9 +208,7 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
             mixed,
             state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
-            build_step(
-                config.method, run.classes, machine, average=state.average, class_weights=run.class_weights
-            ),
+            GraphedStep(step, config.method) if can_graph(config, machine) else step,
             schedule=schedule,
             start=start,
             sums=state.sums,

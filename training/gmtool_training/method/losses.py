@@ -23,7 +23,7 @@ class StepLosses:
     """L_dec (Eq. 12)."""
     unlabeled: Tensor
     """L_usup (Eq. 10), before its weight."""
-    omega: float
+    omega: float | Tensor
     """Weight of the unlabeled loss in this step."""
 
     @property

@@ -48,7 +48,7 @@ def draw_lambda(random: np.random.Generator, *, bound: float) -> float:
             return folded
 
 
-def mix_pairs(minor: Tensor, major: Tensor, lam: float) -> Tensor:
+def mix_pairs(minor: Tensor, major: Tensor, lam: float | Tensor) -> Tensor:
     """Blend images pairwise: lam * minor + (1 - lam) * major (Eq. 2, minor being the labeled image).
 
     Args:
@@ -62,7 +62,7 @@ def mix_pairs(minor: Tensor, major: Tensor, lam: float) -> Tensor:
     return lam * minor + (1 - lam) * major
 
 
-def decouple(mixed: Tensor, minor: Tensor, lam: float, *, method: MethodConfig) -> Tensor:
+def decouple(mixed: Tensor, minor: Tensor, lam: float | Tensor, *, method: MethodConfig) -> Tensor:
     """Subtract the minor image's prediction from the mixed one: the pseudo mask of the major image.
 
     Soft (Eq. 8): `mixed - lam * minor`; `method.normalize` divides it by 1 - lam. Hard (Eq. 7): `mixed - minor`.

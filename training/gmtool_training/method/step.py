@@ -18,10 +18,10 @@ from gmtool.classes import ClassSet
 from gmtool.config import MethodConfig
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch
-from gmtool_training.data.copying import copied
 from gmtool_training.method.batchnorm import frozen_statistics
+from gmtool_training.method.draws import Number, StepDraws, draw_step
 from gmtool_training.method.losses import StepLosses, cross_entropy, image_classification, squared_difference
-from gmtool_training.method.mixing import decouple, draw_lambda, mix_pairs, nearest_others, random_others
+from gmtool_training.method.mixing import decouple, mix_pairs, nearest_others
 from gmtool_training.method.unlabeled import (
     LabeledPredictions,
     Teacher,
@@ -40,7 +40,7 @@ class StepInput:
     labeled: LabeledBatch
     unlabeled: Tensor | None
     """(B, 3, H, W) uint8 RGB; None in warm-up and in supervised training."""
-    omega: float
+    omega: Number
     """Weight of the unlabeled loss."""
     random: np.random.Generator
     """Source of all random numbers of this step."""
@@ -48,6 +48,15 @@ class StepInput:
     """(B, H, W) bool: False where an unlabeled crop lies outside of its image; None: all inside."""
     scored_pixels: Tensor | None = None
     """Divisor of the summed cross-entropy; None: number of pixels of this batch that are not ignored."""
+    drawn: StepDraws | None = None
+    """What was drawn from `random`; None: nothing yet."""
+
+    def draws(self, method: MethodConfig) -> StepDraws:
+        """Return the random numbers of the step, drawn if they are not."""
+        if self.drawn is not None:
+            return self.drawn
+        assert self.unlabeled is not None
+        return draw_step(self.random, method, labeled=len(self.labeled.images), unlabeled=self.unlabeled)
 
 
 class Step(Protocol):
@@ -111,7 +120,7 @@ def guidedmix_step(
             network, inputs, backward, method=method, classes=classes, class_weights=class_weights
         )
     x_l = normalize(inputs.labeled.images)
-    lam = draw_lambda(inputs.random, bound=method.lambda_bound)
+    drawn = inputs.draws(method)
 
     # Labeled images: supervised losses, and the predictions that both decouplings use
     joint = network(torch.cat([x_l, normalize(inputs.unlabeled)])) if method.batch_norm == "joint" else None
@@ -125,7 +134,7 @@ def guidedmix_step(
     # Unlabeled images: the network's prediction against the teacher's pseudo mask
     target, out_u = predict_view(
         network,
-        teacher_of(network, average, labeled, lam, inputs.random, method),
+        teacher_of(network, average, labeled, drawn, method),
         inputs.unlabeled,
         inside=inputs.inside,
         joint=None if joint is None else Output(*(part[len(x_l) :] for part in joint)),
@@ -138,7 +147,7 @@ def guidedmix_step(
     # Labeled pairs: the decoupled mask of a mixed pair against the labeled image's own prediction
     dec = torch.zeros_like(ce.detach())
     if method.labeled_decoupling and len(x_l) >= 2:
-        dec = _labeled_decoupling_loss(network, labeled, lam, inputs.random, method)
+        dec = _labeled_decoupling_loss(network, labeled, drawn, method)
         backward(dec)
     return StepLosses(ce.detach(), cla.detach(), dec.detach(), usup.detach(), inputs.omega)
 
@@ -152,8 +161,7 @@ def teacher_of(
     network: nn.Module,
     average: nn.Module | None,
     labeled: LabeledPredictions,
-    lam: float,
-    random: np.random.Generator,
+    drawn: StepDraws,
     method: MethodConfig,
 ) -> Teacher:
     """Return the teacher of a step.
@@ -162,16 +170,15 @@ def teacher_of(
         network: The network in training, the teacher by default.
         average: Running mean of its weights, the teacher of `method.teacher=average`.
         labeled: Predictions of `network` for the labeled images.
-        lam: Mixing coefficient, in [0, 0.5).
-        random: Source of random partners and strong views.
+        drawn: Random numbers of the step.
         method: Switches of the method.
     """
     if method.teacher == "student" or average is None:
-        return Teacher(network, labeled, lam, random, method)
+        return Teacher(network, labeled, drawn, method)
     if method.pseudo != "direct":  # mixing subtracts the teacher's own prediction
         with torch.no_grad(), frozen_statistics(average):
             labeled = labeled_predictions(labeled.images, average(labeled.images))
-    return Teacher(average, labeled, lam, random, method)
+    return Teacher(average, labeled, drawn, method)
 
 
 def _labeled_losses(
@@ -191,14 +198,15 @@ def _labeled_losses(
 
 
 def _labeled_decoupling_loss(
-    network: nn.Module, labeled: LabeledPredictions, lam: float, random: np.random.Generator, method: MethodConfig
+    network: nn.Module, labeled: LabeledPredictions, drawn: StepDraws, method: MethodConfig
 ) -> Tensor:
     """L_dec (Eq. 12): gradient through the mixed prediction only."""
     if method.pairing == "similar":
         other = nearest_others(labeled.embedding)
     else:
-        other = copied(random_others(len(labeled.images), random), labeled.images.device)
+        assert drawn.others is not None
+        other = drawn.others
     with statistics_of_changed_images(network, method):
-        mixed: Output = network(mix_pairs(labeled.images, labeled.images[other], lam))
-    m_dec = decouple(torch.softmax(mixed.logits, dim=1), labeled.probabilities, lam, method=method)
+        mixed: Output = network(mix_pairs(labeled.images, labeled.images[other], drawn.lam))
+    m_dec = decouple(torch.softmax(mixed.logits, dim=1), labeled.probabilities, drawn.lam, method=method)
     return squared_difference(m_dec, labeled.probabilities[other])

@@ -5,17 +5,16 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gmtool.config import MethodConfig
 from gmtool.nn.model import Output, normalize
-from gmtool_training.data.copying import copied
 from gmtool_training.method.batchnorm import frozen_statistics
+from gmtool_training.method.draws import StepDraws
 from gmtool_training.method.losses import pseudo_cross_entropy, squared_difference
-from gmtool_training.method.mixing import decouple, mix_pairs, nearest_partners, random_partners
-from gmtool_training.method.strong_view import change_colors, draw_boxes, paste
+from gmtool_training.method.mixing import decouple, mix_pairs, nearest_partners
+from gmtool_training.method.strong_view import paste
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,8 @@ class Teacher:
     """The network in training (paper), or the running mean of its weights."""
     labeled: LabeledPredictions
     """Its predictions for the labeled images."""
-    lam: float
-    """Mixing coefficient, in [0, 0.5)."""
-    random: np.random.Generator
+    drawn: StepDraws
+    """Random numbers of the step."""
     method: MethodConfig
 
 
@@ -123,14 +121,12 @@ def strong_target(teacher: Teacher, images: Tensor, *, inside: Tensor | None) ->
         images: Unlabeled images, (B, 3, H, W) uint8 RGB.
         inside: (B, H, W) bool, False outside of the image; None: all pixels count.
     """
-    method, random = teacher.method, teacher.random
+    method, boxes, colored = teacher.method, teacher.drawn.boxes, teacher.drawn.colored
+    assert boxes is not None and colored is not None
     # Weak view: the pseudo mask
     source = _pseudo_mask(teacher, normalize(images), own=None)
     # Strong view: boxes of other unlabeled images, other colours
-    size = (images.shape[-2], images.shape[-1])
-    drawn = draw_boxes(len(images), size, share=method.cutmix, random=random)
-    boxes = copied(torch.from_numpy(drawn), images.device)
-    strong = paste(change_colors(images, random), boxes)
+    strong = paste(colored, boxes)
     counted = None if inside is None or method.margin else paste(inside, boxes)
     return Target(normalize(strong), paste(source.mask, boxes), counted, source)
 
@@ -185,11 +181,13 @@ def _pseudo_mask(teacher: Teacher, x_u: Tensor, *, own: Output | None) -> Pseudo
         assert own is not None
         partners = nearest_partners(own.embedding.detach(), labeled.embedding)
     else:
-        partners = copied(random_partners(len(x_u), len(labeled.images), teacher.random), x_u.device)
+        assert teacher.drawn.partners is not None
+        partners = teacher.drawn.partners
     # Mixing (Eq. 2) and decoupling (Eq. 7, 8)
-    images = mix_pairs(labeled.images[partners], x_u, teacher.lam)
+    lam = teacher.drawn.lam
+    images = mix_pairs(labeled.images[partners], x_u, lam)
     with statistics_of_changed_images(teacher.network, method):
         mixed: Output = teacher.network(images)
     subtracted = labeled.probabilities[partners]
-    mask = decouple(torch.softmax(mixed.logits, dim=1), subtracted, teacher.lam, method=method)
+    mask = decouple(torch.softmax(mixed.logits, dim=1), subtracted, lam, method=method)
     return PseudoMask(mask, partners, images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from gmtool.masks.png import PNG_COMPRESSION
 from gmtool.nn.model import Output, normalize
 from gmtool_training.data.batches import LabeledBatch, UnlabeledBatch
 from gmtool_training.method.batchnorm import frozen_statistics
+from gmtool_training.method.draws import draw_step
 from gmtool_training.method.step import labeled_predictions, teacher_of
 from gmtool_training.method.unlabeled import Target, pixel_weights, predict_view
 from gmtool_training.pictures.sheet import MaskTile, Tile, draw_sheet
@@ -104,6 +106,7 @@ def compute_target(
     Networks do not change. Random numbers come from a generator with the seed `SEED`.
     """
     random = np.random.default_rng(SEED)
+    drawn = draw_step(random, method, labeled=len(labeled.images), unlabeled=unlabeled.images)
     x_l, x_u = normalize(labeled.images), normalize(unlabeled.images)
     frozen_average = frozen_statistics(network if average is None else average)
     with _training_mode(network), frozen_statistics(network), frozen_average:
@@ -111,7 +114,7 @@ def compute_target(
         out_l: Output = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
         target, out_u = predict_view(
             network,
-            teacher_of(network, average, labeled_predictions(x_l, out_l), lam, random, method),
+            teacher_of(network, average, labeled_predictions(x_l, out_l), replace(drawn, lam=lam), method),
             unlabeled.images,
             inside=unlabeled.inside,
             joint=None if joint is None else Output(*(part[len(x_l) :] for part in joint)),
