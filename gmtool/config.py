@@ -281,8 +281,8 @@ class RunConfig:
     """Early stopping: validations without a better score after which the run ends; default: off."""
     max_skipped: Annotated[int, Ge(0)] = 10
     """Consecutive steps that may be skipped for non-finite gradients; one more ends the run."""
-    channels_last: bool = False
-    """Use the channels-last memory format, which tensor cores read faster."""
+    channels_last: bool | None = None
+    """Use the channels-last memory format, which tensor cores read faster; None: on a card in mixed precision."""
     compile: bool = False
     """Use torch.compile; the first steps then take minutes."""
     cuda_graph: bool = True

@@ -29,6 +29,10 @@ MAX_DECODERS = 8
 DECODER_BYTES = 256 << 20
 """Memory of a process that decodes a photo of 12 megapixels, several copies of its pixels included."""
 
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""Setting of an ONNX Runtime session, name and value. Without it an x86 processor without VNNI (AMD before Zen 4,
+Intel before Cascade Lake) adds products of 8 bits in 16, which overflow: an int8 model gives other masks there."""
+
 
 @dataclass(frozen=True)
 class Resources:

@@ -146,7 +146,7 @@ def _gone(name: str) -> str:
 
 def _refuse_no_number(name: str, value: Any) -> None:
     """Raise `ConfigError` for `true` and infinity, which pydantic accepts as numbers."""
-    is_flag = _types()[name] is bool
+    is_flag = _types()[name] in (bool, bool | None)
     if (isinstance(value, bool) and not is_flag) or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"setting {name}: got {shown(value)}; expected a finite number or text")
 

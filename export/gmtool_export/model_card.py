@@ -16,6 +16,7 @@ from gmtool.escaping import markdown_text
 from gmtool.json_toml import read_json
 from gmtool.report.report import JSON_NAME as REPORT_NAME
 from gmtool.report.report import percent
+from gmtool.resources import EXACT_INT8
 from gmtool_export.record import ArtifactRecord
 
 CARD_NAME = "MODEL.md"
@@ -82,12 +83,20 @@ def _use(record: ArtifactRecord) -> list[str]:
         if record.file.endswith(IR_SUFFIX):
             where = f"on processors; it needs its files {Path(record.file).stem}.bin and {record.file}.json"
         return [*lines, f'`gmtool.load("{record.file}").predict("photo.jpg").mask`, {where}.']
+    opened = [f'session = onnxruntime.InferenceSession("{record.file}", providers=["CPUExecutionProvider"])']
+    if spec.precision == "int8":
+        lines += ["Without the option that is set here an x86 processor without VNNI computes other masks.", ""]
+        opened = [
+            "options = onnxruntime.SessionOptions()",
+            'options.add_session_config_entry("{}", "{}")'.format(*EXACT_INT8),
+            opened[0].replace(", providers", ", options, providers"),
+        ]
     return [
         *lines,
         "```python",
         "import numpy as np, onnxruntime, PIL.Image",
         "",
-        f'session = onnxruntime.InferenceSession("{record.file}", providers=["CPUExecutionProvider"])',
+        *opened,
         'image = np.asarray(PIL.Image.open("photo.jpg").convert("RGB"))',
         f'({output},) = session.run(["{output}"], {{"{spec.input.name}": image[None]}})',
         f"print(np.unique({mask}))  # class indices, see below",

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from conftest import Cli
 from gmtool_export.model_card import model_card
@@ -14,6 +16,7 @@ from PIL import Image
 from gmtool.artifact import nvidia
 from gmtool.artifact.run_record import read_record
 from gmtool.artifact.sealed_onnx import read_sealed_spec
+from gmtool.resources import EXACT_INT8
 from gmtool.settings import load_config
 
 
@@ -44,6 +47,24 @@ def test_the_five_lines_of_the_card_run(toy_run: Path, tmp_path: Path, monkeypat
     exec(compile(code, "MODEL.md", "exec"), names)
     mask = names["mask"]
     assert isinstance(mask, np.ndarray) and mask.shape == (1, 48, 64)
+
+
+def test_the_card_of_an_int8_model_opens_it_exactly(
+    toy_run: Path, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the option older x86 processors add 8-bit products in 16 bits, which overflow."""
+    spec = replace(read_sealed_spec(toy_model.read_bytes(), where=toy_model), precision="int8")
+    record = ArtifactRecord("model_int8.onnx", "0" * 64, 9, "best", "int8", 1.0, spec, ())
+    text = model_card(toy_run, load_config(toy_run / "config.toml"), record, {})
+    code = text.split("```python\n")[1].split("```")[0]
+    shutil.copy(toy_model, tmp_path / "model_int8.onnx")
+    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code, "MODEL.md", "exec"), names)
+    session = names["session"]
+    assert isinstance(session, ort.InferenceSession)
+    assert session.get_session_options().get_session_config_entry(EXACT_INT8[0]) == EXACT_INT8[1]
 
 
 def test_the_card_of_an_openvino_model_says_its_files(toy_run: Path, toy_model: Path) -> None:

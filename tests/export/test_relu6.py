@@ -2,9 +2,9 @@
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from gmtool_export.int8.quantize import measure_ranges, quantize_graph
+from gmtool_export.proof.parity import onnx_runner
 from onnx import TensorProto, helper, numpy_helper
 
 from gmtool.images import UInt8Array
@@ -35,8 +35,8 @@ def graph() -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, images: UInt8Array) -> np.ndarray:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    logits: np.ndarray = session.run(["logits"], {"image": images})[0]
+    """Return the logits as exports are proved: exact without VNNI too, where 0.36 of the labels had stayed."""
+    logits: np.ndarray = onnx_runner(model.SerializeToString(), ["logits"])(images)["logits"]
     return logits
 
 

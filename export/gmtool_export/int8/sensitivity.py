@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from gmtool.images import UInt8Array
+from gmtool.resources import EXACT_INT8
 from gmtool_export.int8.calibration import shrink, spread
 
 SWITCH = "gmtool.int8"
@@ -40,6 +41,7 @@ class SwitchedModel:
         """Names of the layers in the network, by node name."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry(*EXACT_INT8)
         content = _switched_graph(model, quantized, float_inputs).SerializeToString()
         self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 

@@ -16,7 +16,7 @@ from gmtool.artifact.shapes import BatchShape, ShapeProfile
 from gmtool.errors import ParityError
 from gmtool.images import UInt8Array
 from gmtool.nn.model import GuidedMixNet, normalize
-from gmtool.resources import runtime_threads
+from gmtool.resources import EXACT_INT8, runtime_threads
 from gmtool_export.graph.onnx import TRACED_SHAPE
 
 Float32Array = npt.NDArray[np.float32]
@@ -74,6 +74,7 @@ def onnx_runner(model: bytes, outputs: Sequence[str], *, threads: int = 0) -> Ru
     options = ort.SessionOptions()
     options.intra_op_num_threads = runtime_threads(threads)
     options.log_severity_level = 3
+    options.add_session_config_entry(*EXACT_INT8)
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(images: UInt8Array) -> Mapping[str, npt.NDArray[Any]]:

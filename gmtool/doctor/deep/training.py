@@ -19,8 +19,8 @@ from gmtool.settings import Settings
 
 STEPS, HALF_WAY = 20, 10
 VARIANTS: dict[str, Settings] = {
-    "bf16-mixed": {"run.precision": "bf16-mixed"},
-    "16-mixed": {"run.precision": "16-mixed"},
+    "bf16-mixed": {"run.precision": "bf16-mixed", "run.channels_last": False},
+    "16-mixed": {"run.precision": "16-mixed", "run.channels_last": False},
     "32-true": {"run.precision": "32-true"},
     "channels_last": {"run.precision": "auto", "run.channels_last": True},
     "compiled": {"run.precision": "auto", "run.compile": True},

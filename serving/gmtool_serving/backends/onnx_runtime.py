@@ -15,7 +15,7 @@ from gmtool.artifact.spec import Precision
 from gmtool.console import remark
 from gmtool.errors import ArtifactError, BackendError, BackendMemoryError, ImageTooLargeError
 from gmtool.images import UInt8Array
-from gmtool.resources import available_memory, physical_memory, runtime_threads
+from gmtool.resources import EXACT_INT8, available_memory, physical_memory, runtime_threads
 from gmtool_serving.backends.base import InferenceDevice, Prediction, fit_shape, to_prediction
 from gmtool_serving.backends.model_file import read_model_file
 from gmtool_serving.backends.session_shapes import SessionShapes, SharedLock
@@ -76,6 +76,7 @@ class OrtBackend:
         options.intra_op_num_threads = runtime_threads(threads)
         # Threads that spin after a run take CPU time from decoders and from other models
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry(*EXACT_INT8)
         provider = CUDA if _wants_cuda(device) else CPU
         try:
             session = make_session(file.content, file.spec.precision, options, provider)

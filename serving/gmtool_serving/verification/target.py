@@ -40,7 +40,9 @@ def open_onnx(path: Path, provider: str) -> tuple[str, Runner]:
         sys.exit("error: an ONNX model needs onnxruntime: pip install onnxruntime")
     if provider not in ort.get_available_providers():
         sys.exit(f"error: onnxruntime {ort.__version__} has no {provider}; it has {ort.get_available_providers()}")
-    session = ort.InferenceSession(str(path), providers=[provider])
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # int8 on x86 processors without VNNI
+    session = ort.InferenceSession(str(path), options, providers=[provider])
     if session.get_providers()[0] != provider:
         sys.exit(f"error: onnxruntime fell back from {provider} to {session.get_providers()[0]}")
     names = [output.name for output in session.get_outputs()]

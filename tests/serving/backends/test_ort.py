@@ -11,11 +11,13 @@ import pytest
 from backend_contract import BackendContract
 from gmtool_serving.backends import onnx_runtime
 from gmtool_serving.backends.onnx_runtime import OrtBackend, cuda_options
+from gmtool_serving.verification.target import open_onnx
 from onnxruntime.capi import onnxruntime_inference_collection as sessions
 
 from gmtool.artifact.spec import Precision
 from gmtool.errors import ArtifactError
 from gmtool.images import UInt8Array
+from gmtool.resources import EXACT_INT8
 
 
 class TestOnnxRuntime(BackendContract):
@@ -35,6 +37,20 @@ def test_what_is_said_of_missing_cuda_libraries_goes_to_stderr(
     onnxruntime.preload_dlls()
     out, err = capfd.readouterr()
     assert out == "" and "CUDA 11.8" in err
+
+
+def test_int8_is_exact_on_processors_without_vnni(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They add products of 8 bits in 16 unless asked: masks of int8 models were others there than elsewhere."""
+    create, asked = sessions.InferenceSession._create_inference_session, []
+
+    def note(self: sessions.InferenceSession, *arguments: object) -> None:
+        asked.append(self._sess_options.get_session_config_entry(EXACT_INT8[0]))
+        create(self, *arguments)
+
+    monkeypatch.setattr(sessions.InferenceSession, "_create_inference_session", note)
+    OrtBackend(toy_model, device="cpu", threads=1)
+    open_onnx(toy_model, "CPUExecutionProvider")
+    assert asked == [EXACT_INT8[1]] * 2
 
 
 def test_a_provider_that_fails_is_not_replaced_in_silence(

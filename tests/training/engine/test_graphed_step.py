@@ -17,7 +17,7 @@ from gmtool_training.engine.build_step import build_step
 from gmtool_training.engine.graphed_step import WARM_STEPS, Capture, GraphedStep, can_graph
 from gmtool_training.engine.machine import Machine, in_precision
 from gmtool_training.method.losses import StepLosses
-from gmtool_training.method.step import Step, StepInput
+from gmtool_training.method.step import Backward, Step, StepInput
 from torch import Tensor, nn
 
 from gmtool.config import PrecisionName
@@ -117,34 +117,50 @@ def test_replayed_steps_equal_steps_kernel_by_kernel(
     assert replayed == captured, "anew where unlabeled images come"
 
 
-def test_a_step_that_cannot_be_captured_is_computed_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("fails_at", [WARM_STEPS, WARM_STEPS + 1])
+def test_a_step_that_cannot_be_captured_is_computed_and_said_once(
+    fails_at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It waits for the card in the last step before the capture, or the capture itself fails."""
+
     def refuse(run: Callable[[], StepLosses]) -> tuple[StepLosses, Callable[[], None]]:
         run()  # a capture ends where it fails; its gradients are of no step
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
+    def step_once(network: nn.Module, inputs: StepInput, backward: Backward) -> StepLosses:
+        calls.append(inputs)
+        losses = plain(network, inputs, backward)
+        if len(calls) == fails_at == WARM_STEPS:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return losses
+
     config = step_config("supervised", {})
-    machine = Machine(torch.device("cpu"), "32-true")
+    machine, calls = Machine(torch.device("cpu"), "32-true"), list[StepInput]()
     torch.manual_seed(0)
     network = build_network(config.model, CLASSES).eval()
     plain = build_step(config.method, CLASSES, machine, average=None, class_weights=None)
-    step = GraphedStep(plain, config.method, capture=refuse)
+    step = GraphedStep(step_once, config.method, capture=refuse)
     for inputs in inputs_of_steps():
         given = replace(inputs, unlabeled=None, inside=None)
         norms = []
         for each in (plain, step):
             network.zero_grad(set_to_none=True)
             each(network, given, machine.backward)
-            norms.append(
-                float(
-                    torch.nn.utils.get_total_norm(
-                        [one.grad for one in network.parameters() if one.grad is not None]
-                    )
-                )
-            )
+            gradients = [one.grad for one in network.parameters() if one.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(gradients)))
         assert norms[0] == norms[1]
-    said = "each kernel of a step is started by the host: no CUDA graph: operation not permitted when stream is"
-    assert capsys.readouterr().err.count(said) == 1
+    assert capsys.readouterr().err.count("each kernel of a step is started by the host: no CUDA graph: ") == 1
     assert not step.is_captured
+
+
+def test_too_little_memory_for_the_first_step_is_no_matter_of_the_graph() -> None:
+    def full(network: nn.Module, inputs: StepInput, backward: Backward) -> StepLosses:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    config = step_config("supervised", {})
+    step = GraphedStep(full, config.method, capture=computing_again(nn.Identity()))
+    with pytest.raises(torch.OutOfMemoryError):
+        step(nn.Identity(), replace(next(inputs_of_steps()), unlabeled=None), lambda _: None)
 
 
 @pytest.mark.parametrize(

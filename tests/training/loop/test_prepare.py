@@ -1,9 +1,12 @@
 """What a run takes from the machine unless its settings name it."""
 
 import pytest
+import torch
+from gmtool_training.engine.machine import Machine
 from gmtool_training.loop import prepare
 from gmtool_training.loop.prepare import on_this_machine
 
+from gmtool.config import DeviceName, PrecisionName
 from gmtool.settings import Settings, build_config
 
 
@@ -15,3 +18,27 @@ def test_images_are_decoded_in_as_many_processes_as_there_is_memory_for(
     assert on_this_machine(asked)[1].data.workers == 5
     left_open = build_config({name: value for name, value in toy_settings.items() if name != "data.workers"})
     assert left_open.data.workers is None and on_this_machine(left_open)[1].data.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "expected"),
+    [
+        (("cuda", "bf16-mixed"), None, True),
+        (("cuda", "32-true"), None, False),
+        (("cpu", "bf16-mixed"), None, False),
+        (("cuda", "bf16-mixed"), False, False),
+        (("cpu", "32-true"), True, True),
+    ],
+)
+def test_memory_format_follows_the_device(
+    found: tuple[DeviceName, PrecisionName],
+    asked: bool | None,
+    expected: bool,
+    toy_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tensor cores read channels last; its value is saved, so that a resumed run has it too."""
+    machine = Machine(torch.device("cpu"), found[1])
+    monkeypatch.setattr(prepare, "open_machine", lambda device, precision: (machine, *found))
+    config = build_config(toy_settings, {"run.channels_last": asked})
+    assert on_this_machine(config)[1].run.channels_last is expected

@@ -22,7 +22,8 @@ from gmtool_training.method.losses import StepLosses
 from gmtool_training.method.step import Backward, Step, StepInput
 
 WARM_STEPS = 3
-"""Steps of one kind and size before the capture: libraries choose their kernels and take their memory in them."""
+"""Steps of one kind and size before the capture: libraries choose their kernels and take their memory in them. The
+last of them may not wait for the card: a capture that fails leaves torch's random numbers unusable."""
 
 Capture = Callable[[Callable[[], StepLosses]], tuple[StepLosses, Callable[[], None]]]
 """Captures a computation without running it; returns its result, which every replay computes, and the replay."""
@@ -88,10 +89,19 @@ class GraphedStep:
         # Compute kernel by kernel, or capture
         if self._captured is None and not self._gave_up:
             self._steps += 1
-            if self._steps <= WARM_STEPS:
-                with _beside_the_default_stream(inputs.labeled.images.device):
-                    return self._step(network, inputs, backward)
-            self._captured = self._try_to_capture(network, inputs, backward)
+            if self._steps < WARM_STEPS:
+                return self._warm_up(network, inputs, backward)
+            try:
+                if self._steps == WARM_STEPS:
+                    with _refusing_waits(inputs.labeled.images.device):
+                        return self._warm_up(network, inputs, backward)
+                self._captured = self._capture_step(network, inputs, backward)
+            except RuntimeError as error:
+                # It waits, or memory does not suffice: what began is of no step
+                self._gave_up = True
+                network.zero_grad(set_to_none=True)
+                reason = str(error).splitlines()[0]
+                remark(f"each kernel of a step is started by the host: no CUDA graph: {reason}")
         if self._captured is None:
             return self._step(network, inputs, backward)
         # Replay
@@ -106,17 +116,24 @@ class GraphedStep:
             parameter.grad = gradient
         return replace(self._captured.losses, omega=inputs.omega)
 
-    def _try_to_capture(self, network: nn.Module, inputs: StepInput, backward: Backward) -> _Captured | None:
-        """Capture a step without running it; None if that is not possible, now and from then on."""
+    def _warm_up(self, network: nn.Module, inputs: StepInput, backward: Backward) -> StepLosses:
+        """Compute a step in a stream of its own: a capture must find nothing of the default stream."""
+        device = inputs.labeled.images.device
+        if device.type != "cuda":
+            return self._step(network, inputs, backward)
+        stream, default = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(default)
+        try:
+            with torch.cuda.stream(stream):
+                return self._step(network, inputs, backward)
+        finally:
+            default.wait_stream(stream)
+
+    def _capture_step(self, network: nn.Module, inputs: StepInput, backward: Backward) -> _Captured:
+        """Capture a step without running it."""
         read = _with_own_tensors(inputs)
         network.zero_grad(set_to_none=True)
-        try:
-            losses, replay = self._capture(lambda: self._step(network, read, backward))
-        except RuntimeError as error:
-            self._gave_up = True
-            network.zero_grad(set_to_none=True)
-            remark(f"each kernel of a step is started by the host: no CUDA graph: {str(error).splitlines()[0]}")
-            return None
+        losses, replay = self._capture(lambda: self._step(network, read, backward))
         gradients = [(each, each.grad) for each in network.parameters() if each.grad is not None]
         return _Captured(read, losses, gradients, replay)
 
@@ -140,16 +157,17 @@ def _capture_on_card(run: Callable[[], StepLosses]) -> tuple[StepLosses, Callabl
 
 
 @contextmanager
-def _beside_the_default_stream(device: torch.device) -> Iterator[None]:
-    """Compute in a stream of its own: what a capture finds of earlier steps must not be of the default stream."""
+def _refusing_waits(device: torch.device) -> Iterator[None]:
+    """Let torch raise where it would wait for the card."""
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
         yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _values(inputs: StepInput) -> list[Number]:

@@ -18,7 +18,7 @@ from gmtool.resources import decoding_processes, processors
 from gmtool_training.data.cache import Readers, open_readers
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.engine.kept_features import require_room
-from gmtool_training.engine.machine import Machine, open_machine, share_batch_statistics, share_weights
+from gmtool_training.engine.machine import HALF, Machine, open_machine, share_batch_statistics, share_weights
 from gmtool_training.engine.optim import build_optimizer
 from gmtool_training.engine.validation_memory import refuse_too_large_images
 from gmtool_training.loop.checks import find_data, refuse_undividable_batches
@@ -54,10 +54,13 @@ def on_this_machine(config: TrainConfig) -> tuple[Machine, TrainConfig]:
     torch.set_num_threads(
         min(torch.get_num_threads(), processors())
     )  # torch does not know the quota of a container
+    channels_last = config.run.channels_last
+    if channels_last is None:
+        channels_last = device == "cuda" and precision in HALF
     return machine, replace(
         config,
         data=replace(config.data, workers=workers),
-        run=replace(config.run, device=device, precision=precision),
+        run=replace(config.run, device=device, precision=precision, channels_last=channels_last),
     )
 
 

@@ -76,5 +76,5 @@ def build_schedule(config: TrainConfig, classes: ClassSet) -> FitSchedule:
         save_every=run.save_every,
         patience=run.patience,
         max_skipped=run.max_skipped,
-        channels_last=run.channels_last,
+        channels_last=bool(run.channels_last),
     )

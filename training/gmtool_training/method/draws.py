@@ -22,7 +22,7 @@ Number = float | Tensor
 
 @dataclass(frozen=True)
 class StepDraws:
-    """What a step draws; None where the method does not need it."""
+    """Random numbers of one step; None where the method does not need them."""
 
     lam: Number
     """Mixing coefficient, in [0, 0.5)."""
