@@ -25,7 +25,7 @@ from gmtool.doctor.deep.steps import CLASSES, step_config
 from gmtool.nn.checkpoint import build_network
 from gmtool.settings import Settings
 
-STEPS, FIRST_UNLABELED = 12, 5
+STEPS, FIRST_UNLABELED = 10, 4
 """Steps of a test; labeled images alone before the second number, as in warm-up."""
 
 
