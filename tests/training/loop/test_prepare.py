@@ -4,8 +4,9 @@ import pytest
 import torch
 from gmtool_training.engine.machine import Machine
 from gmtool_training.loop import prepare
-from gmtool_training.loop.prepare import on_this_machine
+from gmtool_training.loop.prepare import checked_data, on_this_machine
 
+from gmtool.classes import load_classes
 from gmtool.config import DeviceName, PrecisionName
 from gmtool.settings import Settings, build_config
 
@@ -42,3 +43,20 @@ def test_memory_format_follows_the_device(
     monkeypatch.setattr(prepare, "open_machine", lambda device, precision: (machine, *found))
     config = build_config(toy_settings, {"run.channels_last": asked})
     assert on_this_machine(config)[1].run.channels_last is expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"method.omega_max": 30.0}, True),
+        ({"method.omega_max": 3.0}, False),
+        ({"method.omega_max": 30.0, "method.name": "supervised"}, False),
+    ],
+)
+def test_the_papers_unlabeled_weight_on_few_labels_is_warned_of(
+    changes: Settings, warned: bool, toy_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 44 labels 8000 steps ended at 10.7 %, after 48 % in the first thousand."""
+    config = build_config(toy_settings, changes)
+    checked_data(config, load_classes(config.data.classes), check=False)
+    assert ("warning: an unlabeled weight of 30" in capsys.readouterr().err) is warned

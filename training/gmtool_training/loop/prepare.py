@@ -28,6 +28,9 @@ from gmtool_training.method.batchnorm import freeze
 from gmtool_training.method.class_weights import labeled_class_weights
 from gmtool_training.watch.tracker import NoTracker, Tracker
 
+HEAVY_OMEGA, FEWEST_LABELS = 10.0, 500
+"""The paper has its weight of 30 with 500 labels and more; with 24 and 44 it lost what labels had given."""
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -77,6 +80,13 @@ def checked_data(config: TrainConfig, classes: ClassSet, *, check: bool) -> Trai
         f"unlabeled ({data.unlabeled.name}), {len(data.val.samples)} validation ({data.val.name}), "
         f"{len(classes)} classes, seed {config.run.seed}"
     )
+    method, labels = config.method, len(data.labeled.samples)
+    uses_unlabeled = method.name not in ("supervised", "probe")
+    if uses_unlabeled and method.omega_max >= HEAVY_OMEGA and labels < FEWEST_LABELS:
+        remark(
+            f"warning: an unlabeled weight of {method.omega_max:g} with {labels} labeled images: such runs fell "
+            "apart (docs/RESULTS.md): leave --recipe out, gmtool then chooses, or try --set method.omega_max=3"
+        )
     return data
 
 
