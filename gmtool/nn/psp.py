@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -51,15 +51,16 @@ def _matrix(make: Make, length: int, target: int, like: Tensor) -> Tensor:
     """Return a matrix in the dtype and on the device of `like`.
 
     It is kept for the next call with the same sizes: to make it takes 20 kernels, a sixth of those that a training
-    step starts. A graph that is traced computes it from its input's size, and a tensor that only describes one
-    (FakeTensor) has no values to keep.
+    step starts. It is kept for good, some kilobytes, since a captured CUDA graph reads it where it lies. A graph
+    that is traced computes it from its input's size, and a tensor that only describes one (FakeTensor) has no
+    values to keep.
     """
     if torch.compiler.is_compiling() or type(like) is not Tensor or not isinstance(length, int):
         return make(length, target, like.device).to(like.dtype)
     return _kept(make, length, target, like.device, like.dtype)
 
 
-@lru_cache(maxsize=256)
+@cache
 def _kept(make: Make, length: int, target: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(mode=False):  # else the next training step could not use it
         return make(length, target, device).to(dtype)

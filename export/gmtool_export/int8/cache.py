@@ -19,6 +19,7 @@ from gmtool.errors import DataError
 from gmtool.files import write_atomically
 from gmtool.images import UInt8Array
 from gmtool.json_toml import read_json, typed
+from gmtool.resources import EXACT_INT8
 from gmtool_export.int8.calibration import Calibration
 from gmtool_export.int8.quantize import OPERATORS, measure_ranges
 from gmtool_export.int8.sensitivity import LayerError, SwitchedModel, layer_errors, tuning_images
@@ -77,7 +78,7 @@ def calibrate(model: onnx.ModelProto, calibration: Calibration, *, cache: Path |
 
 def _key(model: onnx.ModelProto, images: Sequence[UInt8Array]) -> str:
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    digest.update(f"{ort.__version__} {OPERATORS}".encode())
+    digest.update(f"{ort.__version__} {OPERATORS} {EXACT_INT8}".encode())
     for image in images:
         digest.update(f"{image.shape}".encode() + image.tobytes())
     return digest.hexdigest()

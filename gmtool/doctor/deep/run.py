@@ -1,6 +1,6 @@
 """Run deep checks, each in a process of its own with a time limit: a crash or a hang is one failed line.
 
-On a machine with many cores several checks run at a time; those that measure memory or speed run alone.
+Several checks run at a time, as far as there are cores; those that measure memory or speed run alone.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from gmtool.resources import processors
 
 LOG_LINES = 40
 """Lines of a failed check's output that are kept."""
-CORES_A_CHECK = 3
-"""Cores for each of the checks that run at the same time: most keep one busy, some start processes or compile."""
+CORES_A_CHECK, FEWEST_LANES = 3, 2
+"""Cores for each of the checks that run at the same time: most keep one busy, some start processes or compile. Two
+checks run at a time on two cores, too."""
 POLL_S = 0.05
 """Time between two looks whether a check has ended, or the run was stopped."""
 
@@ -82,13 +83,13 @@ def run_checks(folder: Path, checks: Sequence[Check] = CHECKS, lanes: int | None
     Args:
         folder: Empty folder for toy data and models.
         checks: `CHECKS`, or some of them in the same order.
-        lanes: Checks that run at the same time; None for one for each `CORES_A_CHECK` cores.
+        lanes: Checks that run at the same time; None: as many as fit the cores.
 
     Raises:
         DataError: The toy data cannot be written.
     """
     setting, has_model = Setting(folder, "cpu"), True
-    most = lanes or max(1, processors() // CORES_A_CHECK)
+    most = lanes or min(processors(), max(FEWEST_LANES, processors() // CORES_A_CHECK))
     generate_toy(setting.data, TOY)  # here, since several checks would do it at the same time
     stages = [
         [check for check in checks if check is CARD],

@@ -10,6 +10,10 @@ from gmtool_training.engine.machine import open_machine
 
 from gmtool.doctor.deep.result import Checked, CheckFailedError, Setting, require
 from gmtool.doctor.deep.steps import LOOKED_AT, RECIPE_NAMES, step_config, take_steps
+from gmtool.settings import Settings
+
+GRAPHED: Settings = {"optim.iterations": 14, "method.warmup_fraction": 0.45}
+"""Steps of a captured run: six of warm-up, eight with unlabeled images; three of each come before a capture."""
 
 
 def check(setting: Setting) -> Checked:
@@ -25,8 +29,10 @@ def check(setting: Setting) -> Checked:
             take_steps(step_config(recipe, {"run.precision": precision}), machine, within=within)
         except RuntimeError as error:
             raise CheckFailedError(f"{recipe}: {str(error).splitlines()[0]}") from error
+        # As `gmtool train` does by default: captured for labeled images, then anew with unlabeled ones
+        changes: Settings = {"run.precision": precision, "run.channels_last": True, **GRAPHED}
         graphed = take_steps(
-            step_config(recipe, {"run.precision": precision}),
+            step_config(recipe, changes),
             machine,
             within=lambda _: nullcontext(),
             graphed=True,

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from gmtool.config import MethodConfig, TrainConfig
 from gmtool.console import remark
+from gmtool.errors import BackendError
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.engine.machine import Machine
 from gmtool_training.method.draws import Number
@@ -23,7 +26,12 @@ from gmtool_training.method.step import Backward, Step, StepInput
 
 WARM_STEPS = 3
 """Steps of one kind and size before the capture: libraries choose their kernels and take their memory in them. The
-last of them may not wait for the card: a capture that fails leaves torch's random numbers unusable."""
+last of them may not wait for the card: a capture that fails leaves torch unable to draw for dropout."""
+ROOM = 1.5
+"""Memory that must be free for a capture, over what the steps before it took."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Capture = Callable[[Callable[[], StepLosses]], tuple[StepLosses, Callable[[], None]]]
 """Captures a computation without running it; returns its result, which every replay computes, and the replay."""
@@ -67,6 +75,8 @@ class GraphedStep:
         self._steps = 0
         """Steps of this size so far."""
         self._gave_up = False
+        self._stream: torch.cuda.Stream | None = None
+        """That of the steps before a capture."""
 
     @property
     def is_captured(self) -> bool:
@@ -91,16 +101,21 @@ class GraphedStep:
             self._steps += 1
             if self._steps < WARM_STEPS:
                 return self._warm_up(network, inputs, backward)
+            undo = _undo_step(network, inputs.labeled.images.device)
             try:
                 if self._steps == WARM_STEPS:
                     with _refusing_waits(inputs.labeled.images.device):
                         return self._warm_up(network, inputs, backward)
                 self._captured = self._capture_step(network, inputs, backward)
             except RuntimeError as error:
-                # It waits, or memory does not suffice: what began is of no step
+                # It waits, or memory does not suffice: what began is undone
                 self._gave_up = True
-                network.zero_grad(set_to_none=True)
                 reason = str(error).splitlines()[0]
+                if self._steps > WARM_STEPS and any(isinstance(each, _DropoutNd) for each in network.modules()):
+                    raise BackendError(
+                        f"a step cannot be captured as a CUDA graph: {reason}: --set run.cuda_graph=false"
+                    ) from error
+                undo()
                 remark(f"each kernel of a step is started by the host: no CUDA graph: {reason}")
         if self._captured is None:
             return self._step(network, inputs, backward)
@@ -116,12 +131,24 @@ class GraphedStep:
             parameter.grad = gradient
         return replace(self._captured.losses, omega=inputs.omega)
 
+    def released_before(self, validate: Callable[P, T]) -> Callable[P, T]:
+        """Return a function that gives up the graph, and the memory that only it can use, before it validates."""
+
+        def released(*arguments: P.args, **keywords: P.kwargs) -> T:
+            self._size, self._captured = None, None
+            return validate(*arguments, **keywords)
+
+        return released
+
     def _warm_up(self, network: nn.Module, inputs: StepInput, backward: Backward) -> StepLosses:
         """Compute a step in a stream of its own: a capture must find nothing of the default stream."""
         device = inputs.labeled.images.device
         if device.type != "cuda":
             return self._step(network, inputs, backward)
-        stream, default = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
+        if self._steps == 1:
+            torch.cuda.reset_peak_memory_stats(device)
+        stream = self._stream or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream, default = stream, torch.cuda.current_stream(device)
         stream.wait_stream(default)
         try:
             with torch.cuda.stream(stream):
@@ -142,13 +169,12 @@ def _capture_on_card(run: Callable[[], StepLosses]) -> tuple[StepLosses, Callabl
     """Capture a computation as a CUDA graph.
 
     Raises:
-        RuntimeError: It waits for the card, or memory would not do for the graph, which keeps its own, and for
-            validating.
+        RuntimeError: It waits for the card, or memory does not suffice for the graph, which takes its own.
     """
     used, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - used
-    if 2 * (most - used) > free:
-        raise RuntimeError(f"it would take {2 * (most - used) >> 20} MiB of memory, {free >> 20} are free")
+    if ROOM * (most - used) > free:
+        raise RuntimeError(f"it may take {int(ROOM * (most - used)) >> 20} MiB of memory, {free >> 20} are free")
     graph = torch.cuda.CUDAGraph()
     # Threads that pin batches may call CUDA meanwhile
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -168,6 +194,23 @@ def _refusing_waits(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+def _undo_step(network: nn.Module, device: torch.device) -> Callable[[], None]:
+    """Return a function that undoes a step: gradients, running statistics, and the state of random numbers."""
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    random = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+    def undo() -> None:
+        network.zero_grad(set_to_none=True)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(random, device)
+        else:
+            torch.set_rng_state(random)
+
+    return undo
 
 
 def _values(inputs: StepInput) -> list[Number]:

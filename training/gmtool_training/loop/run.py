@@ -189,7 +189,6 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
         recompute_activations(network)
     compiled = torch.compile(network) if config.run.compile else network
     mixed = in_precision(cast(nn.Module, compiled), machine)
-    step = build_step(config.method, run.classes, machine, average=state.average, class_weights=run.class_weights)
     # Train
     unreadable, seen = UnreadableImages(data.unlabeled), ValidationImages(data.val)
     started = time.monotonic()
@@ -203,18 +202,25 @@ def _run(run: RunContext, network: GuidedMixNet, *, resumed: bool) -> RunResult:
         _labeled_batches(run, start) as labeled,
         _unlabeled_batches(run, schedule, start, unreadable) as unlabeled,
     ):
+        step = build_step(
+            config.method, run.classes, machine, average=state.average, class_weights=run.class_weights
+        )
+        hooks = build_hooks(run, state, schedule, stop, log, seen)
+        if can_graph(config, machine):
+            step = graphed = GraphedStep(step, config.method)
+            hooks = replace(hooks, validate=graphed.released_before(hooks.validate))
         result = fit(
             machine,
             mixed,
             state.optimizer,
             partial(set_learning_rates, state.optimizer, config.optim),
-            GraphedStep(step, config.method) if can_graph(config, machine) else step,
+            step,
             schedule=schedule,
             start=start,
             sums=state.sums,
             labeled=labeled,
             unlabeled=unlabeled,
-            hooks=build_hooks(run, state, schedule, stop, log, seen),
+            hooks=hooks,
             stop=stop,
             log=log,
         )

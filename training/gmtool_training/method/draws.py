@@ -36,7 +36,9 @@ class StepDraws:
     """(B,) index of another labeled image for each one, for random pairs."""
 
 
-def draw_step(random: np.random.Generator, method: MethodConfig, *, labeled: int, unlabeled: Tensor) -> StepDraws:
+def draw_step(
+    random: np.random.Generator, method: MethodConfig, *, labeled: int, unlabeled: Tensor, lam: float | None = None
+) -> StepDraws:
     """Draw all random numbers of a step.
 
     Args:
@@ -44,9 +46,10 @@ def draw_step(random: np.random.Generator, method: MethodConfig, *, labeled: int
         method: Says what is needed.
         labeled: Number of labeled images.
         unlabeled: Unlabeled images, (B, 3, H, W) uint8 RGB.
+        lam: Mixing coefficient to take instead of drawing one.
     """
     device, pairs = unlabeled.device, method.pairing == "random"
-    lam = draw_lambda(random, bound=method.lambda_bound)
+    lam = draw_lambda(random, bound=method.lambda_bound) if lam is None else lam
     partners, boxes, colored, others = None, None, None, None
     if pairs and method.pseudo != "direct":
         partners = copied(random_partners(len(unlabeled), labeled, random), device)

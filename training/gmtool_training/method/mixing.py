@@ -80,4 +80,5 @@ def decouple(mixed: Tensor, minor: Tensor, lam: float | Tensor, *, method: Metho
     if method.decoupling == "hard":
         return mixed - minor
     soft = mixed - lam * minor
-    return soft / (1 - lam) if method.normalize else soft
+    # Times the reciprocal: a card divides by a number in this way, and by a tensor, as in a graph, in another
+    return soft * (1 / (1 - lam)) if method.normalize else soft

@@ -29,18 +29,18 @@ class TeacherOfOtherRun(nn.Module):
     def __init__(self, network: GuidedMixNet, names: tuple[str, ...], wanted: tuple[str, ...]) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
-        self._unknown = [index for index, name in enumerate(wanted) if name not in names]
         places = torch.tensor([names.index(name) if name in names else 0 for name in wanted])
         self.places: Tensor
         self.register_buffer("places", places, persistent=False)
+        unknown = torch.tensor([name not in names for name in wanted])[None, :, None, None]
+        self.unknown: Tensor
+        self.register_buffer("unknown", unknown, persistent=False)
 
     def forward(self, image: Tensor) -> Output:
         """Return the scores of normalised images (B, 3, H, W); those of the image classifier stay its own."""
         output: Output = self.network(image)
         logits = output.logits.index_select(1, self.places)
-        if self._unknown:
-            logits[:, self._unknown] = NO_CLASS
-        return output._replace(logits=logits)
+        return output._replace(logits=logits.masked_fill(self.unknown, NO_CLASS))
 
     def train(self, mode: bool = True) -> TeacherOfOtherRun:
         """Stay in evaluation mode."""

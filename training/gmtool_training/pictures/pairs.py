@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -106,7 +105,7 @@ def compute_target(
     Networks do not change. Random numbers come from a generator with the seed `SEED`.
     """
     random = np.random.default_rng(SEED)
-    drawn = draw_step(random, method, labeled=len(labeled.images), unlabeled=unlabeled.images)
+    drawn = draw_step(random, method, labeled=len(labeled.images), unlabeled=unlabeled.images, lam=lam)
     x_l, x_u = normalize(labeled.images), normalize(unlabeled.images)
     frozen_average = frozen_statistics(network if average is None else average)
     with _training_mode(network), frozen_statistics(network), frozen_average:
@@ -114,7 +113,7 @@ def compute_target(
         out_l: Output = network(x_l) if joint is None else Output(*(part[: len(x_l)] for part in joint))
         target, out_u = predict_view(
             network,
-            teacher_of(network, average, labeled_predictions(x_l, out_l), replace(drawn, lam=lam), method),
+            teacher_of(network, average, labeled_predictions(x_l, out_l), drawn, method),
             unlabeled.images,
             inside=unlabeled.inside,
             joint=None if joint is None else Output(*(part[len(x_l) :] for part in joint)),
