@@ -130,17 +130,19 @@ def _driver() -> dict[str, Any]:
 
 
 def _gpu(cuda: ctypes.CDLL, index: int) -> dict[str, Any]:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    device, major, minor, mode = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     cuda.cuDeviceGet(ctypes.byref(device), index)
     cuda.cuDeviceGetName(name, len(name), device)
     cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(mode), 20, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_MODE
     cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
     return {
         "name": name.value.decode("utf-8", "replace"),
         "compute_capability": f"{major.value}.{minor.value}",
         "memory_bytes": memory.value,
+        "exclusive": mode.value != 0,  # one process at a time
     }
 
 

@@ -121,6 +121,23 @@ def test_checks_run_beside_each_other_but_not_beside_those_that_measure(
     assert [check.name for check in CHECKS if check.alone] == ["out of memory", "speed"]
 
 
+@pytest.mark.parametrize(("card", "at_once"), [({}, 4), ({"exclusive": True}, 1), ({"memory_bytes": 8 << 30}, 2)])
+def test_a_card_takes_as_many_checks_as_it_can(
+    card: dict[str, object], at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = []
+
+    def take(checks: list[Check], setting: Setting, together: int) -> Iterator[tuple[Check, DeepFinding]]:
+        lanes.append((setting.place, together))
+        figures = {"cards": 1, "gpus": [{"memory_bytes": 80 << 30, **card}]}
+        for check in checks:
+            yield check, DeepFinding(check.name, "ok", "", 0.0, figures=figures if check is CARD else {})
+
+    monkeypatch.setattr(running, "_run_together", take)
+    assert len(list(run_checks(tmp_path, lanes=4))) == len(CHECKS)
+    assert max(together for place, together in lanes if place == "cuda") == at_once
+
+
 def test_a_run_that_is_stopped_ends_its_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C closes the iterator while others still run; their processes end, and those that wait never start."""
     started: list[Any] = []

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from gmtool.data.toy import generate_toy
 from gmtool.doctor.deep.result import DeepFinding, Setting
@@ -27,6 +28,8 @@ LOG_LINES = 40
 CORES_A_CHECK, FEWEST_LANES = 3, 2
 """Cores for each of the checks that run at the same time: most keep one busy, some start processes or compile. Two
 checks run at a time on two cores, too."""
+CARD_BYTES = 4 << 30
+"""Memory of a card for each of them: libraries, and ResNet-50 in training."""
 POLL_S = 0.05
 """Time between two looks whether a check has ended, or the run was stopped."""
 
@@ -109,9 +112,17 @@ def run_checks(folder: Path, checks: Sequence[Check] = CHECKS, lanes: int | None
         for check, found in _run_together(to_run, setting, min(most, len(to_run))):
             if check is CARD and found.figures.get("cards"):
                 setting = replace(setting, place="cuda", cards=int(found.figures["cards"]))
+                most = min(most, _lanes_of(found.figures.get("gpus", [])))
             if check is MODEL:
                 has_model = found.state == "ok"
             yield found
+
+
+def _lanes_of(gpus: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many checks the smallest card can take at the same time."""
+    if any(gpu.get("exclusive") for gpu in gpus):
+        return 1
+    return max(1, min((gpu["memory_bytes"] // CARD_BYTES for gpu in gpus), default=1))
 
 
 def _run_together(checks: Sequence[Check], setting: Setting, lanes: int) -> Iterator[tuple[Check, DeepFinding]]:
