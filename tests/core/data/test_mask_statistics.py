@@ -59,6 +59,7 @@ def check(cli: Cli, root: Path, *more: object) -> tuple[int, list[dict[str, str]
 def prepare(root: Path, **more: object) -> None:
     """Do what `train` and `--resume` do before the first step."""
     settings = {**SMALL, "data.root": root, "data.layout": "folder", "data.classes": str(root / "classes.json")}
+    settings["method.omega_max"] = 1.0  # the paper's weight on two labels is warned of, too
     settings |= {"data.labeled": root / "labeled.txt", **{f"data.{name}": value for name, value in more.items()}}
     config = build_config(settings)
     checked_data(config, load_classes(config.data.classes), check=True)
