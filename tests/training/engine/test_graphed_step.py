@@ -5,6 +5,7 @@ No card is needed: the capture is replaced by one that computes again what it wa
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import fields, replace
 
@@ -14,7 +15,7 @@ import torch
 from gmtool_training.data.batches import LabeledBatch
 from gmtool_training.engine.average import averaged_copy
 from gmtool_training.engine.build_step import build_step
-from gmtool_training.engine.graphed_step import WARM_STEPS, Capture, GraphedStep, can_graph
+from gmtool_training.engine.graphed_step import WARM_STEPS, Capture, GraphedStep, NoRoomError, can_graph
 from gmtool_training.engine.machine import Machine, in_precision
 from gmtool_training.method.losses import StepLosses
 from gmtool_training.method.step import Backward, Step, StepInput
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from gmtool.config import PrecisionName
 from gmtool.doctor.deep.steps import CLASSES, step_config
+from gmtool.errors import BackendError
 from gmtool.nn.checkpoint import build_network
 from gmtool.settings import Settings
 
@@ -157,6 +159,27 @@ def test_a_step_that_cannot_be_captured_is_computed_and_said_once(
         assert torch.equal(*after), "running statistics and random numbers as of one step"
     assert capsys.readouterr().err.count("each kernel of a step is started by the host: no CUDA graph: ") == 1
     assert not step.is_captured
+
+
+@pytest.mark.parametrize(("error", "ends"), [(NoRoomError, False), (RuntimeError, True)])
+def test_with_dropout_a_capture_that_failed_ends_the_run_and_one_without_room_does_not(
+    error: type[RuntimeError], ends: bool
+) -> None:
+    def refuse(run: Callable[[], StepLosses]) -> tuple[StepLosses, Callable[[], None]]:
+        raise error("no")
+
+    machine, config = (
+        Machine(torch.device("cpu"), "32-true"),
+        step_config("supervised", {"model.decoder": "pyramid"}),
+    )
+    network = build_network(config.model, CLASSES).train()
+    plain = build_step(config.method, CLASSES, machine, average=None, class_weights=None)
+    step = GraphedStep(plain, config.method, capture=refuse)
+    given = replace(next(inputs_of_steps()), unlabeled=None, inside=None)
+    for _ in range(WARM_STEPS):
+        step(network, given, machine.backward)
+    with pytest.raises(BackendError, match=r"--set run.cuda_graph=false") if ends else nullcontext():
+        step(network, given, machine.backward)
 
 
 def test_a_graph_is_given_up_before_a_validation_and_captured_anew() -> None:

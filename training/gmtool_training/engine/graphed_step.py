@@ -37,6 +37,10 @@ Capture = Callable[[Callable[[], StepLosses]], tuple[StepLosses, Callable[[], No
 """Captures a computation without running it; returns its result, which every replay computes, and the replay."""
 
 
+class NoRoomError(RuntimeError):
+    """A capture was not begun for want of memory, so that torch can still draw for dropout."""
+
+
 def can_graph(config: TrainConfig, machine: Machine) -> bool:
     """Return whether the steps of a run can be captured: on one card, whole, in torch's own kernels."""
     return (
@@ -111,7 +115,8 @@ class GraphedStep:
                 # It waits, or memory does not suffice: what began is undone
                 self._gave_up = True
                 reason = str(error).splitlines()[0]
-                if self._steps > WARM_STEPS and any(isinstance(each, _DropoutNd) for each in network.modules()):
+                began = self._steps > WARM_STEPS and not isinstance(error, NoRoomError)
+                if began and any(isinstance(each, _DropoutNd) for each in network.modules()):
                     raise BackendError(
                         f"a step cannot be captured as a CUDA graph: {reason}: --set run.cuda_graph=false"
                     ) from error
@@ -169,12 +174,13 @@ def _capture_on_card(run: Callable[[], StepLosses]) -> tuple[StepLosses, Callabl
     """Capture a computation as a CUDA graph.
 
     Raises:
-        RuntimeError: It waits for the card, or memory does not suffice for the graph, which takes its own.
+        NoRoomError: Memory does not suffice for the graph, which takes its own; nothing began.
+        RuntimeError: It waits for the card.
     """
     used, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - used
     if ROOM * (most - used) > free:
-        raise RuntimeError(f"it may take {int(ROOM * (most - used)) >> 20} MiB of memory, {free >> 20} are free")
+        raise NoRoomError(f"it may take {int(ROOM * (most - used)) >> 20} MiB of memory, {free >> 20} are free")
     graph = torch.cuda.CUDAGraph()
     # Threads that pin batches may call CUDA meanwhile
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
