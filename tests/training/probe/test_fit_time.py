@@ -98,9 +98,9 @@ def test_times_are_of_one_step_and_of_a_whole_linear_fit() -> None:
     rows = Rows((features,), torch.eye(3)[torch.arange(200) % 3])
     times = measure_fits([rows, rows], HiddenOptions(channels=4, batch=16), most=100)
     assert 0 < times.step < 1 and 0 < times.linear < 60 and 0 <= times.start < 60
-    assert (
-        0 < times.predict < 60 and measure_fits([rows], HiddenOptions(channels=4, batch=16), most=100).predict == 0
-    )
+    assert 0 < times.predict < 60 and 0 < times.propagate < 60
+    alone = measure_fits([rows], HiddenOptions(channels=4, batch=16), most=100)
+    assert alone.predict == alone.propagate == 0
 
 
 def test_a_step_is_told_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,3 +120,11 @@ def test_a_step_is_told_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gmtool_training.probe.fit_time.time.monotonic", lambda: now)
     times = measure_fits([Rows((), torch.empty(0))], HiddenOptions(), most=1)
     assert (times.start, times.step, times.linear) == pytest.approx((3, 0.1, 3 + 0.5 * LINEAR_ITERATIONS))
+
+
+def test_passing_labels_on_takes_time_once_if_there_are_several_rounds() -> None:
+    slow = replace(TIMES, propagate=30.0)
+    needed = 9 * 8 + 13 * 500 * 0.02 + 30
+    assert plan_fits(BOTH, slow, rounds=2, seconds=needed) == BOTH
+    assert plan_fits(BOTH, slow, rounds=2, seconds=needed - 1).linear is False
+    assert plan_fits(BOTH, slow, rounds=1, seconds=9 * 8 + 11 * 500 * 0.02) == BOTH

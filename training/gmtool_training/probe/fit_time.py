@@ -18,6 +18,7 @@ from gmtool_training.probe.head import (
     fit_hidden,
     fit_linear,
 )
+from gmtool_training.probe.propagation import seconds_to_propagate
 from gmtool_training.probe.self_training import FOLDS, PARTS
 
 LEAST_STEPS = 100
@@ -42,6 +43,8 @@ class FitTimes:
     """Of a hidden layer's fit before its first step."""
     predict: float = 0.0
     """Of a classifier's probabilities for all unlabeled pixels."""
+    propagate: float = 0.0
+    """Of passing labels between all unlabeled pixels."""
 
     def hidden(self, steps: int) -> float:
         """Return the time of a hidden layer's fit."""
@@ -74,8 +77,13 @@ def measure_fits(
 
     start, step = _start_and_step(hidden, TRIAL_STEPS, on_card=device.type == "cuda")
     linear_start, iteration = _start_and_step(linear, TRIAL_ITERATIONS, on_card=device.type == "cuda")
-    predict = 0.0 if len(rows) == 1 else _seconds_to_predict(hidden(1), rows[-1])
-    return FitTimes(step, linear_start + iteration * LINEAR_ITERATIONS, start, predict)
+    predict = propagation = 0.0
+    if len(rows) > 1:
+        labeled, unlabeled = rows
+        head = hidden(1)
+        predict = _seconds_to_predict(head, unlabeled)
+        propagation = seconds_to_propagate(head, labeled.features[0], unlabeled.features[0])
+    return FitTimes(step, linear_start + iteration * LINEAR_ITERATIONS, start, predict, propagation)
 
 
 def _seconds_to_predict(head: Head, rows: Rows) -> float:
@@ -143,9 +151,10 @@ def _judging(plan: FitPlan, *, rounds: int) -> int:
 
 
 def _seconds_of(plan: FitPlan, times: FitTimes, *, rounds: int) -> float:
-    """Return the time of a plan's fits, and of the unlabeled pixels' probabilities."""
+    """Return the time of a plan's fits, of the unlabeled pixels' probabilities, and of passing labels on once."""
     # For each way and part of the labels, of each kind, and in each round
     of_judging = 2 * FOLDS * plan.partitions * times.predict if rounds else 0.0
     linear = _judging(plan, rounds=rounds) * times.linear + of_judging if plan.linear else 0.0
     hidden = _fits_of(plan, rounds=rounds) * times.hidden(plan.steps) + of_judging
-    return linear + hidden + rounds * times.predict
+    propagation = times.propagate if rounds > 1 else 0.0
+    return linear + hidden + rounds * times.predict + propagation

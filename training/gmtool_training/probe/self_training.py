@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.head import Head, Rows, for_even_pixels
+from gmtool_training.probe.propagation import can_propagate, propagate
 
 Fit = Callable[[Sequence[Rows], Head | None], Head]
 """From training rows, and a head to start from, to a fitted head."""
@@ -155,7 +156,8 @@ def self_train(
 
     A head remembers the pseudo labels that it was fitted to, so it would repeat their mistakes as its own ones,
     surer each time. From the second round on, each part of the unlabeled images gets its labels from a head that
-    was fitted to those of the other parts; only the last head is fitted to all.
+    was fitted to those of the other parts; only the last head is fitted to all. With several rounds, the labels of
+    the first one pass between similar pixels before they count (see `propagate`).
 
     Args:
         fit: Fits a head.
@@ -173,6 +175,8 @@ def self_train(
         found, shares = unlabeled.teacher, shares_of_rounds(rounds)[-1:]
     else:
         found, shares = teacher.probabilities(unlabeled.features), shares_of_rounds(rounds)
+        if rounds > 1 and can_propagate(heads[0]):
+            found = propagate(heads[0], labeled, unlabeled, found)
     # Rounds of teachers, each fitted to what the others label
     for share in shares[:-1]:
         pseudo = pseudo_rows(unlabeled, found, options, share=share)
