@@ -122,9 +122,13 @@ def test_a_step_is_told_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (times.start, times.step, times.linear) == pytest.approx((3, 0.1, 3 + 0.5 * LINEAR_ITERATIONS))
 
 
-def test_passing_labels_on_takes_time_once_if_there_are_several_rounds() -> None:
+def test_passing_labels_on_takes_time_once_and_is_left_out_where_it_takes_much() -> None:
     slow = replace(TIMES, propagate=30.0)
+    whole = replace(BOTH, propagation=True)
     needed = 9 * 8 + 13 * 500 * 0.02 + 30
-    assert plan_fits(BOTH, slow, rounds=2, seconds=needed) == BOTH
-    assert plan_fits(BOTH, slow, rounds=2, seconds=needed - 1).linear is False
-    assert plan_fits(BOTH, slow, rounds=1, seconds=9 * 8 + 11 * 500 * 0.02) == BOTH
+    assert plan_fits(whole, slow, rounds=2, seconds=needed) == whole
+    assert plan_fits(whole, slow, rounds=2, seconds=needed - 1) == replace(whole, linear=False)
+    assert plan_fits(whole, slow, rounds=2, seconds=200) == replace(whole, linear=False)
+    # More than 15 % of the time
+    assert plan_fits(whole, slow, rounds=2, seconds=199) == replace(BOTH, linear=False)
+    assert plan_fits(BOTH, slow, rounds=2, seconds=9 * 8 + 13 * 500 * 0.02) == BOTH

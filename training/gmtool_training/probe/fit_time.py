@@ -23,6 +23,8 @@ from gmtool_training.probe.self_training import FOLDS, PARTS
 
 LEAST_STEPS = 100
 """Steps of a hidden layer's fit, at least."""
+PROPAGATION_SHARE = 0.15
+"""Share of the time that passing labels between unlabeled pixels may take; it grows with their number alone."""
 TRIAL_STEPS = 5, 25
 TRIAL_ITERATIONS = 2, 6
 """Lengths of two trials. Their difference tells the time of a step: with many pixels the start of a fit takes as
@@ -61,6 +63,8 @@ class FitPlan:
     """Of a hidden layer."""
     partitions: int = 1
     """Ways to part the labeled images that classifiers are judged by."""
+    propagation: bool = False
+    """Whether labels pass between unlabeled pixels before the first round of self-training."""
 
 
 def measure_fits(
@@ -118,7 +122,8 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     Each kind is judged by `FOLDS` fits for each partition, and as many for each of two ways to choose pseudo
     labels. The one that is taken is fitted once more, and in each round: in the last one to all unlabeled images,
     before it once for each part of them. Self-training gains most with a hidden layer; labels alone are as well
-    off with a linear classifier, which takes less. So that one is left out first, then partitions, then steps.
+    off with a linear classifier, which takes less. So that one is left out first, then partitions, then steps;
+    passing labels on only if it takes more than `PROPAGATION_SHARE`.
 
     Args:
         whole: Everything that the settings ask for.
@@ -128,6 +133,8 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     """
     if not whole.hidden:  # a linear fit has nothing to leave out
         return whole
+    if times.propagate > PROPAGATION_SHARE * seconds:
+        whole = replace(whole, propagation=False)
     without_linear = replace(whole, linear=False)
     smaller = [replace(without_linear, partitions=count) for count in range(whole.partitions, 0, -1)]
     for plan in [whole, *smaller] if rounds else [whole]:
@@ -156,5 +163,5 @@ def _seconds_of(plan: FitPlan, times: FitTimes, *, rounds: int) -> float:
     of_judging = 2 * FOLDS * plan.partitions * times.predict if rounds else 0.0
     linear = _judging(plan, rounds=rounds) * times.linear + of_judging if plan.linear else 0.0
     hidden = _fits_of(plan, rounds=rounds) * times.hidden(plan.steps) + of_judging
-    propagation = times.propagate if rounds > 1 else 0.0
+    propagation = times.propagate if plan.propagation else 0.0
     return linear + hidden + rounds * times.predict + propagation

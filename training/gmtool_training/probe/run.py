@@ -160,7 +160,15 @@ def fit_probe(
         heads, teaching = [alone], None
         if unlabeled is not None and best.taken is not None:
             rounds, pseudo = probe.rounds if best.helps else 0, best.taken.options
-            trained = self_train(fit, labeled, unlabeled, pseudo, rounds=rounds, start=alone)
+            trained = self_train(
+                fit,
+                labeled,
+                unlabeled,
+                pseudo,
+                rounds=rounds,
+                start=alone,
+                propagation=plan.propagation,
+            )
             heads = trained.heads
             teaching = Teaching.of(trained, teacher, unlabeled, pseudo, views, rounds=probe.rounds)
     decoders = [decoder_of(head, network) for head in heads]
@@ -248,7 +256,8 @@ def _plan(
     rounds = 0 if unlabeled is None else probe.rounds
     # A linear fit has no steps to leave out, so that with a time limit it is judged once
     most = PARTITIONS if rounds and (has_hidden or probe.minutes is None) else 1
-    whole = FitPlan(has_hidden, not has_hidden or probe.head != "hidden", probe.steps, most)
+    has_linear = not has_hidden or probe.head != "hidden"
+    whole = FitPlan(has_hidden, has_linear, probe.steps, most, propagation=has_hidden and rounds > 1)
     if probe.minutes is None or not has_hidden:
         return whole
     given = [rows] if unlabeled is None else [rows, _any_targets(unlabeled, rows.targets.shape[1])]
@@ -257,6 +266,8 @@ def _plan(
     if plan != whole:
         kind = f"hidden layer, {plan.steps} steps a fit" if plan.hidden else "linear"
         judging = f", judged by {plan.partitions} of {most} partitions" if plan.partitions < most else ""
+        if whole.propagation and plan.hidden and not plan.propagation:
+            judging += ", labels do not pass between unlabeled pixels"
         remark(f"classifier: {kind}{judging}: more does not fit into {budget.left_s:.0f} s")
     return plan
 

@@ -151,13 +151,13 @@ def self_train(
     *,
     rounds: int,
     start: Head | None = None,
+    propagation: bool = False,
 ) -> SelfTrained:
     """Fit the head of labels alone, then those of each round, each from new weights.
 
     A head remembers the pseudo labels that it was fitted to, so it would repeat their mistakes as its own ones,
     surer each time. From the second round on, each part of the unlabeled images gets its labels from a head that
-    was fitted to those of the other parts; only the last head is fitted to all. With several rounds, the labels of
-    the first one pass between similar pixels before they count (see `propagate`).
+    was fitted to those of the other parts; only the last head is fitted to all.
 
     Args:
         fit: Fits a head.
@@ -166,6 +166,8 @@ def self_train(
         options: How pseudo labels count.
         rounds: Rounds of self-training.
         start: The head of labels alone, if it was fitted before.
+        propagation: Let the labels of the first round pass between similar pixels before they count, if the head
+            of labels alone has a hidden layer; see `propagate`.
     """
     rows = labeled_rows(labeled, options.num_classes)
     heads = [start or fit([rows], None)]
@@ -175,7 +177,7 @@ def self_train(
         found, shares = unlabeled.teacher, shares_of_rounds(rounds)[-1:]
     else:
         found, shares = teacher.probabilities(unlabeled.features), shares_of_rounds(rounds)
-        if rounds > 1 and can_propagate(heads[0]):
+        if propagation and rounds and can_propagate(heads[0]):
             found = propagate(heads[0], labeled, unlabeled, found)
     # Rounds of teachers, each fitted to what the others label
     for share in shares[:-1]:
