@@ -56,11 +56,22 @@ def affordable_views(
     whole_image()  # the first call loads the kernels of a card, which takes seconds
     started = time.monotonic()
     whole_image()
-    # The time grows with the pixels
     whole = (time.monotonic() - started) * len(data.labeled.samples)
     ordered = sorted(views, key=lambda view: (view.scale != 1.0, view.scale))
-    costs = np.cumsum([whole * view.scale**2 for view in ordered])
+    costs = view_costs(ordered, whole * float(np.mean([view.scale**2 for view in ordered])))
     return tuple(ordered[: max(2, int((costs <= seconds).sum()))])
+
+
+def view_costs(views: Sequence[View], mean_s: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return the seconds of the first view, the first two, and so on: they grow with the pixels.
+
+    Args:
+        views: In order.
+        mean_s: Of a view, mean over all of them.
+    """
+    pixels = np.array([view.scale**2 for view in views])
+    costs: np.ndarray[tuple[int], np.dtype[np.float64]] = np.cumsum(pixels) * mean_s / pixels.mean()
+    return costs
 
 
 def class_pixel_weights(counts: Tensor, *, balance: float) -> Tensor:
@@ -139,9 +150,9 @@ def unlabeled_bank(
     count = len(data.unlabeled.samples)
     seconds_of_teacher = 0.0 if teacher is None else _teacher_seconds(teacher, read.labeled(0)[0])
     # Every image twice, then other scales as far as the time goes; fewer images only if that is too much
-    passes = min(float(len(views)), max(0.0, seconds / count - seconds_of_teacher) / seconds_a_view)
-    taken = views[: max(2, int(passes))]
-    seconds_an_image = len(taken) * seconds_a_view + seconds_of_teacher
+    costs = view_costs(views, seconds_a_view)
+    taken = views[: max(2, int((costs <= seconds / count - seconds_of_teacher).sum()))]
+    seconds_an_image = float(costs[len(taken) - 1]) + seconds_of_teacher
     images = max(1, min(count, int(min(float(count), seconds / seconds_an_image))))
     pixels = affordable_pixels(network, images, len(taken), config.probe.unlabeled_pixels)
     size_mib = pixels * images * len(taken) * bytes_of_pixel(network) / 2**20
