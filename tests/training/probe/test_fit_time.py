@@ -1,7 +1,9 @@
 """Fits that the time of a probe allows."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -132,3 +134,30 @@ def test_passing_labels_on_takes_time_once_and_is_left_out_where_it_takes_much()
     # More than 15 % of the time
     assert plan_fits(whole, slow, rounds=2, seconds=199) == replace(BOTH, linear=False)
     assert plan_fits(BOTH, slow, rounds=2, seconds=9 * 8 + 13 * 500 * 0.02) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("rounds", "head", "taught", "expected"),
+    [(4, "auto", False, True), (1, "auto", False, False), (4, "linear", False, False), (4, "auto", True, False)],
+)
+def test_labels_pass_on_before_several_rounds_of_the_probes_own(
+    rounds: int, head: Literal["auto", "linear"], taught: bool, expected: bool
+) -> None:
+    teacher = torch.full((4, 3), 1 / 3) if taught else None
+    bank = Bank((torch.zeros(4, 2),), torch.zeros(4, dtype=torch.long), torch.arange(4), teacher)
+    config = TrainConfig(DataConfig(root=Path()), probe=ProbeConfig(head=head, rounds=rounds))
+    rows, limits = Rows(bank.features, torch.zeros(4, 3)), FitLimits(CPU, most=100)
+    plan = _plan(config, HiddenOptions(), rows, bank, _Budget(None, started=0.0), limits)
+    assert plan.propagation is expected
+
+
+def test_that_labels_do_not_pass_on_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gmtool_training.probe.run.measure_fits", lambda *_, **__: replace(TIMES, propagate=1e4))
+    bank = Bank((torch.zeros(4, 2),), torch.zeros(4, dtype=torch.long), torch.arange(4))
+    config = TrainConfig(DataConfig(root=Path()), probe=ProbeConfig(minutes=10.0))
+    rows, limits = Rows(bank.features, torch.zeros(4, 3)), FitLimits(CPU, most=100)
+    plan = _plan(config, HiddenOptions(), rows, bank, _Budget(10.0, started=time.monotonic()), limits)
+    assert not plan.propagation
+    assert "labels do not pass between unlabeled pixels: more does not fit" in capsys.readouterr().err

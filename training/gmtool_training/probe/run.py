@@ -257,7 +257,8 @@ def _plan(
     # A linear fit has no steps to leave out, so that with a time limit it is judged once
     most = PARTITIONS if rounds and (has_hidden or probe.minutes is None) else 1
     has_linear = not has_hidden or probe.head != "hidden"
-    whole = FitPlan(has_hidden, has_linear, probe.steps, most, propagation=has_hidden and rounds > 1)
+    own = unlabeled is not None and unlabeled.teacher is None  # labels of another run do not pass on
+    whole = FitPlan(has_hidden, has_linear, probe.steps, most, propagation=has_hidden and own and rounds > 1)
     if probe.minutes is None or not has_hidden:
         return whole
     given = [rows] if unlabeled is None else [rows, _any_targets(unlabeled, rows.targets.shape[1])]
