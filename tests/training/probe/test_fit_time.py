@@ -35,7 +35,7 @@ def test_what_does_not_fit_into_the_time_is_left_out(seconds: float, rounds: int
     assert plan_fits(BOTH, TIMES, rounds=rounds, seconds=seconds) == expected
 
 
-def test_the_linear_classifier_is_left_out_first_then_partitions_then_steps() -> None:
+def test_the_linear_classifier_is_left_out_first_then_partitions_and_steps() -> None:
     # 27 fits of each kind to judge it three times, four more of the hidden layer that is taken
     whole = FitPlan(hidden=True, linear=True, steps=500, partitions=3)
     needed = 27 * 8 + 31 * 10
@@ -44,8 +44,10 @@ def test_the_linear_classifier_is_left_out_first_then_partitions_then_steps() ->
     for seconds, expected in [
         (needed - 1, hidden),
         (309, replace(hidden, partitions=2)),  # 22 fits
-        (219, replace(hidden, partitions=1)),  # 13 fits
-        (129, replace(hidden, partitions=1, steps=496)),
+        (219, replace(hidden, partitions=2, steps=497)),
+        (89, replace(hidden, partitions=2, steps=202)),
+        (87, replace(hidden, partitions=1, steps=334)),  # 13 fits; with two partitions less than 200 steps
+        (1, replace(hidden, partitions=1, steps=100)),
     ]:
         assert plan_fits(whole, TIMES, rounds=2, seconds=seconds) == expected
 

@@ -23,6 +23,9 @@ from gmtool_training.probe.self_training import FOLDS, PARTS
 
 LEAST_STEPS = 100
 """Steps of a hidden layer's fit, at least."""
+ENOUGH_STEPS = 200
+"""Steps of a fit that are given up for a second partition: with one, unlabeled images can be left out by chance,
+which costs more than steps."""
 PROPAGATION_SHARE = 0.15
 """Share of the time that passing labels between unlabeled pixels may take; it grows with their number alone."""
 TRIAL_STEPS = 5, 25
@@ -122,8 +125,9 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     Each kind is judged by `FOLDS` fits for each partition, and as many for each of two ways to choose pseudo
     labels. The one that is taken is fitted once more, and in each round: in the last one to all unlabeled images,
     before it once for each part of them. Self-training gains most with a hidden layer; labels alone are as well
-    off with a linear classifier, which takes less. So that one is left out first, then partitions, then steps;
-    passing labels on only if it takes more than `PROPAGATION_SHARE`.
+    off with a linear classifier, which takes less. So that one is left out first, then a third partition, then
+    steps down to `ENOUGH_STEPS`, then the second partition, then more steps; passing labels on only if it takes
+    more than `PROPAGATION_SHARE`.
 
     Args:
         whole: Everything that the settings ask for.
@@ -136,16 +140,24 @@ def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -
     if times.propagate > PROPAGATION_SHARE * seconds:
         whole = replace(whole, propagation=False)
     without_linear = replace(whole, linear=False)
-    smaller = [replace(without_linear, partitions=count) for count in range(whole.partitions, 0, -1)]
-    for plan in [whole, *smaller] if rounds else [whole]:
+    several = range(whole.partitions, min(2, whole.partitions) - 1, -1)
+    for plan in [whole, *(replace(without_linear, partitions=count) for count in several)] if rounds else [whole]:
         if _seconds_of(plan, times, rounds=rounds) <= seconds:
             return plan
     if not rounds and whole.linear:
         return replace(whole, hidden=False)
+    fewest = replace(without_linear, partitions=several[-1])
+    if (steps := _steps_within(fewest, times, rounds=rounds, seconds=seconds)) >= min(ENOUGH_STEPS, whole.steps):
+        return replace(fewest, steps=steps)
     least = replace(without_linear, partitions=1)
-    free = _seconds_of(replace(least, steps=0), times, rounds=rounds)
-    steps = min(whole.steps, int((seconds - free) / (times.step * _fits_of(least, rounds=rounds))))
+    steps = _steps_within(least, times, rounds=rounds, seconds=seconds)
     return replace(least, steps=max(min(LEAST_STEPS, whole.steps), steps))
+
+
+def _steps_within(plan: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> int:
+    """Return the steps a fit, up to those of a plan, with which it takes `seconds`; not above zero if none."""
+    free = _seconds_of(replace(plan, steps=0), times, rounds=rounds)
+    return min(plan.steps, int((seconds - free) / (times.step * _fits_of(plan, rounds=rounds))))
 
 
 def _fits_of(plan: FitPlan, *, rounds: int) -> int:
