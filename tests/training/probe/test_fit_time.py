@@ -162,4 +162,6 @@ def test_that_labels_do_not_pass_on_is_said(
     rows, limits = Rows(bank.features, torch.zeros(4, 3)), FitLimits(CPU, most=100)
     plan = _plan(config, HiddenOptions(), rows, bank, _Budget(10.0, started=time.monotonic()), limits)
     assert not plan.propagation
-    assert "labels do not pass between unlabeled pixels: more does not fit" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(
+        "classifier: hidden layer and linear, 500 steps a fit, labels do not pass between unlabeled pixels: "
+    )

@@ -89,13 +89,14 @@ def find_neighbors(
         anchors: (A,) indices of the unlabeled pixels that are anchors.
         count: Pixels whose neighbours are sought, the first ones; all by default.
     """
-    own = _directions(head, unlabeled[:count])
     of_anchors = torch.cat([_directions(head, labeled), _directions(head, unlabeled[anchors])]).T
-    of_images = torch.cat([torch.full((len(labeled),), -1), images[anchors]]).to(own.device)
-    own_images = images[:count].to(own.device)
+    of_images = torch.cat([torch.full((len(labeled),), -1), images[anchors]]).to(of_anchors.device)
     nearest = []
-    for part, image in zip(torch.split(own, BLOCK_ROWS), torch.split(own_images, BLOCK_ROWS), strict=True):
-        cosines = (part @ of_anchors).masked_fill_(image[:, None] == of_images, -1.0)
+    for features, of_block in zip(
+        torch.split(unlabeled[:count], BLOCK_ROWS), torch.split(images[:count], BLOCK_ROWS), strict=True
+    ):
+        is_own = of_block.to(of_images.device)[:, None] == of_images
+        cosines = (_directions(head, features) @ of_anchors).masked_fill_(is_own, -1.0)
         nearest.append(cosines.topk(min(NEIGHBORS, len(of_images)), dim=1))
     index = torch.cat([each.indices for each in nearest])
     weight = torch.cat([(each.values / TEMPERATURE).softmax(dim=1) for each in nearest])

@@ -265,7 +265,8 @@ def _plan(
     times = measure_fits(given, options, most=limits.most, device=limits.device)
     plan = plan_fits(whole, times, rounds=rounds, seconds=budget.left_s)
     if plan != whole:
-        kind = f"hidden layer, {plan.steps} steps a fit" if plan.hidden else "linear"
+        both = " and linear" if plan.linear else ""
+        kind = f"hidden layer{both}, {plan.steps} steps a fit" if plan.hidden else "linear"
         judging = f", judged by {plan.partitions} of {most} partitions" if plan.partitions < most else ""
         if whole.propagation and plan.hidden and not plan.propagation:
             judging += ", labels do not pass between unlabeled pixels"
