@@ -122,12 +122,12 @@ def _seconds(fit: Callable[[int], object], length: int) -> float:
 def plan_fits(whole: FitPlan, times: FitTimes, *, rounds: int, seconds: float) -> FitPlan:
     """Return what fits into `seconds`.
 
-    Each kind is judged by `FOLDS` fits for each partition, and as many for each of two ways to choose pseudo
-    labels. The one that is taken is fitted once more, and in each round: in the last one to all unlabeled images,
-    before it once for each part of them. Self-training gains most with a hidden layer; labels alone are as well
-    off with a linear classifier, which takes less. So that one is left out first, then a third partition, then
-    steps down to `ENOUGH_STEPS`, then the second partition, then more steps; passing labels on only if it takes
-    more than `PROPAGATION_SHARE`.
+    Each kind is fitted to labels alone, `FOLDS` times for each partition. The one that is taken is fitted as often
+    for each of two ways to choose pseudo labels, then once to all labels, and in each round: in the last one to
+    all unlabeled images, before it once for each part of them. Self-training gains most with a hidden layer;
+    labels alone are as well off with a linear classifier, which takes less. So that one is left out first, then a
+    third partition, then steps down to `ENOUGH_STEPS`, then the second partition, then more steps; passing labels
+    on only if it takes more than `PROPAGATION_SHARE`.
 
     Args:
         whole: Everything that the settings ask for.
@@ -161,19 +161,25 @@ def _steps_within(plan: FitPlan, times: FitTimes, *, rounds: int, seconds: float
 
 
 def _fits_of(plan: FitPlan, *, rounds: int) -> int:
-    """Return the fits of a hidden layer: to judge it, and as the kind that is taken."""
-    return _judging(plan, rounds=rounds) + 1 + (PARTS * (rounds - 1) + 1 if rounds else 0)
+    """Return the fits of a hidden layer that is taken."""
+    return plan.partitions * FOLDS + _later_fits(plan, rounds=rounds)
 
 
-def _judging(plan: FitPlan, *, rounds: int) -> int:
-    return plan.partitions * FOLDS * (3 if rounds else 1)
+def _later_fits(plan: FitPlan, *, rounds: int) -> int:
+    """Return the fits of the kind that is taken, after those to labels alone that judge it."""
+    if not rounds:
+        return 1
+    return 2 * plan.partitions * FOLDS + 1 + PARTS * (rounds - 1) + 1
 
 
 def _seconds_of(plan: FitPlan, times: FitTimes, *, rounds: int) -> float:
-    """Return the time of a plan's fits, of the unlabeled pixels' probabilities, and of passing labels on once."""
-    # For each way and part of the labels, of each kind, and in each round
-    of_judging = 2 * FOLDS * plan.partitions * times.predict if rounds else 0.0
-    linear = _judging(plan, rounds=rounds) * times.linear + of_judging if plan.linear else 0.0
-    hidden = _fits_of(plan, rounds=rounds) * times.hidden(plan.steps) + of_judging
-    propagation = times.propagate if plan.propagation else 0.0
-    return linear + hidden + rounds * times.predict + propagation
+    """Return the time of a plan's fits, of the unlabeled pixels' probabilities, and of passing labels on once.
+
+    Any kind may be the one that is taken: the slower one counts.
+    """
+    kinds = [times.hidden(plan.steps), *([times.linear] if plan.linear else [])]
+    alone = plan.partitions * FOLDS * sum(kinds)
+    later = _later_fits(plan, rounds=rounds) * max(kinds)
+    # For each way and part of the labels, and in each round
+    predictions = (2 * FOLDS * plan.partitions + rounds) * times.predict if rounds else 0.0
+    return alone + later + predictions + (times.propagate if plan.propagation else 0.0)

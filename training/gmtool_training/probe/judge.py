@@ -1,4 +1,4 @@
-"""Judge kinds of classifiers, and self-training, by labeled images that are kept out of the fit."""
+"""Judge self-training by labeled images that are kept out of the fits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from gmtool.console import remark
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.head import Head
+from gmtool_training.probe.kinds import Kind
 from gmtool_training.probe.self_training import (
     LEAST_RIGHT,
-    Fit,
     PseudoOptions,
     Reliability,
     choose_threshold,
-    labeled_rows,
-    mean_iou,
     reliability,
     self_train,
 )
@@ -90,58 +88,45 @@ class Judged:
         """
         return max(self.tried, key=lambda each: each.gain.points - each.gain.error, default=None)
 
-    @property
-    def trained(self) -> float | None:
-        """Mean IoU after a round of self-training; None without unlabeled images."""
-        return None if self.taken is None else self.alone + self.taken.gain.points
-
-    @property
-    def score(self) -> float:
-        """Return the mean IoU of what is used."""
-        return self.alone if self.taken is None or not self.helps else self.alone + self.taken.gain.points
-
 
 def judge(
-    kind: str,
-    fit: Fit,
+    kind: Kind,
     labeled: Bank,
     partitions: Sequence[Sequence[Tensor]],
     unlabeled: Bank | None,
     num_classes: int,
     probe: ProbeConfig,
 ) -> Judged:
-    """Fit one kind to the labels that are not kept out, alone and with pseudo labels, and say how it does.
+    """Go on from the fits of a kind with pseudo labels, and say what they add.
 
     Args:
-        kind: Name of the kind, for the user.
-        fit: Fits it.
+        kind: Fitted to the labels that each fold leaves.
         labeled: Labeled pixels.
-        partitions: The folds of each way to part the labeled images; all of them count together.
+        partitions: The folds of each way to part the labeled images, in the order of the kind's fits; all of them
+            count together.
         unlabeled: Unlabeled pixels, if there are any.
         num_classes: K.
         probe: Settings.
     """
     folds = [kept_out for partition in partitions for kept_out in partition]
-    heads = [fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds]
-    before = confusions_kept_out(heads, labeled, folds, num_classes)
-    alone = mean_iou(before.sum(dim=0))
-    line = f"{kind}: {100 * alone:.1f} % on labeled images kept out"
-    measured = _measured(heads, labeled, folds)
+    measured = _measured(kind.heads, labeled, folds)
     if unlabeled is None:
-        remark(line)
-        return Judged(kind, measured, alone)
+        return Judged(kind.name, measured, kind.miou)
     # A round of self-training, with each way to choose pseudo labels
     tried = []
     for threshold in _thresholds(measured, probe, own=unlabeled.teacher is None):
         options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
         trained = [
-            self_train(fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
-            for head, kept_out in zip(heads, folds, strict=True)
+            self_train(kind.fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
+            for head, kept_out in zip(kind.heads, folds, strict=True)
         ]
         after = confusions_kept_out(trained, labeled, folds, num_classes)
-        tried.append(Tried(options, gain_of(before, after)))
-    remark(f"{line}; " + ", ".join(f"{each.gain} points with {each.counting}" for each in tried))
-    return Judged(kind, measured, alone, tuple(tried), len(partitions))
+        tried.append(Tried(options, gain_of(kind.confusions, after)))
+    remark(
+        f"{kind.name}, a round with unlabeled images: "
+        + ", ".join(f"{each.gain} points with {each.counting}" for each in tried)
+    )
+    return Judged(kind.name, measured, kind.miou, tuple(tried), len(partitions))
 
 
 def _measured(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor]) -> Reliability:
@@ -165,24 +150,24 @@ def _thresholds(measured: Reliability, probe: ProbeConfig, *, own: bool) -> tupl
     return (None, choose_threshold(measured)) if own else (THRESHOLD_OF_OTHERS,)
 
 
-def choices_of(judged: Sequence[Judged], best: Judged, probe: ProbeConfig, *, own: bool) -> tuple[Choice, ...]:
+def choices_of(kinds: Sequence[Kind], best: Judged, probe: ProbeConfig, *, own: bool) -> tuple[Choice, ...]:
     """Return what was measured: kinds of classifiers, unlabeled images, confidence of pseudo labels.
 
     Args:
-        judged: All kinds that were judged.
+        kinds: All kinds that were fitted.
         best: The one that was taken.
         probe: Settings.
         own: Whether the pseudo labels are the probe's own, not those of another run.
     """
+    rule = "the only one of the settings, or that the time allows"
+    if len(kinds) > 1:
+        rule = f"{kinds[0].name}, unless another is better by more than the standard error of the difference"
     choices = [
         Choice(
             "classifier",
-            "the better mIoU decides",
-            ("labels alone %", "with pseudo labels %"),
-            tuple(
-                Candidate(each.kind, (_percent(each.alone), _percent(each.trained)), each is best)
-                for each in judged
-            ),
+            rule,
+            ("labels alone %",),
+            tuple(Candidate(each.name, (_percent(each.miou),), each.name == best.kind) for each in kinds),
         )
     ]
     taken = best.taken

@@ -37,6 +37,7 @@ from gmtool_training.probe.head import (
     install,
 )
 from gmtool_training.probe.judge import choices_of, judge
+from gmtool_training.probe.kinds import fit_kinds, kind_to_take
 from gmtool_training.probe.pictures import Teaching
 from gmtool_training.probe.self_training import FOLDS, PARTITIONS, Fit, labeled_rows, partitions_of, self_train
 from gmtool_training.watch.stages import Stages
@@ -142,12 +143,11 @@ def fit_probe(
         options = HiddenOptions(channels=config.model.decoder_channels, bf16=is_bf16(config) and is_native)
         limits = FitLimits(device, affordable_rows(labeled.features[0].shape[1], device))
         plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, limits)
-        fits = _fits(plan, options, random, limits)
         partitions = partitions_of(labeled, plan.partitions, random)
-        judged = [
-            judge(kind, fit, labeled, partitions, unlabeled, len(classes), probe) for kind, fit in fits.items()
-        ]
-        best = max(judged, key=lambda one: one.score)
+        folds = [kept_out for partition in partitions for kept_out in partition]
+        kinds = fit_kinds(_fits(plan, options, random, limits), labeled, folds, len(classes))
+        taken = kind_to_take(kinds)
+        best = judge(taken, labeled, partitions, unlabeled, len(classes), probe)
     used = "used" if best.helps else "left out: labels alone"
     remark(
         f"classifier: {best.kind}"
@@ -155,7 +155,7 @@ def fit_probe(
     )
     # That classifier on all labels
     with stages("fit"):
-        fit = fits[best.kind]
+        fit = taken.fit
         alone = fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))
         heads, teaching = [alone], None
         if unlabeled is not None and best.taken is not None:
@@ -177,7 +177,7 @@ def fit_probe(
         steps=plan.steps,
         channels=config.model.decoder_channels if best.kind == "hidden layer" else 0,
         decoders=tuple(decoders),
-        choices=choices_of(judged, best, probe, own=teacher is None),
+        choices=choices_of(kinds, best, probe, own=teacher is None),
         teaching=teaching,
     )
 
