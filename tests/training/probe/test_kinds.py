@@ -59,6 +59,7 @@ def test_self_training_is_judged_with_the_kind_that_is_taken_alone(capsys: pytes
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("good: ") and lines[0].endswith(" % on labeled images kept out")
     assert lines[1].startswith("useless: ") and " kept out, -" in lines[1]
+    assert lines[1].endswith(" points beside the good")
     assert lines[2].startswith("good, a round with unlabeled images: ")
 
 

@@ -45,8 +45,10 @@ def fit_kinds(fits: Mapping[str, Fit], labeled: Bank, folds: Sequence[Tensor], n
     for name, fit in fits.items():
         heads = tuple(fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds)
         kinds.append(Kind(name, fit, heads, confusions_kept_out(heads, labeled, folds, num_classes)))
-        over_first = f", {gain_of(kinds[0].confusions, kinds[-1].confusions)} points" if len(kinds) > 1 else ""
-        remark(f"{name}: {100 * kinds[-1].miou:.1f} % on labeled images kept out{over_first}")
+        line = f"{name}: {100 * kinds[-1].miou:.1f} % on labeled images kept out"
+        if len(kinds) > 1:
+            line += f", {gain_of(kinds[0].confusions, kinds[-1].confusions)} points beside the {kinds[0].name}"
+        remark(line)
     return kinds
 
 
