@@ -8,8 +8,8 @@ import torch
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.head import fit_linear
-from gmtool_training.probe.judge import MIN_MEAN_RATIO, Judged, Tried, judge
-from gmtool_training.probe.kinds import fit_kinds
+from gmtool_training.probe.judge import MIN_MEAN_RATIO, Judged, Tried
+from gmtool_training.probe.kinds import Kind, fit_kinds
 from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
@@ -19,8 +19,6 @@ from gmtool_training.probe.self_training import (
     partitions_of,
     pixel_confusion,
 )
-
-from gmtool.config import ProbeConfig
 
 
 def test_the_ratio_of_a_gain_is_that_to_its_standard_error() -> None:
@@ -75,9 +73,8 @@ def test_several_partitions_count_together() -> None:
     folds = [kept_out for partition in partitions for kept_out in partition]
     heads = [fit_linear([labeled_rows(bank.rows(~kept_out), 3)]) for kept_out in folds]
     each = [confusions_kept_out(heads[part], bank, folds[part], 3) for part in (slice(3), slice(3, 6))]
-    (kind,) = fit_kinds({"linear": lambda rows, start: fit_linear(rows)}, bank, folds, 3)
-    together = judge(kind, bank, partitions, None, 3, ProbeConfig())
-    assert together.alone == pytest.approx(mean_iou((each[0] + each[1]).sum(dim=0)))
+    (kind,) = fit_kinds({"linear": lambda rows, start: fit_linear(rows)}, bank, partitions, 3)
+    assert kind.miou == pytest.approx(mean_iou((each[0] + each[1]).sum(dim=0)))
     # Twice the same tells no more than once
     after = each[1]
     assert gain_of(2 * each[0], 2 * after).ratio == pytest.approx(gain_of(each[0], after).ratio)
@@ -135,8 +132,9 @@ def test_a_single_way_is_judged_alike_and_without_unlabeled_images_there_is_none
 
 
 def judged_by(*gains: Gain) -> Judged:
-    """Shares of each class, if there are two gains, then one threshold; labels alone have 50 %."""
+    """Shares of each class, if there are two gains, then one threshold."""
     thresholds = (None, 0.9)[-len(gains) :] if gains else ()
     options = [PseudoOptions(3, threshold, 0.5, 0.5) for threshold in thresholds]
     tried = tuple(Tried(*each) for each in zip(options, gains, strict=True))
-    return Judged("linear", Reliability((0.9,), (0.5,), (0.95,)), 0.5, tried)
+    kind = Kind("linear", lambda rows, start: fit_linear(rows), (), (), torch.ones(1, 3, 3))
+    return Judged(kind, Reliability((0.9,), (0.5,), (0.95,)), tried)

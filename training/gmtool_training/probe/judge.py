@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
 from gmtool.artifact.run_record import Candidate, Choice
 from gmtool.config import ProbeConfig
 from gmtool.console import remark
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
-from gmtool_training.probe.head import Head
 from gmtool_training.probe.kinds import Kind
 from gmtool_training.probe.self_training import (
     LEAST_RIGHT,
@@ -53,13 +51,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Judged:
-    """A kind of classifier on the labeled images that were kept out of its fit."""
+    """Self-training of a kind of classifier on the labeled images that were kept out of its fits."""
 
-    kind: str
+    kind: Kind
     measured: Reliability
     """How often its pseudo labels are right."""
-    alone: float
-    """Mean IoU of labels alone, in [0, 1]."""
     tried: tuple[Tried, ...] = ()
     """Ways to choose pseudo labels; empty without unlabeled images."""
     partitions: int = 1
@@ -92,47 +88,46 @@ class Judged:
 def judge(
     kind: Kind,
     labeled: Bank,
-    partitions: Sequence[Sequence[Tensor]],
     unlabeled: Bank | None,
     num_classes: int,
     probe: ProbeConfig,
+    *,
+    partitions: int,
 ) -> Judged:
     """Go on from the fits of a kind with pseudo labels, and say what they add.
 
     Args:
         kind: Fitted to the labels that each fold leaves.
         labeled: Labeled pixels.
-        partitions: The folds of each way to part the labeled images, in the order of the kind's fits; all of them
-            count together.
         unlabeled: Unlabeled pixels, if there are any.
         num_classes: K.
         probe: Settings.
+        partitions: Ways in which the labeled images were parted.
     """
-    folds = [kept_out for partition in partitions for kept_out in partition]
-    measured = _measured(kind.heads, labeled, folds)
+    measured = _measured(kind, labeled)
     if unlabeled is None:
-        return Judged(kind.name, measured, kind.miou)
+        return Judged(kind, measured)
     # A round of self-training, with each way to choose pseudo labels
     tried = []
     for threshold in _thresholds(measured, probe, own=unlabeled.teacher is None):
         options = PseudoOptions(num_classes, threshold, probe.balance, probe.weight)
         trained = [
             self_train(kind.fit, labeled.rows(~kept_out), unlabeled, options, rounds=1, start=head).heads[-1]
-            for head, kept_out in zip(kind.heads, folds, strict=True)
+            for head, kept_out in zip(kind.heads, kind.folds, strict=True)
         ]
-        after = confusions_kept_out(trained, labeled, folds, num_classes)
+        after = confusions_kept_out(trained, labeled, kind.folds, num_classes)
         tried.append(Tried(options, gain_of(kind.confusions, after)))
     remark(
         f"{kind.name}, a round with unlabeled images: "
         + ", ".join(f"{each.gain} points with {each.counting}" for each in tried)
     )
-    return Judged(kind.name, measured, kind.miou, tuple(tried), len(partitions))
+    return Judged(kind, measured, tuple(tried), partitions)
 
 
-def _measured(heads: Sequence[Head], labeled: Bank, folds: Sequence[Tensor]) -> Reliability:
-    """Return how often heads are right on the labeled pixels that were kept out of their fits."""
+def _measured(kind: Kind, labeled: Bank) -> Reliability:
+    """Return how often the heads are right on the labeled pixels that were kept out of their fits."""
     confidence, right = [], []
-    for head, kept_out in zip(heads, folds, strict=True):
+    for head, kept_out in zip(kind.heads, kind.folds, strict=True):
         kept = labeled.rows(kept_out)
         sure, found = head.probabilities(kept.features).max(dim=1)
         confidence.append(sure)
@@ -167,7 +162,7 @@ def choices_of(kinds: Sequence[Kind], best: Judged, probe: ProbeConfig, *, own: 
             "classifier",
             rule,
             ("labels alone %",),
-            tuple(Candidate(each.name, (_percent(each.miou),), each.name == best.kind) for each in kinds),
+            tuple(Candidate(each.name, (_percent(each.miou),), each is best.kind) for each in kinds),
         )
     ]
     taken = best.taken
@@ -184,11 +179,11 @@ def choices_of(kinds: Sequence[Kind], best: Judged, probe: ProbeConfig, *, own: 
             f"used if {needed}: {gains}",
             ("mIoU %",),
             (
-                Candidate("labels alone", (_percent(best.alone),), not best.helps),
+                Candidate("labels alone", (_percent(best.kind.miou),), not best.helps),
                 *(
                     Candidate(
                         each.counting,
-                        (_percent(best.alone + each.gain.points),),
+                        (_percent(best.kind.miou + each.gain.points),),
                         best.helps and each is taken,
                     )
                     for each in best.tried

@@ -21,8 +21,10 @@ class Kind:
     name: str
     """For the user."""
     fit: Fit
+    folds: tuple[Tensor, ...]
+    """(N,) bool each: the labeled pixels that are kept out of a fit."""
     heads: tuple[Head, ...]
-    """One a fold, fitted to what is not kept out in it."""
+    """One a fold."""
     confusions: Tensor
     """(groups, K, K) of the images kept out; see `confusions_kept_out`."""
 
@@ -32,23 +34,27 @@ class Kind:
         return mean_iou(self.confusions.sum(dim=0))
 
 
-def fit_kinds(fits: Mapping[str, Fit], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> list[Kind]:
+def fit_kinds(
+    fits: Mapping[str, Fit], labeled: Bank, partitions: Sequence[Sequence[Tensor]], num_classes: int
+) -> list[Kind]:
     """Fit each kind to the labels that each fold leaves, and say how it does.
 
     Args:
         fits: Kinds by name.
         labeled: Labeled pixels.
-        folds: (N,) bool each: the pixels that are kept out of a fit.
+        partitions: The folds of each way to part the labeled images; all of them count together.
         num_classes: K.
     """
-    kinds = []
+    folds = tuple(kept_out for partition in partitions for kept_out in partition)
+    kinds: list[Kind] = []
     for name, fit in fits.items():
         heads = tuple(fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds)
-        kinds.append(Kind(name, fit, heads, confusions_kept_out(heads, labeled, folds, num_classes)))
-        line = f"{name}: {100 * kinds[-1].miou:.1f} % on labeled images kept out"
-        if len(kinds) > 1:
-            line += f", {gain_of(kinds[0].confusions, kinds[-1].confusions)} points beside the {kinds[0].name}"
+        kind = Kind(name, fit, folds, heads, confusions_kept_out(heads, labeled, folds, num_classes))
+        line = f"{name}: {100 * kind.miou:.1f} % on labeled images kept out"
+        if kinds:
+            line += f", {gain_of(kinds[0].confusions, kind.confusions)} points beside the {kinds[0].name}"
         remark(line)
+        kinds.append(kind)
     return kinds
 
 

@@ -144,19 +144,18 @@ def fit_probe(
         limits = FitLimits(device, affordable_rows(labeled.features[0].shape[1], device))
         plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, limits)
         partitions = partitions_of(labeled, plan.partitions, random)
-        folds = [kept_out for partition in partitions for kept_out in partition]
-        kinds = fit_kinds(_fits(plan, options, random, limits), labeled, folds, len(classes))
-        taken = kind_to_take(kinds)
-        best = judge(taken, labeled, partitions, unlabeled, len(classes), probe)
+        kinds = fit_kinds(_fits(plan, options, random, limits), labeled, partitions, len(classes))
+        kind = kind_to_take(kinds)
+        best = judge(kind, labeled, unlabeled, len(classes), probe, partitions=plan.partitions)
     used = "used" if best.helps else "left out: labels alone"
     remark(
-        f"classifier: {best.kind}"
+        f"classifier: {kind.name}"
         + ("" if best.taken is None else f"; unlabeled images {used}, {best.taken.gain} points")
     )
     # That classifier on all labels
     with stages("fit"):
-        fit = taken.fit
-        alone = fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, best.kind))
+        fit = kind.fit
+        alone = fit([labeled_rows(labeled, len(classes))], _earlier_head(network, config, kind.name))
         heads, teaching = [alone], None
         if unlabeled is not None and best.taken is not None:
             rounds, pseudo = probe.rounds if best.helps else 0, best.taken.options
@@ -175,7 +174,7 @@ def fit_probe(
     network.decoder = decoders[-1]
     return ProbeResult(
         steps=plan.steps,
-        channels=config.model.decoder_channels if best.kind == "hidden layer" else 0,
+        channels=config.model.decoder_channels if kind.name == "hidden layer" else 0,
         decoders=tuple(decoders),
         choices=choices_of(kinds, best, probe, own=teacher is None),
         teaching=teaching,
