@@ -59,7 +59,10 @@ SMALL: Settings = {
 }
 
 
-LONGEST = ("test_ray", "test_readme", "test_commands", "test_timm_encoder", "test_processes", "test_resume")
+LONGEST = (
+    *("test_ray", "test_readme", "test_commands", "test_timm_encoder", "test_processes", "test_resume"),
+    "test_runs_on_stand_in_card",
+)
 """Files that begin first, so that none of them is what everybody waits for at the end."""
 
 

@@ -88,6 +88,9 @@ def measure_fits(
     if len(rows) > 1:
         labeled, unlabeled = rows
         head = hidden(1)
+        if device.type == "cuda":  # the first calls load kernels, and what some rows take is multiplied
+            _seconds_to_predict(head, unlabeled)
+            seconds_to_propagate(head, labeled.features[0], unlabeled.features[0])
         predict = _seconds_to_predict(head, unlabeled)
         propagation = seconds_to_propagate(head, labeled.features[0], unlabeled.features[0])
     return FitTimes(step, linear_start + iteration * LINEAR_ITERATIONS, start, predict, propagation)
