@@ -12,6 +12,7 @@ from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.head import HiddenOptions, fit_hidden
 from gmtool_training.probe.self_training import PseudoOptions, self_train
 from stand_in_cuda.computing import CARD, Computing
+from stand_in_cuda.graphs import Graph
 from torch import Tensor
 
 from gmtool.cli import app
@@ -38,11 +39,17 @@ def main() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     # Parameters are given other tensors on their way to the card, not other memory
     torch.__future__.set_swap_module_params_on_conversion(True)
-    codes = [exit_code_of(arguments) for arguments in json.loads(sys.argv[1])]
+    torch.cuda.CUDAGraph = Graph  # type: ignore[assignment, misc]
+    codes, replays = [], []
+    for arguments in json.loads(sys.argv[1]):
+        Graph.replays = 0
+        codes.append(exit_code_of(arguments))
+        replays.append(Graph.replays)
     with Computing():
         cases = {"cuda": (CARD, True), "cpu": (torch.device("cpu"), True), "without": (torch.device("cpu"), False)}
         trained = {name: self_trained(*case).tolist() for name, case in cases.items()}
-    sys.stdout.write("\n" + json.dumps({"codes": codes, "mixed": mixed(), "self_trained": trained}) + "\n")
+    found = {"codes": codes, "replays": replays, "mixed": mixed(), "self_trained": trained}
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 
 def self_trained(device: torch.device, propagation: bool) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from stand_in_cuda.graphs import Graph
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,6 +20,8 @@ COPIES = ("_to_copy", "copy", "copy_")
 """Operators from device to device."""
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 """Operators on a card whose indices may be on the processor."""
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount")
+"""Operators whose result, or whose size, the processor needs."""
 ON_THE_PROCESSOR = ("_pin_memory",)
 """Operators whose result is on the processor whatever device they are given."""
 
@@ -74,9 +77,16 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_devices(func, name, leaves)
     if on_card and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise MixedDevicesError(f"{name}: a generator of the processor draws on the card")
-    found = func(
-        *(_each(_held, value) for value in args), **{name: _each(_held, value) for name, value in kwargs.items()}
+    held, named = (
+        [_each(_held, value) for value in args],
+        {key: _each(_held, value) for key, value in kwargs.items()},
     )
+    if Graph.capturing is not None and (has_card or on_card):
+        if name in WAITING or not on_card or name == "lift_fresh":
+            raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
+        found = Graph.capturing.compute(func, held, named)
+    else:
+        found = func(*held, **named)
     if not func._schema.returns:
         return None
     if name == "lift_fresh" or (func._schema.is_mutable and name.endswith("_")):
