@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from gmtool_training.data.cache import Readers, open_readers
@@ -11,6 +10,7 @@ from gmtool_training.probe import collect, head, input_scale
 from gmtool_training.probe.bank import Bank, views_of
 from gmtool_training.probe.collect import affordable_pixels, bytes_of_pixel, labeled_bank
 from gmtool_training.probe.input_scale import scores_at_scales
+from torch import Tensor
 
 from gmtool.classes import ClassSet, load_classes
 from gmtool.config import TrainConfig
@@ -92,9 +92,9 @@ def test_input_scales_are_compared_on_the_same_pixels_while_memory_shrinks(
     monkeypatch.setattr(collect, "available_memory", lambda: next(free))
     judged: list[Bank] = []
 
-    def keep(bank: Bank, *_: object) -> npt.NDArray[np.float64]:
+    def keep(bank: Bank, *_: object) -> Tensor:
         judged.append(bank)
-        return np.zeros(3)
+        return torch.zeros(1, 3, 3)
 
     monkeypatch.setattr(input_scale, "_cross_validated", keep)
     scores_at_scales(network, (0.5, 1.0), config, data, classes, read)

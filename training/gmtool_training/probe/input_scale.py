@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from gmtool.artifact.run_record import Candidate, Choice
 from gmtool.classes import ClassSet
@@ -19,13 +19,18 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import Bank, View
 from gmtool_training.probe.collect import affordable_pixels, labeled_bank
+from gmtool_training.probe.gain import confusions_kept_out, gain_of
 from gmtool_training.probe.head import device_of_fits, fit_linear
-from gmtool_training.probe.self_training import FOLDS, folds_of, labeled_rows, mean_iou, pixel_confusion
+from gmtool_training.probe.self_training import labeled_rows, mean_iou, partitions_of
 
 SCALE_PIXELS = 200
 """Pixels of a labeled image from which the input scale is chosen."""
 SCALE_IMAGES = 60
 """Labeled images from which it is chosen, at most: with hundreds it would take longer than everything else."""
+SCALE_PARTITIONS = 2
+"""Ways to part them into those that a classifier is fitted to and those that it is scored on."""
+LEAST_RATIO = 0.5
+"""Gain of a larger scale over its standard error, at least: it costs four times as much."""
 
 
 def choose_input_scale(
@@ -39,17 +44,17 @@ def choose_input_scale(
     if len(candidates) == 1:
         return candidates[0], None
     scores = scores_at_scales(network, candidates, config, data, classes, read)
-    best = best_scale({scale: score.by_part for scale, score in scores.items()})
-    shown = ", ".join(f"{scale:g}: {100 * score.by_part.mean():.1f} %" for scale, score in scores.items())
+    best = best_scale({scale: score.confusions for scale, score in scores.items()})
+    shown = ", ".join(f"{scale:g}: {100 * score.miou:.1f} %" for scale, score in scores.items())
     remark(f"input scale {best:g}; on labeled images kept out, {shown}")
     choice = Choice(
         "input scale",
-        "a larger one must be better by more than the standard error of the difference; linear classifier",
+        f"a larger one must be better by {LEAST_RATIO} standard errors of the difference; linear classifier",
         ("mIoU %", "ms an image"),
         tuple(
             Candidate(
                 f"{scale:g}",
-                (round(100 * float(score.by_part.mean()), 2), round(1000 * score.seconds_an_image)),
+                (round(100 * score.miou, 2), round(1000 * score.seconds_an_image)),
                 scale == best,
             )
             for scale, score in scores.items()
@@ -62,10 +67,15 @@ def choose_input_scale(
 class ScaleScore:
     """A linear classifier of frozen features on labeled images that were kept out of its fit."""
 
-    by_part: npt.NDArray[np.float64]
-    """(FOLDS,) mean IoU of each part of the images, in [0, 1]."""
+    confusions: Tensor
+    """(groups, K, K) of the images kept out; see `confusions_kept_out`."""
     seconds_an_image: float
     """Time of one view of an image."""
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU, in [0, 1]."""
+        return mean_iou(self.confusions.sum(dim=0))
 
 
 def scores_at_scales(
@@ -116,8 +126,8 @@ def _score_at_scale(
     )
     seconds = time.monotonic() - started
     network.input_scale = before
-    scores = _cross_validated(bank, len(classes), random, device_of_fits(network))
-    return ScaleScore(scores, seconds / len(indices))
+    confusions = _cross_validated(bank, len(classes), random, device_of_fits(network))
+    return ScaleScore(confusions, seconds / len(indices))
 
 
 def _some(count: int, seed: int) -> list[int]:
@@ -127,26 +137,25 @@ def _some(count: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).permutation(count)[:SCALE_IMAGES].tolist())
 
 
-def best_scale(scores: Mapping[float, npt.NDArray[np.float64]]) -> float:
+def best_scale(confusions: Mapping[float, Tensor]) -> float:
     """Return the scale to take.
 
-    A larger scale costs four times as much: it must be better than a smaller one by more than the standard error
-    of their difference over the parts that the labeled images are divided into.
+    A larger scale costs four times as much: it must be better than a smaller one by `LEAST_RATIO` standard errors
+    of their difference over the images.
+
+    Args:
+        confusions: Of each scale, (groups, K, K) of the same images.
     """
-    best, *larger = sorted(scores)
+    best, *larger = sorted(confusions)
     for candidate in larger:
-        gain = scores[candidate] - scores[best]
-        if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5:
+        if gain_of(confusions[best], confusions[candidate]).ratio > LEAST_RATIO:
             best = candidate
     return best
 
 
-def _cross_validated(
-    bank: Bank, num_classes: int, random: np.random.Generator, device: torch.device
-) -> npt.NDArray[np.float64]:
-    """Return the mean IoU of each part of the images, with a linear classifier fitted to the others: (FOLDS,)."""
-    scores = []
-    for kept_out in folds_of(bank, FOLDS, random):
-        head = fit_linear([labeled_rows(bank.rows(~kept_out), num_classes)], device=device)
-        scores.append(mean_iou(pixel_confusion(head, bank.rows(kept_out), num_classes)))
-    return np.array(scores)
+def _cross_validated(bank: Bank, num_classes: int, random: np.random.Generator, device: torch.device) -> Tensor:
+    """Return the confusions of linear classifiers, each scored on images that were kept out of its fit."""
+    partitions = partitions_of(bank, SCALE_PARTITIONS, random)
+    folds = [kept_out for partition in partitions for kept_out in partition]
+    heads = [fit_linear([labeled_rows(bank.rows(~kept_out), num_classes)], device=device) for kept_out in folds]
+    return confusions_kept_out(heads, bank, folds, num_classes)
