@@ -77,12 +77,13 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_devices(func, name, leaves)
     if on_card and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise MixedDevicesError(f"{name}: a generator of the processor draws on the card")
-    held, named = (
-        [_each(_held, value) for value in args],
-        {key: _each(_held, value) for key, value in kwargs.items()},
-    )
+    held = [_each(_held, value) for value in args]
+    named = {key: _each(_held, value) for key, value in kwargs.items()}
     if Graph.capturing is not None and (has_card or on_card):
-        if name in WAITING or not on_card or name == "lift_fresh":
+        crosses = name in COPIES and not all(
+            isinstance(leaf, CardTensor) for leaf in leaves if isinstance(leaf, Tensor)
+        )
+        if crosses or name in WAITING or not on_card or name == "lift_fresh":
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         found = Graph.capturing.compute(func, held, named)
     else:
