@@ -20,6 +20,8 @@ COPIES = ("_to_copy", "copy", "copy_")
 """Operators from device to device."""
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 """Operators on a card whose indices may be on the processor."""
+FILLING = ("fill", "fill_", "masked_fill", "masked_fill_")
+"""Operators that take a number from the processor without being computed point by point."""
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "bincount")
 """Operators whose result, or whose size, the processor needs."""
 ON_THE_PROCESSOR = ("_pin_memory",)
@@ -109,7 +111,7 @@ def _check_devices(func: Any, name: str, leaves: list[Any]) -> None:
     """Refuse tensors of the processor, but for indices, and for single numbers beside others, point by point."""
     if name in INDEXED and isinstance(leaves[0], CardTensor):
         return
-    takes_numbers = torch.Tag.pointwise in func.tags
+    takes_numbers = torch.Tag.pointwise in func.tags or name in FILLING
     for leaf in leaves:
         is_other = isinstance(leaf, Tensor) and not isinstance(leaf, CardTensor)
         if is_other and not (takes_numbers and leaf.dim() == 0):
