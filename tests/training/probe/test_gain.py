@@ -1,7 +1,5 @@
 """Gain on labeled images kept out, and its standard error."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +12,9 @@ from gmtool_training.probe.self_training import (
     PseudoOptions,
     Reliability,
     folds_of,
+    folds_of_partitions,
     labeled_rows,
     mean_iou,
-    partitions_of,
     pixel_confusion,
 )
 
@@ -67,13 +65,12 @@ def test_several_partitions_count_together() -> None:
     labels = torch.arange(120) % 3
     features = (torch.eye(3)[labels] * 2 + torch.randn(120, 3, generator=random)).half()
     bank = Bank((features,), labels, torch.arange(120) // 10)
-    partitions = partitions_of(bank, 2, np.random.default_rng(0))
-    assert [len(folds) for folds in partitions] == [3, 3]
-    assert not torch.equal(torch.stack(partitions[0]), torch.stack(partitions[1]))
-    folds = [kept_out for partition in partitions for kept_out in partition]
+    folds = folds_of_partitions(bank, 2, np.random.default_rng(0))
+    assert len(folds) == 6
+    assert not torch.equal(torch.stack(folds[:3]), torch.stack(folds[3:]))
     heads = [fit_linear([labeled_rows(bank.rows(~kept_out), 3)]) for kept_out in folds]
     each = [confusions_kept_out(heads[part], bank, folds[part], 3) for part in (slice(3), slice(3, 6))]
-    (kind,) = fit_kinds({"linear": lambda rows, start: fit_linear(rows)}, bank, partitions, 3)
+    (kind,) = fit_kinds({"linear": lambda rows, start: fit_linear(rows)}, bank, folds, 3)
     assert kind.miou == pytest.approx(mean_iou((each[0] + each[1]).sum(dim=0)))
     # Twice the same tells no more than once
     after = each[1]
@@ -123,7 +120,7 @@ def test_the_largest_gain_less_its_error_is_taken(shares: Gain, threshold: Gain,
     ],
 )
 def test_with_several_partitions_no_way_may_lose(shares: Gain, threshold: Gain, helps: bool) -> None:
-    assert replace(judged_by(shares, threshold), partitions=3).helps is helps
+    assert judged_by(shares, threshold, partitions=3).helps is helps
 
 
 def test_a_single_way_is_judged_alike_and_without_unlabeled_images_there_is_none() -> None:
@@ -131,10 +128,11 @@ def test_a_single_way_is_judged_alike_and_without_unlabeled_images_there_is_none
     assert not judged_by().helps and judged_by().taken is None
 
 
-def judged_by(*gains: Gain) -> Judged:
+def judged_by(*gains: Gain, partitions: int = 1) -> Judged:
     """Shares of each class, if there are two gains, then one threshold."""
     thresholds = (None, 0.9)[-len(gains) :] if gains else ()
     options = [PseudoOptions(3, threshold, 0.5, 0.5) for threshold in thresholds]
     tried = tuple(Tried(*each) for each in zip(options, gains, strict=True))
-    kind = Kind("linear", lambda rows, start: fit_linear(rows), (), (), torch.ones(1, 3, 3))
+    folds = 3 * partitions * (torch.ones(4, dtype=torch.bool),)
+    kind = Kind("linear", lambda rows, start: fit_linear(rows), folds, (), torch.ones(1, 3, 3))
     return Judged(kind, Reliability((0.9,), (0.5,), (0.95,)), tried)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import gain_of
-from gmtool_training.probe.input_scale import SCALE_PARTITIONS, _cross_validated, best_scale
+from gmtool_training.probe.input_scale import SCALE_PARTITIONS, _linear_kind, best_scale
 from torch import Tensor
 
 NUM_CLASSES = 3
@@ -21,7 +21,7 @@ def features(spread: float, *, seed: int = 0) -> Bank:
 
 
 def confusions(bank: Bank) -> Tensor:
-    return _cross_validated(bank, NUM_CLASSES, np.random.default_rng(0), torch.device("cpu"))
+    return _linear_kind(bank, NUM_CLASSES, np.random.default_rng(0), torch.device("cpu")).confusions
 
 
 def test_a_larger_scale_is_taken_where_it_is_better() -> None:

@@ -49,11 +49,11 @@ def test_self_training_is_judged_with_the_kind_that_is_taken_alone(capsys: pytes
         return fit
 
     fits = {"good": counted("good", 1e-3), "useless": counted("useless", 1e3)}
-    kinds = fit_kinds(fits, labeled, [folds], 3)
+    kinds = fit_kinds(fits, labeled, folds, 3)
     assert fitted == 3 * ["good"] + 3 * ["useless"] and [len(each.heads) for each in kinds] == [3, 3]
     taken = kind_to_take(kinds)
     assert taken.name == "good" and taken.miou == pytest.approx(mean_iou(taken.confusions.sum(dim=0)))
-    judged = judge(taken, labeled, unlabeled, 3, ProbeConfig(), partitions=1)
+    judged = judge(taken, labeled, unlabeled, 3, ProbeConfig())
     assert judged.kind is taken and len(judged.tried) == 2
     assert fitted[6:] == 6 * ["good"], "once a fold for each of two ways to choose pseudo labels"
     lines = capsys.readouterr().err.splitlines()

@@ -1,6 +1,6 @@
 """What the probe leaves out where memory is small or labels are many."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from gmtool_training.probe import collect, head, input_scale
 from gmtool_training.probe.bank import Bank, views_of
 from gmtool_training.probe.collect import affordable_pixels, bytes_of_pixel, labeled_bank
 from gmtool_training.probe.input_scale import scores_at_scales
-from torch import Tensor
+from gmtool_training.probe.kinds import Kind
 
 from gmtool.classes import ClassSet, load_classes
 from gmtool.config import TrainConfig
@@ -90,13 +90,13 @@ def test_input_scales_are_compared_on_the_same_pixels_while_memory_shrinks(
     room = 4 * 40 * len(data.labeled.samples) * bytes_of_pixel(network)  # of which a quarter takes 40 pixels
     free = iter([room, room, room - room // 4])
     monkeypatch.setattr(collect, "available_memory", lambda: next(free))
-    judged: list[Bank] = []
+    judged, linear_kind = list[Bank](), input_scale._linear_kind
 
-    def keep(bank: Bank, *_: object) -> Tensor:
+    def keep(bank: Bank, *how: Any) -> Kind:
         judged.append(bank)
-        return torch.zeros(1, 3, 3)
+        return linear_kind(bank, *how)
 
-    monkeypatch.setattr(input_scale, "_cross_validated", keep)
+    monkeypatch.setattr(input_scale, "_linear_kind", keep)
     scores_at_scales(network, (0.5, 1.0), config, data, classes, read)
     first, second = judged
     assert first.labels.equal(second.labels) and first.images.equal(second.images)

@@ -97,10 +97,10 @@ def _score(
     load_encoder_weights(network.encoder, model.encoder, model.encoder_weights)
     network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = scores_at_scales(network, config.probe.input_scales, config, data, classes, read)
-    scale = best_scale({scale: score.confusions for scale, score in found.items()})
+    scale = best_scale({scale: score.kind.confusions for scale, score in found.items()})
     model = replace(model, input_scale=scale)
     chosen = with_encoder_of(network, model, classes)
-    return EncoderScore(model, chosen, found[scale].miou, found[scale].seconds_an_image)
+    return EncoderScore(model, chosen, found[scale].kind.miou, found[scale].seconds_an_image)
 
 
 def with_encoder_of(network: GuidedMixNet, model: ModelConfig, classes: ClassSet) -> GuidedMixNet:

@@ -19,9 +19,10 @@ from gmtool.nn.model import GuidedMixNet
 from gmtool_training.data.cache import Readers
 from gmtool_training.probe.bank import Bank, View
 from gmtool_training.probe.collect import affordable_pixels, labeled_bank
-from gmtool_training.probe.gain import confusions_kept_out, gain_of
+from gmtool_training.probe.gain import gain_of
 from gmtool_training.probe.head import device_of_fits, fit_linear
-from gmtool_training.probe.self_training import labeled_rows, mean_iou, partitions_of
+from gmtool_training.probe.kinds import Kind, fit_kind
+from gmtool_training.probe.self_training import folds_of_partitions
 
 SCALE_PIXELS = 200
 """Pixels of a labeled image from which the input scale is chosen."""
@@ -44,8 +45,8 @@ def choose_input_scale(
     if len(candidates) == 1:
         return candidates[0], None
     scores = scores_at_scales(network, candidates, config, data, classes, read)
-    best = best_scale({scale: score.confusions for scale, score in scores.items()})
-    shown = ", ".join(f"{scale:g}: {100 * score.miou:.1f} %" for scale, score in scores.items())
+    best = best_scale({scale: score.kind.confusions for scale, score in scores.items()})
+    shown = ", ".join(f"{scale:g}: {100 * score.kind.miou:.1f} %" for scale, score in scores.items())
     remark(f"input scale {best:g}; on labeled images kept out, {shown}")
     choice = Choice(
         "input scale",
@@ -54,7 +55,7 @@ def choose_input_scale(
         tuple(
             Candidate(
                 f"{scale:g}",
-                (round(100 * score.miou, 2), round(1000 * score.seconds_an_image)),
+                (round(100 * score.kind.miou, 2), round(1000 * score.seconds_an_image)),
                 scale == best,
             )
             for scale, score in scores.items()
@@ -67,15 +68,10 @@ def choose_input_scale(
 class ScaleScore:
     """A linear classifier of frozen features on labeled images that were kept out of its fit."""
 
-    confusions: Tensor
-    """(groups, K, K) of the images kept out; see `confusions_kept_out`."""
+    kind: Kind
+    """The classifier."""
     seconds_an_image: float
     """Time of one view of an image."""
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU, in [0, 1]."""
-        return mean_iou(self.confusions.sum(dim=0))
 
 
 def scores_at_scales(
@@ -126,8 +122,8 @@ def _score_at_scale(
     )
     seconds = time.monotonic() - started
     network.input_scale = before
-    confusions = _cross_validated(bank, len(classes), random, device_of_fits(network))
-    return ScaleScore(confusions, seconds / len(indices))
+    kind = _linear_kind(bank, len(classes), random, device_of_fits(network))
+    return ScaleScore(kind, seconds / len(indices))
 
 
 def _some(count: int, seed: int) -> list[int]:
@@ -153,9 +149,7 @@ def best_scale(confusions: Mapping[float, Tensor]) -> float:
     return best
 
 
-def _cross_validated(bank: Bank, num_classes: int, random: np.random.Generator, device: torch.device) -> Tensor:
-    """Return the confusions of linear classifiers, each scored on images that were kept out of its fit."""
-    partitions = partitions_of(bank, SCALE_PARTITIONS, random)
-    folds = [kept_out for partition in partitions for kept_out in partition]
-    heads = [fit_linear([labeled_rows(bank.rows(~kept_out), num_classes)], device=device) for kept_out in folds]
-    return confusions_kept_out(heads, bank, folds, num_classes)
+def _linear_kind(bank: Bank, num_classes: int, random: np.random.Generator, device: torch.device) -> Kind:
+    """Return linear classifiers, each scored on images that were kept out of its fit."""
+    folds = folds_of_partitions(bank, SCALE_PARTITIONS, random)
+    return fit_kind("linear", lambda rows, _: fit_linear(rows, device=device), bank, folds, num_classes)

@@ -16,6 +16,7 @@ from gmtool_training.probe.bank import Bank
 from gmtool_training.probe.gain import Gain, confusions_kept_out, gain_of
 from gmtool_training.probe.kinds import Kind
 from gmtool_training.probe.self_training import (
+    FOLDS,
     LEAST_RIGHT,
     PseudoOptions,
     Reliability,
@@ -58,13 +59,11 @@ class Judged:
     """How often its pseudo labels are right."""
     tried: tuple[Tried, ...] = ()
     """Ways to choose pseudo labels; empty without unlabeled images."""
-    partitions: int = 1
-    """Ways in which the labeled images were parted."""
 
     @property
     def least_ratio(self) -> float:
         """Return the gain over its standard error that each way must be above."""
-        return MIN_RATIO_OF_ONE_PARTITION if self.partitions == 1 else MIN_RATIO
+        return MIN_RATIO_OF_ONE_PARTITION if len(self.kind.folds) == FOLDS else MIN_RATIO
 
     @property
     def helps(self) -> bool:
@@ -91,8 +90,6 @@ def judge(
     unlabeled: Bank | None,
     num_classes: int,
     probe: ProbeConfig,
-    *,
-    partitions: int,
 ) -> Judged:
     """Go on from the fits of a kind with pseudo labels, and say what they add.
 
@@ -102,7 +99,6 @@ def judge(
         unlabeled: Unlabeled pixels, if there are any.
         num_classes: K.
         probe: Settings.
-        partitions: Ways in which the labeled images were parted.
     """
     measured = _measured(kind, labeled)
     if unlabeled is None:
@@ -121,7 +117,7 @@ def judge(
         f"{kind.name}, a round with unlabeled images: "
         + ", ".join(f"{each.gain} points with {each.counting}" for each in tried)
     )
-    return Judged(kind, measured, tuple(tried), partitions)
+    return Judged(kind, measured, tuple(tried))
 
 
 def _measured(kind: Kind, labeled: Bank) -> Reliability:

@@ -34,22 +34,26 @@ class Kind:
         return mean_iou(self.confusions.sum(dim=0))
 
 
-def fit_kinds(
-    fits: Mapping[str, Fit], labeled: Bank, partitions: Sequence[Sequence[Tensor]], num_classes: int
-) -> list[Kind]:
-    """Fit each kind to the labels that each fold leaves, and say how it does.
+def fit_kind(name: str, fit: Fit, labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> Kind:
+    """Fit a kind to the labels that each fold leaves.
 
     Args:
-        fits: Kinds by name.
+        name: For the user.
+        fit: Fits a head.
         labeled: Labeled pixels.
-        partitions: The folds of each way to part the labeled images; all of them count together.
+        folds: (N,) bool each: the pixels that are kept out of a fit. Those of several ways to part the labeled
+            images count together.
         num_classes: K.
     """
-    folds = tuple(kept_out for partition in partitions for kept_out in partition)
+    heads = tuple(fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds)
+    return Kind(name, fit, tuple(folds), heads, confusions_kept_out(heads, labeled, folds, num_classes))
+
+
+def fit_kinds(fits: Mapping[str, Fit], labeled: Bank, folds: Sequence[Tensor], num_classes: int) -> list[Kind]:
+    """Fit each kind, by name, as `fit_kind` does, and say how it does."""
     kinds: list[Kind] = []
     for name, fit in fits.items():
-        heads = tuple(fit([labeled_rows(labeled.rows(~kept_out), num_classes)], None) for kept_out in folds)
-        kind = Kind(name, fit, folds, heads, confusions_kept_out(heads, labeled, folds, num_classes))
+        kind = fit_kind(name, fit, labeled, folds, num_classes)
         line = f"{name}: {100 * kind.miou:.1f} % on labeled images kept out"
         if kinds:
             line += f", {gain_of(kinds[0].confusions, kind.confusions)} points beside the {kinds[0].name}"

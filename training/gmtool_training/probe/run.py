@@ -39,7 +39,14 @@ from gmtool_training.probe.head import (
 from gmtool_training.probe.judge import choices_of, judge
 from gmtool_training.probe.kinds import fit_kinds, kind_to_take
 from gmtool_training.probe.pictures import Teaching
-from gmtool_training.probe.self_training import FOLDS, PARTITIONS, Fit, labeled_rows, partitions_of, self_train
+from gmtool_training.probe.self_training import (
+    FOLDS,
+    PARTITIONS,
+    Fit,
+    folds_of_partitions,
+    labeled_rows,
+    self_train,
+)
 from gmtool_training.watch.stages import Stages
 
 LABELED_SHARE = 0.2
@@ -143,10 +150,10 @@ def fit_probe(
         options = HiddenOptions(channels=config.model.decoder_channels, bf16=is_bf16(config) and is_native)
         limits = FitLimits(device, affordable_rows(labeled.features[0].shape[1], device))
         plan = _plan(config, options, labeled_rows(labeled, len(classes)), unlabeled, budget, limits)
-        partitions = partitions_of(labeled, plan.partitions, random)
-        kinds = fit_kinds(_fits(plan, options, random, limits), labeled, partitions, len(classes))
+        folds = folds_of_partitions(labeled, plan.partitions, random)
+        kinds = fit_kinds(_fits(plan, options, random, limits), labeled, folds, len(classes))
         kind = kind_to_take(kinds)
-        best = judge(kind, labeled, unlabeled, len(classes), probe, partitions=plan.partitions)
+        best = judge(kind, labeled, unlabeled, len(classes), probe)
     used = "used" if best.helps else "left out: labels alone"
     remark(
         f"classifier: {kind.name}"

@@ -237,9 +237,9 @@ def choose_threshold(measured: Reliability, *, least: float = LEAST_RIGHT) -> fl
     return measured.thresholds[-1]
 
 
-def partitions_of(bank: Bank, count: int, random: np.random.Generator) -> list[list[Tensor]]:
-    """Return the folds of `count` ways to part the labeled images."""
-    return [folds_of(bank, FOLDS, random) for _ in range(count)]
+def folds_of_partitions(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor]:
+    """Return the folds of `count` ways to part the labeled images, one way after the other; see `folds_of`."""
+    return [kept_out for _ in range(count) for kept_out in folds_of(bank, FOLDS, random)]
 
 
 def folds_of(bank: Bank, count: int, random: np.random.Generator) -> list[Tensor]:
